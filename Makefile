@@ -1,0 +1,60 @@
+# Needs Python >= 3.11 with pip, a Rust toolchain, and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CRATE := rustbpe/Cargo.toml
+CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo chat test check format bench size accept-stages
+
+help:  ## What there is to make.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nanochat needs Python 3.11 or newer; set PYTHON=/path/to/it"; exit 1; }
+	@command -v cargo >/dev/null || { echo "nanochat needs a Rust toolchain (cargo) to build its tokenizer"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt $(CRATE_SOURCES)
+	@echo "Installing into $(VENV) (torch is large: a few minutes the first time) …"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed  ## Create .venv, build the tokenizer, install everything.
+
+demo: install  ## From nothing to a chat model, then ask it something.
+	$(BIN)/nanochat run --profile demo
+	$(BIN)/nanochat chat -p "Hello! Who are you?"
+
+test: $(VENV)/.installed-dev  ## Every test: Python and Rust.
+	$(BIN)/pytest -q
+	cargo test --quiet --manifest-path $(CRATE)
+
+check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	cargo fmt --check --manifest-path $(CRATE)
+	cargo clippy --quiet --all-targets --manifest-path $(CRATE) -- -D warnings
+
+format: $(VENV)/.installed-dev  ## Put the code into its one form.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cargo fmt --manifest-path $(CRATE)
+
+bench: $(VENV)/.installed-dev  ## Every claim of the README, measured as a ratio.
+	for claim in benchmarks/*.py; do $(BIN)/python $$claim; done
+
+size: ## Lines a file, the largest first.
+	@git ls-files '*.py' '*.rs' | xargs wc -l | sort -rn | head -20
+
+accept-stages: $(VENV)/.installed-dev  ## Record the sources of the stages: their meaning is the same, or their version was bumped.
+	$(BIN)/python -m tests.test_stage_versions

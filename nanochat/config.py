@@ -1,0 +1,374 @@
+"""Every knob of every stage, in the order the data meets them.
+
+One frozen pydantic model a stage: the cache key, the form in the Prefect UI, the documentation and the command line
+are all made from it. Every field says *what* is computed and is part of the key; `Compute`, at the end, says *how* and
+never is. A config is never rewritten: numbers that follow from it are functions in `scaling.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_VOCABULARY = 1 << 24
+
+
+class AbsentMeans:
+    """Marks a field added after artifacts existed: at this value it leaves the key as it was before."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Config(BaseModel):
+    """A frozen set of knobs; each field carries a docstring (refused at import without one)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, field in cls.model_fields.items():
+            if not field.description:
+                raise TypeError(f"`{cls.__name__}.{name}` has no docstring")
+
+    def canonical(self) -> dict[str, Any]:
+        """What enters the key: every field, nested, without those that are at their `AbsentMeans` value."""
+        result: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            absent = [mark for mark in field.metadata if isinstance(mark, AbsentMeans)]
+            if absent and value == absent[0].value:
+                continue
+            result[name] = _canonical(value)
+        return result
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.canonical()
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 12 and 12.0 ask for the same thing
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a {type(value).__name__} has no stable form and cannot be part of a key")
+
+
+def canonical_json(value: Any) -> str:
+    """The one spelling of a JSON value: sorted names, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+# --- raw text ---------------------------------------------------------------------------------------------------------
+
+
+class WorldConfig(Config):
+    """The embedded corpus: a small invented world, generated."""
+
+    shards: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """Training shards to generate."""
+    documents_per_shard: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
+    """Documents in one shard."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Another seed is another telling of the same world."""
+
+
+class DataConfig(Config):
+    """Where raw text comes from, and what is held out."""
+
+    source: Annotated[str, Field(min_length=1)] = "world"
+    """`world` (the embedded corpus), a folder or file (Parquet, JSONL, text), `https://…` (a shard, or a `.txt` list of
+    shards), `hf://org/name[@revision][/folder]` (a Hugging Face dataset), or `s3://bucket/prefix`."""
+    text_column: Annotated[str, Field(min_length=1)] = "text"
+    """Column (Parquet) or field (JSONL) that holds the text."""
+    train_shards: Annotated[int, Field(ge=0)] = 0
+    """Use the first so many training shards, in order of name; 0 uses all."""
+    validation_shard: str = ""
+    """Name of the shard held out whole. Empty: a shard named `validation…` or `val…` if there is one, else a sample,
+    chosen by content, of the first shard. Adding shards behind it moves nothing."""
+    validation_documents: Annotated[int, Field(ge=1)] = 1000
+    """At most so many documents are held out when they are sampled from the first shard (never over a tenth of it)."""
+    world: WorldConfig = WorldConfig()
+    """The embedded corpus; read only when the source is `world`."""
+
+
+class ShardConfig(Config):
+    """One raw shard: what the download stage is asked for."""
+
+    name: str
+    """Name of the shard, unique in its source: `shard_00012`."""
+    url: str
+    """Where it is: a path, an address, or `world:<index>`."""
+    identity: str
+    """What tells that the bytes behind the address changed: revision, ETag, or size and time."""
+    text_column: str = "text"
+    """Column or field that holds the text."""
+    validation: Literal["none", "sample", "all"] = "none"
+    """Which of its documents are held out."""
+    validation_documents: Annotated[int, Field(ge=0)] = 0
+    """Upper limit of a sample."""
+    world: WorldConfig | None = None
+    """The embedded corpus, for its shards."""
+
+
+# --- tokenizer, tokens, rows ------------------------------------------------------------------------------------------
+
+
+class TokenizerConfig(Config):
+    """Byte-pair encoding, learnt from the training documents."""
+
+    vocab_size: Annotated[int, Field(ge=266, le=MAX_VOCABULARY)] = 32_768
+    """Ids in all: 256 bytes, the merges, and 9 special tokens at the top."""
+    max_characters: Annotated[int, Field(ge=1)] = 2_000_000_000
+    """Learn from at most so many characters."""
+    document_characters: Annotated[int, Field(ge=1)] = 10_000
+    """Of each document, only so many characters are read."""
+
+
+class TokensConfig(Config):
+    """Raw shards to token shards."""
+
+    row_group_tokens: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Tokens in one row group of the Parquet file."""
+
+
+class RowsConfig(Config):
+    """Token shards to rows of T+1 tokens, best fit."""
+
+    sequence_len: Annotated[int, Field(ge=8, le=1 << 20)] = 2048
+    """T: positions the model sees at once, in tokens."""
+
+
+# --- base model -------------------------------------------------------------------------------------------------------
+
+
+class ModelConfig(Config):
+    """The network. `depth` sets its size; the switches turn single ideas of the recipe off."""
+
+    depth: Annotated[int, Field(ge=1, le=64)] = 12
+    """Layers; width, batch, tokens and rates follow from it."""
+    aspect_ratio: Annotated[int, Field(ge=8, le=512)] = 64
+    """Width per layer: width = depth x this, rounded up to a multiple of `head_dim`."""
+    head_dim: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 128
+    """Channels of one attention head."""
+    queries_per_kv_head: Annotated[int, Field(ge=1, le=64)] = 1
+    """Query heads that share one key/value head (GQA); must divide the number of heads."""
+    window_pattern: Annotated[str, Field(pattern=r"^[SL]+$")] = "SSSL"
+    """Tiled over the layers: L attends to all of T, S to a quarter of it; the last layer is always L."""
+    rope_base: Annotated[float, Field(gt=1)] = 100_000.0
+    """Base of the rotary position embedding (RoFormer, arXiv:2104.09864)."""
+    logit_softcap: Annotated[float, Field(ge=0)] = 15.0
+    """Logits become c*tanh(z/c) (Gemma 2, arXiv:2408.00118); 0 leaves them."""
+    value_embeddings: bool = True
+    """Token embeddings added to the values of every other layer."""
+    residual_scalars: bool = True
+    """Learnt weights of the residual stream and of the first embedding at each layer."""
+    smear: bool = True
+    """Mix a gated part of the previous token's embedding into each token's."""
+    backout: bool = True
+    """Subtract a learnt part of the middle layer's output before the last norm."""
+
+
+class OptimizerConfig(Config):
+    """Muon for the matrices, AdamW for the rest; rates at the reference batch of 2^19 tokens."""
+
+    matrix_lr: Annotated[float, Field(gt=0)] = 0.02
+    """Rate of Muon."""
+    embedding_lr: Annotated[float, Field(gt=0)] = 0.3
+    """Rate of the token embedding, at width 768."""
+    value_embedding_lr: Annotated[float, Field(gt=0)] = 0.15
+    """Rate of the value embeddings, at width 768."""
+    head_lr: Annotated[float, Field(gt=0)] = 0.008
+    """Rate of the output head, at width 768."""
+    scalar_lr: Annotated[float, Field(gt=0)] = 0.5
+    """Rate of the residual scalars."""
+    smear_lr: Annotated[float, Field(gt=0)] = 0.2
+    """Rate of the smear gate and of backout; not scaled with the batch."""
+    muon_weight_decay: Annotated[float, Field(ge=0)] = 0.28
+    """Weight decay of Muon at depth 12; scaled with batch and horizon, then down to 0 by a cosine."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 40
+    """Steps of linear warm-up."""
+    warmdown_fraction: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """Share of the steps over which the rates go down."""
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Rates at the last step, as a share of their peak."""
+
+
+class Horizon(Config):
+    """How long to train: one number and its unit."""
+
+    unit: Literal["tokens_per_parameter", "tokens", "steps", "flops"] = "tokens_per_parameter"
+    """What `amount` counts; parameters are those of the matrices and the head."""
+    amount: Annotated[float, Field(gt=0)] = 12.0
+    """How many of them."""
+
+
+class PretrainConfig(Config):
+    """Learning the language: next-token prediction on the packed rows."""
+
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Rates and decays."""
+    horizon: Horizon = Horizon()
+    """How long."""
+    batch_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens per optimizer step over all ranks; 0 takes the power law of the horizon (arXiv:2505.13738)."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Compute dtype of the matrix products; weights are kept in fp32."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of the initial weights and of the order of the rows."""
+    evaluate_every_steps: Annotated[int, Field(ge=0)] = 250
+    """Validation bits per byte every so many steps; 0 only at the end."""
+    evaluation_tokens: Annotated[int, Field(ge=1)] = 80 * 524_288
+    """Validation tokens read each time (at most all there are)."""
+
+
+class BaseEvaluationConfig(Config):
+    """What the base model can do: bits per byte on held-out text, and samples."""
+
+    evaluation_tokens: Annotated[int, Field(ge=1)] = 80 * 524_288
+    """Validation tokens to read (at most all there are)."""
+    prompts: tuple[str, ...] = (
+        "The capital of France is",
+        "The chemical symbol of gold is",
+        "If yesterday was Friday, then tomorrow will be",
+        "The opposite of hot is",
+        "The planets of the solar system are:",
+        "My favorite color is",
+        "If 5*x + 3 = 13, then x is",
+    )
+    """Beginnings that the model continues, greedily."""
+    sample_tokens: Annotated[int, Field(ge=1)] = 32
+    """Tokens of each continuation."""
+    free_samples: Annotated[int, Field(ge=0)] = 4
+    """Samples from nothing, at temperature 1."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of the free samples."""
+
+
+# --- chat model -------------------------------------------------------------------------------------------------------
+
+
+class MixtureItem(Config):
+    """One source of conversations."""
+
+    task: Literal["world", "spelling", "smoltalk", "mmlu", "gsm8k", "arc_easy", "arc_challenge", "conversations"] = (
+        "world"
+    )
+    """Which conversations; `conversations` reads your own JSONL or Parquet with a `messages` column."""
+    source: str = ""
+    """Where they are, when not in the task's usual place: a folder, a file, or `hf://org/name`."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often each conversation is seen."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Use only so many conversations; 0 uses all."""
+
+
+class ConversationsConfig(Config):
+    """The conversations of supervised fine-tuning, rendered to rows with a loss mask, and the questions held out."""
+
+    train: Annotated[tuple[MixtureItem, ...], Field(min_length=1)] = (MixtureItem(),)
+    """The mixture to learn from."""
+    validation: Annotated[tuple[MixtureItem, ...], Field(min_length=1)] = (MixtureItem(),)
+    """Conversations for the validation loss (their held-out split)."""
+    questions: Annotated[tuple[MixtureItem, ...], Field(min_length=1)] = (MixtureItem(),)
+    """Tasks to examine the chat model on (their held-out split)."""
+    sequence_len: Annotated[int, Field(ge=8, le=1 << 20)] = 2048
+    """T of the rows, in tokens; longer conversations are cut."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of the order of the mixture, and of generated tasks."""
+
+
+class SFTConfig(Config):
+    """Learning to answer: loss only on the assistant's tokens."""
+
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Times the rows are seen."""
+    batch_tokens: Annotated[int, Field(ge=0)] = 0
+    """Tokens per optimizer step; 0 takes that of pretraining."""
+    lr_fraction: Annotated[float, Field(gt=0, le=10)] = 0.8
+    """Rates at the start, as a share of pretraining's peak."""
+    warmdown_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the steps over which the rates go down to 0."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Compute dtype of the matrix products."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of the order of the rows."""
+    evaluate_every_steps: Annotated[int, Field(ge=0)] = 200
+    """Validation loss every so many steps; 0 only at the end."""
+
+
+class ChatEvaluationConfig(Config):
+    """Held-out questions: choices by the likeliest letter, answers by generating them."""
+
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Questions per task; 0 asks all."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Tokens an answer may have."""
+
+
+class ReportConfig(Config):
+    """The report."""
+
+    title: str = "nanochat"
+    """Its headline."""
+
+
+class PipelineConfig(Config):
+    """The whole pipeline, one section a stage."""
+
+    data: Annotated[DataConfig, Field(title="Data")] = DataConfig()
+    """Raw text and the validation split."""
+    tokenizer: Annotated[TokenizerConfig, Field(title="Tokenizer")] = TokenizerConfig()
+    """The vocabulary."""
+    tokens: Annotated[TokensConfig, Field(title="Tokens")] = TokensConfig()
+    """Token shards."""
+    rows: Annotated[RowsConfig, Field(title="Rows")] = RowsConfig()
+    """Packed rows."""
+    pretrain: Annotated[PretrainConfig, Field(title="Pretraining")] = PretrainConfig()
+    """The base model."""
+    base_evaluation: Annotated[BaseEvaluationConfig, Field(title="Base evaluation")] = BaseEvaluationConfig()
+    """What the base model can do."""
+    conversations: Annotated[ConversationsConfig, Field(title="Conversations")] = ConversationsConfig()
+    """What the chat model learns from, and is asked."""
+    sft: Annotated[SFTConfig, Field(title="Supervised fine-tuning")] = SFTConfig()
+    """The chat model."""
+    chat_evaluation: Annotated[ChatEvaluationConfig, Field(title="Chat evaluation")] = ChatEvaluationConfig()
+    """What the chat model can do."""
+    report: Annotated[ReportConfig, Field(title="Report")] = ReportConfig()
+    """The report."""
+
+
+# --- how to run, outside every key ------------------------------------------------------------------------------------
+
+
+class Compute(Config):
+    """How to run; never part of a key."""
+
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Shards worked on at once, and threads of the tokenizer; 0 takes the number of cores."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` takes the GPUs if there are any."""
+    ranks: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Training processes on this node; 0 takes one a GPU, and one on a CPU."""
+    nodes: Annotated[int, Field(ge=1)] = 1
+    """Nodes that train together."""
+    rendezvous: str = ""
+    """`host:port` where the nodes meet (torchrun's rendezvous); needed with more than one node."""
+    micro_batch_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of one forward and backward pass on one rank; 0 chooses. The batch is the same (gradient accumulation)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """`torch.compile`; `auto` compiles on GPUs."""
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds of training between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Newest checkpoints kept while a stage trains."""
+    log_every_steps: Annotated[int, Field(ge=1)] = 1
+    """Steps between lines of the metrics file."""
+    timeout_s: Annotated[float, Field(ge=0)] = 0.0
+    """A stage that runs longer is stopped; 0 never."""

@@ -1,0 +1,68 @@
+"""What a child process of the compute plane is told, and how it answers.
+
+The parent writes `job.json` and starts `python -m torch.distributed.run … -m <module> job.json`. Beside the job file
+the child leaves `metrics.jsonl` (a line per event: `done`, `total`, `unit`, `message`, and numbers), and at the end
+either `result.json` (the stage's metrics) or `error.json` (see `errors.NanochatError.to_json`). Payload goes to `out`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nanochat.config import Compute
+
+
+class Job(BaseModel):
+    """One piece of work for the compute plane."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    module: str
+    """Module to run: `nanochat.training.pretrain`."""
+    config: dict[str, Any]
+    """The stage's config, as JSON."""
+    inputs: dict[str, list[str]]
+    """Name of each input → local folders of its payload (one, or one a shard)."""
+    out: str
+    """Local folder for the payload."""
+    folder: str
+    """Local folder of the job file, for metrics, result, error and logs."""
+    checkpoints: str = ""
+    """URL under which training saves and finds its state; empty: nowhere."""
+    compute: Compute = Compute()
+    """How to run."""
+
+    def path(self) -> Path:
+        return Path(self.folder) / "job.json"
+
+    def write(self) -> Path:
+        self.path().parent.mkdir(parents=True, exist_ok=True)
+        self.path().write_text(self.model_dump_json(indent=2))
+        return self.path()
+
+    @classmethod
+    def read(cls, path: str | Path) -> Job:
+        return cls.model_validate_json(Path(path).read_text())
+
+    def input(self, name: str) -> Path:
+        """The one folder of an input."""
+        (folder,) = self.inputs[name]
+        return Path(folder)
+
+    def input_list(self, name: str) -> list[Path]:
+        return [Path(folder) for folder in self.inputs[name]]
+
+    def write_result(self, metrics: dict[str, Any]) -> None:
+        (Path(self.folder) / "result.json").write_text(json.dumps(metrics))
+
+    def write_error(self, error: dict[str, str]) -> None:
+        """Keeps the first error only: the ones that follow are its echoes."""
+        try:
+            with (Path(self.folder) / "error.json").open("x") as file:
+                json.dump(error, file)
+        except FileExistsError:
+            pass

@@ -1,0 +1,255 @@
+"""The graph, once: stages wired to stages. Who runs it is the `Run` that is passed in.
+
+`PlainRun` executes it here, in process, with no Prefect; the Prefect flow passes a run that makes a task of each call;
+`Plan` only asks the store what it has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanochat.config import Compute, Config, PipelineConfig
+from nanochat.data.corpus import list_shards
+from nanochat.progress import Progress, silent
+from nanochat.settings import cores
+from nanochat.stages.conversations import converse
+from nanochat.stages.download import download
+from nanochat.stages.evaluate import evaluate_base, evaluate_chat
+from nanochat.stages.pretrain import pretrain
+from nanochat.stages.report import report
+from nanochat.stages.rows import pack
+from nanochat.stages.sft import sft
+from nanochat.stages.stage import Stage
+from nanochat.stages.tokenizer import train_tokenizer
+from nanochat.stages.tokens import tokenize
+from nanochat.store.artifacts import Artifact, Store
+
+STAGES: tuple[Stage, ...] = (
+    download, train_tokenizer, tokenize, pack, pretrain, evaluate_base, converse, sft, evaluate_chat, report,
+)  # fmt: skip
+
+Handle = Any
+"""What a run returns for a stage: an artifact, a future of one, or a plan's entry."""
+
+
+@dataclass(frozen=True)
+class Each:
+    """Marks a list of handles of which each call of a mapped stage takes one."""
+
+    handles: Sequence[Handle]
+
+
+class Run(Protocol):
+    """Executes stages; see the module's docstring."""
+
+    def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle: ...
+
+    def map(
+        self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
+    ) -> list[Handle]:
+        """One call a config; `Each` inputs are dealt out, others go whole to every call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """A handle per stage, in the order of the graph."""
+
+    raw: list[Handle]
+    vocabulary: Handle
+    tokens: list[Handle]
+    rows: list[Handle]
+    base: Handle
+    base_evaluation: Handle
+    conversations: Handle
+    chat: Handle
+    chat_evaluation: Handle
+    report: Handle
+
+    def each(self, change: Callable[[Handle], Handle]) -> Result:
+        """The same with every handle changed: futures into artifacts, say."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Result(**{k: [change(h) for h in v] if isinstance(v, list) else change(v) for k, v in values.items()})
+
+
+def pipeline(run: Run, config: PipelineConfig) -> Result:
+    """From raw text to a chat model and its report."""
+    shards = list_shards(config.data)
+    names = [shard.name for shard in shards]
+    raw = run.map(download, shards, names)
+    vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
+    tokens = run.map(tokenize, [config.tokens] * len(raw), names, raw=Each(raw), vocabulary=vocabulary)
+    rows = run.map(pack, [config.rows] * len(raw), names, tokens=Each(tokens))
+    base = run(pretrain, config.pretrain, vocabulary=vocabulary, rows=rows)
+    conversations = run(converse, config.conversations, vocabulary=vocabulary)
+    base_evaluation = run(evaluate_base, config.base_evaluation, model=base, rows=rows)
+    chat = run(sft, config.sft, base=base, conversations=conversations)
+    chat_evaluation = run(evaluate_chat, config.chat_evaluation, model=chat, conversations=conversations)
+    return Result(
+        raw=raw,
+        vocabulary=vocabulary,
+        tokens=tokens,
+        rows=rows,
+        base=base,
+        base_evaluation=base_evaluation,
+        conversations=conversations,
+        chat=chat,
+        chat_evaluation=chat_evaluation,
+        report=run(
+            report,
+            config.report,
+            raw=raw,
+            vocabulary=vocabulary,
+            tokens=tokens,
+            rows=rows,
+            base=base,
+            base_evaluation=base_evaluation,
+            conversations=conversations,
+            chat=chat,
+            chat_evaluation=chat_evaluation,
+        ),
+    )
+
+
+def publish_aliases(store: Store, result: Result) -> None:
+    """Moves `base/latest`, `chat/latest` and `report/latest` to what this run made or reused."""
+    for alias, artifact in (
+        ("base/latest", result.base),
+        ("chat/latest", result.chat),
+        ("report/latest", result.report),
+    ):
+        store.set_alias(alias, artifact.manifest)
+
+
+def deal(position: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of one call of a mapped stage."""
+    return {name: given.handles[position] if isinstance(given, Each) else given for name, given in inputs.items()}
+
+
+class Watch(Protocol):
+    """Is told how each stage of a plain run goes."""
+
+    def started(self, label: str, stage: Stage) -> Progress: ...
+
+    def ended(self, label: str, artifact: Artifact, seconds: float) -> None: ...
+
+
+class Unwatched:
+    """For tests."""
+
+    def started(self, label: str, stage: Stage) -> Progress:
+        return silent
+
+    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
+        """Nobody looks."""
+
+
+@dataclass(frozen=True)
+class PlainRun:
+    """Executes the graph here: no Prefect, no server. Mapped stages run side by side on threads."""
+
+    store: Store
+    compute: Compute
+    folder_root: Path
+    watch: Watch = Unwatched()
+
+    def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Artifact:
+        return self._run(stage, config, stage.name, inputs)
+
+    def map(
+        self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
+    ) -> list[Artifact]:
+        with ThreadPoolExecutor(self.compute.workers or cores()) as pool:
+            futures = [
+                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs))
+                for position, (config, name) in enumerate(zip(configs, names, strict=True))
+            ]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _run(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any]) -> Artifact:
+        started = time.monotonic()
+        artifact = stage.run(
+            config,
+            inputs,
+            store=self.store,
+            compute=self.compute,
+            progress=self.watch.started(label, stage),
+            folder_root=self.folder_root,
+        )
+        self.watch.ended(label, artifact, time.monotonic() - started)
+        return artifact
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What would happen to one call of a stage."""
+
+    label: str
+    stage: Stage
+    artifact: Artifact | None
+    why: str
+
+
+class Plan:
+    """A run that computes nothing: it asks the store which calls it can answer, and says why the others would run."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.entries: list[Planned] = []
+
+    def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Planned:
+        return self._plan(stage, config, stage.name, inputs)
+
+    def map(
+        self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
+    ) -> list[Planned]:
+        calls = enumerate(zip(configs, names, strict=True))
+        return [self._plan(stage, config, f"{stage.name} {name}", deal(i, inputs)) for i, (config, name) in calls]
+
+    def _plan(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any]) -> Planned:
+        given: dict[str, list[Planned]] = {k: v if isinstance(v, list) else [v] for k, v in inputs.items()}
+        missing = sorted({entry.stage.name for entries in given.values() for entry in entries if not entry.artifact})
+        if missing:
+            entry = Planned(label, stage, None, f"its input comes from {', '.join(missing)}, which would run")
+        else:
+            artifacts = {
+                k: [e.artifact for e in v] if isinstance(inputs[k], list) else v[0].artifact for k, v in given.items()
+            }
+            found = stage.find(config, artifacts, self.store)  # pyright: ignore[reportArgumentType]  # none is missing
+            entry = Planned(label, stage, found, "" if found else self._why(stage, config))
+        self.entries.append(entry)
+        return entry
+
+    def _why(self, stage: Stage, config: Config) -> str:
+        """The nearest thing in the store that differs: same stage, fewest other fields."""
+        wanted = flatten(config.canonical())
+        nearest: list[str] | None = None
+        for manifest in self.store.manifests(stage.name):
+            there = flatten(manifest.config)
+            differences = [
+                f"{name} is {wanted.get(name)!r}, was {there.get(name)!r}"
+                for name in sorted(wanted.keys() | there.keys())
+                if wanted.get(name) != there.get(name)
+            ]
+            if nearest is None or len(differences) < len(nearest):
+                nearest = differences
+        if nearest is None:
+            return "never made in this store"
+        return "; ".join(nearest[:3]) or "its inputs or its version changed"
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"depth": 4}}` → `{"model.depth": 4}`."""
+    result: dict[str, Any] = {}
+    for name, value in config.items():
+        result.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return result

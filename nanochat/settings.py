@@ -1,0 +1,57 @@
+"""Every environment variable we read or set, in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """`NANOCHAT_HOME`: where the store, the caches, the logs and our Prefect server live (`.nanochat` here)."""
+    return Path(os.environ.get("NANOCHAT_HOME", ".nanochat")).expanduser().absolute()
+
+
+def store_url() -> str:
+    """`NANOCHAT_STORE`: root URL of the store, `file:///…` or `s3://bucket/prefix`; by default `store` in the home."""
+    return os.environ.get("NANOCHAT_STORE", "") or (home() / "store").as_uri()
+
+
+def cache_bytes() -> int:
+    """`NANOCHAT_CACHE_GB`: size limit of the local copies of a remote store's payloads (100)."""
+    return int(float(os.environ.get("NANOCHAT_CACHE_GB", "100")) * 1e9)
+
+
+def s3_endpoint() -> str:
+    """`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: the S3 server, when it is not Amazon's."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
+
+
+def prefect_api_url() -> str:
+    """`PREFECT_API_URL`: the Prefect server to run on; none means one is started for the run."""
+    return os.environ.get("PREFECT_API_URL", "")
+
+
+def prefect_ui_prefix() -> str:
+    """`NANOCHAT_UI_PREFIX`: what stands before paths in the Prefect UI: `/v2` in its React face, else empty."""
+    return os.environ.get("NANOCHAT_UI_PREFIX", "")
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def child_environment(threads_per_rank: int) -> dict[str, str]:
+    """The environment of a training process: ours, plus what makes it faster.
+
+    The allocator settings keep freed memory mapped: freshly mapped pages are written at 1.6-4 GB/s, reused ones at
+    18-27, which is worth 1.22x on a CPU.
+    """
+    return {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "34359738368",
+        "MALLOC_TOP_PAD_": "268435456",
+        "OMP_NUM_THREADS": str(threads_per_rank),
+        "PYTHONUNBUFFERED": "1",
+        **os.environ,
+    }

@@ -1,0 +1,195 @@
+"""What a stage is: a pure function of a frozen config and input artifacts, producing one artifact.
+
+    @stage(version=1, produces=TokenShard, resource="cpu")
+    def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out: Path, context: Context):
+        '''Shown in the UI.'''
+
+Inputs are recognised by their annotations. `Stage.run` asks the store for the key (name, version, config, digests of
+the inputs); if the artifact is there it is reused, else the function computes it into an empty folder and the result is
+published. Two runs that want one key do the work once. Bump `version` when the meaning of a stage changes;
+`tests/test_stage_versions.py` fails when its source changed and nobody decided.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import shutil
+import typing
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from nanochat.config import Compute, Config
+from nanochat.errors import NoSpace, WrongKind
+from nanochat.progress import Progress
+from nanochat.store.artifacts import Artifact, Store, compute_key
+from nanochat.store.lease import lease
+from nanochat.store.producer import describe_producer
+
+Metrics = dict[str, Any]
+Inputs = Mapping[str, "Artifact | list[Artifact]"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use beside its config and inputs; nothing of it enters the key."""
+
+    compute: Compute
+    progress: Progress
+    checkpoints: str
+    """URL under which training saves and finds its state."""
+    folder: Path
+    """Local folder of this run of the stage, for scratch and logs; kept when the stage fails."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a stage: which kind it takes, and whether a list of them."""
+
+    kind: type[Artifact]
+    many: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named, versioned step of the pipeline."""
+
+    name: str
+    version: int
+    kind: type[Artifact]
+    resource: Literal["cpu", "gpu"]
+    summary: str
+    config_type: type[Config]
+    inputs: Mapping[str, Input]
+    function: Callable[..., Metrics]
+
+    def key(self, config: Config, inputs: Inputs) -> str:
+        """What is asked for: hash of name, version, canonical config and the digests of the inputs."""
+        self._check(config, inputs)
+        digests = {name: [artifact.digest for artifact in _as_list(given)] for name, given in inputs.items()}
+        return compute_key(self.name, self.version, config.canonical(), digests)
+
+    def find(self, config: Config, inputs: Inputs, store: Store) -> Artifact | None:
+        """The artifact, when the store has it."""
+        manifest = store.find(self.name, self.key(config, inputs))
+        return store.artifact(manifest, reused=True) if manifest else None
+
+    def run(
+        self,
+        config: Config,
+        inputs: Inputs,
+        *,
+        store: Store,
+        compute: Compute,
+        progress: Progress,
+        folder_root: Path,
+        run_name: str = "",
+    ) -> Artifact:
+        """Reuses the artifact, or computes and publishes it.
+
+        Raises a `NanochatError`; what was half done is left in `folder_root` for reading, never taken for an artifact.
+        """
+        if (found := self.find(config, inputs, store)) is not None:
+            return found
+        key = self.key(config, inputs)
+
+        def waiting(holder: str) -> None:
+            progress(0, 0, "", f"waiting for {holder}, which is making the same artifact")
+
+        with lease(store.objects, key, on_wait=waiting):
+            if (found := self.find(config, inputs, store)) is not None:
+                return found
+            return self._compute(key, config, inputs, store, compute, progress, folder_root, run_name)
+
+    def _compute(
+        self,
+        key: str,
+        config: Config,
+        inputs: Inputs,
+        store: Store,
+        compute: Compute,
+        progress: Progress,
+        folder_root: Path,
+        run_name: str,
+    ) -> Artifact:
+        started = datetime.now(UTC)
+        folder = folder_root / self.name / f"{started:%Y%m%dT%H%M%S}-{key[:8]}-{uuid.uuid4().hex[:4]}"
+        checkpoints = f"v1/checkpoints/{key}"
+        try:
+            out = folder / "out"
+            out.mkdir(parents=True)
+            context = Context(compute, progress, f"{store.objects.root}/{checkpoints}", folder)
+            metrics = self.function(config, **inputs, out=out, context=context)
+            manifest = store.publish(
+                out,
+                stage=self.name,
+                stage_version=self.version,
+                kind=self.kind.__name__,
+                key=key,
+                config=config.canonical(),
+                inputs=dict(inputs),
+                metrics=metrics,
+                producer=describe_producer(started, run=run_name),
+            )
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise NoSpace(
+                    f"No space left for the stage `{self.name}` ({error.filename or folder}).",
+                    hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
+                ) from error
+            raise
+        store.objects.delete([entry.path for entry in store.objects.list(checkpoints)])
+        shutil.rmtree(folder, ignore_errors=True)
+        return store.artifact(manifest, reused=False)
+
+    def _check(self, config: Config, inputs: Inputs) -> None:
+        if not isinstance(config, self.config_type):
+            raise WrongKind(f"`{self.name}` takes a {self.config_type.__name__}, got a {type(config).__name__}.")
+        if set(inputs) != set(self.inputs):
+            raise WrongKind(f"`{self.name}` takes the inputs {sorted(self.inputs)}, got {sorted(inputs)}.")
+        for name, taken in self.inputs.items():
+            given = inputs[name]
+            for artifact in _as_list(given):
+                if not isinstance(artifact, taken.kind) or isinstance(given, list) != taken.many:
+                    wanted = f"list[{taken.kind.__name__}]" if taken.many else taken.kind.__name__
+                    raise WrongKind(f"`{self.name}` takes `{name}: {wanted}`, got {type(artifact).__name__}.")
+
+
+def stage(
+    *, version: int, produces: type[Artifact], resource: Literal["cpu", "gpu"]
+) -> Callable[[Callable[..., Metrics]], Stage]:
+    """Turns a function into a `Stage`; see the module's docstring for its signature."""
+
+    def declare(function: Callable[..., Metrics]) -> Stage:
+        hints = get_type_hints(function)
+        parameters = list(inspect.signature(function).parameters)
+        config_type = hints[parameters[0]]
+        names = [name for name in parameters[1:] if name not in ("out", "context")]
+        return Stage(
+            name=function.__name__,
+            version=version,
+            kind=produces,
+            resource=resource,
+            summary=(inspect.getdoc(function) or "").split("\n")[0],
+            config_type=config_type,
+            inputs={name: _input(function.__name__, name, hints[name]) for name in names},
+            function=function,
+        )
+
+    return declare
+
+
+def _input(stage_name: str, name: str, annotation: Any) -> Input:
+    many = typing.get_origin(annotation) is list
+    kind = typing.get_args(annotation)[0] if many else annotation
+    if not (isinstance(kind, type) and issubclass(kind, Artifact)):
+        raise TypeError(f"`{stage_name}`: the input `{name}` must be annotated with a kind of artifact")
+    return Input(kind, many)
+
+
+def _as_list(given: Artifact | list[Artifact]) -> list[Artifact]:
+    return given if isinstance(given, list) else [given]

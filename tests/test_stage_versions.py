@@ -1,0 +1,59 @@
+"""A stage whose source changed needs a decision: bump its version, or say that it means the same.
+
+`make accept-stages` records the sources as they are (do it after deciding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECORD = Path(__file__).parent / "stage_versions.json"
+
+MEANING = {
+    "download": ["stages/download", "data/corpus", "data/documents", "world"],
+    "train_tokenizer": ["stages/tokenizer", "tokenizer/bpe", "../rustbpe/src/train", "../rustbpe/src/split"],
+    "tokenize": ["stages/tokens", "data/shards", "tokenizer/bpe", "../rustbpe/src/encode", "../rustbpe/src/split"],
+    "pack": ["stages/rows", "data/rows", "../rustbpe/src/pack"],
+    "pretrain": ["stages/pretrain", "training/pretrain", "training/loop", "data/loader", "model", "optim", "scaling"],
+    "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
+    "converse": ["stages/conversations", "data/conversations", "tokenizer/chat", "tasks", "world"],
+    "sft": ["stages/sft", "training/sft", "training/loop", "data/loader", "model", "optim"],
+    "evaluate_chat": ["stages/evaluate", "evaluation/chat_model", "evaluation/chat_tasks", "inference", "model", "tasks"],
+    "report": ["stages/report", "report"],
+}
+"""The files and rooms whose text says what a stage computes."""
+
+
+def source_digest(places: list[str]) -> str:
+    digest = hashlib.sha256()
+    for place in places:
+        found = ROOT / "nanochat" / place
+        files = sorted(found.rglob("*")) if found.is_dir() else [*found.parent.glob(f"{found.name}.*")]
+        for path in files:
+            if path.suffix in (".py", ".rs", ".jinja"):
+                digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def recorded() -> dict[str, dict[str, object]]:
+    from nanochat.pipeline import STAGES
+
+    return {stage.name: {"version": stage.version, "source": source_digest(MEANING[stage.name])} for stage in STAGES}
+
+
+@pytest.mark.parametrize("name", MEANING)
+def test_a_changed_stage_was_decided_on(name: str) -> None:
+    before, now = json.loads(RECORD.read_text())[name], recorded()[name]
+    assert before == now, (
+        f"The source of `{name}` changed. If it now computes something else, bump its version; "
+        "then, or if it means the same, run `make accept-stages`."
+    )
+
+
+if __name__ == "__main__":
+    RECORD.write_text(json.dumps(recorded(), indent=2) + "\n")
