@@ -30,7 +30,9 @@ def test_modules_named_in_strings_exist() -> None:
         assert importlib.util.find_spec(name), name
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.name == "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_packages_reexport_nothing(path: Path) -> None:
     assert path.read_text() == ""
 

@@ -23,7 +23,14 @@ MEANING = {
     "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
     "converse": ["stages/conversations", "data/conversations", "tokenizer/chat", "tasks", "world"],
     "sft": ["stages/sft", "training/sft", "training/loop", "data/loader", "model", "optim"],
-    "evaluate_chat": ["stages/evaluate", "evaluation/chat_model", "evaluation/chat_tasks", "inference", "model", "tasks"],
+    "evaluate_chat": [
+        "stages/evaluate",
+        "evaluation/chat_model",
+        "evaluation/chat_tasks",
+        "inference",
+        "model",
+        "tasks",
+    ],
     "report": ["stages/report", "report"],
 }
 """The files and rooms whose text says what a stage computes."""
