@@ -1,0 +1,81 @@
+"""The record of an artifact: what was asked for, what came out, and who made it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nanochat.config import canonical_json
+from nanochat.store.producer import Producer
+
+
+class FileEntry(BaseModel):
+    """One file of a payload."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size: int
+    sha256: str
+
+
+class InputRef(BaseModel):
+    """An artifact that another was made from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    kind: str
+    key: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """Written last, and only once; it never carries a credential."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    stage: str
+    stage_version: int
+    kind: str
+    key: str
+    digest: str
+    config: dict[str, Any]
+    inputs: dict[str, list[InputRef]]
+    files: list[FileEntry]
+    metrics: dict[str, Any]
+    payload: str
+    """Folder of the payload, under the artifact's own: each attempt has another, so that two writers never mix."""
+    producer: Producer
+
+    @property
+    def folder(self) -> str:
+        return artifact_folder(self.stage, self.key)
+
+
+def artifact_folder(stage: str, key: str) -> str:
+    return f"v1/artifacts/{stage}/{key}"
+
+
+def compute_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, list[str]]) -> str:
+    """What was asked for: SHA-256 over stage, version, canonical config and the digests of the inputs."""
+    asked = {"stage": stage, "version": version, "config": config, "inputs": inputs}
+    return hashlib.sha256(canonical_json(asked).encode()).hexdigest()
+
+
+def payload_digest(files: Sequence[FileEntry]) -> str:
+    """What came out: SHA-256 over path, size and SHA-256 of each file, sorted by path."""
+    lines = [f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in sorted(files, key=lambda entry: entry.path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def describe_file(path: Path, name: str) -> FileEntry:
+    """Size and SHA-256 of a local file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(path=name, size=path.stat().st_size, sha256=digest)

@@ -1,0 +1,292 @@
+"""The only door to object storage: eight verbs over `file://` and `s3://`.
+
+A path is relative to the root. Writes are atomic: a reader sees a whole object or none. `create` writes only what does
+not exist yet and `swap` only what has not changed; everything else in the store rests on these two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import fsspec
+from botocore import exceptions as boto
+from fsspec.asyn import sync
+
+from nanochat import settings
+from nanochat.errors import BadConfig, NoSpace, StoreError, StoreUnreachable
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object that is there."""
+
+    path: str
+    size: int
+
+
+class Objects:
+    """The objects under one root URL: a folder (`file:///…` or a plain path) or `s3://bucket/prefix`."""
+
+    def __init__(self, root: str) -> None:
+        scheme = urlparse(root).scheme if "://" in root else "file"
+        self.local: Path | None = None
+        if scheme == "file":
+            self.local = Path(unquote(urlparse(root).path) if "://" in root else root).expanduser().absolute()
+            self.root = self.local.as_uri()
+        elif scheme == "s3":
+            self.root = root.rstrip("/")
+            self._prefix = self.root.removeprefix("s3://")
+            self._s3 = open_s3()
+        else:
+            raise BadConfig(
+                f"The store `{root}` has the scheme `{scheme}`.",
+                hint="Use a folder, `file:///…` or `s3://bucket/prefix`.",
+            )
+
+    def read(self, path: str) -> bytes:
+        """The object's bytes; `FileNotFoundError` when there is none."""
+        if self.local:
+            return (self.local / path).read_bytes()
+        with self._answers(path):
+            return self._s3.cat_file(self._key(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes or overwrites."""
+        if self.local:
+            with self._beside(path) as temporary:
+                _write_durably(temporary, data)
+                temporary.replace(self.local / path)
+            return
+        with self._answers(path):
+            self._s3.pipe_file(self._key(path), data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes only if there is nothing yet; whether it did."""
+        if self.local:
+            with self._beside(path) as temporary:
+                _write_durably(temporary, data)
+                try:
+                    os.link(temporary, self.local / path)
+                except FileExistsError:
+                    return False
+            return True
+        return self._conditional_put(path, data, IfNoneMatch="*")
+
+    def swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
+        """Replaces `expected` (None: nothing there yet) by `data`; False when something else is there."""
+        if expected is None:
+            return self.create(path, data)
+        if self.local:
+            with self._beside(path) as temporary, (temporary.parent / f".{Path(path).name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    if (self.local / path).read_bytes() == expected:
+                        _write_durably(temporary, data)
+                        temporary.replace(self.local / path)
+                        return True
+            return False
+        try:
+            with self._answers(path):
+                answer = self._call("get_object", Key=self._key(path))
+                if self._read_body(answer) != expected:
+                    return False
+        except FileNotFoundError:
+            return False
+        return self._conditional_put(path, data, IfMatch=answer["ETag"])
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copies a local file in (multipart when it is large)."""
+        if self.local:
+            with self._beside(path) as temporary:
+                shutil.copyfile(local, temporary)
+                temporary.replace(self.local / path)
+            return
+        with self._answers(path):
+            self._s3.put_file(str(local), self._key(path))
+
+    def download(self, path: str, local: Path) -> None:
+        """Copies an object to a local file; `FileNotFoundError` when there is none."""
+        local.parent.mkdir(parents=True, exist_ok=True)
+        temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            if self.local:
+                shutil.copyfile(self.local / path, temporary)
+            else:
+                with self._answers(path):
+                    self._s3.get_file(self._key(path), str(temporary))
+            temporary.replace(local)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> list[Entry]:
+        """All objects below a prefix (a folder's name), sorted by path."""
+        if self.local:
+            top = self.local / prefix
+            found = [
+                Entry(str((Path(folder) / name).relative_to(self.local)), (Path(folder) / name).stat().st_size)
+                for folder, _, names in os.walk(top)
+                for name in names
+                if not name.startswith(".")
+            ]
+            return sorted(found, key=lambda entry: entry.path)
+        with self._answers(prefix):
+            listed: dict[str, Any] = self._s3.find(self._key(prefix), detail=True)
+        start = len(self._prefix) + 1
+        return sorted((Entry(k[start:], v["size"]) for k, v in listed.items()), key=lambda entry: entry.path)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Deletes; what is missing is fine."""
+        paths = list(paths)
+        if self.local:
+            for path in paths:
+                (self.local / path).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self.local / path).parent.rmdir()
+            return
+        with self._answers(f"{len(paths)} objects"):
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    self._s3.rm_file(self._key(path))
+
+    def probe(self) -> None:
+        """Finds out whether the store can be written and refuses to create what exists; raises `StoreError`."""
+        path = f"v1/probe/{uuid.uuid4().hex}"
+        try:
+            if not self.create(path, b"1") or self.create(path, b"2"):
+                raise StoreError(
+                    f"The store {self.root} ignores create-only writes (`If-None-Match: *`).",
+                    hint="Two runs could overwrite each other there; use a server that honours them.",
+                )
+        finally:
+            with contextlib.suppress(StoreError):
+                self.delete([path])
+
+    def make_bucket(self) -> None:
+        """Creates the bucket when it is missing and we may."""
+        if self.local:
+            return
+        bucket = self._prefix.split("/")[0]
+        try:
+            with self._answers(bucket):
+                if not self._s3.exists(bucket):
+                    self._s3.mkdir(bucket)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"There is no bucket `{bucket}`.", hint="Create it, or give credentials that may."
+            ) from error
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _key(self, path: str) -> str:
+        return f"{self._prefix}/{path}"
+
+    def _call(self, method: str, *, Key: str, **arguments: Any) -> Any:
+        bucket, _, key = Key.partition("/")
+        return self._s3.call_s3(method, Bucket=bucket, Key=key, **arguments)
+
+    def _read_body(self, answer: Any) -> bytes:
+        data: Any = sync(self._s3.loop, answer["Body"].read)
+        return data
+
+    def _conditional_put(self, path: str, data: bytes, **condition: str) -> bool:
+        try:
+            with self._answers(path):
+                self._call("put_object", Key=self._key(path), Body=data, **condition)
+        except _Refused:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _beside(self, path: str) -> Iterator[Path]:
+        assert self.local
+        target = self.local / path
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise NoSpace(
+                    f"No space left in the store {self.root}.", hint="Free some, or choose another `--store`."
+                ) from error
+            if isinstance(error, PermissionError | NotADirectoryError):
+                raise StoreError(f"The store {self.root} cannot be written: {error.strerror}.") from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _answers(self, what: str) -> Iterator[None]:
+        """Turns what S3 and the network say into our errors, in one sentence, without credentials."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
+            raise StoreError(
+                f"There are no credentials for {self.root}.",
+                hint="Set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
+            ) from error
+        except (
+            boto.EndpointConnectionError,
+            boto.ConnectTimeoutError,
+            boto.ReadTimeoutError,
+            boto.ConnectionClosedError,
+        ) as error:
+            where = settings.s3_endpoint() or "Amazon S3"
+            raise StoreUnreachable(
+                f"The store {self.root} did not answer at {where}.",
+                hint="Is the server up, and `AWS_ENDPOINT_URL` right?",
+            ) from error
+        except PermissionError as error:
+            raise StoreError(
+                f"The store {self.root} refused `{what}`: {error}.", hint="Check the credentials and their rights."
+            ) from error
+        except OSError as error:
+            if (
+                "412" in str(error)
+                or "PreconditionFailed" in str(error)
+                or "At least one of the pre-conditions" in str(error)
+            ):
+                raise _Refused from error
+            raise StoreUnreachable(f"The store {self.root} failed at `{what}`: {error}.") from error
+        except boto.ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
+                raise _Refused from error
+            raise StoreError(f"The store {self.root} refused `{what}`: {error}.") from error
+        except (boto.BotoCoreError, ValueError) as error:
+            raise StoreError(
+                f"The store {self.root} cannot be used: {error}.", hint="Check `--store` and `AWS_ENDPOINT_URL`."
+            ) from error
+
+
+class _Refused(Exception):
+    """The condition of a conditional write did not hold."""
+
+
+def open_s3() -> Any:
+    """An S3 client: own connections, no cached listings, quick to say that nobody answers."""
+    return fsspec.filesystem(
+        "s3",
+        endpoint_url=settings.s3_endpoint() or None,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}},
+    )
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,99 @@
+"""Who made an artifact: code, machine, versions, time."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import socket
+import subprocess  # noqa: TID251 - git is asked which commit this is
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+PACKAGE = Path(__file__).parent.parent
+
+
+class Producer(BaseModel):
+    """Who made an artifact, when, and with what."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code_version: str
+    code_sha256: str
+    """Over the sources of the package: tells results of other code apart."""
+    git_commit: str
+    git_dirty: bool
+    host: str
+    hardware: dict[str, Any]
+    packages: dict[str, str]
+    run: str
+    """Name of the flow run; empty without Prefect."""
+    started: datetime
+    ended: datetime
+    seconds: float
+    cost: float | None = None
+
+
+def describe_producer(started: datetime, *, run: str = "") -> Producer:
+    """The producer of what was started then and ends now."""
+    ended = datetime.now(UTC)
+    return Producer(
+        **_constant(), host=socket.gethostname(), run=run, started=started, ended=ended,
+        seconds=(ended - started).total_seconds(),
+    )  # fmt: skip
+
+
+@functools.cache
+def _constant() -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    commit, dirty = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "code_version": _version("nanochat"),
+        "code_sha256": digest.hexdigest(),
+        "git_commit": commit,
+        "git_dirty": bool(dirty),
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cores": os.cpu_count() or 1,
+            "cpu": _cpu_model(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        },
+        "packages": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("torch", "pyarrow", "numpy", "prefect")},
+        },
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603
+            ["git", "-C", str(PACKAGE), *arguments],  # noqa: S607
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
