@@ -142,7 +142,9 @@ class Objects:
         with self._answers(prefix):
             listed: dict[str, Any] = self._s3.find(self._key(prefix), detail=True)
         start = len(self._prefix) + 1
-        return sorted((Entry(k[start:], v["size"]) for k, v in listed.items()), key=lambda entry: entry.path)
+        # some servers list a folder that has become empty as an object of its own name
+        found = [Entry(key[start:], info["size"]) for key, info in listed.items() if info["type"] == "file"]
+        return sorted((entry for entry in found if entry.path != prefix), key=lambda entry: entry.path)
 
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes; what is missing is fine."""
@@ -223,7 +225,8 @@ class Objects:
                 raise StoreError(f"The store {self.root} cannot be written: {error.strerror}.") from error
             raise
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     @contextlib.contextmanager
     def _answers(self, what: str) -> Iterator[None]:
