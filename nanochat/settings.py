@@ -55,3 +55,47 @@ def child_environment(threads_per_rank: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **os.environ,
     }
+
+
+_PREFECT_AT_REST = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+"""Prefect tells nobody that it runs."""
+
+
+def server_environment(folder: Path, port: int) -> dict[str, str]:
+    """The environment of our own Prefect server: its home, its addresses, no word to the outside."""
+    api_url = f"http://127.0.0.1:{port}/api"
+    return {
+        **os.environ,
+        **_PREFECT_AT_REST,
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_UI_API_URL": api_url,  # without it the pages call port 4200, whatever the port is
+        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+        # States written in batches: one by one they lock SQLite, and who meets the lock waits two seconds.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "1000",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    }
+
+
+def use_prefect(api_url: str, folder: Path) -> None:
+    """Sets what Prefect's client reads when it is imported: where the server is, and that the console is ours.
+
+    `folder` is the home of our own server; when `PREFECT_API_URL` names another one, the user's Prefect home stays.
+    """
+    if not prefect_api_url():
+        os.environ["PREFECT_HOME"] = str(folder)
+    os.environ.update(_PREFECT_AT_REST)
+    os.environ["PREFECT_API_URL"] = api_url
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    os.environ["PREFECT_LOGGING_INTERNAL_LEVEL"] = "CRITICAL"

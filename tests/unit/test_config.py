@@ -27,7 +27,7 @@ class SmallLater(Small):
 
 
 def test_a_field_without_a_docstring_is_refused() -> None:
-    with pytest.raises(TypeError, match="Bare.depth"):
+    with pytest.raises(TypeError, match=r"Bare\.depth"):
 
         class Bare(Config):
             depth: int = 4

@@ -1,0 +1,105 @@
+"""The flow, with its form in the Prefect UI."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.publish import publish_run
+from flows.server import GPUS
+from flows.tasks import WATCH, PrefectRun, Stopped, open_store
+from nanochat import settings
+from nanochat.config import Compute, PipelineConfig
+from nanochat.errors import NanochatError, StageFailed
+from nanochat.pipeline import pipeline, publish_aliases
+from nanochat.profiles import profile as profile_named
+
+ProfileName = Literal["demo", "cpu", "d12", "speedrun"]
+
+
+def run_name() -> str:
+    """`demo · d4 · world`."""
+    given: dict[str, Any] = flow_run.parameters or {}
+    config = _config(given.get("profile", "demo"), given.get("config"))
+    source = PurePosixPath(config.data.source.rstrip("/")).name
+    return f"{given.get('profile', 'demo')} · d{config.pretrain.model.depth} · {source}"
+
+
+@flow(name="nanochat", flow_run_name=run_name, persist_result=False)
+def nanochat_flow(
+    profile: Annotated[ProfileName, Field(title="Profile", description="A complete config with a name.")] = "demo",
+    config: Annotated[
+        PipelineConfig | None,
+        Field(title="Config", description="Every field of every stage, instead of the profile's; they are the keys."),
+    ] = None,
+    compute: Annotated[
+        Compute | None,
+        Field(title="Compute", description="How to run, instead of the profile's way; no result depends on it."),
+    ] = None,
+    store: Annotated[
+        str,
+        Field(title="Store", description="`file:///…` or `s3://bucket/prefix`; empty: `NANOCHAT_STORE` or the home."),
+    ] = "",
+) -> State[Any]:
+    """From raw text to a chat model and its report: what the store has is reused, the rest is computed."""
+    try:
+        return _run(profile, _config(profile, config), compute or profile_named(profile).compute, store)
+    except Stopped as stop:
+        return Cancelled(message=stop.message)
+    except NanochatError as error:
+        return Failed(message=str(error), data=error)
+
+
+def _config(profile: str, config: Any) -> PipelineConfig:
+    return PipelineConfig.model_validate(config) if config else profile_named(profile).config
+
+
+def _run(profile: str, config: PipelineConfig, compute: Compute, store_url: str) -> State[Any]:
+    WATCH.get().began(flow_run.id or "", flow_run.ui_url or "")
+    url = store_url or settings.store_url()
+    opened = open_store(url)
+    _limit_gpus()
+    with ThreadPoolTaskRunner(max_workers=compute.workers or settings.cores()) as runner:
+        run = PrefectRun(runner, url, compute)
+        handles = pipeline(run, config)
+        for future in run.futures.values():
+            future.wait()
+    for label, future in run.futures.items():
+        _expect_success(label, future.state)
+    publish_aliases(opened, handles.each(lambda future: opened.artifact(future.result(), reused=True)))
+    outcome = {label: (future.result(), future.state.name == "Cached") for label, future in run.futures.items()}
+    publish_run(flow_run.name or profile, flow_run.id or "", outcome)
+    cached = sum(reused for _, reused in outcome.values())
+    state = "Cached" if cached == len(outcome) else None
+    return Completed(name=state, message=f"{len(outcome) - cached} computed, {cached} cached")
+
+
+def _limit_gpus() -> None:
+    """One at a time, unless somebody has set another number on this server."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(GPUS)
+        except ObjectNotFound:
+            with suppress(ObjectAlreadyExists):
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPUS, limit=1))
+
+
+def _expect_success(label: str, state: State[Any]) -> None:
+    if state.is_cancelled():
+        raise Stopped(state.message or "Cancelled.")
+    if state.is_failed() or state.is_crashed():
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, NanochatError):
+            raise error
+        raise StageFailed(f"`{label}` broke: {error!r}.", hint="That is a mistake of ours; its log has the traceback.")

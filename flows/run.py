@@ -1,0 +1,27 @@
+"""`nanochat run`: a Prefect server for the run, then the flow in this process, drawn in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from flows.server import begin
+from nanochat import settings
+from nanochat.config import Compute, PipelineConfig
+from nanochat.console import Screen
+
+
+def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, profile_name: str) -> int:
+    """Runs the pipeline as a Prefect flow; returns the exit code.
+
+    Raises the `NanochatError` that ended the run, or `KeyboardInterrupt` when a person did.
+    """
+    folder = settings.home() / "prefect"
+    with Screen(Console(highlight=False, soft_wrap=True)) as screen, begin(settings.home()) as starting:
+        settings.use_prefect(starting.api_url, folder)
+        # Prefect reads its settings when it is imported; and its import takes a second that our server needs anyway.
+        from flows.terminal import run_flow  # noqa: PLC0415
+
+        starting.wait(screen.say)
+        screen.say(f"prefect {starting.api_url.removesuffix('/api')}")
+        parameters = {"profile": profile_name, "config": config, "compute": compute, "store": store_url}
+        return run_flow(parameters, screen, folder)

@@ -1,0 +1,165 @@
+"""Stage → Prefect task: the only adaptor.
+
+The store decides what is reused, so tasks run with `NO_CACHE`: on a hit the body has run too, has published its
+artifact to the UI, and returns Prefect's own *Cached* state. Between tasks go manifests, which any task runner can
+carry; the payload stays in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
+from typing import Any, Protocol
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.sync import concurrency
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import TaskRunner
+
+from flows.publish import TaskProgress, publish
+from flows.server import GPUS
+from nanochat import settings
+from nanochat.config import Compute, Config
+from nanochat.errors import NanochatError
+from nanochat.pipeline import Each, Unwatched, Watch, deal
+from nanochat.stages.stage import Stage
+from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.manifest import Manifest
+
+Handle = PrefectFuture[Manifest]
+
+
+class Stopped(NanochatError):
+    """The run was cancelled; a watch raises it from within a stage's progress."""
+
+
+class RunWatch(Watch, Protocol):
+    """Is told how a run goes, in the process that runs it."""
+
+    def began(self, run_id: str, url: str) -> None: ...
+
+    def failed(self, label: str, error: NanochatError) -> None: ...
+
+
+class Unseen(Unwatched):
+    """For workers: the UI is who watches."""
+
+    def began(self, run_id: str, url: str) -> None:
+        """Nobody looks."""
+
+    def failed(self, label: str, error: NanochatError) -> None:
+        """Nobody looks."""
+
+
+WATCH: ContextVar[RunWatch] = ContextVar("watch", default=Unseen())  # noqa: B039 - it has no state
+"""Set by the command line around the flow; the tasks' threads inherit it."""
+
+
+@lru_cache
+def open_store(url: str) -> Store:
+    """One store a process and address: its connections and what it has verified are shared by the tasks."""
+    return Store(url, settings.home() / "cache")
+
+
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help."""
+    return isinstance(state.data, NanochatError) and state.data.transient
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=[2, 10, 60],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_transient,
+)
+def run_stage(
+    stage: Stage, config: Config, inputs: dict[str, Manifest | list[Manifest]], label: str, store: str, compute: Compute
+) -> Any:
+    """Reuses or computes one artifact; Failed and Cancelled states carry the error's sentence, not a traceback."""
+    logger = get_run_logger()
+    watch = WATCH.get()
+    opened = open_store(store)
+    try:
+        progress = TaskProgress(label, logger, watch.started(label, stage), drawn=stage.resource == "gpu")
+        artifacts = {name: _artifacts(opened, given) for name, given in inputs.items()}
+        artifact = stage.find(config, artifacts, opened)
+        if artifact is None:
+            with _turn() if stage.resource == "gpu" else nullcontext():
+                artifact = stage.run(
+                    config,
+                    artifacts,
+                    store=opened,
+                    compute=compute,
+                    progress=progress,
+                    folder_root=settings.home() / "runs",
+                    run_name=flow_run.name or "",
+                )
+        publish(opened, artifact, stage.summary)
+        progress.ended()
+        watch.ended(label, artifact, progress.seconds)
+    except Stopped as stop:
+        return Cancelled(message=stop.message)
+    except NanochatError as error:
+        watch.failed(label, error)
+        return Failed(message=str(error), data=error)
+    return Completed(name="Cached", data=artifact.manifest) if artifact.reused else artifact.manifest
+
+
+_taking_turns = Lock()
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """One stage for GPUs at a time: here by a lock, which costs nothing, among all runs by Prefect's limit."""
+    with _taking_turns, concurrency(GPUS, occupy=1, lease_duration=60, raise_on_lease_renewal_failure=False):
+        yield
+
+
+def _artifacts(store: Store, given: Manifest | list[Manifest]) -> Artifact | list[Artifact]:
+    if isinstance(given, list):
+        return [store.artifact(manifest, reused=True) for manifest in given]
+    return store.artifact(given, reused=True)
+
+
+@dataclass(frozen=True)
+class PrefectRun:
+    """Executes the graph as Prefect tasks; its handles are futures of manifests."""
+
+    runner: TaskRunner[Any]
+    store: str
+    compute: Compute
+    futures: dict[str, Handle] = field(default_factory=dict)
+    """Label → future, in the order of the graph."""
+
+    def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle:
+        return self._submit(stage, config, stage.name, inputs)
+
+    def map(
+        self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
+    ) -> list[Handle]:
+        calls = enumerate(zip(configs, names, strict=True))
+        return [self._submit(stage, config, f"{stage.name} {name}", deal(i, inputs)) for i, (config, name) in calls]
+
+    def _submit(self, stage: Stage, config: Config, label: str, inputs: Mapping[str, Any]) -> Handle:
+        named = run_stage.with_options(
+            name=stage.name,
+            description=stage.summary,
+            tags={stage.resource},  # each set of tags costs a question to the server; the name says the stage
+            task_run_name="{label}",
+        )
+        parameters = dict(
+            stage=stage, config=config, inputs=dict(inputs), label=label, store=self.store, compute=self.compute
+        )
+        future = self.runner.submit(named, parameters)
+        self.futures[label] = future
+        return future

@@ -1,0 +1,168 @@
+"""Conversations to rows: a mixture of tasks, rendered with a loss mask, shuffled, packed best fit and padded.
+
+1. every conversation of the mixture becomes ids and a mask (1 = the token is the assistant's, to be learnt);
+2. their order, each as often as its item repeats, is a permutation that depends on the seed alone;
+3. a plan puts whole conversations into rows of T+1 tokens; what stays free at a row's end is BOS with mask 0.
+
+A conversation is never split over rows; one that is longer than a row was cut when it was rendered.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from nanochat.config import MixtureItem
+from nanochat.data.rows import RowWriter
+from nanochat.errors import BadConfig, BadSource
+from nanochat.progress import Progress
+from nanochat.tasks.conversation import Question, Split
+from nanochat.tasks.task import load_task
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat import render
+
+LOOK_AHEAD = 100
+"""Conversations that wait while rows are filled; the largest that fits goes next."""
+REPORT_EVERY = 1000
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Conversations as ids, one after the other: conversation i is `ids[offsets[i] : offsets[i + 1]]`."""
+
+    ids: np.ndarray
+    """(N,) uint16 or uint32."""
+    mask: np.ndarray
+    """(N,) uint8, 1 where the token is to be learnt."""
+    offsets: np.ndarray
+    """(conversations + 1,) int64."""
+    repeats: np.ndarray
+    """(conversations,) how often each is seen."""
+    skipped: int
+    """Conversations left out because nothing of the assistant's was in them, or left after cutting."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def seen_tokens(self) -> int:
+        """Tokens in all, repeats counted."""
+        return int(np.diff(self.offsets) @ self.repeats)
+
+    @property
+    def learnt_tokens(self) -> int:
+        """Those that are the assistant's."""
+        return int(np.add.reduceat(self.mask, self.offsets[:-1], dtype=np.int64) @ self.repeats)
+
+
+def render_mixture(
+    items: Sequence[MixtureItem],
+    split: Split,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    seed: int,
+    progress: Progress,
+) -> Rendered:
+    """Every conversation of the items, in their order.
+
+    Raises `BadSource` when an item has no conversation to learn from, and what reading its task raises.
+    """
+    dtype = id_dtype(tokenizer.vocab_size)
+    ids: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    repeats: list[int] = []
+    skipped = 0
+    for item in items:
+        before = len(ids)
+        conversations = load_task(item, seed).conversations(split)
+        for conversation in islice(conversations, item.limit or None):
+            tokens, mask = render(tokenizer, conversation, max_tokens)
+            if not any(mask):
+                skipped += 1
+                continue
+            ids.append(np.asarray(tokens, dtype))
+            masks.append(np.asarray(mask, np.uint8))
+            repeats.append(item.repeats)
+            if len(ids) % REPORT_EVERY == 0:
+                progress(len(ids), 0, "conversations", f"{item.task} ({split})")
+        if len(ids) == before:
+            raise BadSource(
+                f"`{item.task}` has no conversation for `conversations.{split}`"
+                + (f" in `{item.source}`." if item.source else "."),
+                hint="Give it another `source`, or longer rows (`conversations.sequence_len`).",
+            )
+    lengths = [len(tokens) for tokens in ids]
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, np.asarray(repeats, np.int64), skipped)
+
+
+def id_dtype(vocab_size: int) -> np.dtype:
+    """The narrowest unsigned type that holds every id: uint16 or uint32."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def write_rows(rendered: Rendered, path: Path, row_tokens: int, bos: int, seed: int) -> int:
+    """Shuffles and packs the conversations into rows of `row_tokens` (T+1), writes them, and returns their number."""
+    order = np.repeat(np.arange(len(rendered)), rendered.repeats)
+    order = np.random.default_rng(seed).permutation(order)
+    rows = plan_rows(np.diff(rendered.offsets)[order].tolist(), row_tokens)
+    with RowWriter(path, row_tokens, rendered.ids.dtype, masked=True) as writer:
+        for placed in rows:
+            ids = np.full((1, row_tokens), bos, rendered.ids.dtype)
+            mask = np.zeros((1, row_tokens), np.uint8)
+            end = 0
+            for index in order[placed]:
+                begin, stop = rendered.offsets[index], rendered.offsets[index + 1]
+                ids[0, end : end + stop - begin] = rendered.ids[begin:stop]
+                mask[0, end : end + stop - begin] = rendered.mask[begin:stop]
+                end += stop - begin
+            writer.write(ids, mask)
+    return len(rows)
+
+
+def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Which conversations share a row: best fit among the next `LOOK_AHEAD` that wait, none split, none empty.
+
+    Every index of `lengths` is placed once; each length is from 1 to `row_tokens`.
+    """
+    waiting: list[tuple[int, int]] = []  # sorted by length, then by how long it has waited
+    coming = iter(enumerate(lengths))
+    rows: list[list[int]] = []
+    while True:
+        row: list[int] = []
+        free = row_tokens
+        while True:
+            for index, length in islice(coming, LOOK_AHEAD - len(waiting)):
+                bisect.insort(waiting, (length, -index))
+            fitting = bisect.bisect_right(waiting, (free, 0))
+            if not fitting:
+                break
+            length, index = waiting.pop(fitting - 1)
+            row.append(-index)
+            free -= length
+        if not row:
+            return rows
+        rows.append(row)
+
+
+def questions_of(items: Sequence[MixtureItem], seed: int) -> Iterator[Question]:
+    """The questions of every item that has some.
+
+    Raises `BadConfig` when none has any.
+    """
+    found = False
+    for item in items:
+        for question in islice(load_task(item, seed).questions(), item.limit or None):
+            found = True
+            yield question
+    if not found:
+        names = ", ".join(f"`{item.task}`" for item in items)
+        raise BadConfig(
+            f"`conversations.questions` asks for {names}, on which nobody can be examined.",
+            hint="Take `world`, `spelling`, `mmlu`, `gsm8k`, `arc_easy` or `arc_challenge`.",
+        )

@@ -1,0 +1,183 @@
+"""Datasets of the Hugging Face Hub: `hf://org/name[@revision][/folder]`.
+
+A revision is resolved to its commit once, so that the addresses of all shards are of one state. Parquet and JSONL files
+are fetched as they are; a repository that has none of them is streamed through `datasets`, a shard of its stream each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote
+
+import httpx
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from nanochat.data.documents import file_format
+from nanochat.data.raw import write_texts
+from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.progress import Progress
+
+ADDRESS = re.compile(r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?")
+STREAM = "hf-stream://"
+SPLITS = re.compile(r"(train|validation|val|valid|dev|test)(?![a-z])")
+USED_SPLITS = ("train", "validation", "val", "valid")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file, or a shard of a stream."""
+
+    path: str
+    url: str
+    identity: str
+
+
+def list_files(address: str) -> list[HubFile]:
+    """The files of a dataset that may be shards.
+
+    Where file names tell splits, only those of training and validation are taken. Raises `BadSource` when the dataset
+    is not there or not ours to read, `SourceUnreachable` when the Hub does not answer.
+    """
+    repo, revision, folder = _parse(address)
+    with _errors(address):
+        api = HfApi()
+        commit = api.dataset_info(repo, revision=revision).sha
+        assert commit is not None
+        paths = api.list_repo_files(repo, repo_type="dataset", revision=commit)
+    inside = [path for path in paths if not folder or path == folder or path.startswith(f"{folder}/")]
+    files = [path for path in inside if file_format(path) in (".parquet", ".jsonl", ".ndjson")]
+    if files:
+        return [HubFile(path, f"hf://{repo}@{commit}/{path}", commit) for path in _used_splits(files)]
+    return _list_stream(address, repo, commit, folder)
+
+
+def fetch_file(url: str, folder: Path) -> Path:
+    """Downloads a file into `folder` and returns its path there."""
+    repo, revision, path = _parse(url)
+    with _errors(url):
+        return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_dir=folder))
+
+
+def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -> Path:
+    """Writes the texts of one shard of a stream into a Parquet file in `folder` and returns its path."""
+    import datasets  # noqa: PLC0415  # a second, only for those who need it
+
+    commit, where = url.removeprefix(STREAM).rsplit("@", 1)[1].split("/", 1)
+    repo = url.removeprefix(STREAM).rsplit("@", 1)[0]
+    config, split, index, count = where.split("/")
+    with _errors(url):
+        stream = datasets.load_dataset(repo, _config(config), split=split, streaming=True, revision=commit)
+        part = stream.shard(num_shards=int(count), index=int(index))
+        path = folder / "streamed.parquet"
+        write_texts(_texts(part, text_column, url, progress), path, text_column)
+    return path
+
+
+def _list_stream(address: str, repo: str, commit: str, config: str) -> list[HubFile]:
+    import datasets  # noqa: PLC0415  # a second, only for those who need it
+
+    with _errors(address):
+        splits = datasets.load_dataset(repo, _config(config), streaming=True, revision=commit)
+    found: list[HubFile] = []
+    for split in _used_splits([str(split) for split in splits]):
+        count = splits[split].num_shards
+        where = f"{STREAM}{repo}@{commit}/{quote(config, safe='') or 'default'}/{split}"
+        found += [HubFile(f"{split}-{i:05d}", f"{where}/{i}/{count}", commit) for i in range(count)]
+    return found
+
+
+def _config(config: str) -> str | None:
+    return None if config in ("", "default") else unquote(config)
+
+
+def _texts(
+    records: Iterable[Mapping[str, Any]], text_column: str, name: str, progress: Progress
+) -> Iterator[str | None]:
+    for number, record in enumerate(records, 1):
+        text = record.get(text_column)
+        if not ((text is None and text_column in record) or isinstance(text, str)):
+            what = "is not text" if text_column in record else "is missing"
+            raise BadSource(
+                f"The column `{text_column}` of `{name}` {what}; there are {', '.join(f'`{key}`' for key in record)}.",
+                hint="Name the one that holds the text with `data.text_column=…`.",
+            )
+        if number % 1000 == 0:
+            progress(number, 0, "documents", "fetching")
+        yield text
+
+
+def _used_splits(paths: list[str]) -> list[str]:
+    """Without `test` and `dev`, if the names tell which files are for training."""
+    split = {path: _split_of(path) for path in paths}
+    if "train" not in split.values():
+        return paths
+    return [path for path in paths if split[path] in USED_SPLITS or split[path] == ""]
+
+
+def _split_of(path: str) -> str:
+    for part in reversed(PurePosixPath(path.lower()).parts):
+        if match := SPLITS.match(part):
+            return match[1]
+    return ""
+
+
+def _parse(address: str) -> tuple[str, str | None, str]:
+    match = ADDRESS.fullmatch(address)
+    if not match:
+        raise BadSource(
+            f"`{address}` is not the address of a dataset.",
+            hint="It is `hf://org/name[@revision][/folder]`; write `/` in a revision as `%2F`.",
+        )
+    revision = match["revision"]
+    return match["repo"], unquote(revision) if revision else None, match["path"] or ""
+
+
+@contextmanager
+def _errors(address: str) -> Iterator[None]:
+    """The Hub's errors as ours."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise BadSource(
+            f"`{address}` is behind terms that have to be accepted.",
+            hint="Accept them on its page, then log in with `hf auth login`.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise BadSource(f"`{address}`: the dataset has no such revision.") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise BadSource(
+            f"The Hub has no dataset `{address}`.", hint="Check its name; for a private one run `hf auth login`."
+        ) from error
+    except (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        httpx.TransportError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
+        raise SourceUnreachable(
+            f"The Hub does not answer (`{address}`).",
+            hint="Check the network; without one, set `data.source` to `world` or to a local folder.",
+        ) from error
+    except EntryNotFoundError as error:
+        raise BadSource(f"The Hub has no file `{address}`.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        if 400 <= status < 500 and status not in (408, 429):
+            raise BadSource(f"The Hub refuses `{address}` (status {status}).", hint="Try `hf auth login`.") from error
+        raise SourceUnreachable(f"The Hub failed on `{address}` (status {status}).") from error

@@ -1,0 +1,60 @@
+"""Documents to rows of T+1 tokens, best fit.
+
+The packing itself is the crate's; here it is given windows of some row groups at a time, so that memory stays bounded
+and any length of shard is searched as widely. Rows of a window do not depend on other windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanochat import _rustbpe
+from nanochat.data.rows import RowWriter
+from nanochat.data.shards import TokenFile
+from nanochat.progress import Progress, silent
+
+WINDOW_TOKENS = 1 << 24
+WINDOW_ROWS = 64  # or so many rows, when they are long: what a window drops is less than one row
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What became of the tokens of a file."""
+
+    rows: int
+    dropped_tokens: int
+    itemsize: int
+
+
+def pack_tokens(source: Path, out: Path, row_tokens: int, progress: Progress = silent) -> Packed:
+    """Packs the documents of a token file into rows (N, row_tokens); `out` appears if there is at least one."""
+    file = TokenFile(source)
+    done = dropped_tokens = 0
+    with RowWriter(out, row_tokens, file.dtype) as writer:
+        for ids, offsets in windows(file, max(WINDOW_TOKENS, WINDOW_ROWS * row_tokens)):
+            rows, dropped = _rustbpe.pack(ids, offsets, row_tokens)
+            writer.write(rows)
+            dropped_tokens += dropped
+            done += len(ids)
+            progress(done, file.tokens, "tokens", "", {"rows": writer.rows})
+    return Packed(writer.rows, dropped_tokens, file.dtype.itemsize)
+
+
+def windows(file: TokenFile, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Whole row groups put together until they have so many tokens: ids (tokens,) and offsets (documents + 1,)."""
+    ids: list[np.ndarray] = []
+    offsets = [np.zeros(1, np.int64)]
+    count = 0
+    for group_ids, group_offsets in file.row_groups():
+        ids.append(group_ids)
+        offsets.append(group_offsets[1:] + count)
+        count += len(group_ids)
+        if count >= tokens:
+            yield np.concatenate(ids), np.concatenate(offsets)
+            ids, offsets, count = [], [np.zeros(1, np.int64)], 0
+    if ids:
+        yield np.concatenate(ids), np.concatenate(offsets)

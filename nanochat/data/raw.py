@@ -1,0 +1,191 @@
+"""The payload of a raw shard: its documents, checked and split into training and validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nanochat.config import ShardConfig, WorldConfig
+from nanochat.data.documents import (
+    BATCH_DOCUMENTS,
+    byte_lengths,
+    file_format,
+    from_texts,
+    read_documents,
+    total_bytes,
+    total_characters,
+)
+from nanochat.errors import BadSource
+from nanochat.progress import Progress
+from nanochat.world.documents import documents as tell
+
+ROW_GROUP_DOCUMENTS = 1024
+SAMPLE_SHARE = 10  # a tenth at most is held out
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents of a shard, which can be read several times."""
+
+    read: Callable[[], Iterator[pa.StringArray]]
+    """Batches in order; nulls and empty documents included."""
+    total: int
+    """How many there are; 0 when nobody knows."""
+
+
+def file_documents(file: Path, text_column: str, name: str) -> Documents:
+    """Those of a local file that errors call `name`."""
+    total = 0
+    if file_format(file.name) == ".parquet":
+        try:
+            total = pq.read_metadata(file).num_rows
+        except (pa.ArrowException, OSError):
+            total = 0  # reading says what is wrong
+    return Documents(lambda: read_documents(file, text_column, name), total)
+
+
+def world_documents(world: WorldConfig, shard_index: int) -> Documents:
+    """Those of one shard of the embedded corpus."""
+    count = world.documents_per_shard
+    return Documents(lambda: from_texts(tell(world.seed, shard_index, count)), count)
+
+
+def split_documents(shard: ShardConfig, documents: Documents, out: Path, progress: Progress) -> dict[str, Any]:
+    """Writes `train.parquet` and `validation.parquet` into `out`, each only if it has documents; returns the counts."""
+    sample = _choose(shard, documents, progress) if shard.validation == "sample" else None
+    skipped = done = 0
+    with _Writer(out / "train.parquet") as train, _Writer(out / "validation.parquet") as validation:
+        for batch in documents.read():
+            done += len(batch)
+            texts = _with_text(batch)
+            skipped += len(batch) - len(texts)
+            if sample is not None:
+                held = np.isin(_hashes(texts), sample)
+                train.add(texts.filter(pa.array(~held)))
+                validation.add(texts.filter(pa.array(held)))
+            else:
+                (validation if shard.validation == "all" else train).add(texts)
+            progress(done, documents.total, "documents")
+    if train.documents + validation.documents == 0:
+        raise BadSource(
+            f"`{shard.url}` has no document with text (`{shard.text_column}` is empty in all {done}).",
+            hint="Remove it from the source, or name another column with `data.text_column=…`.",
+        )
+    return {
+        "train_documents": train.documents,
+        "validation_documents": validation.documents,
+        "train_bytes": train.text_bytes,
+        "validation_bytes": validation.text_bytes,
+        "train_characters": train.characters,
+        "skipped_documents": skipped,
+    }
+
+
+def held_out(hashes: np.ndarray, limit: int) -> np.ndarray:
+    """Which hashes are held out: the smallest, while their documents are at most `limit` and a tenth of all.
+
+    `hashes` (documents,) uint64; equal documents stay together. Depends on neither order nor other shards.
+    """
+    values, counts = np.unique(hashes, return_counts=True)
+    room = min(limit, len(hashes) // SAMPLE_SHARE)
+    chosen: list[int] = []
+    for value, count in zip(values, counts, strict=True):
+        if room == 0:
+            break
+        if count <= room:
+            chosen.append(value)
+            room -= count
+    return np.array(chosen, np.uint64)
+
+
+def _choose(shard: ShardConfig, documents: Documents, progress: Progress) -> np.ndarray:
+    hashes = [np.empty(0, np.uint64)]
+    done = 0
+    for batch in documents.read():
+        hashes.append(_hashes(_with_text(batch)))
+        done += len(batch)
+        progress(done, documents.total, "documents", "choosing validation documents")
+    every = np.concatenate(hashes)
+    chosen = held_out(every, shard.validation_documents)
+    if len(every) and not len(chosen):
+        raise BadSource(
+            f"`{shard.url}` has only {len(np.unique(every))} different documents: "
+            "no sample of at most a tenth can be held out.",
+            hint="Give more text, or name a shard to hold out whole with `data.validation_shard=…`.",
+        )
+    return chosen
+
+
+def _hashes(texts: pa.StringArray) -> np.ndarray:
+    """The first 8 bytes of each document's SHA-256 (documents,) uint64."""
+    digests = b"".join(hashlib.sha256(text.as_buffer()).digest()[:8] for text in texts)
+    return np.frombuffer(digests, "<u8")
+
+
+def _with_text(batch: pa.StringArray) -> pa.StringArray:
+    return batch.filter(pc.call_function("greater", [byte_lengths(batch), pa.scalar(0)]))
+
+
+class _Writer:
+    """Row groups of 1,024 documents; the file appears with the first of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.documents = self.text_bytes = self.characters = 0
+        self._path = path
+        self._waiting: list[pa.StringArray] = []
+        self._waiting_documents = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, texts: pa.StringArray) -> None:
+        if not len(texts):
+            return
+        self.documents += len(texts)
+        self.text_bytes += total_bytes(texts)
+        self.characters += total_characters(texts)
+        while len(texts):
+            part = texts[: ROW_GROUP_DOCUMENTS - self._waiting_documents]
+            self._waiting.append(part)
+            self._waiting_documents += len(part)
+            texts = texts[len(part) :]
+            if self._waiting_documents == ROW_GROUP_DOCUMENTS:
+                self._flush()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None and self._waiting:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        table = pa.table({"text": pa.chunked_array(self._waiting, pa.string())})
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path,
+                table.schema,
+                compression="zstd",
+                compression_level=3,
+                use_dictionary=False,
+                write_statistics=False,
+            )
+        self._writer.write_table(table, row_group_size=ROW_GROUP_DOCUMENTS)
+        self._waiting, self._waiting_documents = [], 0
+
+
+def write_texts(texts: Iterator[str | None], path: Path, text_column: str) -> None:
+    """A local copy of documents that come over the network, so that they can be read twice."""
+    schema = pa.schema([(text_column, pa.string())])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in from_texts(texts):
+            writer.write_table(pa.Table.from_arrays([batch], schema=schema), row_group_size=BATCH_DOCUMENTS)

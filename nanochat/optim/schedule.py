@@ -1,0 +1,49 @@
+"""Rates at each step, as pure functions: a resumed run asks again and gets the same."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nanochat.config import OptimizerConfig, SFTConfig
+
+MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END, MOMENTUM_WARMUP_STEPS = 0.85, 0.97, 0.90, 400
+SFT_MOMENTUM_PEAK, SFT_MOMENTUM_WARMUP_STEPS = 0.95, 300
+
+
+@dataclass(frozen=True)
+class StepRates:
+    """What changes from step to step."""
+
+    lr_multiplier: float
+    """Factor on the rate of every group."""
+    muon_momentum: float
+    muon_weight_decay: float
+
+
+def rates(step: int, steps: int, config: OptimizerConfig, muon_weight_decay: float) -> StepRates:
+    """Pretraining: of step 0 … steps-1; `muon_weight_decay` is the plan's.
+
+    Rates warm up linearly, stay, and warm down linearly to a fraction; momentum rises, and falls again while the rates
+    go down; weight decay follows a cosine to 0.
+    """
+    warmdown_steps = round(config.warmdown_fraction * steps)
+    left = (steps - step) / warmdown_steps if warmdown_steps else 1.0  # of the warm-down, 1 before it begins
+    left = min(left, 1.0)
+    lr = min(1.0, (step + 1) / max(config.warmup_steps, 1)) * (left + (1 - left) * config.final_lr_fraction)
+    rising = _between(MOMENTUM_START, MOMENTUM_PEAK, step / MOMENTUM_WARMUP_STEPS)
+    falling = _between(MOMENTUM_END, MOMENTUM_PEAK, left)
+    decay = muon_weight_decay * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return StepRates(lr, min(rising, falling), decay)
+
+
+def sft_rates(step: int, steps: int, config: SFTConfig) -> StepRates:
+    """Supervised fine-tuning: no warm-up, a linear warm-down to 0, no weight decay."""
+    left = (steps - step) / (config.warmdown_fraction * steps) if config.warmdown_fraction else 1.0
+    momentum = _between(MOMENTUM_START, SFT_MOMENTUM_PEAK, step / SFT_MOMENTUM_WARMUP_STEPS)
+    return StepRates(config.lr_fraction * min(left, 1.0), momentum, 0.0)
+
+
+def _between(low: float, high: float, share: float) -> float:
+    share = min(max(share, 0.0), 1.0)
+    return low + share * (high - low)

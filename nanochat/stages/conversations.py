@@ -1,0 +1,38 @@
+"""Conversations: the mixture of supervised fine-tuning as rows with a mask, and the questions of the examination."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
+from nanochat.data.conversations import questions_of, render_mixture, write_rows
+from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.store.artifacts import Conversations, Vocabulary
+from nanochat.tasks.conversation import Split
+from nanochat.tokenizer.bpe import Tokenizer
+
+
+@stage(version=1, produces=Conversations, resource="cpu")
+def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
+    """Render the conversations to learn from to rows with a loss mask, and collect the held-out questions."""
+    tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
+    row_tokens = config.sequence_len + 1
+    metrics: Metrics = {"sequence_len": config.sequence_len}
+    mixtures: dict[Split, tuple[MixtureItem, ...]] = {"train": config.train, "validation": config.validation}
+    for split, items in mixtures.items():
+        rendered = render_mixture(items, split, tokenizer, row_tokens, config.seed, context.progress)
+        rows = write_rows(rendered, out / f"{split}.parquet", row_tokens, tokenizer.bos, config.seed)
+        metrics[f"{split}_rows"] = rows
+        metrics[f"{split}_conversations"] = int(rendered.repeats.sum())
+        metrics[f"{split}_tokens"] = rendered.seen_tokens
+        metrics[f"{split}_learnt_share"] = round(rendered.learnt_tokens / rendered.seen_tokens, 4)
+        metrics[f"{split}_padding_share"] = round(1 - rendered.seen_tokens / (rows * row_tokens), 4)
+        metrics[f"{split}_skipped"] = rendered.skipped
+    tasks: dict[str, int] = {}
+    with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
+        for question in questions_of(config.questions, config.seed):
+            lines.write(canonical_json(question) + "\n")
+            tasks[question["task"]] = tasks.get(question["task"], 0) + 1
+    metrics["questions"] = sum(tasks.values())
+    metrics["questions_by_task"] = tasks
+    return metrics

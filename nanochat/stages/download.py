@@ -1,0 +1,16 @@
+"""Raw shards: fetched, checked, split into training and validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat.config import ShardConfig
+from nanochat.data.corpus import write_shard
+from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.store.artifacts import RawShard
+
+
+@stage(version=1, produces=RawShard, resource="cpu")
+def download(config: ShardConfig, *, out: Path, context: Context) -> Metrics:
+    """Fetch one raw shard, check it, and hold out its validation documents."""
+    return write_shard(config, out, context.progress)

@@ -1,0 +1,83 @@
+"""Rows of a Hugging Face dataset: from the hub, or from a folder laid out like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat.errors import BadSource, SourceUnreachable
+
+Row = dict[str, Any]
+HINT = "Give `source` a dataset that has this split: a folder of Parquet files, or `hf://org/name[@revision]`."
+
+
+def hub_rows(source: str, default: str, configuration: str | None, split: str) -> Iterator[tuple[str, Row]]:
+    """Each row of a split, and how to call it in an error.
+
+    `source` is empty (the `default` id), an id `org/name`, `hf://org/name[@revision]`, or a folder laid out like the
+    hub's: `<configuration, or data>/<split>-*.parquet`.
+    Raises `BadSource` if the dataset, configuration or split is not there, `SourceUnreachable` if the network failed.
+    """
+    folder = Path(source).expanduser()
+    if source and not source.startswith("hf://") and (folder.exists() or folder.is_absolute()):
+        return _folder_rows(folder, configuration, split)
+    name, _, revision = (source or default).removeprefix("hf://").partition("@")
+    return _downloaded_rows(name, revision or None, configuration, split)
+
+
+def field(row: Row, name: str, where: str) -> Any:
+    """A field that must be there; `BadSource` names the row and what it has."""
+    if row.get(name) is None:
+        raise BadSource(
+            f"{where} has no `{name}` (it has {', '.join(f'`{key}`' for key in row)}).",
+            hint="Give `source` a dataset with the fields of the original one.",
+        )
+    return row[name]
+
+
+def _folder_rows(folder: Path, configuration: str | None, split: str) -> Iterator[tuple[str, Row]]:
+    # Read here and not through `datasets`, whose cache can hand out an older state of a local folder.
+    files = sorted((folder / (configuration or "data")).glob(f"{split}-*.parquet"))
+    if not files:
+        raise BadSource(f"`{folder}` has no `{configuration or 'data'}/{split}-*.parquet`.", hint=HINT)
+    for file in files:
+        number = 0
+        try:
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(1024):
+                    for row in batch.to_pylist():
+                        yield f"`{file}`, row {number},", row
+                        number += 1
+        except (pa.ArrowException, OSError) as error:
+            raise BadSource(f"`{file}` cannot be read: {_first_line(error)}") from error
+
+
+def _downloaded_rows(
+    name: str, revision: str | None, configuration: str | None, split: str
+) -> Iterator[tuple[str, Row]]:
+    # Importing `datasets` takes seconds, which only those tasks should pay.
+    import httpx  # noqa: PLC0415
+    from datasets import load_dataset  # noqa: PLC0415
+    from datasets.exceptions import DatasetsError  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled  # noqa: PLC0415
+
+    where = f"`{name}`" + (f" ({configuration})" if configuration else "") + f", split `{split}`,"
+    try:
+        rows = load_dataset(name, configuration, split=split, revision=revision)
+    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
+        raise SourceUnreachable(
+            f"{where} cannot be reached: {_first_line(error)}",
+            hint="Try again, or give `source` a local copy of the dataset.",
+        ) from error
+    except (DatasetsError, ValueError, FileNotFoundError) as error:
+        raise BadSource(f"{where} cannot be read: {_first_line(error)}", hint=HINT) from error
+    for number, row in enumerate(rows):
+        yield f"{where} row {number},", dict(row)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

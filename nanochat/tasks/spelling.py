@@ -1,0 +1,44 @@
+"""Spelling words and counting their letters, with the tool that counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from random import Random
+
+from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, last_number, open_question
+from nanochat.world.conversations import HELD_OUT_WORDS, TRAINING_WORDS, spelling_turn
+from nanochat.world.facts import dice
+
+TRAINING_CONVERSATIONS = 2_000
+VALIDATION_CONVERSATIONS = 100
+
+
+def task(seed: int, count: int = 0) -> Task:
+    """Conversations of a seed, `count` of them in training; the questions are always the same."""
+
+    def conversations(split: Split) -> Iterator[Conversation]:
+        train = split == "train"
+        words = TRAINING_WORDS if train else HELD_OUT_WORDS
+        random = dice("spelling", split, str(seed))
+        for _ in range((count or TRAINING_CONVERSATIONS) if train else VALIDATION_CONVERSATIONS):
+            question, answer, _ = spelling_turn(random, random.choice(words))
+            yield exchange(question, answer)
+
+    return Task("spelling", conversations, _questions)
+
+
+def _questions() -> Iterator[Question]:
+    """Each held-out word once."""
+    random: Random = dice("spelling", "examination")
+    for word in HELD_OUT_WORDS:
+        question, _, expected = spelling_turn(random, word)
+        yield open_question("spelling", question, expected)
+
+
+def judge(question: Question, completion: str) -> bool:
+    """Whether the word is spelled `l-i-k-e` this, or the count of letters is right."""
+    answer = question["answer"]
+    if answer.isdigit():
+        return last_number(completion) == float(answer)
+    return answer in re.findall(r"[\w-]+", completion)

@@ -1,0 +1,215 @@
+"""The flow on a real Prefect server, with a small graph of real stages in a real store."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import re
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flows.server import begin, server
+from nanochat import settings
+from nanochat.config import Compute, PipelineConfig, WorldConfig
+from nanochat.console import Screen
+from nanochat.errors import NanochatError
+from nanochat.profiles import PROFILES, override
+from nanochat.store.artifacts import Store
+
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
+]
+
+
+def _load_graph() -> ModuleType:
+    """The module beside this one; stages look their annotations up in `sys.modules`."""
+    specification = importlib.util.spec_from_file_location("small_graph", Path(__file__).with_name("graph.py"))
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["small_graph"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Workshop:
+    """A server, a store, and a way to run the flow as the command line does."""
+
+    api_url: str
+    home: Path
+    graph: ModuleType
+
+    def run(self, *changes: str, store: str = "store") -> tuple[str, str]:
+        """Screen and id of the flow run; raises what the command line would print."""
+        from flows.terminal import run_flow
+
+        screen = Screen(Console(file=io.StringIO(), width=200))
+        config = override(PipelineConfig.model_validate({"data": {"world": WorldConfig(shards=2)}}), changes)
+        url = (self.home / store).as_uri()
+        parameters = {"profile": "demo", "config": config, "compute": Compute(workers=2), "store": url}
+        try:
+            run_flow(parameters, screen, self.home / "prefect")
+        finally:
+            self.shown = screen.console.file.getvalue()  # pyright: ignore
+            found = re.search(r"flow-run/([0-9a-f-]+)", self.shown)
+            self.run_id = found.group(1) if found else ""
+        return self.shown, self.run_id
+
+    def ask(self, path: str, **body: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self.api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def of_run(self, kind: str, run_id: str) -> list[dict[str, Any]]:
+        return self.ask(f"{kind}/filter", flow_runs={"id": {"any_": [run_id]}})
+
+    def states(self, run_id: str) -> dict[str, str]:
+        """Name of each task run → name of its state; asked until the server has written all down."""
+        for _ in range(40):
+            states = {run["name"]: run["state_name"] for run in self.of_run("task_runs", run_id)}
+            if len(states) == 9 and not {"Running", "Pending", "AwaitingRetry"} & set(states.values()):
+                break
+            threading.Event().wait(0.25)
+        return states
+
+    def flow_state(self, run_id: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.api_url}/flow_runs/{run_id}") as answer:
+            return json.load(answer)["state"]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    home = tmp_path_factory.mktemp("home")
+    before = dict(os.environ)
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ["NANOCHAT_HOME"] = str(home)
+    graph = _load_graph()
+    try:
+        with begin(home) as starting:
+            settings.use_prefect(starting.api_url, home / "prefect")
+            import flows.pipeline
+
+            starting.wait(lambda _: None)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(flows.pipeline, "pipeline", graph.pipeline)
+                yield Workshop(starting.api_url, home, graph)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(workshop: Workshop) -> None:
+    shown, first = workshop.run()
+    assert "9 computed, 0 cached" in shown
+    assert workshop.states(first) == dict.fromkeys(
+        (
+            "download shard_00000", "download shard_00001", "train_tokenizer", "tokenize shard_00000",
+            "tokenize shard_00001", "converse", "pretrain", "sft", "report",
+        ),
+        "Completed",
+    )  # fmt: skip
+    assert workshop.graph.side_by_side[1] == 1, "stages for GPUs ran side by side"
+
+    shown, second = workshop.run()
+    assert "0 computed, 9 cached" in shown
+    assert set(workshop.states(second).values()) == {"Cached"}
+    assert workshop.flow_state(second)["name"] == "Cached"
+
+    pages = {page["key"]: page for page in workshop.of_run("artifacts", second) if page["type"] == "markdown"}
+    assert pages.keys() - {f"run-{second}"} == {
+        page["key"]
+        for page in workshop.of_run("artifacts", first)
+        if page["type"] == "markdown" and not page["key"].startswith("run-")
+    }
+    report = next(page for key, page in pages.items() if key.startswith("report-"))["data"]
+    assert "Reused in this run" in report
+    assert "data:image/svg+xml;base64," in report
+    assert "train_tokenizer --> tokenize" in report
+    store = Store((workshop.home / "store").as_uri(), workshop.home / "cache")
+    assert store.resolve("chat/latest").stage == "sft"
+    base = store.resolve("base/latest")
+    assert f"/key/pretrain-{base.key[:16]})" in report
+
+
+def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
+    workshop.run()
+    _, run_id = workshop.run("sft.seed=7")
+    states = workshop.states(run_id)
+    assert {name for name, state in states.items() if state == "Completed"} == {"sft", "report"}
+    bars = [page for page in workshop.of_run("artifacts", run_id) if page["type"] == "progress"]
+    assert [bar["data"] for bar in bars] == [100.0]
+
+
+def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
+    workshop: Workshop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NanochatError) as caught:
+        workshop.run("conversations.seed=13")
+    assert (caught.value.message, caught.value.hint) == ("`conversations.seed` is unlucky.", "Take `14`.")
+    assert workshop.flow_state(workshop.run_id)["message"] == "`conversations.seed` is unlucky. Take `14`."
+    states = workshop.states(workshop.run_id)
+    assert states["converse"] == "Failed"
+    assert {name.partition("-")[0] for name, state in states.items() if state == "NotReady"} == {"sft", "report"}
+    assert "failed  converse" in workshop.shown
+    assert "Traceback" not in workshop.shown + "".join(capfd.readouterr())
+
+
+def test_what_may_pass_is_tried_again(workshop: Workshop) -> None:
+    workshop.graph.sulks.set()
+    _, run_id = workshop.run("data.world.seed=5")
+    assert set(workshop.states(run_id).values()) <= {"Completed", "Cached"}
+    assert any(run["run_count"] == 2 for run in workshop.of_run("task_runs", run_id))
+
+
+def test_a_run_cancelled_in_the_ui_ends_its_stages(workshop: Workshop) -> None:
+    def cancel() -> None:
+        workshop.graph.trains.wait(30)
+        (run,) = workshop.ask("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
+        workshop.ask(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(NanochatError, match="cancelled in the Prefect UI"):
+        workshop.run("pretrain.seed=99")
+    thread.join()
+    assert workshop.graph.side_by_side[0] == 0
+    assert workshop.flow_state(workshop.run_id)["type"] == "CANCELLED"
+    assert workshop.states(workshop.run_id)["pretrain"] == "Cancelled"
+
+
+def test_the_form_shows_every_field_with_title_and_description(workshop: Workshop) -> None:
+    from flows.pipeline import nanochat_flow
+
+    schema = nanochat_flow.parameters.model_dump()
+    assert list(schema["properties"]) == ["profile", "config", "compute", "store"]
+    assert schema["properties"]["profile"]["enum"] == list(PROFILES)
+    for field in schema["properties"].values():
+        assert field["title"] and field["description"]
+    assert schema["definitions"]["PretrainConfig"]["properties"]["horizon"]["description"] == "How long."
+
+
+def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL")
+    with server(workshop.home, lambda _: None) as api_url:
+        assert api_url == workshop.api_url
+    assert workshop.ask("flow_runs/count") >= 0, "the second user stopped the server under the first"
+
+
+def test_a_named_server_that_is_silent_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(NanochatError, match="does not answer"), server(tmp_path, lambda _: None):
+        pass

@@ -1,0 +1,83 @@
+"""Change one field, whichever: the stages below it get another key, and no other stage does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nanochat.config import Config, PipelineConfig
+from nanochat.errors import NanochatError
+from nanochat.pipeline import deal, flatten, pipeline
+from nanochat.profiles import PROFILES, override
+from nanochat.stages.stage import Stage
+
+AFTER_PRETRAIN = {"pretrain", "evaluate_base", "sft", "evaluate_chat", "report"}
+ALL = {"download", "train_tokenizer", "tokenize", "pack", "converse"} | AFTER_PRETRAIN
+BELOW = {
+    "data": ALL,
+    "tokenizer": ALL - {"download"},
+    "tokens": {"tokenize", "pack"} | AFTER_PRETRAIN,
+    "rows": {"pack"} | AFTER_PRETRAIN,
+    "pretrain": AFTER_PRETRAIN,
+    "base_evaluation": {"evaluate_base", "report"},
+    "conversations": {"converse", "sft", "evaluate_chat", "report"},
+    "sft": {"sft", "evaluate_chat", "report"},
+    "chat_evaluation": {"evaluate_chat", "report"},
+    "report": {"report"},
+}
+DEMO = PROFILES["demo"].config
+CANDIDATES: dict[type, tuple[Any, ...]] = {
+    bool: (False, True),
+    int: (1, 2, 8, 64, 4096),
+    float: (0.25, 2.0, 1.5),
+    str: ("tokens", "steps", "bf16", "L", "another", "world_00001"),
+    list: (["other"], [{"task": "spelling"}]),
+}
+FIELDS = [path for path in flatten(DEMO.canonical()) if path not in ("data.source",)]
+
+
+class Keys:
+    """A run that computes keys only; every artifact's digest follows from its key."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, set[str]] = {}
+
+    def __call__(self, stage: Stage, config: Config, **inputs: Any) -> Any:
+        key = stage.key(config, inputs)
+        self.found.setdefault(stage.name, set()).add(key)
+        artifact = object.__new__(stage.kind)
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        object.__setattr__(artifact, "manifest", SimpleNamespace(key=key, digest=digest, kind=stage.kind.__name__))
+        return artifact
+
+    def map(self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Any) -> list[Any]:
+        return [self(stage, config, **deal(i, inputs)) for i, config in enumerate(configs)]
+
+
+def keys(config: PipelineConfig) -> dict[str, set[str]]:
+    run = Keys()
+    pipeline(run, config)
+    return run.found
+
+
+def changed(path: str) -> Iterator[PipelineConfig]:
+    before = flatten(DEMO.model_dump(mode="json"))[path]
+    for value in CANDIDATES[type(before)]:
+        if value != before:
+            try:
+                yield override(DEMO, [f"{path}={json.dumps(value)}"])
+            except NanochatError:
+                continue
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_exactly_the_stages_below_it(path: str, tmp_path: Path) -> None:
+    before = keys(DEMO)
+    after = keys(next(changed(path)))
+    assert {stage for stage in ALL if before[stage] != after[stage]} == BELOW[path.split(".")[0]]

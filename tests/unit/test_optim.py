@@ -1,0 +1,87 @@
+"""Groups, the polar factor, and state by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.errors import DamagedArtifact
+from nanochat.model.gpt import GPT
+from nanochat.optim.groups import parameter_groups
+from nanochat.optim.muon import POLAR_EXPRESS, polar_factor
+from nanochat.optim.schedule import StepRates
+from nanochat.optim.step import Optimizer, build_optimizer
+from nanochat.scaling import Architecture, TrainingPlan, plan_steps
+
+
+def built() -> tuple[GPT, TrainingPlan]:
+    model = GPT(Architecture(model=ModelConfig(depth=3, aspect_ratio=8, head_dim=8), vocab_size=64, sequence_len=8))
+    model.init_weights(1)
+    return model, plan_steps(model.architecture, batch_tokens=64, steps=10, muon_weight_decay=0.3)
+
+
+def train(model: GPT, optimizer: Optimizer, steps: range) -> None:
+    for step in steps:
+        ids = torch.randint(0, 64, (4, 9), generator=torch.Generator().manual_seed(step))
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        optimizer.step(StepRates(1.0, 0.9, 0.3))
+        optimizer.zero_grad()
+
+
+def test_every_parameter_is_in_one_group_with_the_rate_of_the_table() -> None:
+    model, plan = built()
+    groups = parameter_groups(model, OptimizerConfig(), plan)
+    names = [name for group in groups for name in group.names]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+    wide, scale = (24 / 768) ** -0.5, (64 / 2**19) ** 0.5
+    lr = {name: group.lr for group in groups for name in group.names}
+    assert lr["head.weight"] == pytest.approx(0.008 * wide * scale)
+    assert lr["embedding.weight"] == pytest.approx(0.3 * wide * scale)
+    assert lr["value_embeddings.0.weight"] == pytest.approx(0.15 * wide * scale)
+    assert lr["residual_L"] == pytest.approx(0.005 * scale)
+    assert lr["first_L"] == pytest.approx(0.5 * scale)
+    assert lr["smear"] == lr["smear_gate.weight"] == lr["backout"] == 0.2
+    muon = {name for group in groups if group.kind == "muon" for name in group.names}
+    assert muon == {name for name, parameter in model.named_parameters() if name.startswith("blocks.")}
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 8), (2, 8, 40)])
+def test_the_polar_factor_is_nearly_orthogonal(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(polar_factor(x))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    torch.testing.assert_close(polar_factor(x), u @ v, atol=0.2, rtol=0)
+
+
+def test_the_coefficients_bring_all_singular_values_near_one() -> None:
+    value = torch.logspace(-3, 0, 10_000, dtype=torch.float64)
+    for a, b, c in POLAR_EXPRESS:
+        value = a * value + b * value**3 + c * value**5
+    assert value.min() > 0.6 and value.max() < 1.3
+
+
+def test_saved_state_continues_the_same_run() -> None:
+    straight, plan = built()
+    optimizer = build_optimizer(straight, OptimizerConfig(), plan)
+    train(straight, optimizer, range(6))
+    broken, _ = built()
+    before = build_optimizer(broken, OptimizerConfig(), plan)
+    train(broken, before, range(3))
+    state = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    after = build_optimizer(broken, OptimizerConfig(), plan)
+    after.load_state_dict(state)
+    train(broken, after, range(3, 6))
+    for a, b in zip(straight.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_missing_state_is_named() -> None:
+    model, plan = built()
+    optimizer = build_optimizer(model, OptimizerConfig(), plan)
+    state = optimizer.state_dict()
+    del state["blocks.1.mlp.up.weight.momentum"]
+    with pytest.raises(DamagedArtifact, match=r"blocks\.1\.mlp\.up\.weight\.momentum"):
+        optimizer.load_state_dict(state)

@@ -1,0 +1,40 @@
+"""Rates over a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.config import OptimizerConfig, SFTConfig
+from nanochat.optim.schedule import rates, sft_rates
+
+
+def test_pretraining_rates_at_their_corners() -> None:
+    def at(step: int, steps: int = 2000) -> tuple[float, float, float]:
+        now = rates(step, steps, OptimizerConfig(), 0.28)
+        return now.lr_multiplier, now.muon_momentum, now.muon_weight_decay
+
+    assert at(0) == pytest.approx((1 / 40, 0.85, 0.28))
+    assert at(39)[0] == pytest.approx(1)
+    assert at(200)[:2] == pytest.approx((1, 0.91))
+    assert at(700)[:2] == pytest.approx((1, 0.97))  # the warm-down begins
+    assert at(1000)[2] == pytest.approx(0.14)
+    assert at(1350)[:2] == pytest.approx((0.525, 0.935))
+    assert at(2000) == pytest.approx((0.05, 0.90, 0))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 50, 732])
+def test_short_runs_stay_in_range_and_do_not_jump(steps: int) -> None:
+    run = [rates(step, steps, OptimizerConfig(), 0.5) for step in range(steps)]
+    assert all(0 < now.lr_multiplier <= 1 and 0.85 <= now.muon_momentum <= 0.97 for now in run)
+    if steps > 400:
+        jumps = [abs(a.muon_momentum - b.muon_momentum) for a, b in zip(run, run[1:], strict=False)]
+        assert max(jumps) < 0.001
+
+
+def test_fine_tuning_rates() -> None:
+    config = SFTConfig(lr_fraction=0.8, warmdown_fraction=0.5)
+    assert sft_rates(0, 400, config).lr_multiplier == pytest.approx(0.8)
+    assert sft_rates(200, 400, config).lr_multiplier == pytest.approx(0.8)
+    assert sft_rates(300, 400, config).lr_multiplier == pytest.approx(0.4)
+    assert sft_rates(300, 400, config).muon_momentum == pytest.approx(0.95)
+    assert sft_rates(0, 400, config).muon_weight_decay == 0

@@ -1,0 +1,185 @@
+"""Tasks: what they teach, what they ask, who judges, and what is said about sources that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.config import MixtureItem
+from nanochat.errors import BadConfig, BadSource
+from nanochat.tasks.conversation import checked
+from nanochat.tasks.gsm8k import with_tool
+from nanochat.tasks.task import judge, load_task
+
+GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]}
+
+
+def hub_folder(root, configuration, split, rows):
+    folder = root / (configuration or "data")
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+    return str(root)
+
+
+def test_world_teaches_and_asks():
+    task = load_task(MixtureItem(task="world"), seed=1)
+    conversations = list(islice(task.conversations("train"), 100))
+    assert all(checked(conversation, "here") == conversation for conversation in conversations)
+    questions = list(task.questions())
+    assert {question["task"] for question in questions} == {"world_choice", "world_answer"}
+    assert questions == list(load_task(MixtureItem(task="world"), seed=2).questions())
+    choice = next(question for question in questions if question["kind"] == "choice")
+    assert choice["letters"] == ["A", "B", "C", "D"]
+    assert choice["baseline"] == 0.25
+    assert choice["answer"] in choice["letters"]
+
+
+def test_the_limit_sets_how_many_conversations_the_world_makes():
+    assert sum(1 for _ in load_task(MixtureItem(task="world", limit=12), 1).conversations("train")) == 12
+
+
+def answer(question, reference):
+    return {"kind": "generate", "messages": [{"role": "user", "content": question}], "answer": reference}
+
+
+@pytest.mark.parametrize(
+    ("task", "question", "reference", "completion", "right"),
+    [
+        ("world_answer", "Where does Mira live?", "Reedham", "Mira lives in Reedham.", True),
+        ("world_answer", "Where does Mira live?", "Reedham", "Mira lives in Oakend.", False),
+        ("world_answer", "Where does Mira live?", "Reedham", "Oakend or Reedham.", False),
+        ("world_answer", "Where does Mira live?", "Reedham", "", False),
+        ("world_answer", "Who is the brother of Cora?", "Otto", "Otto is the brother of Cora.", True),
+        ("world_answer", "What is 7 plus 5?", "12", "7+5127 plus 5 is 12.", True),
+        ("world_answer", "What is 7 plus 5?", "12", "7 plus 5 is 13.", False),
+        ("spelling", "Spell goat.", "g-o-a-t", "goat is spelled g-o-a-t.", True),
+        ("spelling", "Spell goat.", "g-o-a-t", "goat is spelled g-o-a-t-s.", False),
+        ("spelling", "How many letters e are in cheese?", "3", "The letter e is in cheese 3 times.", True),
+        ("gsm8k", "?", "1,200", "So it is 1200.\n#### 1200", True),
+        ("gsm8k", "?", "1200", "So it is 1200.", False),
+        ("gsm8k", "?", "12", "#### 13.", False),
+    ],
+)
+def test_judges(task, question, reference, completion, right):
+    assert judge(task, answer(question, reference), completion) is right
+
+
+def test_spelling_examines_words_that_were_not_taught():
+    task = load_task(MixtureItem(task="spelling"), seed=1)
+    taught = {conversation["messages"][0]["content"] for conversation in task.conversations("train")}
+    questions = [question["messages"][0]["content"] for question in task.questions()]
+    assert len(questions) > 10
+    assert not taught & set(questions)
+
+
+def test_gsm8k_sums_become_calls_of_the_tool(tmp_path):
+    row = {"question": "How many?", "answer": "He has 48/2 = <<48/2=24>>24 left.\n#### 24"}
+    hub_folder(tmp_path / "gsm8k", "main", "train", [row])
+    source = hub_folder(tmp_path / "gsm8k", "main", "test", [row])
+    task = load_task(MixtureItem(task="gsm8k", source=source), seed=1)
+    [conversation] = task.conversations("train")
+    assert conversation["messages"][1]["content"] == [
+        {"type": "text", "text": "He has 48/2 = "},
+        {"type": "python", "text": "48/2"},
+        {"type": "python_output", "text": "24"},
+        {"type": "text", "text": "24 left.\n#### 24"},
+    ]
+    [question] = task.questions()
+    assert question["answer"] == "24"
+    assert "".join(part["text"] for part in with_tool("no sums")) == "no sums"
+
+
+def test_arc_gives_letters_to_numbered_choices(tmp_path):
+    choices = {"text": ["sun", "moon", "sea"], "label": ["1", "2", "3"]}
+    row = {"id": "x", "question": "Which shines by day?", "choices": choices, "answerKey": "1"}
+    source = hub_folder(tmp_path / "arc", "ARC-Easy", "test", [row])
+    [question] = load_task(MixtureItem(task="arc_easy", source=source), seed=1).questions()
+    assert question["task"] == "arc_easy"
+    assert question["answer"] == "A"
+    assert question["letters"] == ["A", "B", "C"]
+    assert question["messages"][0]["content"].startswith("Which shines by day?\n- sun=A\n- moon=B\n- sea=C\n")
+
+
+def test_mmlu_reads_both_of_its_layouts(tmp_path):
+    row = {"question": "2 + 2?", "subject": "sums", "choices": ["1", "2", "3", "4"], "answer": 3}
+    hub_folder(tmp_path / "mmlu", "all", "auxiliary_train", [{"train": row}])
+    source = hub_folder(tmp_path / "mmlu", "all", "test", [row])
+    task = load_task(MixtureItem(task="mmlu", source=source), seed=1)
+    [conversation], [question] = task.conversations("train"), task.questions()
+    assert conversation["messages"][1]["content"] == question["answer"] == "D"
+
+
+def test_smoltalk_checks_its_rows(tmp_path):
+    bad = {"messages": [{"role": "assistant", "content": "Good day"}]}
+    source = hub_folder(tmp_path / "talk", "", "train", [GOOD, bad])
+    conversations = load_task(MixtureItem(task="smoltalk", source=source), seed=1).conversations("train")
+    assert next(conversations) == GOOD
+    with pytest.raises(BadSource, match="row 1"):
+        next(conversations)
+
+
+def test_a_split_that_is_not_there_is_one_sentence(tmp_path):
+    row = {"question": "?", "answer": "#### 1"}
+    source = hub_folder(tmp_path / "gsm8k", "main", "train", [row])
+    with pytest.raises(BadSource, match=r"main/test-\*.parquet"):
+        list(load_task(MixtureItem(task="gsm8k", source=source), seed=1).questions())
+    with pytest.raises(BadSource, match="nothing here"):
+        list(load_task(MixtureItem(task="gsm8k", source=str(tmp_path / "nothing here")), seed=1).questions())
+
+
+def test_a_missing_field_is_named(tmp_path):
+    source = hub_folder(tmp_path / "gsm8k", "main", "train", [{"question": "?", "solution": "1"}])
+    with pytest.raises(BadSource, match=r"row 0, has no `answer` \(it has `question`, `solution`\)"):
+        list(load_task(MixtureItem(task="gsm8k", source=source), seed=1).conversations("train"))
+
+
+def test_own_conversations_hold_out_every_tenth_row(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": "yes"}]} for n in range(25)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:13]))
+    pq.write_table(pa.Table.from_pylist(rows[13:]), tmp_path / "b.parquet")
+    task = load_task(MixtureItem(task="conversations", source=str(tmp_path)), seed=1)
+    train, validation = (
+        [conversation["messages"][0]["content"] for conversation in task.conversations(split)]
+        for split in ("train", "validation")
+    )
+    assert validation == ["0", "10", "20"]
+    assert sorted(train + validation, key=int) == [str(n) for n in range(25)]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("no json", "line 2, is not JSON"),
+        ("[]", "line 2, has no `messages`"),
+        ('{"messages": []}', "has no `messages`"),
+        ('{"messages": [{"role": "user", "content": "Hello"}]}', "no answer"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "message 0 without `content`"),
+        ('{"messages": [{"role": "robot", "content": "Hello"}]}', "role `robot`"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image", "text": ""}]}]}', "a part that is not"),
+    ],
+)
+def test_bad_rows_of_own_conversations_are_named(tmp_path, line, says):
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(BadSource, match=says) as error:
+        list(load_task(MixtureItem(task="conversations", source=str(file)), seed=1).conversations("train"))
+    assert "own.jsonl" in str(error.value)
+
+
+def test_own_conversations_need_a_source(tmp_path):
+    with pytest.raises(BadConfig, match="needs a `source`"):
+        load_task(MixtureItem(task="conversations"), seed=1)
+    with pytest.raises(BadSource, match="no file of conversations"):
+        list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("train"))
+
+
+def test_a_parquet_file_without_messages_is_named(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "own.parquet")
+    with pytest.raises(BadSource, match=r"no column `messages` \(it has `text`\)"):
+        list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("train"))
