@@ -120,7 +120,7 @@ def as_svg(lineage: Lineage, colours: Mapping[str, str]) -> str:
 
 
 def _layers(lineage: Lineage) -> tuple[list[list[str]], list[list[str]]]:
-    """Edges as paths of cells, one a row; and the rows. An edge over several rows has a lane, a cell, in those between."""
+    """Edges as paths, a cell in each row they pass, and the rows; between its ends an edge has a lane of its own."""
     depth: dict[str, int] = {}
 
     def row(stage: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -14,7 +14,6 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field
 
 from flows.publish import publish_run
 from flows.server import GPUS
@@ -38,21 +37,19 @@ def run_name() -> str:
 
 @flow(name="nanochat", flow_run_name=run_name, persist_result=False)
 def nanochat_flow(
-    profile: Annotated[ProfileName, Field(title="Profile", description="A complete config with a name.")] = "demo",
-    config: Annotated[
-        PipelineConfig | None,
-        Field(title="Config", description="Every field of every stage, instead of the profile's; they are the keys."),
-    ] = None,
-    compute: Annotated[
-        Compute | None,
-        Field(title="Compute", description="How to run, instead of the profile's way; no result depends on it."),
-    ] = None,
-    store: Annotated[
-        str,
-        Field(title="Store", description="`file:///…` or `s3://bucket/prefix`; empty: `NANOCHAT_STORE` or the home."),
-    ] = "",
+    profile: ProfileName = "demo",
+    config: PipelineConfig | None = None,
+    compute: Compute | None = None,
+    store: str = "",
 ) -> State[Any]:
-    """From raw text to a chat model and its report: what the store has is reused, the rest is computed."""
+    """From raw text to a chat model and its report: what the store has is reused, the rest is computed.
+
+    Args:
+        profile: A complete config with a name.
+        config: Every field of every stage, instead of the profile's; they are what the results' keys are made of.
+        compute: How to run, instead of the profile's way; no result depends on it.
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+    """
     try:
         return _run(profile, _config(profile, config), compute or profile_named(profile).compute, store)
     except Stopped as stop:

@@ -76,6 +76,12 @@ class StageFailed(NanochatError):
     """A child process ended without a result."""
 
 
+class Preempted(StageFailed):
+    """Training was told to stop, and saved a checkpoint: the same run goes on from there."""
+
+    transient = True
+
+
 def from_json(error: dict[str, str]) -> NanochatError:
     """The error that a child process wrote with `to_json`; an unknown type becomes `StageFailed`."""
     kinds = {kind.__name__: kind for kind in _family(NanochatError)}

@@ -57,6 +57,31 @@ def child_environment(threads_per_rank: int) -> dict[str, str]:
     }
 
 
+def supervised_environment(supervisor_pid: int) -> dict[str, str]:
+    """The environment of what a supervisor starts: its workers know whom they must not outlive."""
+    return {**os.environ, "NANOCHAT_SUPERVISOR_PID": str(supervisor_pid)}
+
+
+def supervisor_pid() -> int:
+    """`NANOCHAT_SUPERVISOR_PID`: the process without which a worker ends; 0 when nobody supervises."""
+    return int(os.environ.get("NANOCHAT_SUPERVISOR_PID", "0"))
+
+
+def rank() -> int:
+    """`RANK`, set by torchrun: this process among all, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """`WORLD_SIZE`, set by torchrun: how many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """`LOCAL_RANK`, set by torchrun: this process among those of its node."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 _PREFECT_AT_REST = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

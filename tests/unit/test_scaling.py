@@ -8,7 +8,8 @@ from nanochat.config import Horizon, ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.scaling import Architecture, plan_training
 
-# depth, width, heads, parameters M, matrices M, value tables M, S M, tokens B, log2 batch, steps, decay, FLOP/token, FLOP
+# depth, width, heads, parameters M, matrices M, value tables M, S M, tokens B, log2 batch, steps, decay, FLOP/token,
+# FLOP
 LADDER = [
     (4, 256, 2, 36.7, 3.1, 16.8, 11.5, 0.14, 18, 528, 1.890, 8.02e7, 1.1e16),
     (6, 384, 3, 73.5, 10.6, 37.7, 23.2, 0.28, 18, 1062, 0.940, 1.68e8, 4.7e16),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from nanochat.config import OptimizerConfig, SFTConfig
@@ -27,7 +29,7 @@ def test_short_runs_stay_in_range_and_do_not_jump(steps: int) -> None:
     run = [rates(step, steps, OptimizerConfig(), 0.5) for step in range(steps)]
     assert all(0 < now.lr_multiplier <= 1 and 0.85 <= now.muon_momentum <= 0.97 for now in run)
     if steps > 400:
-        jumps = [abs(a.muon_momentum - b.muon_momentum) for a, b in zip(run, run[1:], strict=False)]
+        jumps = [abs(a.muon_momentum - b.muon_momentum) for a, b in pairwise(run)]
         assert max(jumps) < 0.001
 
 

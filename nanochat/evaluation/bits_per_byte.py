@@ -1,0 +1,37 @@
+"""Bits per byte: how well held-out text is compressed, in a unit that does not depend on the tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nanochat.data.loader import IGNORED, Batch
+from nanochat.errors import BadSource
+from nanochat.model.gpt import GPT
+
+
+@torch.no_grad()
+def bits_per_byte(model: GPT, batches: Iterable[Batch], token_bytes_V: Tensor) -> float:
+    """Sum of nats over the targets that stand for bytes / (ln 2 x sum of their bytes), over all ranks.
+
+    `token_bytes_V` (V,) int32 has each token's length in bytes, 0 for special tokens: those and ignored targets do
+    not count. Raises `BadSource` when no byte was seen.
+    """
+    nats = torch.zeros((), dtype=torch.float64, device=token_bytes_V.device)
+    seen_bytes = torch.zeros((), dtype=torch.float64, device=token_bytes_V.device)
+    for inputs_BT, targets_BT in batches:
+        nats_BT = model(inputs_BT, targets_BT, reduction="none")
+        bytes_BT = torch.where(targets_BT == IGNORED, 0, token_bytes_V[targets_BT.clamp_min(0)])
+        nats += (nats_BT.double() * (bytes_BT > 0)).sum()
+        seen_bytes += bytes_BT.sum()
+    if dist.is_initialized():
+        both = torch.stack([nats, seen_bytes])
+        dist.all_reduce(both)
+        nats, seen_bytes = both
+    if not seen_bytes:
+        raise BadSource("The validation rows hold no text.", hint="Hold out more (`data.validation_documents`).")
+    return (nats / (math.log(2) * seen_bytes)).item()

@@ -1,0 +1,91 @@
+"""The pretraining worker: `python -m nanochat.training.pretrain job.json`, under torchrun.
+
+1. rows (uint16) → 2. loader: batches in a fixed order → 3. loss, gradient accumulation → 4. Muon and AdamW, schedules
+→ 5. validation bits per byte now and then → 6. weights, architecture and vocabulary as payload.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.config import PretrainConfig
+from nanochat.data.loader import sequential
+from nanochat.data.rows import open_rows
+from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.job import Job
+from nanochat.model.files import save_model
+from nanochat.model.gpt import GPT
+from nanochat.optim.schedule import rates
+from nanochat.optim.step import build_optimizer
+from nanochat.scaling import plan_training
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.training.distributed import World, main
+from nanochat.training.loop import Schedule, micro_batch_rows, train
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def pretrain(job: Job, world: World) -> dict[str, Any]:
+    """Trains a base model; returns the stage's metrics."""
+    config = PretrainConfig.model_validate(job.config)
+    vocabulary = job.input("vocabulary") / "vocabulary.json"
+    tokenizer = Tokenizer.load(vocabulary)
+    folders = job.input_list("rows")
+    rows, held_out = open_rows(folders, "train"), open_rows(folders, "validation")
+    plan = plan_training(config, tokenizer.vocab_size, rows.sequence_len)
+
+    with torch.device("meta"):
+        model = GPT(plan.architecture, DTYPES[config.precision])
+    model.to_empty(device=world.device)
+    model.init_weights(config.seed)
+    optimizer = build_optimizer(model, config.optimizer, plan)
+    token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
+    evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
+    micro = micro_batch_rows(job.compute, rows.sequence_len, world)
+
+    def evaluate() -> float:
+        batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
+        return bits_per_byte(model, batches, token_bytes)
+
+    trained = train(
+        job, world, model, optimizer, rows,
+        Schedule(
+            steps=plan.steps,
+            batch_rows=plan.batch_rows,
+            seed=config.seed,
+            rates=lambda step: rates(step, plan.steps, config.optimizer, plan.muon_weight_decay),
+            evaluate=evaluate,
+            evaluation_name="validation_bits_per_byte",
+            evaluate_every_steps=config.evaluate_every_steps,
+        ),
+    )  # fmt: skip
+    if world.is_first:
+        out = Path(job.out)
+        save_model(out, model)
+        shutil.copyfile(vocabulary, out / "vocabulary.json")
+        (out / "pretrain.json").write_text(json.dumps({"config": job.config, "batch_tokens": plan.batch_tokens}))
+        (out / "metrics.jsonl").write_text("\n".join(trained.history) + "\n")
+    return {
+        "steps": plan.steps,
+        "train_tokens": plan.tokens,
+        "epochs": plan.steps * plan.batch_rows / len(rows),
+        "final_loss": trained.loss,
+        "validation_bits_per_byte": trained.evaluation,
+        "tokens_per_s": trained.tokens_per_s,
+        "training_s": trained.seconds,
+        "parameters": plan.parameters,
+        "flops": plan.flops,
+        "batch_tokens": plan.batch_tokens,
+        "sequence_len": rows.sequence_len,
+        "world_size": world.world_size,
+        "resumed_from_step": trained.resumed_from_step,
+    }
+
+
+if __name__ == "__main__":
+    main(pretrain)

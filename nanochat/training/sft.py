@@ -1,0 +1,92 @@
+"""The supervised fine-tuning worker: `python -m nanochat.training.sft job.json`, under torchrun.
+
+Rows of conversations; only the assistant's tokens count. Rates and batch are the base model's, scaled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.config import PretrainConfig, SFTConfig
+from nanochat.data.loader import IGNORED, sequential
+from nanochat.data.rows import open_masked_rows
+from nanochat.job import Job
+from nanochat.model.files import load_model, save_model
+from nanochat.optim.schedule import sft_rates
+from nanochat.optim.step import build_optimizer
+from nanochat.scaling import plan_steps
+from nanochat.training.distributed import World, main, sum_over_ranks
+from nanochat.training.loop import Schedule, micro_batch_rows, train
+from nanochat.training.pretrain import DTYPES
+
+BASE_FILE = "pretrain.json"
+
+
+def sft(job: Job, world: World) -> dict[str, Any]:
+    """Fine-tunes a base model on conversations; returns the stage's metrics."""
+    config = SFTConfig.model_validate(job.config)
+    base, conversations = job.input("base"), job.input("conversations")
+    rows, held_out = open_masked_rows(conversations, "train"), open_masked_rows(conversations, "validation")
+    model = load_model(base, world.device, DTYPES[config.precision])
+    before = json.loads((base / BASE_FILE).read_text())
+    pretrained = PretrainConfig.model_validate(before["config"])
+    batch_tokens = config.batch_tokens or before["batch_tokens"]
+    batch_rows = max(1, batch_tokens // rows.sequence_len)
+    steps = max(1, round(config.epochs * len(rows) / batch_rows))
+    plan = plan_steps(
+        model.architecture.model_copy(update={"sequence_len": rows.sequence_len}),
+        batch_tokens=batch_rows * rows.sequence_len,
+        steps=steps,
+        muon_weight_decay=0.0,
+    )
+    optimizer = build_optimizer(model, pretrained.optimizer, plan)
+    micro = micro_batch_rows(job.compute, rows.sequence_len, world)
+
+    @torch.no_grad()
+    def evaluate() -> float:
+        nats, counted = 0.0, 0.0
+        for inputs_BT, targets_BT in sequential(held_out, micro, world.rank, world.world_size, world.device):
+            nats += model(inputs_BT, targets_BT, reduction="sum").item()
+            counted += int((targets_BT != IGNORED).sum())
+        nats, counted = sum_over_ranks(nats, counted)
+        return nats / max(counted, 1.0)
+
+    trained = train(
+        job, world, model, optimizer, rows,
+        Schedule(
+            steps=steps,
+            batch_rows=batch_rows,
+            seed=config.seed,
+            rates=lambda step: sft_rates(step, steps, config),
+            evaluate=evaluate,
+            evaluation_name="validation_loss",
+            evaluate_every_steps=config.evaluate_every_steps,
+        ),
+    )  # fmt: skip
+    if world.is_first:
+        out = Path(job.out)
+        save_model(out, model)
+        shutil.copyfile(base / "vocabulary.json", out / "vocabulary.json")
+        (out / "metrics.jsonl").write_text("\n".join(trained.history) + "\n")
+    return {
+        "steps": steps,
+        "train_tokens": steps * plan.batch_tokens,
+        "final_loss": trained.loss,
+        "validation_loss": trained.evaluation,
+        "tokens_per_s": trained.tokens_per_s,
+        "training_s": trained.seconds,
+        "parameters": plan.parameters,
+        "batch_tokens": plan.batch_tokens,
+        "sequence_len": rows.sequence_len,
+        "world_size": world.world_size,
+        "resumed_from_step": trained.resumed_from_step,
+    }
+
+
+if __name__ == "__main__":
+    main(sft)
