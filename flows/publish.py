@@ -57,8 +57,7 @@ def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str
         summary,
         f"**{'Reused in this run' if reused else 'Computed in this run'}.** Made {made.started:%Y-%m-%d %H:%M} UTC in "
         f"{duration(made.seconds)} on `{made.host}` by nanochat {made.code_version} {_commit(manifest)}.",
-        f"- key `{manifest.key}`\n- digest `{manifest.digest}`\n- folder `{manifest.folder}/{manifest.payload}`"
-        f" in {store.objects.root}",
+        f"- key `{manifest.key}`\n- digest `{manifest.digest}`\n- store {store.objects.root}",
         "## Lineage",
         f"![lineage](data:image/svg+xml;base64,{picture})",
         "## Inputs",

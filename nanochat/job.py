@@ -56,6 +56,11 @@ class Job(BaseModel):
     def input_list(self, name: str) -> list[Path]:
         return [Path(folder) for folder in self.inputs[name]]
 
+    def event(self, done: float, total: float, unit: str, message: str = "") -> None:
+        """A line for who follows the work."""
+        with (Path(self.folder) / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"done": done, "total": total, "unit": unit, "message": message}) + "\n")
+
     def write_result(self, metrics: dict[str, Any]) -> None:
         (Path(self.folder) / "result.json").write_text(json.dumps(metrics))
 

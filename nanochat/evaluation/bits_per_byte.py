@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from nanochat.data.loader import IGNORED, Batch
 from nanochat.errors import BadSource
 from nanochat.model.gpt import GPT
+from nanochat.ranks import sum_over_ranks
 
 
 @torch.no_grad()
@@ -28,10 +28,7 @@ def bits_per_byte(model: GPT, batches: Iterable[Batch], token_bytes_V: Tensor) -
         bytes_BT = torch.where(targets_BT == IGNORED, 0, token_bytes_V[targets_BT.clamp_min(0)])
         nats += (nats_BT.double() * (bytes_BT > 0)).sum()
         seen_bytes += bytes_BT.sum()
-    if dist.is_initialized():
-        both = torch.stack([nats, seen_bytes])
-        dist.all_reduce(both)
-        nats, seen_bytes = both
-    if not seen_bytes:
+    all_nats, all_bytes = sum_over_ranks(nats.item(), seen_bytes.item())
+    if not all_bytes:
         raise BadSource("The validation rows hold no text.", hint="Hold out more (`data.validation_documents`).")
-    return (nats / (math.log(2) * seen_bytes)).item()
+    return all_nats / (math.log(2) * all_bytes)

@@ -51,8 +51,8 @@ def attend(
         mask = _band(T, window, q_BTHD.device)
     out_BHTD = F.scaled_dot_product_attention(
         q_BTHD.transpose(1, 2),
-        k_BSKD.transpose(1, 2),
-        v_BSKD.transpose(1, 2),
+        k_BSKD.to(q_BTHD.dtype).transpose(1, 2),  # a cache may keep them in less
+        v_BSKD.to(q_BTHD.dtype).transpose(1, 2),
         attn_mask=mask,
         is_causal=mask is None,
         scale=scale,

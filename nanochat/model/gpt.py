@@ -27,31 +27,31 @@ VALUE_GATE_GAIN = 3.0
 
 
 class Linear(nn.Module):
-    """A matrix without bias, kept in fp32 and cast to the dtype of what it is applied to."""
+    """A matrix without bias, kept in fp32, whose product is computed in a dtype and given in that of the input."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x.to(self.dtype), self.weight.to(self.dtype)).to(x.dtype)
 
 
 class Attention(nn.Module):
-    def __init__(self, architecture: Architecture, layer: int) -> None:
+    def __init__(self, architecture: Architecture, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         C, kv = architecture.width, architecture.kv_width
         self.layer = layer
         self.window = architecture.windows()[layer]
         self.head_dim = architecture.head_dim
-        self.query = Linear(C, C)
-        self.key = Linear(C, kv)
-        self.value = Linear(C, kv)
-        self.out = Linear(C, C)
+        self.query = Linear(C, C, dtype)
+        self.key = Linear(C, kv, dtype)
+        self.value = Linear(C, kv, dtype)
+        self.out = Linear(C, C, dtype)
         self.gate_channels = architecture.value_gate_channels
-        self.value_gate = (
-            Linear(self.gate_channels, architecture.kv_heads) if architecture.has_value_embedding(layer) else None
-        )
+        gated = architecture.has_value_embedding(layer)
+        self.value_gate = Linear(self.gate_channels, architecture.kv_heads, dtype) if gated else None
 
     def forward(
         self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
@@ -74,20 +74,20 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.up = Linear(width, 4 * width)
-        self.down = Linear(4 * width, width)
+        self.up = Linear(width, 4 * width, dtype)
+        self.down = Linear(4 * width, width, dtype)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         return self.down(relu_squared(self.up(x_BTC)))
 
 
 class Block(nn.Module):
-    def __init__(self, architecture: Architecture, layer: int) -> None:
+    def __init__(self, architecture: Architecture, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.attention = Attention(architecture, layer)
-        self.mlp = MLP(architecture.width)
+        self.attention = Attention(architecture, layer, dtype)
+        self.mlp = MLP(architecture.width, dtype)
 
     def forward(
         self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
@@ -99,7 +99,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The whole network; weights are fp32 and unset until `init_weights` or a loaded file.
 
-    `compute_dtype` is that of activations and matrix products. May be built on the meta device.
+    `compute_dtype` is that of the matrix products. On a GPU it is that of the activations too; on a CPU they stay in
+    fp32, as bf16 is fast there only inside a product. May be built on the meta device.
     """
 
     cos: Tensor
@@ -111,8 +112,8 @@ class GPT(nn.Module):
         self.compute_dtype = compute_dtype
         knobs, V, C, L = architecture.model, architecture.padded_vocab, architecture.width, architecture.depth
         self.embedding = nn.Embedding(V, C, _weight=torch.empty(V, C))
-        self.blocks = nn.ModuleList(Block(architecture, layer) for layer in range(L))
-        self.head = Linear(C, V)
+        self.blocks = nn.ModuleList(Block(architecture, layer, compute_dtype) for layer in range(L))
+        self.head = Linear(C, V, compute_dtype)
         self.value_embeddings = nn.ModuleDict(
             {
                 str(layer): nn.Embedding(V, architecture.kv_width, _weight=torch.empty(V, architecture.kv_width))
@@ -124,7 +125,7 @@ class GPT(nn.Module):
             self.residual_L = nn.Parameter(torch.empty(L))
             self.first_L = nn.Parameter(torch.empty(L))
         if knobs.smear:
-            self.smear_gate = Linear(architecture.smear_gate_channels, 1)
+            self.smear_gate = Linear(architecture.smear_gate_channels, 1, compute_dtype)
             self.smear = nn.Parameter(torch.empty(1))
         if knobs.backout:
             self.backout = nn.Parameter(torch.empty(1))
@@ -184,7 +185,7 @@ class GPT(nn.Module):
         The loss is a scalar for "mean" (over the targets that count) and "sum", (B, T) for "none".
         A cache makes the ids a continuation of what it holds, and takes them in.
         """
-        x_BTC = self._trunk(ids_BT, cache)
+        x_BTC = self._trunk(ids_BT, cache).to(self.compute_dtype)
         weight_VC = self.head.weight[: self.architecture.vocab_size]
         softcap = self.architecture.model.logit_softcap
         if targets_BT is not None:
@@ -193,11 +194,16 @@ class GPT(nn.Module):
         logits_BTV = F.linear(x_BTC, weight_VC.to(x_BTC.dtype)).float()
         return softcap * torch.tanh(logits_BTV / softcap) if softcap else logits_BTV
 
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        """Dtype of what flows between the matrix products, and of keys and values."""
+        return torch.float32 if self.embedding.weight.device.type == "cpu" else self.compute_dtype
+
     def _trunk(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
         """Ids to the normed output of the last layer, (B, T, C)."""
         knobs, L = self.architecture.model, self.architecture.depth
         cos, sin = self._rotation(ids_BT.shape[1], cache)
-        x_BTC = norm(self.embedding(ids_BT).to(self.compute_dtype))
+        x_BTC = norm(self.embedding(ids_BT).to(self.activation_dtype))
         if knobs.smear:
             x_BTC = self._smeared(x_BTC, cache)
         first_BTC, middle_BTC = x_BTC, None
@@ -207,7 +213,7 @@ class GPT(nn.Module):
                 x_BTC = blend(x_BTC, first_BTC, a.to(x_BTC.dtype), b.to(x_BTC.dtype))
             value_embedding_BTC = None
             if self.architecture.has_value_embedding(layer):
-                value_embedding_BTC = self.value_embeddings[str(layer)](ids_BT).to(self.compute_dtype)
+                value_embedding_BTC = self.value_embeddings[str(layer)](ids_BT).to(self.activation_dtype)
             x_BTC = block(x_BTC, value_embedding_BTC, cos, sin, cache)
             if layer == L // 2:
                 middle_BTC = x_BTC
@@ -236,7 +242,7 @@ class GPT(nn.Module):
             channel = torch.arange(0, D, 2, device=device, dtype=torch.float32)
             position = torch.arange(max(needed, self.architecture.sequence_len), device=device, dtype=torch.float32)
             angle_TD = torch.outer(position, self.architecture.model.rope_base ** (-channel / D))
-            self.cos, self.sin = angle_TD.cos().to(self.compute_dtype), angle_TD.sin().to(self.compute_dtype)
+            self.cos, self.sin = angle_TD.cos().to(self.activation_dtype), angle_TD.sin().to(self.activation_dtype)
         if cache is None:
             return self.cos[:T, None], self.sin[:T, None]
         position_BT = cache.positions_B[:, None] + torch.arange(T, device=device)

@@ -62,6 +62,10 @@ def launch(
     return _result(context.folder, module, code)
 
 
+def _paths(given: Path | list[Path]) -> list[str]:
+    return [str(path) for path in (given if isinstance(given, list) else [given])]
+
+
 def rank_count(compute: Compute) -> int:
     """Training processes on this node: as asked, else one a GPU, and one on a CPU."""
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if compute.device != "cpu" else 0

@@ -22,8 +22,8 @@ from nanochat.job import Job
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer
+from nanochat.ranks import Preempted, World, stop_requested, sum_over_ranks
 from nanochat.training.checkpoint import Checkpoints
-from nanochat.training.distributed import Preempted, World, stop_requested, sum_over_ranks
 from nanochat.training.metrics import Metrics, memory_bytes, peak_flops
 
 CPU_MICRO_BATCH_TOKENS = 16_384

@@ -22,9 +22,9 @@ from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import rates
 from nanochat.optim.step import build_optimizer
+from nanochat.ranks import World, main
 from nanochat.scaling import plan_training
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.training.distributed import World, main
 from nanochat.training.loop import Schedule, micro_batch_rows, train
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

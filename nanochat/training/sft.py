@@ -19,8 +19,8 @@ from nanochat.job import Job
 from nanochat.model.files import load_model, save_model
 from nanochat.optim.schedule import sft_rates
 from nanochat.optim.step import build_optimizer
+from nanochat.ranks import World, main, sum_over_ranks
 from nanochat.scaling import plan_steps
-from nanochat.training.distributed import World, main, sum_over_ranks
 from nanochat.training.loop import Schedule, micro_batch_rows, train
 from nanochat.training.pretrain import DTYPES
 

@@ -260,3 +260,14 @@ def test_a_damaged_or_missing_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(built(depth=2).architecture.model_dump_json())
     with pytest.raises(DamagedArtifact, match="does not fit"):
         load_model(tmp_path)
+
+
+def test_bf16_products_stay_near_fp32() -> None:
+    exact, ids = built(), some_ids(2, 13)
+    rough = GPT(exact.architecture, torch.bfloat16)
+    rough.load_state_dict(exact.state_dict())
+    expected, loss = (model(ids[:, :-1], ids[:, 1:]) for model in (exact, rough))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in rough.parameters())
+    torch.testing.assert_close(loss, expected, atol=0.05, rtol=0.02)

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -79,30 +80,13 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
         result = work(job, world)
         if world.is_first:
             job.write_result(result)
-    except NanochatError as error:
-        _fail(job, error)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        _fail(job, _no_memory(error))
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        _fail(job, _no_memory(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        _fail(
-            job, NoSpace(f"No space left ({error.filename or job.folder}).", hint="Free some, or move `NANOCHAT_HOME`.")
-        )
     except Preempted:
         sys.exit(EXIT_PREEMPTED)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told in one sentence, the log has the rest
-        traceback.print_exc()
-        _fail(
-            job,
-            StageFailed(
-                f"`{job.module}` broke: {error!r}"[:300] + ".", hint=f"`{job.folder}/log.txt` has the traceback."
-            ),
-        )
+    except Exception as error:  # noqa: BLE001 - the parent is told in one sentence, the log has the rest
+        if not isinstance(error, NanochatError):
+            traceback.print_exc()
+        job.write_error(_typed(error, job).to_json())
+        sys.exit(EXIT_FAILED)
     finally:
         if dist.is_initialized():
             with suppress(RuntimeError):
@@ -121,16 +105,20 @@ def _join(compute: Compute) -> World:
     return World(rank, world_size, device)
 
 
-def _fail(job: Job, error: NanochatError) -> None:
-    job.write_error(error.to_json())
-    sys.exit(EXIT_FAILED)
-
-
-def _no_memory(error: BaseException) -> NotEnoughMemory:
-    return NotEnoughMemory(
-        f"The model and its batch do not fit the memory ({str(error).splitlines()[0][:120]}).",
-        hint="Lower `--compute micro_batch_rows=…`, `rows.sequence_len` or `pretrain.model.depth`.",
-    )
+def _typed(error: Exception, job: Job) -> NanochatError:
+    """The error as a sentence with a way out."""
+    said = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    if isinstance(error, NanochatError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+        return NotEnoughMemory(
+            f"The model and its batch do not fit the memory ({said}).",
+            hint="Lower `--compute micro_batch_rows=…`, `rows.sequence_len` or `pretrain.model.depth`.",
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return NoSpace(f"No space left ({error.filename or job.folder}).", hint="Free some, or move `NANOCHAT_HOME`.")
+    hint = f"`{Path(job.folder) / 'log.txt'}` has the traceback."
+    return StageFailed(f"`{job.module}` broke: {type(error).__name__}: {said}.", hint=hint)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

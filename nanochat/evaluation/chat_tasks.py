@@ -1,0 +1,98 @@
+"""An examination of a chat model: choices by likelihood, answers by generating and judging them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nanochat.data.loader import IGNORED
+from nanochat.inference.engine import Engine
+from nanochat.model.gpt import GPT
+from nanochat.tasks.conversation import Question
+from nanochat.tasks.task import judge
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat import render_prompt
+
+BATCH_QUESTIONS = 64
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question, what the model answered, and whether that is right."""
+
+    question: Question
+    given: str
+    right: bool
+
+
+def answer_choices(
+    model: GPT, tokenizer: Tokenizer, questions: Sequence[Question], told: Callable[[int], None]
+) -> list[Answered]:
+    """The choice that the model finds likeliest, as the assistant's next words: mean log-likelihood a token."""
+    answered: list[Answered] = []
+    per_pass = max(1, BATCH_QUESTIONS // 4)
+    for begin in range(0, len(questions), per_pass):
+        some = questions[begin : begin + per_pass]
+        prompts = [render_prompt(tokenizer, question["messages"]) for question in some]
+        ways = [
+            (prompt, tokenizer.encode(choice))
+            for prompt, question in zip(prompts, some, strict=True)
+            for choice in question["letters"]
+        ]
+        losses = iter(_mean_losses(model, ways, tokenizer.bos))
+        for question in some:
+            scores = [next(losses) for _ in question["letters"]]
+            given = question["letters"][scores.index(min(scores))]
+            answered.append(Answered(question, given, given == question["answer"]))
+        told(len(answered))
+    return answered
+
+
+@torch.inference_mode()
+def _mean_losses(model: GPT, ways: Sequence[tuple[list[int], list[int]]], padding: int) -> list[float]:
+    """Mean nats of each continuation's tokens after its prompt."""
+    device = model.embedding.weight.device
+    longest = max(len(prompt) + len(after) for prompt, after in ways) - 1
+    ids_BT = torch.full((len(ways), longest), padding, dtype=torch.int64)
+    targets_BT = torch.full((len(ways), longest), IGNORED, dtype=torch.int64)
+    for row, (prompt, after) in enumerate(ways):
+        whole = torch.tensor(prompt + after)
+        ids_BT[row, : len(whole) - 1] = whole[:-1]
+        targets_BT[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
+    nats_BT = model(ids_BT.to(device), targets_BT.to(device), reduction="none")
+    counted_B = (targets_BT != IGNORED).sum(1).to(device)
+    return (nats_BT.sum(1) / counted_B).tolist()
+
+
+def answer_openly(
+    engine: Engine, questions: Sequence[Question], max_tokens: int, told: Callable[[int], None]
+) -> list[Answered]:
+    """Greedy answers, judged by their tasks."""
+    answered: list[Answered] = []
+    for begin in range(0, len(questions), BATCH_QUESTIONS):
+        some = questions[begin : begin + BATCH_QUESTIONS]
+        prompts = [render_prompt(engine.tokenizer, question["messages"]) for question in some]
+        for question, ids in zip(some, engine.generate(prompts, max_tokens), strict=True):
+            given = engine.tokenizer.decode(ids)
+            answered.append(Answered(question, given, judge(question["task"], question, given)))
+        told(len(answered))
+    return answered
+
+
+def summary(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Kind, accuracy, chance and size of one task's examination."""
+    question = answered[0].question
+    return {
+        "kind": question["kind"],
+        "accuracy": sum(a.right for a in answered) / len(answered),
+        "baseline": question["baseline"],
+        "questions": len(answered),
+    }
+
+
+def chatcore(tasks: dict[str, dict[str, Any]]) -> float:
+    """Mean over tasks of (accuracy - chance) / (1 - chance)."""
+    return sum((t["accuracy"] - t["baseline"]) / (1 - t["baseline"]) for t in tasks.values()) / len(tasks)

@@ -1,0 +1,28 @@
+"""What the base model and the chat model can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat.config import BaseEvaluationConfig, ChatEvaluationConfig
+from nanochat.stages.launch import launch
+from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.store.artifacts import Conversations, Evaluation, Model, Rows
+
+
+@stage(version=1, produces=Evaluation, resource="gpu")
+def evaluate_base(
+    config: BaseEvaluationConfig, model: Model, rows: list[Rows], *, out: Path, context: Context
+) -> Metrics:
+    """Bits per byte on held-out text, and samples."""
+    inputs: dict[str, Path | list[Path]] = {"model": model.path, "rows": [part.path for part in rows]}
+    return launch("nanochat.evaluation.base_model", config, inputs, out, context)
+
+
+@stage(version=1, produces=Evaluation, resource="gpu")
+def evaluate_chat(
+    config: ChatEvaluationConfig, model: Model, conversations: Conversations, *, out: Path, context: Context
+) -> Metrics:
+    """Held-out questions: choices by likelihood, answers by generating them."""
+    inputs: dict[str, Path | list[Path]] = {"model": model.path, "conversations": conversations.path}
+    return launch("nanochat.evaluation.chat_model", config, inputs, out, context)

@@ -1,0 +1,56 @@
+"""Arithmetic a model may ask for; nothing is evaluated, an expression tree is walked.
+
+`12 + 7*3` · `(2 - 5) / 4` · `"strawberry".count("r")`
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+
+MAX_CHARACTERS = 200
+MAX_MAGNITUDE = 1e15
+OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def calculate(expression: str) -> str | None:
+    """The value as text; None for anything that is not such an expression, too long, or too large."""
+    expression = expression.strip().replace(",", "")
+    if not expression or len(expression) > MAX_CHARACTERS:
+        return None
+    try:
+        value = _value(ast.parse(expression, mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+    return str(int(value)) if float(value).is_integer() else f"{value:.10g}"
+
+
+def _value(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return _checked(number)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATIONS:
+            return _checked(OPERATIONS[type(op)](_value(left), _value(right)))
+        case ast.Call(
+            func=ast.Attribute(value=ast.Constant(value=str() as text), attr="count"),
+            args=[ast.Constant(value=str() as part)],
+            keywords=[],
+        ):
+            return text.count(part)
+    raise ValueError
+
+
+def _checked(number: float) -> float:
+    if not abs(number) <= MAX_MAGNITUDE:
+        raise ValueError
+    return number

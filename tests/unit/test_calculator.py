@@ -1,0 +1,26 @@
+"""The calculator computes sums, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from nanochat.tools.calculator import calculate
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("12+7", "19"), ("2 * (3 - 5)", "-4"), ("7/2", "3.5"), ("1,200 + 1", "1201"), ("-3", "-3"), ("10 // 3", "3"),
+        ('"strawberry".count("r")', "3"),
+    ],
+)  # fmt: skip
+def test_sums(expression: str, value: str) -> None:
+    assert calculate(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["", "1/0", "9**9**9", "__import__('os')", "a+1", "print(1)", "1" * 300, "1e300*1e300", "[1]", '"a".upper()', "("],
+)
+def test_nothing_else(expression: str) -> None:
+    assert calculate(expression) is None
