@@ -7,6 +7,7 @@ run's folder; its metrics are followed into the caller's progress.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,13 +16,17 @@ from typing import Any
 
 from nanochat import settings
 from nanochat.config import Compute, Config
-from nanochat.errors import NoSpace, NotEnoughMemory, Preempted, StageFailed, from_json
+from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, from_json
 from nanochat.job import Job
 from nanochat.stages.stage import Context
 
 POLL_S = 0.1
-EXIT_PREEMPTED = 75
-KILLED = -9
+TELL_S = 1.0
+KILLED = re.compile(r"exitcode\s*:\s*-9\b")
+"""torchrun's report of a rank that the system killed."""
+PREEMPTED = re.compile(r"exitcode\s*:\s*75\b|SignalException")
+"""Of a rank that was told to stop, or of torchrun itself."""
+ANSWERS = ("result.json", "error.json", "metrics.jsonl")
 LAUNCHER = ("-m", "torch.distributed.run")
 
 
@@ -33,33 +38,38 @@ def launch(
     Raises the worker's own typed error; `NotEnoughMemory` when the system killed it; `StageFailed` with the last line
     of its log otherwise. Whatever ends this call (an exception from `progress` too), no process is left behind.
     """
+    ranks = rank_count(context.compute)
+    environment = settings.child_environment(max(1, settings.cores() // ranks))
     job = Job(
         module=module,
         config=config.model_dump(mode="json"),
-        inputs={
-            name: [str(p) for p in (given if isinstance(given, list) else [given])] for name, given in inputs.items()
-        },
+        inputs={name: _paths(given) for name, given in inputs.items()},
         out=str(out),
         folder=str(context.folder),
         checkpoints=context.checkpoints,
         compute=context.compute,
     )
     path = job.write()
+    for stale in ANSWERS:
+        (context.folder / stale).unlink(missing_ok=True)
     log = context.folder / "log.txt"
-    ranks = rank_count(context.compute)
     command = [sys.executable, *LAUNCHER, *rendezvous(context.compute, ranks), "-m", module, str(path)]
-    supervisor = subprocess.Popen(
-        [sys.executable, "-m", "nanochat.stages.supervise", str(log), *command],
-        stdin=subprocess.PIPE,
-        env=settings.child_environment(max(1, settings.cores() // ranks)),
-    )
+    with log.open("ab") as file:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "nanochat.stages.supervise", str(log), *command],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C, or a kill of our process group, must not take it along
+        )
     try:
         _follow(supervisor, context, module)
     finally:
         assert supervisor.stdin
         supervisor.stdin.close()  # the supervisor ends what still runs
-        code = supervisor.wait()
-    return _result(context.folder, module, code)
+        supervisor.wait()
+    return _result(context.folder, module)
 
 
 def _paths(given: Path | list[Path]) -> list[str]:
@@ -67,15 +77,37 @@ def _paths(given: Path | list[Path]) -> list[str]:
 
 
 def rank_count(compute: Compute) -> int:
-    """Training processes on this node: as asked, else one a GPU, and one on a CPU."""
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if compute.device != "cpu" else 0
+    """Training processes on this node: as asked, else one a GPU, and one on a CPU.
+
+    Raises `BadConfig` when GPUs are asked for that are not there.
+    """
+    gpus = gpu_count() if compute.device != "cpu" else 0
+    if compute.device == "cuda" and gpus < max(1, compute.ranks):
+        raise BadConfig(
+            f"`compute.device` is `cuda`, and there are {gpus} GPUs for {max(1, compute.ranks)} ranks.",
+            hint="Take `--compute device=cpu`, or fewer `ranks`.",
+        )
     return compute.ranks or max(1, gpus)
 
 
+def gpu_count() -> int:
+    """GPUs this process may use, found without torch."""
+    there = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    allowed = settings.child_environment(1).get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return there
+    return min(there, sum(name not in ("", "-1") for name in allowed.split(",")))
+
+
 def rendezvous(compute: Compute, ranks: int) -> list[str]:
-    """torchrun's options for one node or several."""
+    """torchrun's options for one node or several. Raises `BadConfig` when several have nowhere to meet."""
     if compute.nodes == 1:
         return ["--standalone", f"--nproc-per-node={ranks}", "--max-restarts=0"]
+    if not compute.rendezvous:
+        raise BadConfig(
+            f"`compute.nodes` is {compute.nodes}, and `compute.rendezvous` does not say where they meet.",
+            hint="Set `--compute rendezvous=host:port`, the same on every node.",
+        )
     return [
         f"--nnodes={compute.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=c10d",
         f"--rdzv-endpoint={compute.rendezvous}",
@@ -85,9 +117,13 @@ def rendezvous(compute: Compute, ranks: int) -> list[str]:
 def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) -> None:
     metrics = context.folder / "metrics.jsonl"
     began, position, rest = time.monotonic(), 0, b""
-    context.progress(0, 0, "", "starting")
+    event: dict[str, Any] = {"message": "starting"}
+    told = 0.0
     while True:
         running = supervisor.poll() is None
+        if time.monotonic() - told > TELL_S:  # also when nothing is new: a caller stops us by raising here
+            told = time.monotonic()
+            _tell(event, context)
         if metrics.exists():
             with metrics.open("rb") as file:
                 file.seek(position)
@@ -95,7 +131,8 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
                 position = file.tell()
             *lines, rest = rest.split(b"\n")
             for line in lines:
-                _tell(json.loads(line), context)
+                event, told = json.loads(line), time.monotonic()
+                _tell(event, context)
         if not running:
             return
         if context.compute.timeout_s and time.monotonic() - began > context.compute.timeout_s:
@@ -113,22 +150,32 @@ def _tell(event: dict[str, Any], context: Context) -> None:
     )
 
 
-def _result(folder: Path, module: str, code: int) -> dict[str, Any]:
-    if (folder / "error.json").exists():
-        raise from_json(json.loads((folder / "error.json").read_text()))
-    if (folder / "result.json").exists():
+def _result(folder: Path, module: str) -> dict[str, Any]:
+    """What the worker reported, or the error that says best why it did not."""
+    if (folder / "result.json").exists() and not (folder / "error.json").exists():
         return json.loads((folder / "result.json").read_text())
     log = folder / "log.txt"
-    text = log.read_text(errors="replace") if log.exists() else ""
-    if code == EXIT_PREEMPTED:
-        raise Preempted(f"`{module}` was told to stop and saved a checkpoint.", hint="The same run goes on from there.")
-    if "No space left on device" in text:
-        raise NoSpace(f"No space left for `{module}`.", hint=f"Free some; `{log}` says where.")
-    if "SIGKILL" in text or "exitcode: -9" in text or "exitcode  : -9" in text:
+    text = log.read_text(errors="replace")
+    said = json.loads((folder / "error.json").read_text()) if (folder / "error.json").exists() else None
+    if said and said["type"] != StageFailed.__name__:
+        raise from_json(said)
+    if KILLED.search(text):  # what the other ranks then say is its echo
         raise NotEnoughMemory(
             f"`{module}` was killed by the system, most likely for want of memory.",
             hint="Lower `--compute micro_batch_rows=…` or `pretrain.model.depth`.",
         )
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith((" ", "=", "-"))]
-    last = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "it said nothing")
-    raise StageFailed(f"`{module}` ended without a result: {last.strip()[:300]}.", hint=f"`{log}` has the whole story.")
+    if said:
+        raise from_json(said)
+    if PREEMPTED.search(text):
+        raise Preempted(f"`{module}` was told to stop.", hint="The same run goes on from its last checkpoint.")
+    if "No space left on device" in text:
+        raise NoSpace(f"No space left for `{module}`.", hint=f"Free some; `{log}` says where.")
+    raise StageFailed(f"`{module}` ended without a result: {last_words(text)}.", hint=f"`{log}` has the whole story.")
+
+
+def last_words(log: str) -> str:
+    """The last line that names an error, not counting torchrun's own; else the last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip(" =-*")]
+    errors = [line for line in lines if re.match(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b", line)]
+    own = [line for line in errors if "ChildFailedError" not in line]
+    return (own or lines or ["it said nothing"])[-1][:300].rstrip(".")

@@ -5,13 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import SFTConfig
+from nanochat.errors import BadSource
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context, Metrics, stage
-from nanochat.store.artifacts import Conversations, Model
+from nanochat.store.artifacts import Artifact, Conversations, Model
 
 
 @stage(version=1, produces=Model, resource="gpu")
 def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Path, context: Context) -> Metrics:
     """Learn to answer: loss only on the assistant's tokens."""
+    spoken, rendered = (_vocabulary(artifact) for artifact in (base, conversations))
+    if spoken and rendered and spoken != rendered:
+        raise BadSource(
+            f"The conversations were rendered with another vocabulary ({rendered[:12]}) than the base model's "
+            f"({spoken[:12]}).",
+            hint="Run `converse` with the vocabulary that the base model was trained with.",
+        )
     inputs: dict[str, Path | list[Path]] = {"base": base.path, "conversations": conversations.path}
     return launch("nanochat.training.sft", config, inputs, out, context)
+
+
+def _vocabulary(artifact: Artifact) -> str:
+    """Digest of the vocabulary it was made with; empty when it does not say."""
+    made_with = artifact.manifest.inputs.get("vocabulary", [])
+    return made_with[0].digest if made_with else ""

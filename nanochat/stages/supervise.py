@@ -43,8 +43,8 @@ def main() -> int:
     def told(number: int, frame: FrameType | None) -> None:
         ending.set()
 
-    signal.signal(signal.SIGTERM, told)
-    signal.signal(signal.SIGINT, told)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, told)
 
     def listen() -> None:
         with suppress(OSError):

@@ -7,6 +7,8 @@ v1/aliases/<name>.json                        small mutable pointers, moved by c
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanochat.errors import DamagedArtifact, NotFound, StoreUnreachable
+from nanochat.errors import BadConfig, DamagedArtifact, NanochatError, NotFound, StoreUnreachable, WrongKind
 from nanochat.store.cache import Cache
 from nanochat.store.manifest import (
     FileEntry,
@@ -33,6 +35,7 @@ from nanochat.store.producer import Producer
 __all__ = ["KINDS", "Artifact", "Manifest", "Store", "compute_key", "payload_digest"]
 
 UPLOADS_AT_ONCE = 8
+ALIAS = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
 class Artifact:
@@ -132,7 +135,7 @@ class Store:
 
     def find(self, stage: str, key: str) -> Manifest | None:
         """The manifest, if its payload is there in full; one whose payload is gone is removed, and a miss."""
-        manifest = self._read(stage, key)
+        manifest = self.read(stage, key)
         if manifest is None:
             return None
         there = {entry.path: entry.size for entry in self.objects.list(f"{manifest.folder}/{manifest.payload}")}
@@ -154,18 +157,26 @@ class Store:
         metrics: dict[str, Any],
         producer: Producer,
     ) -> Manifest:
-        """Uploads a folder and then its manifest; when another writer was first, returns that one's."""
+        """Uploads a folder and then its manifest; when another writer was first, returns that one's.
+
+        Nobody may write to the folder's files afterwards: a store on the same disk shares them. The folder may go.
+        """
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         attempt = uuid.uuid4().hex[:12]
         payload = f"{artifact_folder(stage, key)}/{attempt}"
 
         def send(name: str) -> FileEntry:
             described = describe_file(folder / name, name)
-            self.objects.upload(folder / name, f"{payload}/{name}")
+            self.objects.upload(folder / name, f"{payload}/{name}", share=True)
             return described
 
-        with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
-            files = list(pool.map(send, names))
+        try:
+            with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+                files = list(pool.map(send, names))
+        except BaseException:
+            with contextlib.suppress(NanochatError, OSError):
+                self.objects.delete(f"{payload}/{name}" for name in names)
+            raise
         manifest = Manifest(
             stage=stage, stage_version=stage_version, kind=kind, key=key, digest=payload_digest(files), config=config,
             inputs={name: _references(given) for name, given in inputs.items()}, files=files, metrics=metrics,
@@ -174,21 +185,31 @@ class Store:
         record = f"{manifest.folder}/manifest.json"
         if self.objects.create(record, manifest.model_dump_json(indent=1).encode()):
             return manifest
+        winner = self.read(stage, key)
+        if winner and winner.payload == attempt:  # the answer to our first try was lost, and a second one refused
+            return manifest
         self.objects.delete(f"{payload}/{name}" for name in names)
-        winner = self._read(stage, key)
         if winner is None:
             raise StoreUnreachable(f"The artifact {stage}/{key[:8]} was removed while it was published.")
         return winner
 
     def remove(self, manifest: Manifest) -> None:
-        """Takes an artifact out: the record first, then its payload."""
-        self.objects.delete([f"{manifest.folder}/manifest.json"])
-        self.objects.delete(entry.path for entry in self.objects.list(manifest.folder))
+        """Takes an artifact out: the record first, then its payload. Another attempt at the same key is left alone."""
+        current = self.read(manifest.stage, manifest.key)
+        if current and current.payload == manifest.payload:
+            self.objects.delete([f"{manifest.folder}/manifest.json"])
+        place = f"{manifest.folder}/{manifest.payload}"
+        self.objects.delete(entry.path for entry in self.objects.list(place))
         with self._lock:
-            self._verified.pop(manifest.digest, None)
+            self._verified.pop(place, None)
 
     def artifact(self, manifest: Manifest, *, reused: bool) -> Artifact:
-        """A reference of the manifest's kind."""
+        """A reference of the manifest's kind; raises `WrongKind` when this version knows no such."""
+        if manifest.kind not in KINDS:
+            raise WrongKind(
+                f"{manifest.stage}/{manifest.key[:8]} is a `{manifest.kind}`, which this version does not know.",
+                hint="Use the version that made it, or a later one.",
+            )
         return KINDS[manifest.kind](self, manifest, reused=reused)
 
     def fetch(self, manifest: Manifest) -> Path:
@@ -197,30 +218,42 @@ class Store:
         with self._lock:
             if place in self._verified:
                 return self._verified[place]
-            mine = self._fetching.setdefault(place, threading.Lock())
+            mine = self._fetching.setdefault(manifest.digest, threading.Lock())
         with mine:
             with self._lock:
                 if place in self._verified:
                     return self._verified[place]
-            if self.objects.local:
-                path = self.objects.local / place
-                self._check(path, manifest)
-            else:
-                path = self._cache.folder(manifest, lambda name, local: self.objects.download(f"{place}/{name}", local))
-                self._check(path, manifest)
-            with self._lock:
-                self._verified[place] = path
-            return path
-
-    def _check(self, path: Path, manifest: Manifest) -> None:
-        for file in manifest.files:
-            if problem := _problem(path / file.path, file):
+            path, problem = self._copy(manifest, place)
+            if problem and not self.objects.local:  # the copy may have gone bad, and the store be whole
+                self._cache.forget(manifest.digest)
+                path, problem = self._copy(manifest, place)
+            if problem:
+                if not self.objects.local:
+                    self._cache.forget(manifest.digest)
                 raise DamagedArtifact(
                     f"The artifact {manifest.stage}/{manifest.key[:8]} is damaged: {problem}.",
                     hint="`nanochat verify --repair` takes it out; the next run makes it again.",
                 )
+            with self._lock:
+                self._verified[place] = path
+            return path
 
-    def _read(self, stage: str, key: str) -> Manifest | None:
+    def _copy(self, manifest: Manifest, place: str) -> tuple[Path, str]:
+        """The payload's local folder, and what is wrong with it."""
+        if self.objects.local:
+            path = self.objects.local / place
+        else:
+
+            def download(name: str, local: Path) -> None:
+                # What is missing is found, and named, by the check below.
+                with contextlib.suppress(FileNotFoundError):
+                    self.objects.download(f"{place}/{name}", local)
+
+            path = self._cache.folder(manifest, download)
+        return path, next((found for file in manifest.files if (found := _problem(path / file.path, file))), "")
+
+    def read(self, stage: str, key: str) -> Manifest | None:
+        """The manifest as it stands, whether or not its payload is there; unlike `find` it changes nothing."""
         record = f"{artifact_folder(stage, key)}/manifest.json"
         try:
             return Manifest.model_validate_json(self.objects.read(record))
@@ -237,14 +270,20 @@ class Store:
         """All manifests, or those of one stage."""
         for entry in self.objects.list(f"v1/artifacts/{stage}" if stage else "v1/artifacts"):
             parts = entry.path.split("/")
-            if parts[-1] == "manifest.json" and len(parts) == 5 and (manifest := self._read(parts[2], parts[3])):
+            if parts[-1] == "manifest.json" and len(parts) == 5 and (manifest := self.read(parts[2], parts[3])):
                 yield manifest
 
     def resolve(self, name: str) -> Manifest:
         """The artifact that an alias, `stage/key` or the beginning of a key names; raises `NotFound`."""
         aliases = self.aliases()
-        if name in aliases and (manifest := self._read(aliases[name].stage, aliases[name].key)):
-            return manifest
+        if name in aliases:
+            target = aliases[name]
+            if manifest := self.read(target.stage, target.key):
+                return manifest
+            raise NotFound(
+                f"The alias `{name}` points to {target.stage}/{target.key[:12]}, which is gone.",
+                hint="Run the pipeline again, or point it elsewhere with `nanochat alias`.",
+            )
         stage, _, prefix = name.rpartition("/")
         found: dict[tuple[str, str], None] = {}
         if len(prefix) >= 4:
@@ -252,7 +291,7 @@ class Store:
                 parts = entry.path.split("/")
                 if parts[-1] == "manifest.json" and parts[3].startswith(prefix):
                     found[parts[2], parts[3]] = None
-        if len(found) == 1 and (manifest := self._read(*next(iter(found)))):
+        if len(found) == 1 and (manifest := self.read(*next(iter(found)))):
             return manifest
         if found:
             raise NotFound(
@@ -291,13 +330,23 @@ class Store:
         """Every alias and where it points."""
         result: dict[str, AliasTarget] = {}
         for entry in self.objects.list("v1/aliases"):
-            name = entry.path.removeprefix("v1/aliases/").removesuffix(".json")
-            result[name] = AliasTarget.model_validate_json(self.objects.read(entry.path))
+            with contextlib.suppress(FileNotFoundError):  # deleted while we look
+                data = self.objects.read(entry.path)
+                result[entry.path.removeprefix("v1/aliases/").removesuffix(".json")] = _target(entry.path, data)
         return result
+
+    def alias(self, name: str) -> str | None:
+        """`stage/key` that an alias points to, if there is such an alias."""
+        path = _alias_path(name)
+        try:
+            target = _target(path, self.objects.read(path))
+        except FileNotFoundError:
+            return None
+        return f"{target.stage}/{target.key}"
 
     def set_alias(self, name: str, manifest: Manifest) -> None:
         """Moves an alias, by compare-and-swap."""
-        path = f"v1/aliases/{name}.json"
+        path = _alias_path(name)
         target = AliasTarget(stage=manifest.stage, key=manifest.key).model_dump_json().encode()
         for _ in range(20):
             try:
@@ -307,6 +356,21 @@ class Store:
             if before == target or self.objects.swap(path, target, before):
                 return
         raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
+
+
+def _alias_path(name: str) -> str:
+    if not ALIAS.fullmatch(name):
+        raise BadConfig(
+            f"`{name}` cannot be the name of an alias.", hint="Use letters, digits, `-`, `_` and `.`: `chat/latest`."
+        )
+    return f"v1/aliases/{name}.json"
+
+
+def _target(path: str, data: bytes) -> AliasTarget:
+    try:
+        return AliasTarget.model_validate_json(data)
+    except ValidationError as error:
+        raise DamagedArtifact(f"`{path}` is not an alias.", hint="Delete the file, and set the alias again.") from error
 
 
 def _references(given: Artifact | list[Artifact]) -> list[InputRef]:

@@ -3,66 +3,134 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from nanochat import settings
 from nanochat.store.manifest import Manifest
 
 DOWNLOADS_AT_ONCE = 8
+ABANDONED_S = 24 * 3600
+"""Age at which a half-finished download is taken for that of a dead process."""
 
 
 class Cache:
-    """Folders named by digest; the least recently used go when there is no room. What this process uses stays."""
+    """Folders named by digest; the least recently used go when there is no room. What a living process uses stays.
+
+    payloads/<digest>/…    whole copies, renamed into place
+    incoming/<random>      being downloaded, or being deleted
+    users/<random>         digests that one process uses; locked as long as it lives, however it ends
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._used: set[str] = set()
+        self._claimed: set[str] = set()
+        self._claims: IO[str] | None = None
 
     def folder(self, manifest: Manifest, download: Callable[[str, Path], None]) -> Path:
         """The payload's local folder, downloaded if it is not here in full. The caller verifies it."""
         place = self.root / "payloads" / manifest.digest
-        self._used.add(manifest.digest)
-        if all((place / f.path).exists() and (place / f.path).stat().st_size == f.size for f in manifest.files):
-            os.utime(place)
-            return place
-        self._make_room(sum(file.size for file in manifest.files))
-        temporary = self.root / "incoming" / uuid.uuid4().hex
-        temporary.mkdir(parents=True)
+        with self._alone():
+            self._claim(manifest.digest)
+            if _whole(place, manifest):
+                os.utime(place)
+                return place
+            self._make_room(sum(file.size for file in manifest.files))
+        temporary = self.scratch()
+        temporary.mkdir()
         try:
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
                 list(pool.map(lambda file: download(file.path, temporary / file.path), manifest.files))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                shutil.rmtree(place, ignore_errors=True)
-            with contextlib.suppress(FileExistsError):  # another process was first with the same bytes
-                temporary.rename(place)
+            with self._alone():
+                if not _whole(place, manifest):  # else another process was first
+                    self._discard(place)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    temporary.rename(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return place
 
     def forget(self, digest: str) -> None:
         """Drops a copy that turned out to be damaged."""
-        shutil.rmtree(self.root / "payloads" / digest, ignore_errors=True)
+        with self._alone():
+            self._discard(self.root / "payloads" / digest)
 
     def scratch(self) -> Path:
-        """A fresh name for a file that its user deletes."""
+        """A fresh name for a file or folder that its user deletes."""
         folder = self.root / "incoming"
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}"
+        return folder / uuid.uuid4().hex
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread or process looks or changes meanwhile; for short steps only."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _claim(self, digest: str) -> None:
+        if self._claims is None:
+            folder = self.root / "users"
+            folder.mkdir(exist_ok=True)
+            self._claims = (folder / uuid.uuid4().hex).open("w")
+            fcntl.flock(self._claims, fcntl.LOCK_EX)
+        if digest not in self._claimed:
+            self._claimed.add(digest)
+            self._claims.write(f"{digest}\n")
+            self._claims.flush()
+
+    def _in_use(self) -> set[str]:
+        used: set[str] = set()
+        for path in (self.root / "users").glob("*"):
+            with path.open() as claims:
+                try:
+                    fcntl.flock(claims, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    used.update(claims.read().split())
+                else:
+                    path.unlink()  # its process has ended
+        return used
 
     def _make_room(self, needed_bytes: int) -> None:
+        for path in (self.root / "incoming").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    _delete(path)
         folders = sorted((self.root / "payloads").glob("*"), key=lambda folder: folder.stat().st_mtime)
         sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in folders}
         excess = sum(sizes.values()) + needed_bytes - settings.cache_bytes()
+        if excess <= 0:
+            return
+        used = self._in_use()
         for folder in folders:
-            if excess <= 0:
-                return
-            if folder.name not in self._used:
-                shutil.rmtree(folder, ignore_errors=True)
+            if excess > 0 and folder.name not in used:
+                self._discard(folder)
                 excess -= sizes[folder]
+
+    def _discard(self, place: Path) -> None:
+        """Takes a folder away at once, so that nobody meets half of it."""
+        away = self.scratch()
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
+
+
+def _whole(place: Path, manifest: Manifest) -> bool:
+    return all((place / f.path).is_file() and (place / f.path).stat().st_size == f.size for f in manifest.files)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

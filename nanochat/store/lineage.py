@@ -1,74 +1,77 @@
-"""What an artifact was made from, down to the raw shards: as text, as a picture, as JSON."""
+"""What an artifact was made from, down to the raw shards: as text, as a picture, as JSON.
+
+Only manifests are read, and nothing is changed: what an artifact was made from is known even when payloads are gone.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nanochat.store.artifacts import Store
 from nanochat.store.manifest import InputRef, Manifest
 
-SHARDS_SHOWN = 4
-"""Keys of mapped artifacts that are spelt out."""
+METRICS_SHOWN = 3
+
+Name = tuple[str, str]
+"""Stage and key."""
 
 
 def ancestors(store: Store, manifest: Manifest) -> list[Manifest]:
-    """Everything it was made from, each once, nearest first."""
-    seen: dict[tuple[str, str], Manifest] = {}
-    waiting = [ref for refs in manifest.inputs.values() for ref in refs]
-    while waiting:
-        ref = waiting.pop(0)
-        if (ref.stage, ref.key) in seen:
-            continue
-        if (found := store.find(ref.stage, ref.key)) is not None:
-            seen[ref.stage, ref.key] = found
-            waiting += [below for refs in found.inputs.values() for below in refs]
-    return list(seen.values())
+    """Everything it was made from, each once, nearest first; those that the store no longer has are left out."""
+    seen: dict[Name, Manifest | None] = {(manifest.stage, manifest.key): None}
+    waiting = [manifest]
+    for child in waiting:  # grows while it is walked
+        for ref in _references([child]):
+            name = (ref.stage, ref.key)
+            if name not in seen:
+                seen[name] = store.read(*name)
+                if (found := seen[name]) is not None:
+                    waiting.append(found)
+    return waiting[1:]
 
 
 def tree(store: Store, manifest: Manifest) -> list[str]:
-    """Lines of a tree; an artifact that stands further up already is only named, with `↑`."""
+    """Lines of a tree. Shards are folded (`download ×12`); `↑` stands further up already, `(gone)` left the store."""
     known = {(found.stage, found.key): found for found in [manifest, *ancestors(store, manifest)]}
-    return [_line(manifest), *_below(known, manifest, "", {(manifest.stage, manifest.key)})]
+    return [_line([manifest]), *_below(known, [manifest], "", set())]
 
 
-def _below(
-    known: dict[tuple[str, str], Manifest], manifest: Manifest, indent: str, shown: set[tuple[str, str]]
-) -> Iterator[str]:
-    entries = list(_folded(manifest))
-    for position, (name, refs) in enumerate(entries):
-        last = position == len(entries) - 1
+def _below(known: Mapping[Name, Manifest], group: Sequence[Manifest], indent: str, shown: set[Name]) -> Iterator[str]:
+    inputs = _inputs(group)
+    for position, ((label, stage), keys) in enumerate(inputs.items()):
+        last = position == len(inputs) - 1
         branch, deeper = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        ref = refs[0]
-        found = known.get((ref.stage, ref.key))
-        label = f"{name}: " if name != ref.stage else ""
-        if len(refs) > 1:
-            keys = ", ".join(each.key[:8] for each in refs[:SHARDS_SHOWN]) + (" …" if len(refs) > SHARDS_SHOWN else "")
-            yield f"{indent}{branch}{label}{ref.stage} ×{len(refs)}: {keys}"
-            if (refs[0].stage, "×") not in shown and found is not None:
-                shown.add((refs[0].stage, "×"))
-                if found.inputs:
-                    yield from _below(known, found, indent + deeper, shown)
-                for each in (known.get((r.stage, r.key)) for r in refs):
-                    if each is not None and not each.inputs:
-                        yield from _files(each, indent + deeper)
-        elif found is None:
-            yield f"{indent}{branch}{label}{ref.stage} {ref.key[:8]} (gone)"
-        elif (ref.stage, ref.key) in shown:
-            yield f"{indent}{branch}{label}{ref.stage} {ref.key[:8]} ↑"
-        else:
-            shown.add((ref.stage, ref.key))
-            yield f"{indent}{branch}{label}{_line(found)}"
-            yield from _below(known, found, indent + deeper, shown)
-            if not found.inputs:
-                yield from _files(found, indent + deeper)
+        title = f"{indent}{branch}" + (f"{label}: " if label != stage else "")
+        fresh = [key for key in keys if (stage, key) not in shown]
+        found = [known[stage, key] for key in fresh if (stage, key) in known]
+        shown.update((stage, key) for key in keys)
+        several = f"{stage} ×{len(keys)}" if len(keys) > 1 else f"{stage} {keys[0][:8]}"
+        if not fresh:
+            yield f"{title}{several} ↑"
+            continue
+        notes = (f" ({len(fresh) - len(found)} gone)" if found else " (gone)") if len(found) < len(fresh) else ""
+        notes += f" ({len(keys) - len(fresh)} ↑)" if len(fresh) < len(keys) else ""
+        yield f"{title}{_line(found) if len(found) == len(keys) else several}{notes}"
+        yield from _below(known, found, indent + deeper, shown)
+        for leaf in found:
+            if not leaf.inputs:
+                yield from _files(leaf, indent + deeper)
 
 
-def _folded(manifest: Manifest) -> Iterator[tuple[str, list[InputRef]]]:
-    for name, refs in manifest.inputs.items():
-        if refs:
-            yield name, refs
+def _references(group: Sequence[Manifest]) -> Iterator[InputRef]:
+    return (ref for manifest in group for refs in manifest.inputs.values() for ref in refs)
+
+
+def _inputs(group: Sequence[Manifest]) -> dict[tuple[str, str], list[str]]:
+    """(name of the input, stage) → keys, over all of the group, each once."""
+    keys: dict[tuple[str, str], dict[str, None]] = {}
+    for manifest in group:
+        for label, refs in manifest.inputs.items():
+            for ref in refs:
+                keys.setdefault((label, ref.stage), {})[ref.key] = None
+    return {name: list(each) for name, each in keys.items()}
 
 
 def _files(manifest: Manifest, indent: str) -> Iterator[str]:
@@ -77,13 +80,43 @@ def _files(manifest: Manifest, indent: str) -> Iterator[str]:
         yield f"{indent}{name} {file.path}  sha256 {file.sha256}  {file.size:,} bytes"
 
 
-def _line(manifest: Manifest) -> str:
-    made = f"{manifest.producer.ended:%Y-%m-%d %H:%M}"
-    return f"{manifest.stage} {manifest.key[:8]}  ({manifest.kind}, made {made} in {manifest.producer.seconds:.1f} s)"
+def _line(group: Sequence[Manifest]) -> str:
+    first, seconds = group[0], sum(manifest.producer.seconds for manifest in group)
+    if len(group) > 1:
+        return f"{first.stage} ×{len(group)}  ({first.kind}, made in {seconds:.1f} s)"
+    numbers = [f"{name} {_number(value)}" for name, value in first.metrics.items() if _is_number(value)]
+    made = f"made {first.producer.ended:%Y-%m-%d %H:%M} in {seconds:.1f} s"
+    return f"{first.stage} {first.key[:8]}  ({', '.join([first.kind, *numbers[:METRICS_SHOWN], made])})"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def as_mermaid(store: Store, manifest: Manifest) -> str:
+    """The picture as a mermaid graph, one node a stage: its shards stand folded."""
+    found = [manifest, *ancestors(store, manifest)]
+    there = {(each.stage, each.key) for each in found}
+    named = sorted(there | {(ref.stage, ref.key) for ref in _references(found)})
+    keys: dict[str, list[str]] = {}
+    for stage, key in named:
+        keys.setdefault(stage, []).append(key)
+    lines = ["graph TD"]
+    for stage, each in keys.items():
+        gone = sum((stage, key) not in there for key in each)
+        note = each[0][:8] if len(each) == 1 else f"×{len(each)}"
+        note += "" if not gone else " (gone)" if gone == len(each) else f" ({gone} gone)"
+        lines.append(f'  {stage}["{stage}<br/>{note}"]')
+    edges = {(ref.stage, child.stage) for child in found for ref in _references([child])}
+    return "\n".join([*lines, *(f"  {parent} --> {child}" for parent, child in sorted(edges))])
 
 
 def as_json(store: Store, manifest: Manifest) -> str:
-    """Nodes and edges, for other tools."""
+    """Nodes and edges, for other tools; an edge may begin at an artifact that is gone and is no node."""
     found = [manifest, *ancestors(store, manifest)]
     nodes: list[dict[str, Any]] = [
         {

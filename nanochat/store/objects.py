@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,12 +19,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import aiohttp
 import fsspec
 from botocore import exceptions as boto
 from fsspec.asyn import sync
 
 from nanochat import settings
 from nanochat.errors import BadConfig, NoSpace, StoreError, StoreUnreachable
+
+PART = ".part"
+"""Ending of files being written, whose names begin with a dot; never listed."""
+LOCK = ".swap.lock"
+"""Held for a compare-and-swap in its folder; stays."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +45,37 @@ class Objects:
     """The objects under one root URL: a folder (`file:///…` or a plain path) or `s3://bucket/prefix`."""
 
     def __init__(self, root: str) -> None:
-        scheme = urlparse(root).scheme if "://" in root else "file"
+        address = urlparse(root) if "://" in root else None
+        scheme = address.scheme if address else "file"
         self.local: Path | None = None
+        if address and "@" in address.netloc:
+            raise BadConfig(
+                "The address of the store carries credentials.",
+                hint="Give them as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
+            )
         if scheme == "file":
-            self.local = Path(unquote(urlparse(root).path) if "://" in root else root).expanduser().absolute()
+            if address and address.netloc not in ("", "localhost"):
+                raise BadConfig(
+                    f"The store `{root}` names the host `{address.netloc}`.",
+                    hint="A folder has three slashes: `file:///…`.",
+                )
+            self.local = Path(unquote(address.path) if address else root).expanduser().absolute()
             self.root = self.local.as_uri()
-        elif scheme == "s3":
+        elif scheme == "s3" and address and address.netloc:
             self.root = root.rstrip("/")
             self._prefix = self.root.removeprefix("s3://")
             self._s3 = open_s3()
         else:
             raise BadConfig(
-                f"The store `{root}` has the scheme `{scheme}`.",
+                f"The store `{root}` is not an address of one.",
                 hint="Use a folder, `file:///…` or `s3://bucket/prefix`.",
             )
 
     def read(self, path: str) -> bytes:
         """The object's bytes; `FileNotFoundError` when there is none."""
         if self.local:
-            return (self.local / path).read_bytes()
+            with self._on_disk("read"):
+                return (self.local / path).read_bytes()
         with self._answers(path):
             return self._s3.cat_file(self._key(path))
 
@@ -87,7 +106,7 @@ class Objects:
         if expected is None:
             return self.create(path, data)
         if self.local:
-            with self._beside(path) as temporary, (temporary.parent / f".{Path(path).name}.lock").open("w") as lock:
+            with self._beside(path) as temporary, (temporary.parent / LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 with contextlib.suppress(FileNotFoundError):
                     if (self.local / path).read_bytes() == expected:
@@ -104,11 +123,15 @@ class Objects:
             return False
         return self._conditional_put(path, data, IfMatch=answer["ETag"])
 
-    def upload(self, local: Path, path: str) -> None:
-        """Copies a local file in (multipart when it is large)."""
+    def upload(self, local: Path, path: str, *, share: bool = False) -> None:
+        """Copies a local file in (multipart when it is large).
+
+        `share` promises that nobody writes to the file any more: a store on the same disk then takes a hard link.
+        """
         if self.local:
             with self._beside(path) as temporary:
-                shutil.copyfile(local, temporary)
+                if not (share and _link(local, temporary)):
+                    shutil.copyfile(local, temporary)
                 temporary.replace(self.local / path)
             return
         with self._answers(path):
@@ -132,12 +155,13 @@ class Objects:
         """All objects below a prefix (a folder's name), sorted by path."""
         if self.local:
             top = self.local / prefix
-            found = [
-                Entry(str((Path(folder) / name).relative_to(self.local)), (Path(folder) / name).stat().st_size)
-                for folder, _, names in os.walk(top)
-                for name in names
-                if not name.startswith(".")
-            ]
+            found: list[Entry] = []
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    place = Path(folder, name)
+                    if name != LOCK and not (name.startswith(".") and name.endswith(PART)):
+                        with contextlib.suppress(FileNotFoundError):  # deleted while we look
+                            found.append(Entry(place.relative_to(self.local).as_posix(), place.stat().st_size))
             return sorted(found, key=lambda entry: entry.path)
         with self._answers(prefix):
             listed: dict[str, Any] = self._s3.find(self._key(prefix), detail=True)
@@ -180,12 +204,22 @@ class Objects:
         bucket = self._prefix.split("/")[0]
         try:
             with self._answers(bucket):
-                if not self._s3.exists(bucket):
-                    self._s3.mkdir(bucket)
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"There is no bucket `{bucket}`.", hint="Create it, or give credentials that may."
-            ) from error
+                self._s3.call_s3("head_bucket", Bucket=bucket)
+        except FileNotFoundError:
+            try:
+                with self._answers(bucket), contextlib.suppress(FileExistsError):  # another was first
+                    self._s3.call_s3("create_bucket", Bucket=bucket)
+            except StoreUnreachable:
+                raise
+            except (StoreError, FileNotFoundError) as error:
+                raise StoreError(
+                    f"There is no bucket `{bucket}`, and it cannot be created.",
+                    hint="Create it, or give credentials that may.",
+                ) from error
+        except StoreUnreachable:
+            raise
+        except StoreError:  # who may write objects need not have rights on the bucket: the probe finds out
+            return
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -201,80 +235,103 @@ class Objects:
         return data
 
     def _conditional_put(self, path: str, data: bytes, **condition: str) -> bool:
-        try:
-            with self._answers(path):
-                self._call("put_object", Key=self._key(path), Body=data, **condition)
-        except _Refused:
-            return False
+        for pause_s in (0.05, 0.1, 0.2, 0.4, 0.0):
+            try:
+                with self._answers(path):
+                    self._call("put_object", Key=self._key(path), Body=data, **condition)
+            except (_Refused, FileNotFoundError):  # the latter: to be replaced, and deleted meanwhile
+                return False
+            except _Busy:
+                if not pause_s:
+                    raise
+                time.sleep(pause_s)
+            else:
+                break
         return True
 
     @contextlib.contextmanager
     def _beside(self, path: str) -> Iterator[Path]:
+        """An empty file next to the object, to be filled and renamed; gone afterwards."""
         assert self.local
         target = self.local / path
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PART}")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise NoSpace(
-                    f"No space left in the store {self.root}.", hint="Free some, or choose another `--store`."
-                ) from error
-            if isinstance(error, PermissionError | NotADirectoryError):
-                raise StoreError(f"The store {self.root} cannot be written: {error.strerror}.") from error
-            raise
+            with self._on_disk("written"):
+                _touch(temporary)
+                yield temporary
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+    @contextlib.contextmanager
+    def _on_disk(self, verb: str) -> Iterator[None]:
+        """Turns what the file system says into our errors."""
+        try:
+            yield
+        except (PermissionError, NotADirectoryError) as error:
+            raise StoreError(
+                f"The store {self.root} cannot be {verb}: {error.strerror} (`{error.filename}`).",
+                hint="Choose another `--store`.",
+            ) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._no_space() from error
+            if error.errno == errno.EROFS:
+                raise StoreError(f"The store {self.root} is read-only.", hint="Choose another `--store`.") from error
+            raise
+
+    def _no_space(self) -> NoSpace:
+        return NoSpace(f"No space left for the store {self.root}.", hint="Free some, or choose another `--store`.")
 
     @contextlib.contextmanager
     def _answers(self, what: str) -> Iterator[None]:
         """Turns what S3 and the network say into our errors, in one sentence, without credentials."""
         try:
             yield
-        except FileNotFoundError:
+        except (FileNotFoundError, _Refused, _Busy):
             raise
         except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
             raise StoreError(
                 f"There are no credentials for {self.root}.",
                 hint="Set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
             ) from error
-        except (
-            boto.EndpointConnectionError,
-            boto.ConnectTimeoutError,
-            boto.ReadTimeoutError,
-            boto.ConnectionClosedError,
-        ) as error:
-            where = settings.s3_endpoint() or "Amazon S3"
+        except (boto.ConnectionError, boto.HTTPClientError, aiohttp.ClientError, TimeoutError) as error:
+            where = _without_login(settings.s3_endpoint()) or "Amazon S3"
             raise StoreUnreachable(
                 f"The store {self.root} did not answer at {where}.",
                 hint="Is the server up, and `AWS_ENDPOINT_URL` right?",
             ) from error
         except PermissionError as error:
             raise StoreError(
-                f"The store {self.root} refused `{what}`: {error}.", hint="Check the credentials and their rights."
+                f"The store {self.root} refused `{what}`: {_sentence(error)}.",
+                hint="Check the credentials and their rights.",
             ) from error
-        except OSError as error:
-            if (
-                "412" in str(error)
-                or "PreconditionFailed" in str(error)
-                or "At least one of the pre-conditions" in str(error)
-            ):
-                raise _Refused from error
-            raise StoreUnreachable(f"The store {self.root} failed at `{what}`: {error}.") from error
-        except boto.ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
-                raise _Refused from error
-            raise StoreError(f"The store {self.root} refused `{what}`: {error}.") from error
+        except (OSError, boto.ClientError) as error:
+            status = _http_status(error)
+            if status == 412:
+                raise _Refused(f"The store {self.root} has another `{what}` by now.") from error
+            if isinstance(error, FileExistsError):
+                raise
+            if status == 409:
+                raise _Busy(f"The store {self.root} is busy with other writers of `{what}`.") from error
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._no_space() from error
+            if 400 <= status < 500 and status not in (408, 429):
+                raise StoreError(f"The store {self.root} refused `{what}`: {_sentence(error)}.") from error
+            raise StoreUnreachable(f"The store {self.root} failed at `{what}`: {_sentence(error)}.") from error
         except (boto.BotoCoreError, ValueError) as error:
             raise StoreError(
-                f"The store {self.root} cannot be used: {error}.", hint="Check `--store` and `AWS_ENDPOINT_URL`."
+                f"The store {self.root} cannot be used: {_sentence(error)}.",
+                hint="Check `--store` and `AWS_ENDPOINT_URL`.",
             ) from error
 
 
-class _Refused(Exception):
-    """The condition of a conditional write did not hold."""
+class _Refused(StoreError):
+    """The condition of a conditional write did not hold (HTTP 412)."""
+
+
+class _Busy(StoreUnreachable):
+    """Conditional writes to one key met (HTTP 409): neither has been decided; to be tried again."""
 
 
 def open_s3() -> Any:
@@ -286,6 +343,46 @@ def open_s3() -> Any:
         skip_instance_cache=True,
         config_kwargs={"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}},
     )
+
+
+def _http_status(error: BaseException) -> int:
+    """The status behind an error of s3fs, which keeps botocore's as its cause; 0 when there is none."""
+    for each in (error, error.__cause__):
+        if isinstance(each, boto.ClientError):
+            return each.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return 0
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _without_login(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _touch(path: Path) -> None:
+    """Creates a file and its folder; tries again when who emptied the folder removes it in between."""
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(exist_ok=False)
+            return
+    path.touch(exist_ok=False)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Replaces `target` by a hard link to `source`; whether the file system could."""
+    if source.is_symlink():
+        return False
+    target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        return False
+    return True
 
 
 def _write_durably(path: Path, data: bytes) -> None:

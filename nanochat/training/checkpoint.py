@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nanochat.errors import NanochatError
+from nanochat.errors import DamagedArtifact, NanochatError, NoSpace
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
 
@@ -93,6 +93,12 @@ class Checkpoints:
                 return saved
         return None
 
+    def at(self, step: int) -> Saved:
+        """The checkpoint of that step. Raises `DamagedArtifact` when it is not whole."""
+        if (saved := self._load(step)) is None:
+            raise DamagedArtifact(f"The checkpoint at step {step} cannot be read by every rank: {self.warnings[-1]}.")
+        return saved
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _folder(self, step: int) -> str:
@@ -121,6 +127,11 @@ class Checkpoints:
                 self._remove(old)
         except (NanochatError, OSError) as error:
             self._error = error
+        except SafetensorError as error:  # it wraps what the system says
+            self._error = NoSpace(
+                f"A checkpoint cannot be written to `{spool}`: {error}.",
+                hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
+            )
         finally:
             shutil.rmtree(spool, ignore_errors=True)
 

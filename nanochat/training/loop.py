@@ -17,17 +17,19 @@ from torch import nn
 from nanochat.config import Compute
 from nanochat.data.loader import IGNORED, Loader
 from nanochat.data.rows import RowFiles
-from nanochat.errors import BadSource, DamagedArtifact, Diverged
+from nanochat.errors import BadSource, DamagedArtifact, Diverged, NotEnoughMemory
 from nanochat.job import Job
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer
 from nanochat.ranks import Preempted, World, stop_requested, sum_over_ranks
-from nanochat.training.checkpoint import Checkpoints
+from nanochat.training.checkpoint import Checkpoints, Saved
 from nanochat.training.metrics import Metrics, memory_bytes, peak_flops
 
 CPU_MICRO_BATCH_TOKENS = 16_384
-CUDA_MICRO_BATCH_TOKENS = 65_536
+CUDA_MICRO_BATCH_TOKENS = ((18, 65_536), (26, 32_768), (1 << 30, 16_384))
+"""Up to that depth, so many tokens, on a card of 80 GB."""
+LOWER_THE_RATES = "Lower the rates (`pretrain.optimizer`), or raise `batch_tokens`; checkpoints are kept."
 SMOOTHING = 0.9
 """Of the loss that is shown: an exponential moving average."""
 
@@ -54,6 +56,8 @@ class Trained:
     """Smoothed, in nats per counted token."""
     evaluation: float
     tokens_per_s: float
+    mfu: float | None
+    """Model FLOP/s as a share of the cards' peak; None where the peak is not known."""
     seconds: float
     """Of training proper, without evaluation and checkpoints, over all attempts."""
     resumed_from_step: int
@@ -63,13 +67,27 @@ class Trained:
 def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
     """Trains to the end of the schedule, from the newest whole checkpoint if there is one.
 
-    Raises `Diverged` on NaN or infinity, `BadSource` on a batch in which nothing is to be learnt, and `Preempted`
-    after saving when a rank was told to stop.
+    Raises `Diverged` on NaN or infinity, `BadSource` on a batch in which nothing is to be learnt, `NotEnoughMemory`
+    naming what does not fit, and `Preempted` after saving when a rank was told to stop.
     """
+    try:
+        return _train(job, world, model, optimizer, rows, schedule)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        depth, micro = model.architecture.depth, micro_batch_rows(job.compute, model, rows.sequence_len, world)
+        raise NotEnoughMemory(
+            f"Depth {depth} with micro-batches of {micro} rows of {rows.sequence_len} tokens does not fit "
+            f"the memory of `{world.device}`.",
+            hint=f"Set `--compute micro_batch_rows={max(1, micro // 2)}`, or a smaller `pretrain.model.depth`.",
+        ) from error
+
+
+def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
     metrics = Metrics(job, writes=world.is_first)
-    checkpoints = Checkpoints(job.checkpoints, Path(job.folder) / "spool", job.compute.keep_checkpoints)
-    step, consumed, smoothed, seconds = 0, 0, 0.0, 0.0
-    saved = checkpoints.newest()
+    checkpoints = Checkpoints(job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints)
+    step, consumed, loss, smoothed, seconds = 0, 0, math.nan, 0.0, 0.0
+    saved = _the_same_on_all(checkpoints, world)
     for warning in checkpoints.warnings:
         metrics.say(0, schedule.steps, warning)
     if saved is not None:
@@ -79,7 +97,7 @@ def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFil
         except (RuntimeError, KeyError) as error:
             raise DamagedArtifact(f"The checkpoint at step {saved.step} does not fit the model: {error}.") from error
         step, consumed = saved.step, saved.rows_consumed
-        smoothed, seconds = saved.numbers["smoothed_loss"], saved.numbers["seconds"]
+        loss, smoothed, seconds = (saved.numbers[name] for name in ("loss", "smoothed_loss", "seconds"))
         metrics.history.extend(saved.metrics)
         metrics.say(step, schedule.steps, f"going on from the checkpoint at step {step}")
     start = step
@@ -89,68 +107,85 @@ def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFil
         network = torch.compile(model, dynamic=False)  # pyright: ignore[reportAssignmentType]
     loader = Loader(
         rows, schedule.seed, schedule.batch_rows, world.rank, world.world_size,
-        micro_batch_rows(compute, rows.sequence_len, world), world.device, consumed,
+        micro_batch_rows(compute, model, rows.sequence_len, world), world.device, consumed,
     )  # fmt: skip
-    evaluation, measured_tokens, measured_s = math.nan, 0, 0.0
+    speed, measured_tokens, measured_s = 0.0, 0, 0.0
     last_saved, peak = time.monotonic(), peak_flops(world.device)
     batch_tokens = schedule.batch_rows * rows.sequence_len
     flops_per_token = model.architecture.flops_per_token
 
     def save() -> None:
         nonlocal last_saved
-        numbers = {"smoothed_loss": smoothed, "seconds": seconds}
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise Diverged(f"A weight is not finite after step {step}.", hint=LOWER_THE_RATES)
+        numbers = {"loss": loss, "smoothed_loss": smoothed, "seconds": seconds}
         state = optimizer.state_dict()  # collective: every rank takes part
         if world.is_first:
             checkpoints.save(step, loader.rows_consumed, model.state_dict(), state, numbers, metrics.history)
         last_saved = time.monotonic()
 
+    def mfu() -> float | None:
+        return speed * flops_per_token / (peak * world.world_size) if peak else None
+
+    def tell(asked: float | None) -> None:
+        shown = smoothed / (1 - SMOOTHING**step)
+        left_s = (schedule.steps - step) * batch_tokens / speed if speed else 0.0
+        metrics.event(
+            step, schedule.steps, _line(shown, asked, schedule.evaluation_name, speed, left_s),
+            loss=loss, smoothed_loss=shown, lr_multiplier=schedule.rates(step - 1).lr_multiplier,
+            tokens=step * batch_tokens, tokens_per_s=speed, seconds=seconds, memory_bytes=memory_bytes(world.device),
+            epoch=loader.epoch, mfu=mfu(), **{schedule.evaluation_name: asked},
+        )  # fmt: skip
+
     try:
         while step < schedule.steps:
             began = time.monotonic()
-            rates = schedule.rates(step)
-            loss = optimizer_step(network, optimizer, loader, rates)
+            loss = optimizer_step(network, optimizer, loader, schedule.rates(step))
             if not math.isfinite(loss):
-                raise Diverged(
-                    f"The loss is {loss} at step {step}.",
-                    hint="Lower the rates (`pretrain.optimizer`), or raise `batch_tokens`; checkpoints are kept.",
-                )
+                raise Diverged(f"The loss is {loss} at step {step}.", hint=LOWER_THE_RATES)
             step += 1
             took = time.monotonic() - began
             seconds += took
             if step > start + 2:  # the first steps warm the machine up
                 measured_tokens, measured_s = measured_tokens + batch_tokens, measured_s + took
             smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-            shown = smoothed / (1 - SMOOTHING**step)
             speed = measured_tokens / measured_s if measured_s else batch_tokens / took
-            due = schedule.evaluate_every_steps and step % schedule.evaluate_every_steps == 0
-            asked: float | None = None
-            if due or step == schedule.steps:
-                model.eval()
-                asked = evaluation = schedule.evaluate()
-                model.train()
+            if step == schedule.steps:
+                break
+            asked = None
+            if schedule.evaluate_every_steps and step % schedule.evaluate_every_steps == 0:
+                asked = _evaluated(model, schedule)
             if step % compute.log_every_steps == 0 or asked is not None:
-                left = (schedule.steps - step) * batch_tokens / speed
-                metrics.event(
-                    step, schedule.steps, _line(shown, asked, schedule.evaluation_name, speed, left),
-                    loss=loss, smoothed_loss=shown, lr_multiplier=rates.lr_multiplier, tokens=step * batch_tokens,
-                    tokens_per_s=speed, seconds=seconds, memory_bytes=memory_bytes(world.device), epoch=loader.epoch,
-                    mfu=speed * flops_per_token / (peak * world.world_size) if peak else None,
-                    **({schedule.evaluation_name: asked} if asked is not None else {}),
-                )  # fmt: skip
+                tell(asked)
             if stop_requested():
                 save()
                 checkpoints.wait()
                 raise Preempted
-            if _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s) and step < schedule.steps:
+            if _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s):
                 save()
-        if math.isnan(evaluation):  # resumed at the very end
-            model.eval()
-            evaluation = schedule.evaluate()
+        if start < schedule.steps:
+            save()  # before the last evaluation: a failure there must not cost the training
         checkpoints.wait()
+        evaluation = _evaluated(model, schedule)
+        tell(evaluation)
     finally:
         loader.close()
-    speed = measured_tokens / measured_s if measured_s else 0.0
-    return Trained(smoothed / (1 - SMOOTHING**step), evaluation, speed, seconds, start, metrics.history)
+    shown = smoothed / (1 - SMOOTHING**step)
+    return Trained(shown, evaluation, speed, mfu(), seconds, start, metrics.history)
+
+
+def _the_same_on_all(checkpoints: Checkpoints, world: World) -> Saved | None:
+    """The newest whole checkpoint as the first rank finds it: no rank may go on from another step than the others."""
+    saved = checkpoints.newest() if world.is_first else None
+    (step,) = sum_over_ranks(saved.step if saved else 0)
+    return checkpoints.at(int(step)) if step and not world.is_first else saved
+
+
+def _evaluated(model: GPT, schedule: Schedule) -> float:
+    model.eval()
+    asked = schedule.evaluate()
+    model.train()
+    return asked
 
 
 def optimizer_step(network: nn.Module, optimizer: Optimizer, loader: Loader, rates: StepRates) -> float:
@@ -164,21 +199,27 @@ def optimizer_step(network: nn.Module, optimizer: Optimizer, loader: Loader, rat
         raise BadSource(
             "A whole batch has nothing to learn: every loss mask is empty.", hint="Check the conversations."
         )
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=loader.device)
     for inputs_BT, targets_BT in batches:
         nats = network(inputs_BT, targets_BT, reduction="sum")
         (nats * (loader.world_size / counted)).backward()  # the optimizer averages over the ranks
-        total += nats.item()
+        total += nats.detach()
     optimizer.step(rates)
     optimizer.zero_grad()
-    (total,) = sum_over_ranks(total)
-    return total / counted
+    (batch_nats,) = sum_over_ranks(total.item())
+    return batch_nats / counted
 
 
-def micro_batch_rows(compute: Compute, sequence_len: int, world: World) -> int:
+def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, world: World) -> int:
     """Rows of one pass: as asked, else what suits the device (the loader takes no more than the batch has)."""
-    tokens = CUDA_MICRO_BATCH_TOKENS if world.device.type == "cuda" else CPU_MICRO_BATCH_TOKENS
-    return compute.micro_batch_rows or max(1, tokens // sequence_len)
+    if compute.micro_batch_rows:
+        return compute.micro_batch_rows
+    tokens = CPU_MICRO_BATCH_TOKENS
+    if world.device.type == "cuda":
+        tokens = next(tokens for depth, tokens in CUDA_MICRO_BATCH_TOKENS if model.architecture.depth <= depth)
+        share = torch.cuda.get_device_properties(world.device).total_memory / 80e9
+        tokens = round(tokens * 2.0 ** math.floor(math.log2(share * 1.1)))  # cards have a little less than they say
+    return max(1, tokens // sequence_len)
 
 
 def _agreed(mine: bool) -> bool:

@@ -46,7 +46,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     optimizer = build_optimizer(model, config.optimizer, plan)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
-    micro = micro_batch_rows(job.compute, rows.sequence_len, world)
+    micro = micro_batch_rows(job.compute, model, rows.sequence_len, world)
 
     def evaluate() -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
@@ -77,6 +77,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         "final_loss": trained.loss,
         "validation_bits_per_byte": trained.evaluation,
         "tokens_per_s": trained.tokens_per_s,
+        "mfu": trained.mfu,
         "training_s": trained.seconds,
         "parameters": plan.parameters,
         "flops": plan.flops,

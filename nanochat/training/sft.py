@@ -45,7 +45,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         muon_weight_decay=0.0,
     )
     optimizer = build_optimizer(model, pretrained.optimizer, plan)
-    micro = micro_batch_rows(job.compute, rows.sequence_len, world)
+    micro = micro_batch_rows(job.compute, model, rows.sequence_len, world)
 
     @torch.no_grad()
     def evaluate() -> float:
@@ -79,6 +79,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         "final_loss": trained.loss,
         "validation_loss": trained.evaluation,
         "tokens_per_s": trained.tokens_per_s,
+        "mfu": trained.mfu,
         "training_s": trained.seconds,
         "parameters": plan.parameters,
         "batch_tokens": plan.batch_tokens,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
+import pytest
+
+from nanochat.errors import NoSpace
 from nanochat.store.lease import lease
 from nanochat.store.objects import Objects
 
@@ -21,8 +24,8 @@ with lease(Objects(sys.argv[1]), "key", ttl_s=1):
 """
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    objects, inside, most = Objects(str(tmp_path)), [], []
+def test_one_at_a_time(root: str) -> None:
+    objects, inside, most = Objects(root), [], []
 
     def work(number: int) -> None:
         with lease(objects, "key", ttl_s=4):
@@ -40,25 +43,26 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert objects.list("v1/leases") == []
 
 
-def test_a_killed_holder_is_taken_over(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+def test_a_killed_holder_is_taken_over(root: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, root], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         holder.kill()
     waited: list[str] = []
-    with lease(Objects(str(tmp_path)), "key", ttl_s=1, on_wait=waited.append) as held:
+    with lease(Objects(root), "key", ttl_s=1, on_wait=waited.append) as held:
         assert not held.lost
+        assert held.fence == 2
     assert len(waited) == 1
 
 
-def test_a_living_holder_is_not(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+def test_a_living_holder_is_not(root: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, root], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         taken = threading.Event()
 
         def want() -> None:
-            with lease(Objects(str(tmp_path)), "key", ttl_s=1):
+            with lease(Objects(root), "key", ttl_s=1):
                 taken.set()
 
         thread = threading.Thread(target=want, daemon=True)
@@ -67,3 +71,58 @@ def test_a_living_holder_is_not(tmp_path: Path) -> None:
         holder.kill()
         assert taken.wait(5)
         thread.join()
+
+
+def test_the_holder_says_how_long_it_may_be_silent(root: str) -> None:
+    objects = Objects(root)
+    with lease(objects, "key", ttl_s=60):
+        taken = threading.Event()
+
+        def want() -> None:
+            with lease(objects, "key", ttl_s=0.2):
+                taken.set()
+
+        thread = threading.Thread(target=want, daemon=True)
+        thread.start()
+        assert not taken.wait(1)
+    assert taken.wait(5)
+    thread.join()
+
+
+def test_one_that_was_taken_over_learns_it_and_leaves_it_alone(root: str) -> None:
+    objects = Objects(root)
+    with lease(objects, "key", ttl_s=0.4) as held:
+        objects.write("v1/leases/key.json", b"another's")
+        for _ in range(50):
+            if held.lost:
+                break
+            time.sleep(0.1)
+        assert held.lost
+    assert objects.read("v1/leases/key.json") == b"another's"
+
+
+def test_answers_that_got_lost_lose_no_lease(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = Objects(root)
+    create, swap = objects.create, objects.swap
+    monkeypatch.setattr(objects, "create", lambda *arguments: create(*arguments) and False)
+    monkeypatch.setattr(objects, "swap", lambda *arguments: swap(*arguments) and False)
+    with lease(objects, "key", ttl_s=60) as held:
+        held.renew()
+        assert not held.lost
+    assert objects.list("v1/leases") == []
+
+
+def test_a_store_that_is_away_ends_neither_the_heart_nor_the_work(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = Objects(root)
+
+    def away(*_: object) -> bool:
+        raise NoSpace("full")
+
+    with lease(objects, "key", ttl_s=0.4) as held:
+        with monkeypatch.context() as patch:
+            patch.setattr(objects, "swap", away)
+            time.sleep(0.3)
+        time.sleep(0.3)
+        assert not held.lost
+        assert json.loads(objects.read("v1/leases/key.json"))["beat"] > 0
+        monkeypatch.setattr(objects, "read", away)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,23 +12,17 @@ from typing import Any
 
 import pytest
 
-from nanochat.errors import BadConfig, DamagedArtifact, NotFound, StoreError, StoreUnreachable
+from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, StoreError, StoreUnreachable
 from nanochat.store.artifacts import Manifest, Store
-from nanochat.store.lineage import ancestors, tree
 from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
 
 KEY = "k" * 64
 
 
-@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    if request.param == "file":
-        yield Store(str(tmp_path / "store"), tmp_path / "cache")
-        return
-    for name, value in request.getfixturevalue("s3_server").items():
-        monkeypatch.setenv(name, value)
-    yield Store(f"s3://bucket/{uuid.uuid4().hex}", tmp_path / "cache")
+@pytest.fixture
+def store(root: str, tmp_path: Path) -> Store:
+    return Store(root, tmp_path / "cache")
 
 
 def publish(
@@ -74,8 +69,8 @@ def test_of_many_creators_one_wins(store: Store) -> None:
 
 
 def test_of_many_publishers_one_wins_and_its_bytes_stay(store: Store, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        manifests = list(pool.map(lambda i: publish(store, tmp_path, f"text {i}"), range(8)))
+    with ThreadPoolExecutor(16) as pool:
+        manifests = list(pool.map(lambda i: publish(store, tmp_path, f"text {i}"), range(16)))
     assert len({manifest.payload for manifest in manifests}) == 1
     assert store.verify(manifests[0]) == []
     found = store.find("download", KEY)
@@ -104,30 +99,90 @@ def test_a_lost_payload_is_a_miss(store: Store, tmp_path: Path) -> None:
     assert store.find("download", KEY) != publish(store, tmp_path, "again")
 
 
+def test_healing_leaves_the_next_attempt_alone(store: Store, tmp_path: Path) -> None:
+    lost = publish(store, tmp_path, "one")
+    store.objects.delete([f"{lost.folder}/{lost.payload}/train.parquet"])
+    store.objects.write(f"{lost.folder}/another/train.parquet", b"on its way")
+    assert store.find("download", KEY) is None
+    assert [entry.path for entry in store.objects.list("v1/artifacts")] == [f"{lost.folder}/another/train.parquet"]
+    again = publish(store, tmp_path, "two")
+    store.remove(lost)  # by one who looked before it was healed
+    assert store.find("download", KEY) == again
+
+
+def test_an_answer_that_got_lost_does_not_cost_the_payload(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = store.objects.create
+    monkeypatch.setattr(store.objects, "create", lambda path, data: create(path, data) and False)
+    manifest = publish(store, tmp_path, "one")
+    assert store.find("download", KEY) == manifest
+
+
+def test_an_upload_that_fails_leaves_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = store.objects.upload
+
+    def fail(local: Path, path: str, **options: bool) -> None:
+        if path.endswith("train.parquet"):
+            raise StoreUnreachable("gone")
+        upload(local, path, **options)
+
+    monkeypatch.setattr(store.objects, "upload", fail)
+    with pytest.raises(StoreUnreachable):
+        publish(store, tmp_path, "one")
+    assert store.objects.list("v1/artifacts") == []
+
+
+def test_hidden_files_belong_to_the_payload(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".hidden").write_text("h")
+    manifest = store.publish(
+        out, stage="download", stage_version=1, kind="RawShard", key=KEY, config={}, inputs={}, metrics={},
+        producer=describe_producer(datetime.now(UTC)),
+    )  # fmt: skip
+    assert [file.path for file in manifest.files] == [".hidden"]
+    assert store.find("download", KEY) == manifest
+
+
 def test_a_flipped_byte_is_found(store: Store, tmp_path: Path) -> None:
     manifest = publish(store, tmp_path, "one")
     store.objects.write(f"{manifest.folder}/{manifest.payload}/train.parquet", b"onf")
     assert store.verify(manifest) == ["the bytes of `train.parquet` have changed"]
     with pytest.raises(DamagedArtifact, match="verify --repair"):
         _ = store.artifact(manifest, reused=True).path
+    store.remove(manifest)
+    assert store.find("download", KEY) is None
+
+
+def test_a_payload_that_vanished_is_damaged(store: Store, tmp_path: Path) -> None:
+    manifest = publish(store, tmp_path, "one")
+    store.objects.delete([f"{manifest.folder}/{manifest.payload}/train.parquet"])
+    assert store.verify(manifest) == ["`train.parquet` is missing"]
+    with pytest.raises(DamagedArtifact, match="is missing"):
+        _ = store.artifact(manifest, reused=True).path
 
 
 def test_aliases_move_and_races_lose_nothing(store: Store, tmp_path: Path) -> None:
-    manifests = [publish(store, tmp_path, str(i), key=f"{i}" * 64) for i in range(4)]
-    with ThreadPoolExecutor(4) as pool:
+    manifests = [publish(store, tmp_path, str(i), key=f"{i:x}" * 64) for i in range(8)]
+    assert store.alias("chat/latest") is None
+    with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda manifest: store.set_alias("chat/latest", manifest), manifests))
     assert store.resolve("chat/latest") in manifests
     store.set_alias("chat/latest", manifests[2])
     assert store.resolve("chat/latest") == manifests[2]
     assert list(store.aliases()) == ["chat/latest"]
+    assert store.alias("chat/latest") == f"download/{manifests[2].key}"
+    store.remove(manifests[2])
+    with pytest.raises(NotFound, match="which is gone"):
+        store.resolve("chat/latest")
 
 
-def test_lineage_goes_down_to_the_hashes_of_the_sources(store: Store, tmp_path: Path) -> None:
-    raw = store.artifact(publish(store, tmp_path, "one"), reused=False)
-    top = publish(store, tmp_path, "model", key="m" * 64, stage="pretrain", raw=raw)
-    assert [manifest.stage for manifest in ancestors(store, top)] == ["download"]
-    lines = "\n".join(tree(store, top))
-    assert raw.manifest.files[0].sha256 in lines
+@pytest.mark.parametrize("name", ["", "../x", "/x", "a//b", "a b", "chat/"])
+def test_a_name_that_leaves_the_folder_is_no_alias(tmp_path: Path, name: str) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    with pytest.raises(BadConfig, match="cannot be the name of an alias"):
+        store.set_alias(name, publish(store, tmp_path, "one"))
 
 
 def test_a_manifest_carries_no_credential(store: Store, tmp_path: Path) -> None:
@@ -135,8 +190,16 @@ def test_a_manifest_carries_no_credential(store: Store, tmp_path: Path) -> None:
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(BadConfig, match="ftp"):
-        Objects("ftp://somewhere/x")
+    for root in ("ftp://somewhere/x", "s3://", "file://relative/x"):
+        with pytest.raises(BadConfig, match=root):
+            Objects(root)
+
+
+def test_an_address_with_a_secret_is_refused_without_telling_it() -> None:
+    with pytest.raises(BadConfig) as caught:
+        Objects("s3://key:hunter2@bucket/x")
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(caught.value)
 
 
 @pytest.mark.s3
@@ -152,7 +215,7 @@ def test_a_wrong_secret_is_one_sentence(
 
 
 def test_an_endpoint_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hunter2@127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with pytest.raises(StoreUnreachable, match=r"did not answer at http://127\.0\.0\.1:9"):
@@ -161,5 +224,65 @@ def test_an_endpoint_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: p
 
 def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    objects = Objects(str(tmp_path / "file" / "store"))
     with pytest.raises(StoreError, match="cannot be written"):
-        Store(str(tmp_path / "file" / "store"), tmp_path / "cache").objects.create("v1/x", b"")
+        objects.create("v1/x", b"")
+    with pytest.raises(StoreError, match="cannot be read"):
+        objects.read("v1/x")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpace, match="No space left for the store"):
+        Objects(str(tmp_path)).write("v1/x", b"")
+    assert Objects(str(tmp_path)).list("v1") == []
+
+
+def test_a_folder_emptied_by_one_writer_does_not_vanish_under_another(tmp_path: Path) -> None:
+    objects = Objects(str(tmp_path))
+
+    def work(number: int) -> None:
+        for i in range(500):
+            assert objects.create(f"v1/leases/{number}-{i}", b"")
+            objects.delete([f"v1/leases/{number}-{i}"])
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+
+
+def test_a_folder_takes_the_files_without_copying(tmp_path: Path) -> None:
+    (tmp_path / "big").write_text("x")
+    objects = Objects(str(tmp_path / "store"))
+    objects.upload(tmp_path / "big", "a/big", share=True)
+    objects.upload(tmp_path / "big", "a/copy")
+    assert (tmp_path / "store/a/big").samefile(tmp_path / "big")
+    assert not (tmp_path / "store/a/copy").samefile(tmp_path / "big")
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_made(root_s3: str, tmp_path: Path) -> None:
+    bucket = f"new-{uuid.uuid4().hex[:8]}"
+    store = Store(f"s3://{bucket}", tmp_path / "cache")
+    assert store.find("download", KEY) is None
+    assert publish(store, tmp_path, "one") == store.find("download", KEY)
+
+
+@pytest.mark.s3
+def test_a_file_of_many_parts_comes_back_whole(root_s3: str, tmp_path: Path) -> None:
+    data = os.urandom(1 << 20) * 110  # s3fs sends more than 100 MiB in parts
+    (tmp_path / "big").write_bytes(data)
+    objects = Objects(root_s3)
+    objects.upload(tmp_path / "big", "a/big")
+    objects.download("a/big", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+
+
+@pytest.mark.s3
+def test_a_server_that_ignores_create_only_is_found(root_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = Objects(root_s3)
+    monkeypatch.setattr(objects, "create", lambda path, data: objects.write(path, data) is None)
+    with pytest.raises(StoreError, match="ignores create-only writes"):
+        objects.probe()

@@ -1,0 +1,87 @@
+"""Conversations to ids, with a mask that says what the model is to learn.
+
+    BOS  <|user_start|>Hi<|user_end|>  <|assistant_start|>Hello!<|assistant_end|>  …
+    mask 0 everywhere but on                              Hello!<|assistant_end|>
+
+An assistant's message may have parts: text, python (learnt), and the python's output (not learnt: the engine writes
+it). A system message is put before the first user message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nanochat.errors import BadSource
+from nanochat.tokenizer.bpe import Tokenizer
+
+Message = Mapping[str, Any]
+BLOCKS = {
+    "text": None,
+    "python": ("<|python_start|>", "<|python_end|>"),
+    "python_output": ("<|output_start|>", "<|output_end|>"),
+}
+
+
+def render(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
+    """Ids and mask (1: to be learnt) of a conversation, cut to `max_tokens`.
+
+    Raises `BadSource`, naming the message, when user and assistant do not take turns or a part is unknown.
+    """
+    ids, mask = [tokenizer.bos], [0]
+
+    def add(tokens: Sequence[int], learnt: int) -> None:
+        ids.extend(tokens)
+        mask.extend([learnt] * len(tokens))
+
+    messages = _with_system_merged(conversation["messages"])
+    for position, message in enumerate(messages):
+        expected = "assistant" if position % 2 else "user"
+        if message["role"] != expected:
+            raise BadSource(f"Message {position} is the {message['role']}'s, but it is the {expected}'s turn.")
+        add([tokenizer.special(f"<|{expected}_start|>")], 0)
+        if expected == "user":
+            add(tokenizer.encode(_text(message, position)), 0)
+            add([tokenizer.special("<|user_end|>")], 0)
+            continue
+        for kind, text in _parts(message, position):
+            block, learnt = BLOCKS[kind], int(kind != "python_output")
+            tokens = tokenizer.encode(text)
+            if block:
+                tokens = [tokenizer.special(block[0]), *tokens, tokenizer.special(block[1])]
+            add(tokens, learnt)
+        add([tokenizer.special("<|assistant_end|>")], 1)
+    return ids[:max_tokens], mask[:max_tokens]
+
+
+def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """Ids of a conversation whose last message is the user's, up to where the assistant begins to speak."""
+    ids, _ = render(tokenizer, {"messages": messages}, 1 << 62)
+    return [*ids, tokenizer.special("<|assistant_start|>")]
+
+
+def _with_system_merged(messages: Sequence[Message]) -> list[Message]:
+    if not messages:
+        raise BadSource("A conversation has no message.")
+    if messages[0]["role"] != "system":
+        return list(messages)
+    if len(messages) < 2 or messages[1]["role"] != "user":
+        raise BadSource("Message 1 should be the user's: it follows the system's.")
+    merged = f"{_text(messages[0], 0)}\n\n{_text(messages[1], 1)}"
+    return [{"role": "user", "content": merged}, *messages[2:]]
+
+
+def _text(message: Message, position: int) -> str:
+    if not isinstance(message["content"], str):
+        raise BadSource(f"Message {position} has no text.")
+    return message["content"]
+
+
+def _parts(message: Message, position: int) -> list[tuple[str, str]]:
+    content = message["content"]
+    if isinstance(content, str):
+        return [("text", content)]
+    for part in content:
+        if part.get("type") not in BLOCKS or not isinstance(part.get("text"), str):
+            raise BadSource(f"Message {position} has a part of the unknown type `{part.get('type')}`.")
+    return [(part["type"], part["text"]) for part in content]

@@ -1,0 +1,12 @@
+//! Byte-pair encoding for nanochat: split, train, encode, and pack documents into rows.
+//!
+//! Pure Rust; the Python face is behind the feature `python`.
+
+pub mod encode;
+pub mod pack;
+pub mod split;
+pub mod train;
+pub mod vocab;
+
+#[cfg(feature = "python")]
+mod python;
