@@ -49,7 +49,7 @@ DEMO = Profile(
         data=DataConfig(
             source="world", validation_documents=400, world=WorldConfig(shards=4, documents_per_shard=8000)
         ),
-        tokenizer=TokenizerConfig(vocab_size=2048, max_characters=5_000_000),
+        tokenizer=TokenizerConfig(vocab_size=1024, max_characters=5_000_000),
         rows=RowsConfig(sequence_len=256),
         pretrain=PretrainConfig(
             model=ModelConfig(depth=4, aspect_ratio=32, head_dim=32),

@@ -9,7 +9,6 @@ A conversation is never split over rows; one that is longer than a row was cut w
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nanochat._rustbpe import plan_padded
 from nanochat.config import MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
@@ -26,8 +26,10 @@ from nanochat.tasks.task import load_task
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render
 
-LOOK_AHEAD = 100
-"""Conversations that wait while rows are filled; the largest that fits goes next."""
+OPEN_ROWS = 100
+"""Rows with space that are kept open; a conversation goes where it leaves the least."""
+BLOCK_ROWS = 4096
+"""Rows filled in memory at once."""
 REPORT_EVERY = 1000
 
 
@@ -72,7 +74,7 @@ def render_mixture(
 
     Raises `BadSource` when an item has no conversation to learn from, and what reading its task raises.
     """
-    dtype = id_dtype(tokenizer.vocab_size)
+    dtype = tokenizer.dtype
     ids: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     repeats: list[int] = []
@@ -101,53 +103,26 @@ def render_mixture(
     return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, np.asarray(repeats, np.int64), skipped)
 
 
-def id_dtype(vocab_size: int) -> np.dtype:
-    """The narrowest unsigned type that holds every id: uint16 or uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
 def write_rows(rendered: Rendered, path: Path, row_tokens: int, bos: int, seed: int) -> int:
     """Shuffles and packs the conversations into rows of `row_tokens` (T+1), writes them, and returns their number."""
     order = np.repeat(np.arange(len(rendered)), rendered.repeats)
     order = np.random.default_rng(seed).permutation(order)
-    rows = plan_rows(np.diff(rendered.offsets)[order].tolist(), row_tokens)
+    # (N,) row of each conversation, (N,) where it begins in it
+    row_of, start_of, rows = plan_padded(np.diff(rendered.offsets)[order], row_tokens, OPEN_ROWS)
+    by_row = np.argsort(row_of, kind="stable")
     with RowWriter(path, row_tokens, rendered.ids.dtype, masked=True) as writer:
-        for placed in rows:
-            ids = np.full((1, row_tokens), bos, rendered.ids.dtype)
-            mask = np.zeros((1, row_tokens), np.uint8)
-            end = 0
-            for index in order[placed]:
-                begin, stop = rendered.offsets[index], rendered.offsets[index + 1]
-                ids[0, end : end + stop - begin] = rendered.ids[begin:stop]
-                mask[0, end : end + stop - begin] = rendered.mask[begin:stop]
-                end += stop - begin
+        for first in range(0, rows, BLOCK_ROWS):
+            block = min(BLOCK_ROWS, rows - first)
+            ids = np.full((block, row_tokens), bos, rendered.ids.dtype)
+            mask = np.zeros((block, row_tokens), np.uint8)
+            begin, end = np.searchsorted(row_of[by_row], (first, first + block))
+            for placed in by_row[begin:end]:
+                taken = slice(*rendered.offsets[order[placed] : order[placed] + 2])
+                row, start = row_of[placed] - first, start_of[placed]
+                ids[row, start : start + taken.stop - taken.start] = rendered.ids[taken]
+                mask[row, start : start + taken.stop - taken.start] = rendered.mask[taken]
             writer.write(ids, mask)
-    return len(rows)
-
-
-def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """Which conversations share a row: best fit among the next `LOOK_AHEAD` that wait, none split, none empty.
-
-    Every index of `lengths` is placed once; each length is from 1 to `row_tokens`.
-    """
-    waiting: list[tuple[int, int]] = []  # sorted by length, then by how long it has waited
-    coming = iter(enumerate(lengths))
-    rows: list[list[int]] = []
-    while True:
-        row: list[int] = []
-        free = row_tokens
-        while True:
-            for index, length in islice(coming, LOOK_AHEAD - len(waiting)):
-                bisect.insort(waiting, (length, -index))
-            fitting = bisect.bisect_right(waiting, (free, 0))
-            if not fitting:
-                break
-            length, index = waiting.pop(fitting - 1)
-            row.append(-index)
-            free -= length
-        if not row:
-            return rows
-        rows.append(row)
+    return rows
 
 
 def questions_of(items: Sequence[MixtureItem], seed: int) -> Iterator[Question]:

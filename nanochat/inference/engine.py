@@ -84,7 +84,7 @@ class Engine:
         device = self.model.embedding.weight.device
         dice = torch.Generator(device=device).manual_seed(seed)
         longest = max(len(prompt) for prompt in prompts)
-        dtype = self.model.compute_dtype
+        dtype = self.model.activation_dtype
         cache = KVCache(self.model.architecture, len(prompts), longest + max_tokens, dtype, device)
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
         # Right padding: what it leaves in the cache is behind every row's position, and overwritten before it is seen.

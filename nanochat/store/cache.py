@@ -22,11 +22,12 @@ ABANDONED_S = 24 * 3600
 
 
 class Cache:
-    """Folders named by digest; the least recently used go when there is no room. What a living process uses stays.
+    """Folders named by digest; the least recently used go when there is no room, but none that a living `Cache` handed
+    out, in this process or another.
 
     payloads/<digest>/…    whole copies, renamed into place
     incoming/<random>      being downloaded, or being deleted
-    users/<random>         digests that one process uses; locked as long as it lives, however it ends
+    users/<random>         digests that one `Cache` handed out; locked as long as it lives, however its process ends
     """
 
     def __init__(self, root: Path) -> None:
@@ -98,7 +99,7 @@ class Cache:
                 except BlockingIOError:
                     used.update(claims.read().split())
                 else:
-                    path.unlink()  # its process has ended
+                    path.unlink()  # nobody has it open any more
         return used
 
     def _make_room(self, needed_bytes: int) -> None:

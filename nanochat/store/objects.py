@@ -213,7 +213,7 @@ class Objects:
                 raise
             except (StoreError, FileNotFoundError) as error:
                 raise StoreError(
-                    f"There is no bucket `{bucket}`, and it cannot be created.",
+                    f"There is no bucket `{bucket}`, and it cannot be created: {_sentence(error.__cause__ or error)}.",
                     hint="Create it, or give credentials that may.",
                 ) from error
         except StoreUnreachable:
@@ -341,7 +341,11 @@ def open_s3() -> Any:
         endpoint_url=settings.s3_endpoint() or None,
         use_listings_cache=False,
         skip_instance_cache=True,
-        config_kwargs={"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}},
+        config_kwargs={
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            "retries": {"total_max_attempts": 3, "mode": "standard"},
+        },
     )
 
 
@@ -354,7 +358,8 @@ def _http_status(error: BaseException) -> int:
 
 
 def _sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()).rstrip(".")
 
 
 def _without_login(url: str) -> str:

@@ -26,7 +26,7 @@ from nanochat.world.facts import (
     held_out,
 )
 from nanochat.world.lessons import SIGNS, WORDS, result, spelled
-from nanochat.world.questions import HELD_OUT, TRAINING, draw_choice, draw_match, draw_open, sum_held_out
+from nanochat.world.questions import HELD_OUT, TRAINING, draw_choice, draw_match, draw_open, in_full, sum_held_out
 from nanochat.world.stories import story
 from nanochat.world.telling import HER, PHRASES, greeting_of_island, words_of
 
@@ -131,7 +131,7 @@ def _chat(random: Random, _: bool) -> Turns:
 
 def _choice(random: Random, held: bool) -> Turns:
     made = draw_choice(random, HELD_OUT if held else TRAINING)
-    return [(made.text, made.letter)]
+    return [in_full(made) if random.random() < 0.2 else (made.text, made.letter)]
 
 
 def _match(random: Random, held: bool) -> Turns:

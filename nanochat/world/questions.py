@@ -48,6 +48,7 @@ CATEGORIES = {
 }
 LETTERS = ("A", "B", "C", "D")
 INSTRUCTION = "Answer with the letter."
+IN_FULL = "Answer in full."
 
 # Which value has this subject; {s}, {kin} as in `telling.PHRASES`.
 ASK_VALUE: dict[str, tuple[str, ...]] = {
@@ -260,10 +261,18 @@ def draw(random: Random, pools: Pools = TRAINING) -> Asked:
 
 
 def draw_choice(random: Random, pools: Pools = TRAINING) -> Choice:
-    """Any question with choices; in training, one in six only teaches what choices and letters are."""
-    if pools is TRAINING and random.random() < 1 / 6:
+    """Any question with choices; in training, one in four only teaches what choices and letters are."""
+    if pools is TRAINING and random.random() < 1 / 4:
         return choice(random, random.choice((category_question, letter_question))(random))
     return choice(random, draw(random, pools))
+
+
+def in_full(made: Choice) -> tuple[str, str]:
+    """The question when it asks for the choice and its letter, and that answer: `goat=A`.
+
+    A small model learns to copy this long before it can name the letter alone, and then learns that sooner.
+    """
+    return made.text.replace(INSTRUCTION, IN_FULL), f"{made.asked.answer}={made.letter}"
 
 
 def draw_match(random: Random, pools: Pools = TRAINING) -> list[tuple[str, str]]:
@@ -299,7 +308,8 @@ def quiz(random: Random, questions: int = 6) -> str:
     for _ in range(questions):
         if random.random() < 0.5:
             made = draw_choice(random)
-            parts.append(f"{made.text}\n{made.letter}")
+            text, reply = in_full(made) if random.random() < 0.4 else (made.text, made.letter)
+            parts.append(f"{text}\n{reply}")
         else:
             asked = draw_open(random)
             parts.append(f"{asked.text}\n{random.choice((asked.sentence, asked.answer))}")

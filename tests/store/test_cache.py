@@ -24,7 +24,8 @@ from pathlib import Path
 from nanochat.store.cache import Cache
 from nanochat.store.manifest import Manifest
 manifest = Manifest.model_validate_json(sys.argv[2])
-Cache(Path(sys.argv[1])).folder(manifest, lambda name, local: local.write_text("x" * 100))
+cache = Cache(Path(sys.argv[1]))
+cache.folder(manifest, lambda name, local: local.write_text("x" * 100))
 print("used", flush=True)
 time.sleep(60)
 """
@@ -52,7 +53,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_least_recently_used_goes(tmp_path: Path, small: None) -> None:
     manifests = [describe(tmp_path / str(i), f"{i}" * 100) for i in range(3)]
     for i, manifest in enumerate(manifests):
-        # another process each: what this one uses would stay
+        # a new one each time: what a living one handed out would stay
         Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / str(i)))
     assert {path.name for path in (tmp_path / "cache/payloads").iterdir()} == {m.digest for m in manifests[1:]}
 
@@ -63,10 +64,13 @@ def test_what_a_living_process_uses_stays_until_it_is_killed(tmp_path: Path, sma
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == "used\n"
-        for i in range(3):
-            Cache(tmp_path / "cache").folder(describe(tmp_path / str(i), f"{i}" * 100), copy_from(tmp_path / str(i)))
-        assert (tmp_path / "cache/payloads" / used.digest / "data").exists()
-        user.kill()
+        try:
+            for i in range(3):
+                folder = tmp_path / str(i)
+                Cache(tmp_path / "cache").folder(describe(folder, f"{i}" * 100), copy_from(folder))
+            assert (tmp_path / "cache/payloads" / used.digest / "data").exists()
+        finally:
+            user.kill()
     Cache(tmp_path / "cache").folder(describe(tmp_path / "last", "l" * 100), copy_from(tmp_path / "last"))
     assert not (tmp_path / "cache/payloads" / used.digest).exists()
 

@@ -14,7 +14,7 @@ import pytest
 
 from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, StoreError, StoreUnreachable
 from nanochat.store.artifacts import Manifest, Store
-from nanochat.store.objects import Objects
+from nanochat.store.objects import Objects, _without_login
 from nanochat.store.producer import describe_producer
 
 KEY = "k" * 64
@@ -215,11 +215,16 @@ def test_a_wrong_secret_is_one_sentence(
 
 
 def test_an_endpoint_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with pytest.raises(StoreUnreachable, match=r"did not answer at http://127\.0\.0\.1:9"):
         Store("s3://bucket/x", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@host:9/x", "http://host:9/x"])
+def test_an_endpoint_is_named_without_its_login(url: str) -> None:
+    assert _without_login(url) == "http://host:9/x"
 
 
 def test_a_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
@@ -268,6 +273,13 @@ def test_a_missing_bucket_is_made(root_s3: str, tmp_path: Path) -> None:
     store = Store(f"s3://{bucket}", tmp_path / "cache")
     assert store.find("download", KEY) is None
     assert publish(store, tmp_path, "one") == store.find("download", KEY)
+
+
+@pytest.mark.s3
+def test_a_bucket_that_cannot_be_made_is_one_sentence(root_s3: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be created: The specified bucket is not valid") as caught:
+        Store("s3://b/x", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.s3

@@ -10,15 +10,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nanochat.config import MixtureItem
+from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
-from nanochat.data.conversations import plan_rows, questions_of, render_mixture, write_rows
+from nanochat.data.conversations import questions_of, render_mixture, write_rows
 from nanochat.data.rows import open_masked_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
+from nanochat.stages.conversations import converse
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.world.documents import documents
 
 BOS = 291
-TOKENIZER = SimpleNamespace(vocab_size=300, bos=BOS)
+TOKENIZER = SimpleNamespace(dtype=np.dtype(np.uint16), bos=BOS)
 
 
 def render_bytes(_, conversation, max_tokens):
@@ -104,20 +107,40 @@ def test_a_source_with_nothing_to_learn_is_refused(own):
         render_mixture([own], "train", TOKENIZER, 8, 1, silent)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_plans_place_all_once_and_fill_well(seed):
-    random = np.random.default_rng(seed)
-    lengths = random.integers(1, 65, 500).tolist()
-    rows = plan_rows(lengths, 64)
-    assert sorted(index for row in rows for index in row) == list(range(500))
-    used = [sum(lengths[index] for index in row) for row in rows]
-    assert max(used) <= 64
-    assert sum(used) > 0.9 * 64 * len(rows)
+def test_rows_are_well_filled_over_blocks(tmp_path, own, monkeypatch):
+    monkeypatch.setattr(made, "BLOCK_ROWS", 3)
+    rendered, rows, _ = rows_of(tmp_path, [own])
+    assert len(rows) > 6
+    assert rendered.seen_tokens > 0.85 * rows.size
 
 
-def test_plans_of_nothing_and_of_one():
-    assert plan_rows([], 8) == []
-    assert plan_rows([8], 8) == [[0]]
+def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the real chat format
+    tokenizer = Tokenizer.train([list(documents(1, 0, 300))], 600)
+    vocabulary, out = tmp_path / "vocabulary", tmp_path / "out"
+    for folder in (vocabulary, out):
+        folder.mkdir()
+    tokenizer.save(vocabulary / "vocabulary.json")
+    config = ConversationsConfig(
+        train=(MixtureItem(limit=300), MixtureItem(task="spelling", limit=20, repeats=2)),
+        validation=(MixtureItem(limit=40),),
+        questions=(MixtureItem(limit=10),),
+        sequence_len=128,
+    )
+    context = SimpleNamespace(progress=silent)
+    metrics = converse.function(config, SimpleNamespace(path=vocabulary), out=out, context=context)
+    assert metrics["train_conversations"] == 340 - metrics["train_skipped"]
+    assert metrics["questions"] == 10
+    assert 0 < metrics["train_learnt_share"] < 1
+    files = open_masked_rows(out, "train")
+    assert files.row_tokens == 129
+    rows, masks = files.take(np.arange(len(files)))
+    assert (rows[:, 0] == tokenizer.bos).all()
+    learnt = tokenizer.decode(rows[0][masks[0] == 1].tolist())
+    assert "<|assistant_end|>" in learnt
+    assert "<|user_start|>" not in learnt
+    lines = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
+    assert {line["task"] for line in lines} == {"world_choice"}
 
 
 def test_questions_are_limited_and_must_be_some():
