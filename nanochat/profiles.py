@@ -53,10 +53,13 @@ DEMO = Profile(
         rows=RowsConfig(sequence_len=256),
         pretrain=PretrainConfig(
             model=ModelConfig(depth=4, aspect_ratio=32, head_dim=32),
-            optimizer=OptimizerConfig(),
-            horizon=Horizon(unit="tokens", amount=3_000_000),
+            # the recipe's rates shrink with the root of the batch, to 0.09 here: a small model bears more
+            optimizer=OptimizerConfig(
+                matrix_lr=0.1, head_lr=0.02, smear_lr=0.02, muon_weight_decay=0.05, warmup_steps=10
+            ),
+            horizon=Horizon(unit="tokens", amount=2_000_000),
             batch_tokens=4096,
-            precision="fp32",
+            precision="bf16",
             evaluate_every_steps=150,
             evaluation_tokens=65_536,
         ),
@@ -66,11 +69,11 @@ DEMO = Profile(
             sample_tokens=64,
         ),
         conversations=ConversationsConfig(sequence_len=256),
-        sft=SFTConfig(batch_tokens=4096, precision="fp32", evaluate_every_steps=50),
+        sft=SFTConfig(batch_tokens=4096, evaluate_every_steps=50),
         chat_evaluation=ChatEvaluationConfig(limit=300, max_tokens=64),
         report=ReportConfig(title="nanochat demo"),
     ),
-    Compute(checkpoint_every_s=15),
+    Compute(ranks=2, checkpoint_every_s=15),
 )
 
 CPU = Profile(

@@ -174,8 +174,8 @@ def _result(folder: Path, module: str) -> dict[str, Any]:
 
 
 def last_words(log: str) -> str:
-    """The last line that names an error, not counting torchrun's own; else the last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip(" =-*")]
+    """What the worker said last, above torchrun's report of its end: the last line that names an error, if one does."""
+    own = re.split(r"^\S+ .*torch/distributed/elastic/.*failed \(exitcode", log, maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line.strip() for line in own.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b", line)]
-    own = [line for line in errors if "ChildFailedError" not in line]
-    return (own or lines or ["it said nothing"])[-1][:300].rstrip(".")
+    return (errors or lines or ["it said nothing"])[-1][:300].rstrip(".")

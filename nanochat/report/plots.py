@@ -1,0 +1,65 @@
+"""Curves and bars as SVG text, to stand inside a page; colours fit light and dark."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+LINE, SECOND, GREY = "#3b82f6", "#f97316", "#8a8f98"
+
+
+def training_curve(events: Sequence[Mapping[str, float]], evaluation: str, label: str) -> str:
+    """Smoothed training loss over steps, and what was evaluated on the way, on an axis of its own."""
+    figure, axes = _figure()
+    axes.plot([e["done"] for e in events], [e["smoothed_loss"] for e in events], color=LINE, linewidth=1.5)
+    axes.set_xlabel("step", color=GREY)
+    axes.set_ylabel("training loss (nats a token)", color=LINE)
+    asked = [e for e in events if evaluation in e]
+    if asked:
+        right = axes.twinx()
+        _plain(right)
+        right.plot([e["done"] for e in asked], [e[evaluation] for e in asked], "o-", color=SECOND, markersize=4)
+        right.set_ylabel(label, color=SECOND)
+    return _svg(figure)
+
+
+def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
+    """Accuracy of each task as a bar, chance as a tick in it."""
+    figure, axes = _figure(height=0.6 + 0.42 * len(tasks))
+    names = list(tasks)[::-1]
+    axes.barh(names, [tasks[name]["accuracy"] for name in names], color=LINE, height=0.55)
+    for row, name in enumerate(names):
+        chance = tasks[name]["baseline"]
+        axes.plot([chance, chance], [row - 0.38, row + 0.38], color=SECOND, linewidth=2)
+        axes.text(tasks[name]["accuracy"] + 0.01, row, f"{tasks[name]['accuracy']:.0%}", va="center", color=GREY)
+    axes.set_xlim(0, 1.08)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _svg(figure)
+
+
+def _figure(height: float = 2.9) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=GREY, labelsize=9)
+    for spine in axes.spines.values():
+        spine.set_color(GREY)
+        spine.set_alpha(0.4)
+    axes.grid(color=GREY, alpha=0.15)
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="width:100%;height:auto" ', 1)

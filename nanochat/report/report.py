@@ -1,0 +1,171 @@
+"""Numbers, curves, samples, lineage, time: what a run made, to be read by people."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from nanochat.console import duration, headline, number
+from nanochat.report.plots import accuracy_bars, training_curve
+from nanochat.store.artifacts import Artifact, Manifest
+
+TEMPLATES = Path(__file__).parent
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 168, 46, 34, 18
+
+
+@dataclass(frozen=True)
+class Made:
+    """Everything a report tells of."""
+
+    title: str
+    stages: dict[str, list[Artifact]]
+    """Stage → its artifacts, in the order of the graph; more than one where a stage is mapped over shards."""
+
+    def one(self, stage: str) -> Artifact:
+        return self.stages[stage][0]
+
+
+def render(made: Made) -> tuple[str, str]:
+    """The report as Markdown, and as one self-contained page of HTML."""
+    values = _values(made)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=select_autoescape(["html.jinja"]),
+    )
+    environment.filters.update(number=number, duration=duration)
+    return tuple(environment.get_template(f"report.{kind}.jinja").render(values) for kind in ("md", "html"))  # pyright: ignore[reportReturnType]
+
+
+def _values(made: Made) -> dict[str, Any]:
+    base, chat = made.one("pretrain"), made.one("sft")
+    base_evaluation = json.loads((made.one("evaluate_base").path / "evaluation.json").read_text())
+    chat_evaluation = json.loads((made.one("evaluate_chat").path / "evaluation.json").read_text())
+    pretraining, tuning = _events(base.path), _events(chat.path)
+    rows = [_row(stage, artifacts) for stage, artifacts in made.stages.items()]
+    seconds = sum(row["seconds"] for row in rows)
+    costs = [a.manifest.producer.cost for artifacts in made.stages.values() for a in artifacts]
+    producer = base.manifest.producer
+    tasks = chat_evaluation["tasks"]
+    tiles = [
+        ("validation bits per byte", f"{base_evaluation['bits_per_byte']:.4f}"),
+        *((f"{_spoken(name)} (chance {t['baseline']:.0%})", f"{t['accuracy']:.0%}") for name, t in tasks.items()),
+        ("ChatCORE", f"{chat_evaluation['chatcore']:.3f}"),
+        ("parameters", _short(base.metrics["parameters"])),
+        ("training tokens", _short(base.metrics["train_tokens"])),
+        ("tokens per second", f"{base.metrics['tokens_per_s']:,.0f}"),
+        ("time of all stages", duration(seconds)),
+        *([("cost", f"${sum(cost for cost in costs if cost):.2f}")] if any(costs) else []),
+    ]  # fmt: skip
+    return {
+        "title": made.title,
+        "tiles": tiles,
+        "seconds": seconds,
+        "rows": [{**row, "share": row["seconds"] / seconds if seconds else 0} for row in rows],
+        "pretraining": Markup(training_curve(pretraining, "validation_bits_per_byte", "validation bits per byte")),  # noqa: S704 - our own SVG
+        "tuning": Markup(training_curve(tuning, "validation_loss", "validation loss (nats a token)")),  # noqa: S704
+        "bars": Markup(accuracy_bars(chat_evaluation["tasks"])),  # noqa: S704
+        "lineage": Markup(lineage_svg(made.stages)),  # noqa: S704
+        "tasks": chat_evaluation["tasks"],
+        "samples": base_evaluation["samples"],
+        "examples": chat_evaluation["examples"],
+        "configs": {
+            stage: json.dumps(a[0].manifest.config, indent=1, ensure_ascii=False) for stage, a in made.stages.items()
+        },
+        "environment": {
+            "commit": (producer.git_commit or "unknown") + (" (with changes)" if producer.git_dirty else ""),
+            "code": producer.code_sha256[:16],
+            "machine": f"{producer.hardware.get('cpu', '')}, {producer.hardware.get('cores', '?')} cores, "
+            f"{producer.hardware.get('memory_bytes', 0) / 2**30:.0f} GiB",
+            **producer.packages,
+        },
+        "ended": f"{chat.manifest.producer.ended:%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for line in lines if line and "smoothed_loss" in (event := json.loads(line))]
+
+
+def _row(stage: str, artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    return {
+        "stage": stage if len(artifacts) == 1 else f"{stage} ×{len(artifacts)}",
+        "seconds": sum(artifact.manifest.producer.seconds for artifact in artifacts),
+        "key": artifacts[0].key[:8],
+        "digest": artifacts[0].digest[:8],
+        "headline": headline(artifacts[0].metrics) if len(artifacts) == 1 else "",
+        "bytes": sum(file.size for artifact in artifacts for file in artifact.manifest.files),
+    }
+
+
+def lineage_svg(stages: Mapping[str, Sequence[Artifact]]) -> str:
+    """Boxes and arrows: what was made from what, shards folded into one box."""
+    column: dict[str, int] = {}
+    parents: dict[str, list[str]] = {}
+    for stage, artifacts in stages.items():
+        parents[stage] = _parents(artifacts[0].manifest, stages)
+        column[stage] = max((column[parent] + 1 for parent in parents[stage]), default=0)
+    places: dict[str, tuple[int, int]] = {}
+    filled: dict[int, int] = {}
+    for stage in stages:
+        row = filled.get(column[stage], 0)
+        filled[column[stage]] = row + 1
+        places[stage] = (column[stage] * (BOX_WIDTH + GAP_X), row * (BOX_HEIGHT + GAP_Y))
+    width = (max(column.values()) + 1) * (BOX_WIDTH + GAP_X)
+    height = max(filled.values()) * (BOX_HEIGHT + GAP_Y) + 30
+    parts = [
+        f'<svg role="img" aria-label="lineage" viewBox="-4 -4 {width} {height}" '
+        f'style="width:100%;min-width:{width * 0.6:.0f}px">'
+    ]
+    for stage, sources in parents.items():
+        x, y = places[stage]
+        for parent in sources:
+            px, py = places[parent]
+            x0, y0, x1, y1 = px + BOX_WIDTH, py + BOX_HEIGHT / 2, x, y + BOX_HEIGHT / 2
+            bend = (x0 + x1) / 2 if x1 - x0 <= GAP_X else x1 - GAP_X / 2
+            sag = 0 if x1 - x0 <= GAP_X else max(filled.values()) * (BOX_HEIGHT + GAP_Y) - max(y0, y1) - 4
+            path = (
+                f"M{x0},{y0} C{bend},{y0} {bend},{y1} {x1},{y1}"
+                if not sag
+                else f"M{x0},{y0} C{x0 + 60},{y0 + sag} {x1 - 60},{y1 + sag} {x1},{y1}"
+            )
+            parts.append(f'<path class="edge" d="{path}"/>')
+    for stage, (x, y) in places.items():
+        many, key = len(stages[stage]), stages[stage][0].key[:8]
+        label = html.escape(stage if many == 1 else f"{stage} ×{many}")
+        parts.append(
+            f'<rect class="box" x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>'
+            f'<text class="name" x="{x + 12}" y="{y + 20}">{label}</text>'
+            f'<text class="key" x="{x + 12}" y="{y + 36}">{key}{" …" if many > 1 else ""}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def _parents(manifest: Manifest, stages: Mapping[str, Sequence[Artifact]]) -> list[str]:
+    named = {ref.stage for refs in manifest.inputs.values() for ref in refs}
+    return [stage for stage in stages if stage in named and stage != manifest.stage]
+
+
+def _pretty(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=1, ensure_ascii=False)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:g}"

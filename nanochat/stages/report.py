@@ -1,0 +1,56 @@
+"""The report of a whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanochat.config import ReportConfig
+from nanochat.report.report import Made, render
+from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.store.artifacts import (
+    Conversations,
+    Evaluation,
+    Model,
+    RawShard,
+    Report,
+    Rows,
+    TokenShard,
+    Vocabulary,
+)
+
+
+@stage(version=1, produces=Report, resource="cpu")
+def report(
+    config: ReportConfig,
+    raw: list[RawShard],
+    vocabulary: Vocabulary,
+    tokens: list[TokenShard],
+    rows: list[Rows],
+    base: Model,
+    base_evaluation: Evaluation,
+    conversations: Conversations,
+    chat: Model,
+    chat_evaluation: Evaluation,
+    *,
+    out: Path,
+    context: Context,
+) -> Metrics:
+    """Numbers, curves, samples, lineage and time, as Markdown and as one page."""
+    made = Made(
+        config.title,
+        {
+            "download": list(raw),
+            "train_tokenizer": [vocabulary],
+            "tokenize": list(tokens),
+            "pack": list(rows),
+            "pretrain": [base],
+            "evaluate_base": [base_evaluation],
+            "converse": [conversations],
+            "sft": [chat],
+            "evaluate_chat": [chat_evaluation],
+        },
+    )
+    markdown, page = render(made)
+    (out / "report.md").write_text(markdown, encoding="utf-8")
+    (out / "report.html").write_text(page, encoding="utf-8")
+    return {"title": config.title}

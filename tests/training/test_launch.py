@@ -1,0 +1,148 @@
+"""Real torchrun: what a worker answers, and each way it can fail to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nanochat.config import Compute
+from nanochat.errors import (
+    BadConfig,
+    BadSource,
+    NanochatError,
+    NoSpace,
+    NotEnoughMemory,
+    Preempted,
+    StageFailed,
+)
+from nanochat.stages.launch import last_words, launch, rank_count, rendezvous
+from tests.training.tiny import context
+from tests.training.worker import Orders
+
+WORKER = "tests.training.worker"
+
+
+def go(orders: str, folder: Path, **around: Any) -> dict[str, Any]:
+    return launch(WORKER, Orders(orders=orders), {}, folder / "out", context(folder, **around))
+
+
+def test_two_ranks_answer_from_any_thread_and_progress_is_followed(tmp_path: Path) -> None:
+    seen: list[tuple[float, float, str, float | None]] = []
+    answers: list[dict[str, Any]] = []
+
+    def progress(done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None):
+        seen.append((done, total, message, (metrics or {}).get("loss")))
+
+    thread = threading.Thread(target=lambda: answers.append(go("answer", tmp_path, progress=progress, ranks=2)))
+    thread.start()
+    thread.join()
+    assert answers[0]["world_size"] == 2
+    assert (1, 2, "half", 3.5) in seen
+    assert seen[-1][:2] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("orders", "error", "says"),
+    [
+        ("typed", BadSource, "`rows` is empty. Fill it."),
+        ("break", StageFailed, "ValueError: three is not four"),
+        ("full", NoSpace, "/a/disk"),
+        ("killed", NotEnoughMemory, "micro_batch_rows"),
+    ],
+)
+def test_a_worker_that_fails_raises_its_error(
+    orders: str, error: type[NanochatError], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error) as raised:
+        go(orders, tmp_path)
+    assert type(raised.value) is error
+    assert says in str(raised.value)
+
+
+def test_a_module_that_is_not_there_is_named_with_its_log(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"No module named .*nowhere") as raised:
+        launch("tests.training.nowhere", Orders(orders="x"), {}, tmp_path / "out", context(tmp_path))
+    assert "log.txt" in raised.value.hint
+
+
+def test_a_timeout_ends_everything(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="ran longer than 6 s"):
+        go("sleep", tmp_path, timeout_s=6, ranks=2)
+    assert not of_job(tmp_path)
+
+
+def test_an_exception_in_the_parent_ends_everything(tmp_path: Path) -> None:
+    began = time.monotonic()
+
+    def progress(*event: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go("sleep", tmp_path, progress=progress)
+    assert time.monotonic() - began < 25
+    assert not of_job(tmp_path)
+
+
+def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> None:
+    failed: list[NanochatError] = []
+
+    def run() -> None:
+        try:
+            go("sleep", tmp_path)
+        except NanochatError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not (workers := [p for p in of_job(tmp_path) if is_torchrun(p) and p.children()]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(3)  # until its handlers are there
+    workers[0].terminate()
+    thread.join()
+    assert isinstance(failed[0], Preempted)
+    assert failed[0].transient
+
+
+def test_what_cannot_be_started_is_refused() -> None:
+    with pytest.raises(BadConfig, match=r"compute\.rendezvous"):
+        rendezvous(Compute(nodes=2), 1)
+    assert "--nnodes=2" in rendezvous(Compute(nodes=2, rendezvous="a:1"), 1)
+    assert rank_count(Compute(device="cpu")) == 1
+    assert rank_count(Compute(device="cpu", ranks=3)) == 3
+
+
+def test_no_gpu_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BadConfig, match="0 GPUs"):
+        rank_count(Compute(device="cuda"))
+
+
+def test_the_last_words_are_the_workers_own() -> None:
+    report = (
+        "E1123 14:59:11.606000 828 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1)\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
+    )
+    assert last_words(f"[rank0]: ImportError: no x\nand more\n{report}") == "[rank0]: ImportError: no x"
+    assert last_words(f"python: No module named y.\n{report}") == "python: No module named y"
+    assert last_words(report) == "it said nothing"
+
+
+def is_torchrun(process: psutil.Process) -> bool:
+    return "torch.distributed.run" in process.cmdline() and "nanochat.stages.supervise" not in process.cmdline()
+
+
+def of_job(folder: Path) -> list[psutil.Process]:
+    """Processes whose command line names the job."""
+    named = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(folder / "job.json") in (process.info["cmdline"] or []):
+            named.append(process)
+    return named

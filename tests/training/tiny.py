@@ -1,0 +1,101 @@
+"""A run that takes seconds: bytes for a vocabulary, rows of a simple pattern, two layers.
+
+python -m tests.training.tiny DATA FOLDER RANKS STEPS          trains; for tests that kill it
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanochat.config import Compute, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
+from nanochat.data.rows import RowWriter
+from nanochat.job import Job
+from nanochat.progress import Progress, silent
+from nanochat.stages.launch import launch
+from nanochat.stages.stage import Context
+from nanochat.tokenizer.bpe import Tokenizer
+
+T = 32
+
+
+def make_data(folder: Path) -> Path:
+    """`vocabulary` and `rows`: each row counts up from somewhere, in steps of one to three."""
+    for name in ("rows", "vocabulary"):
+        (folder / name).mkdir(parents=True)
+    Tokenizer([]).save(folder / "vocabulary" / "vocabulary.json")
+    dice = np.random.default_rng(1)
+    for split, rows in (("train", 64), ("validation", 8)):
+        ids = dice.integers(0, 100, (rows, 1)) + dice.integers(1, 4, (rows, 1)) * np.arange(T + 1)
+        with RowWriter(folder / "rows" / f"{split}.parquet", T + 1, np.dtype(np.uint16)) as writer:
+            writer.write(ids % 256)
+    return folder
+
+
+def make_conversations(folder: Path, *, learnt: bool = True) -> Path:
+    """Masked rows of the same pattern: the second half is to be learnt, or nothing is."""
+    folder.mkdir(parents=True)
+    mask = np.zeros((16, T + 1), np.uint8)
+    mask[:, T // 2 :] = learnt
+    ids = np.arange(16)[:, None] + np.arange(T + 1)
+    for split in ("train", "validation"):
+        with RowWriter(folder / f"{split}.parquet", T + 1, np.dtype(np.uint16), masked=True) as writer:
+            writer.write(ids, mask)
+    return folder
+
+
+def config(steps: int = 12, **optimizer: float) -> PretrainConfig:
+    return PretrainConfig(
+        model=ModelConfig(depth=2, aspect_ratio=32, head_dim=32),
+        optimizer=OptimizerConfig(warmup_steps=2, **optimizer),
+        horizon=Horizon(unit="steps", amount=steps),
+        batch_tokens=8 * T,
+        precision="fp32",
+        evaluate_every_steps=5,
+        evaluation_tokens=4 * T,
+    )
+
+
+def context(folder: Path, progress: Progress = silent, checkpoints: str = "", **compute: Any) -> Context:
+    """`compute` changes what says how to run."""
+    (folder / "out").mkdir(parents=True)
+    return Context(Compute(**{"device": "cpu", "ranks": 1, **compute}), progress, checkpoints, folder)
+
+
+def launched(data: Path, folder: Path, checkpoints: str = "", steps: int = 12, **compute: Any) -> dict[str, Any]:
+    """Pretraining under torchrun; its payload is in `folder/out`."""
+    around = context(folder, silent, checkpoints, **compute)
+    inputs: dict[str, Path | list[Path]] = {"vocabulary": data / "vocabulary", "rows": [data / "rows"]}
+    return launch("nanochat.training.pretrain", config(steps), inputs, folder / "out", around)
+
+
+def job(data: Path, folder: Path, checkpoints: str = "", of: PretrainConfig | None = None, **compute: Any) -> Job:
+    """The job of a worker that is called in this process."""
+    (folder / "out").mkdir(parents=True)
+    return Job(
+        module="nanochat.training.pretrain",
+        config=(of or config()).model_dump(mode="json"),
+        inputs={"vocabulary": [str(data / "vocabulary")], "rows": [str(data / "rows")]},
+        out=str(folder / "out"),
+        folder=str(folder),
+        checkpoints=checkpoints,
+        compute=Compute(**{"device": "cpu", **compute}),
+    )
+
+
+def curve(folder: Path) -> list[tuple[int, float, float | None]]:
+    """Step, loss and validation of each line of the payload's metrics."""
+    lines = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
+    return [(line["done"], line["loss"], line.get("validation_bits_per_byte")) for line in lines]
+
+
+if __name__ == "__main__":
+    data, folder, ranks, steps = sys.argv[1:]
+    launched(
+        Path(data), Path(folder), (Path(data) / "checkpoints" / f"of-{ranks}").as_uri(), int(steps),
+        ranks=int(ranks), checkpoint_every_s=0.1,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""A worker that does as it is told, without a model: `orders` is the config's only field."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.config import Config
+from nanochat.errors import BadSource
+from nanochat.job import Job
+from nanochat.ranks import Preempted, World, main, stop_requested
+
+
+class Orders(Config):
+    """What to do."""
+
+    orders: str
+    """One of the cases below."""
+
+
+def work(job: Job, world: World) -> dict[str, Any]:
+    match job.config["orders"]:
+        case "answer":
+            half = '{"done": 1, "total": 2, "unit": "steps", "message": "half", "loss": 3.5}'
+            (Path(job.folder) / "metrics.jsonl").write_text(half + '\n{"done": 2, "total": 2}\n')
+            return {"world_size": world.world_size, "threads": torch.get_num_threads()}
+        case "typed":
+            raise BadSource("`rows` is empty.", hint="Fill it.")
+        case "break":
+            raise ValueError("three is not four")
+        case "full":
+            raise OSError(errno.ENOSPC, "No space left on device", "/a/disk")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "sleep":
+            while not stop_requested():
+                time.sleep(0.05)
+            raise Preempted
+        case "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            (Path(job.folder) / "stubborn").write_text("here")
+            time.sleep(600)
+    sys.exit("no such order")
+
+
+if __name__ == "__main__":
+    main(work)
