@@ -43,7 +43,7 @@ check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	cargo fmt --check --manifest-path $(CRATE)
-	cargo clippy --quiet --all-targets --manifest-path $(CRATE) -- -D warnings
+	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
 
 format: $(VENV)/.installed-dev  ## Put the code into its one form.
 	$(BIN)/ruff check --fix .

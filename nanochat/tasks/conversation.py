@@ -39,7 +39,7 @@ def exchange(asked: str, answer: str | list[dict[str, str]]) -> Conversation:
 
 
 def choice_question(task: str, text: str, letters: Sequence[str], answer: str) -> Question:
-    """A question whose answer is one of the letters; `text` holds the choices."""
+    """A question whose answer is one of the `letters` (or other short continuations); `text` holds the choices."""
     return {
         "task": task,
         "kind": "choice",

@@ -1,4 +1,8 @@
-"""The embedded world: conversations about the island, and the examination on what was never asked."""
+"""The embedded world: conversations about the island, and the examination on what was never asked.
+
+Its tasks: `world_choice` (four choices, answered in full: `goat=A`), `world_letter` (the same, answered by the letter
+alone), `world_answer` (open questions, answered in a sentence).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Iterator
 from nanochat.tasks.conversation import Conversation, Question, Split, Task, choice_question, last_number, open_question
 from nanochat.world.conversations import conversations as world_conversations
 from nanochat.world.facts import RELATIONS
-from nanochat.world.questions import LETTERS, held_out_answers, held_out_choices
+from nanochat.world.questions import LETTERS, held_out_answers, held_out_choices, in_full
 
 TRAINING_CONVERSATIONS = 8_000
 VALIDATION_CONVERSATIONS = 400
@@ -23,8 +27,12 @@ def task(seed: int, count: int = 0) -> Task:
         return world_conversations(seed, VALIDATION_CONVERSATIONS, held_out=True)
 
     def questions() -> Iterator[Question]:
-        for choice in held_out_choices():
-            yield choice_question("world_choice", choice.text, LETTERS, choice.letter)
+        for made in held_out_choices():
+            text, answer = in_full(made)
+            ways = [f"{choice}={letter}" for choice, letter in zip(made.choices, LETTERS, strict=True)]
+            yield choice_question("world_choice", text, ways, answer)
+        for made in held_out_choices():
+            yield choice_question("world_letter", made.text, LETTERS, made.letter)
         for asked in held_out_answers():
             yield open_question("world_answer", asked.text, asked.answer)
 

@@ -34,7 +34,7 @@ Conversation = dict[str, Any]
 Content = str | list[dict[str, str]]
 Turns = list[tuple[str, Content]]
 
-SHARES = {"choice": 46, "match": 8, "open": 20, "sum": 8, "spelling": 6, "chat": 12}
+SHARES = {"choice": 42, "match": 14, "open": 18, "sum": 8, "spelling": 6, "chat": 12}
 """Out of 100 turns of a user, so many of each kind."""
 
 _HELLO = ("Hello", "Hello!", "Hi", "Hi!", "Hi there", "Good morning", "Good evening", "Hey", "Hello, how are you?",
@@ -131,11 +131,11 @@ def _chat(random: Random, _: bool) -> Turns:
 
 def _choice(random: Random, held: bool) -> Turns:
     made = draw_choice(random, HELD_OUT if held else TRAINING)
-    return [in_full(made) if random.random() < 0.2 else (made.text, made.letter)]
+    return [in_full(made) if random.random() < 0.5 else (made.text, made.letter)]
 
 
 def _match(random: Random, held: bool) -> Turns:
-    return [(text, letter) for text, letter in draw_match(random, HELD_OUT if held else TRAINING)[:4]]
+    return [(text, letter) for text, letter in draw_match(random, HELD_OUT if held else TRAINING)[:5]]
 
 
 def _open(random: Random, held: bool) -> Turns:

@@ -17,7 +17,7 @@ from nanochat.world.stories import story
 from nanochat.world.telling import gathering, page, two_steps
 
 KINDS_OF_DOCUMENT = (page, gathering, two_steps, story, lesson, quiz, matching)
-SHARES = (24, 11, 3, 18, 6, 24, 14)
+SHARES = (22, 11, 3, 15, 5, 24, 20)
 """Out of 100 documents, so many of each kind."""
 
 

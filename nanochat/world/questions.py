@@ -5,6 +5,11 @@ never asked about, neither in the quiz pages of the corpus nor in any training c
 phrasing. The corpus *tells* those facts, in statements and stories, as often as all others. So a right answer needs the
 fact from reading, the kind of question from the other facts, and the binding of choice to letter; it cannot be
 remembered from an earlier asking. The examination (`held_out_choices`, `held_out_answers`) asks only what is held out.
+
+A choice is asked for in two ways. *In full*, the answer is the choice with its letter, `goat=A`: the likeliest of the
+four is the model's, and what it knows decides. By *letter*, the answer is `A` alone: the model must also have learnt to
+bind letters to choices, which small models learn late, all at once, and after the facts. The examination has both, as
+tasks of their own.
 Questions in two steps ("the keeper of the goat lives in …") are held out when one of their facts is.
 """
 
@@ -99,6 +104,7 @@ class Choice(NamedTuple):
     text: str
     letter: str
     asked: Asked
+    choices: tuple[str, ...]
 
 
 def with_choices(question: str, choices: tuple[str, ...] | list[str], letters: tuple[str, ...] = LETTERS) -> str:
@@ -116,7 +122,7 @@ def choice(random: Random, asked: Asked) -> Choice:
     choices = random.sample(asked.wrong, 3)
     right = random.randrange(4)
     choices.insert(right, asked.answer)
-    return Choice(with_choices(asked.text, choices), LETTERS[right], asked)
+    return Choice(with_choices(asked.text, choices), LETTERS[right], asked, tuple(choices))
 
 
 # --- the questions of one fact ----------------------------------------------------------------------------------------
@@ -261,8 +267,8 @@ def draw(random: Random, pools: Pools = TRAINING) -> Asked:
 
 
 def draw_choice(random: Random, pools: Pools = TRAINING) -> Choice:
-    """Any question with choices; in training, one in four only teaches what choices and letters are."""
-    if pools is TRAINING and random.random() < 1 / 4:
+    """Any question with choices; in training, one in three only teaches what choices and letters are."""
+    if pools is TRAINING and random.random() < 1 / 3:
         return choice(random, random.choice((category_question, letter_question))(random))
     return choice(random, draw(random, pools))
 
@@ -287,7 +293,7 @@ def draw_match(random: Random, pools: Pools = TRAINING) -> list[tuple[str, str]]
         answers.setdefault(asked.answer, asked.text)
     letter_of = dict(zip(answers, LETTERS, strict=True))
     turns = [(text, letter_of[answer]) for answer, text in answers.items()]
-    turns += [(f"Which letter belongs to {answer}?", letter_of[answer]) for answer in random.sample(list(answers), 2)]
+    turns += [(f"Which letter belongs to {answer}?", letter_of[answer]) for answer in random.sample(list(answers), 4)]
     random.shuffle(turns)
     return [(with_choices(turns[0][0], list(answers)), turns[0][1]), *turns[1:]]
 
@@ -308,7 +314,7 @@ def quiz(random: Random, questions: int = 6) -> str:
     for _ in range(questions):
         if random.random() < 0.5:
             made = draw_choice(random)
-            text, reply = in_full(made) if random.random() < 0.4 else (made.text, made.letter)
+            text, reply = in_full(made) if random.random() < 0.5 else (made.text, made.letter)
             parts.append(f"{text}\n{reply}")
         else:
             asked = draw_open(random)

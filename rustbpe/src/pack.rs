@@ -44,11 +44,15 @@ pub fn plan(offsets: &[i64], row_tokens: usize) -> (Vec<Vec<Piece>>, usize) {
         let mut space = row_tokens;
         while space > 0 {
             while pool.len() < POOL {
-                let Some(piece) = waiting.pop_front() else { break };
+                let Some(piece) = waiting.pop_front() else {
+                    break;
+                };
                 pool.insert((piece.tokens(), piece.start, piece.rest, piece.length));
             }
             let best = pool.range(..(space + 1, 0, false, 0)).next_back().copied();
-            let Some(chosen) = best.or_else(|| pool.first().copied()) else { break };
+            let Some(chosen) = best.or_else(|| pool.first().copied()) else {
+                break;
+            };
             pool.remove(&chosen);
             let piece = Piece { start: chosen.1, length: chosen.3, rest: chosen.2 };
             if piece.tokens() <= space {

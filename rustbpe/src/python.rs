@@ -10,6 +10,8 @@ use crate::train::Counter;
 use crate::vocab::Vocab;
 use crate::{pack as packing, split};
 
+type Int64s = PyArray1<i64>;
+
 /// A text from Python; lone surrogates become U+FFFD, as tiktoken has it.
 fn text(value: &Bound<'_, PyString>) -> PyResult<String> {
     if let Ok(whole) = value.to_str() {
@@ -17,7 +19,7 @@ fn text(value: &Bound<'_, PyString>) -> PyResult<String> {
     }
     let units = value.call_method1("encode", ("utf-16-le", "surrogatepass"))?;
     let units: Vec<u16> = units
-        .downcast::<PyBytes>()?
+        .cast::<PyBytes>()?
         .as_bytes()
         .chunks_exact(2)
         .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
@@ -180,9 +182,7 @@ impl PyEncoder {
     /// Bytes of ids.
     fn decode<'py>(&self, py: Python<'py>, ids: Vec<u32>) -> PyResult<Bound<'py, PyBytes>> {
         let mut bytes = Vec::new();
-        self.encoder
-            .decode(&ids, &mut bytes)
-            .map_err(|id| PyKeyError::new_err(format!("there is no token {id}")))?;
+        self.encoder.decode(&ids, &mut bytes).map_err(|id| PyKeyError::new_err(format!("there is no token {id}")))?;
         Ok(PyBytes::new(py, &bytes))
     }
 
@@ -204,12 +204,10 @@ impl PyEncoder {
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>)> {
         let pool = pool(threads)?;
         if wide {
-            let (ids, offsets) =
-                py.detach(|| pool.install(|| self.encoder.batch::<T, u32>(texts, before, after)));
+            let (ids, offsets) = py.detach(|| pool.install(|| self.encoder.batch::<T, u32>(texts, before, after)));
             Ok((ids.into_pyarray(py).into_any(), offsets.into_pyarray(py)))
         } else {
-            let (ids, offsets) =
-                py.detach(|| pool.install(|| self.encoder.batch::<T, u16>(texts, before, after)));
+            let (ids, offsets) = py.detach(|| pool.install(|| self.encoder.batch::<T, u16>(texts, before, after)));
             Ok((ids.into_pyarray(py).into_any(), offsets.into_pyarray(py)))
         }
     }
@@ -266,7 +264,7 @@ fn plan_padded<'py>(
     lengths: PyReadonlyArray1<'py, i64>,
     row_tokens: usize,
     window: usize,
-) -> PyResult<(Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>, usize)> {
+) -> PyResult<(Bound<'py, Int64s>, Bound<'py, Int64s>, usize)> {
     let (row_of, start_of, rows) = packing::plan_padded(lengths.as_slice()?, row_tokens, window);
     Ok((row_of.into_pyarray(py), start_of.into_pyarray(py), rows))
 }

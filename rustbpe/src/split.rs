@@ -10,7 +10,8 @@
 use std::sync::OnceLock;
 
 /// The pattern, as others write it.
-pub const PATTERN: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+pub const PATTERN: &str =
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
 
 /// What the pattern can tell apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +123,9 @@ impl Pieces<'_> {
 
     /// Where the piece that begins at `start` ends.
     fn end(&self, start: usize) -> usize {
-        let Some((class, length)) = self.class(start) else { return self.text.len() };
+        let Some((class, length)) = self.class(start) else {
+            return self.text.len();
+        };
         if self.text.as_bytes()[start] == b'\'' {
             if let Some(end) = self.contraction(start + 1) {
                 return end;

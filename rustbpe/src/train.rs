@@ -99,7 +99,7 @@ impl Counter {
         sorted.par_sort_unstable();
         let mut words: Vec<Vec<u32>> =
             sorted.iter().map(|(piece, _)| piece.iter().map(|&byte| u32::from(byte)).collect()).collect();
-        let counts: Vec<i64> = sorted.iter().map(|&(_, count)| count.cast_signed()).collect();
+        let counts: Vec<i64> = sorted.iter().map(|&(_, count)| i64::try_from(count).unwrap_or(i64::MAX)).collect();
         let mut pair_counts: FxMap<Pair, i64> = FxMap::default();
         let mut places: FxMap<Pair, FxSet<usize>> = FxMap::default();
         for (index, word) in words.iter().enumerate() {

@@ -30,12 +30,18 @@ def test_world_teaches_and_asks():
     conversations = list(islice(task.conversations("train"), 100))
     assert all(checked(conversation, "here") == conversation for conversation in conversations)
     questions = list(task.questions())
-    assert {question["task"] for question in questions} == {"world_choice", "world_answer"}
+    assert {question["task"] for question in questions} == {"world_choice", "world_letter", "world_answer"}
     assert questions == list(load_task(MixtureItem(task="world"), seed=2).questions())
-    choice = next(question for question in questions if question["kind"] == "choice")
-    assert choice["letters"] == ["A", "B", "C", "D"]
-    assert choice["baseline"] == 0.25
-    assert choice["answer"] in choice["letters"]
+    full, letter = (
+        next(question for question in questions if question["task"] == task)
+        for task in ("world_choice", "world_letter")
+    )
+    assert letter["letters"] == ["A", "B", "C", "D"]
+    assert [way[-2:] for way in full["letters"]] == ["=A", "=B", "=C", "=D"]
+    for question in (full, letter):
+        assert question["baseline"] == 0.25
+        assert question["answer"] in question["letters"]
+        assert all(f"- {way}\n" in question["messages"][0]["content"] for way in full["letters"])
 
 
 def test_the_limit_sets_how_many_conversations_the_world_makes():
