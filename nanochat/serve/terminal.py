@@ -18,6 +18,9 @@ from nanochat.tokenizer.chat import render_prompt
 
 HELP = "/clear a new conversation · /temperature 0.8 · /topk 50 · /quit (or Ctrl-D); Ctrl-C stops an answer"
 
+SIGNS = {"<|python_start|>": "[", "<|python_end|>": " = ", "<|output_start|>": "", "<|output_end|>": "] "}
+"""How the calculator's part of an answer is shown: `[3+4 = 7] `."""
+
 
 @dataclass(frozen=True)
 class Manner:
@@ -89,12 +92,13 @@ def _answer(engine: Engine, messages: list[dict[str, str]], manner: Manner, cons
             f"The conversation has {len(ids)} tokens, the model sees {limit}.", hint="`/clear` begins anew."
         )
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    signs = {engine.tokenizer.special(name): sign for name, sign in SIGNS.items()}
     shown: list[str] = []
     try:
         for token in engine.stream(
             ids, min(manner.max_tokens, limit - len(ids)), manner.temperature, manner.top_k, manner.seed
         ):
-            text = decoder.decode(engine.tokenizer.decode_bytes([token]))
+            text = signs[token] if token in signs else decoder.decode(engine.tokenizer.decode_bytes([token]))
             shown.append(text)
             sys.stdout.write(text)
             sys.stdout.flush()
