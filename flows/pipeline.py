@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.publish import publish_run
-from flows.server import GPUS
 from flows.tasks import WATCH, PrefectRun, Stopped, open_store
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
@@ -66,7 +61,6 @@ def _run(profile: str, config: PipelineConfig, compute: Compute, store_url: str)
     WATCH.get().began(flow_run.id or "", flow_run.ui_url or "")
     url = store_url or settings.store_url()
     opened = open_store(url)
-    _limit_gpus()
     with ThreadPoolTaskRunner(max_workers=compute.workers or settings.cores()) as runner:
         run = PrefectRun(runner, url, compute)
         handles = pipeline(run, config)
@@ -80,16 +74,6 @@ def _run(profile: str, config: PipelineConfig, compute: Compute, store_url: str)
     cached = sum(reused for _, reused in outcome.values())
     state = "Cached" if cached == len(outcome) else None
     return Completed(name=state, message=f"{len(outcome) - cached} computed, {cached} cached")
-
-
-def _limit_gpus() -> None:
-    """One at a time, unless somebody has set another number on this server."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(GPUS)
-        except ObjectNotFound:
-            with suppress(ObjectAlreadyExists):
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPUS, limit=1))
 
 
 def _expect_success(label: str, state: State[Any]) -> None:

@@ -32,9 +32,6 @@ from typing import IO
 from nanochat.errors import NanochatError
 from nanochat.settings import prefect_api_url, server_environment
 
-GPUS = "gpus"
-"""Global concurrency limit: stages for GPUs take turns, on a laptop's cores too."""
-
 PREFERRED_PORT = 4200
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 10.0
@@ -160,7 +157,6 @@ def _wait(folder: Path, api_url: str, fresh: bool, say: Say) -> None:
     while (waited := time.monotonic() - began) < START_LIMIT_S and _alive(folder):
         if healthy(api_url):
             if fresh:
-                _free_slots(api_url)
             return
         if time.monotonic() - said > 2:
             said = time.monotonic()
@@ -170,18 +166,6 @@ def _wait(folder: Path, api_url: str, fresh: bool, say: Say) -> None:
         f"The Prefect server did not start: after {waited:.0f} s it {'is silent' if _alive(folder) else 'has ended'}.",
         hint=f"`{folder / 'server.log'}` says why; `--plain` runs without it.",
     )
-
-
-def _free_slots(api_url: str) -> None:
-    """Slots that a killed run held: the server forgets at its end who held them, but not that they are taken."""
-    request = urllib.request.Request(  # noqa: S310 - our own address
-        f"{api_url}/v2/concurrency_limits/{GPUS}",
-        data=b'{"active_slots": 0}',
-        headers={"Content-Type": "application/json"},
-        method="PATCH",
-    )
-    with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=10):  # noqa: S310
-        pass  # 404 on a new home: there is no limit yet
 
 
 def _stop(folder: Path, pid: int) -> None:

@@ -7,33 +7,34 @@ carry; the payload stays in the store.
 
 from __future__ import annotations
 
+import fcntl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from threading import Lock
 from typing import Any, Protocol
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner
 
 from flows.publish import TaskProgress, publish
-from flows.server import GPUS
 from nanochat import settings
 from nanochat.config import Compute, Config
 from nanochat.errors import NanochatError
 from nanochat.pipeline import Each, Unwatched, Watch, deal
+from nanochat.progress import Progress
 from nanochat.stages.stage import Stage
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.manifest import Manifest
 
+TURN_POLL_S = 0.5
 Handle = PrefectFuture[Manifest]
 
 
@@ -94,7 +95,7 @@ def run_stage(
         artifacts = {name: _artifacts(opened, given) for name, given in inputs.items()}
         artifact = stage.find(config, artifacts, opened)
         if artifact is None:
-            with _turn() if stage.resource == "gpu" else nullcontext():
+            with _turn(progress) if stage.resource == "gpu" else nullcontext():
                 artifact = stage.run(
                     config,
                     artifacts,
@@ -115,13 +116,21 @@ def run_stage(
     return Completed(name="Cached", data=artifact.manifest) if artifact.reused else artifact.manifest
 
 
-_taking_turns = Lock()
-
-
 @contextmanager
-def _turn() -> Iterator[None]:
-    """One stage for GPUs at a time: here by a lock, which costs nothing, among all runs by Prefect's limit."""
-    with _taking_turns, concurrency(GPUS, occupy=1, lease_duration=60, raise_on_lease_renewal_failure=False):
+def _turn(progress: Progress) -> Iterator[None]:
+    """One stage that trains at a time on this machine, over all runs: a lock that a killed run cannot keep.
+
+    (A slot of Prefect's global limits outlives its holder: the next run would wait for ever.)
+    """
+    settings.home().mkdir(parents=True, exist_ok=True)
+    with (settings.home() / "training.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                progress(0, 0, "", "waiting for its turn")
+                time.sleep(TURN_POLL_S)
         yield
 
 
