@@ -24,7 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -74,10 +74,10 @@ def begin(home: Path) -> Iterator[Starting]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "in-use").open("a") as in_use:
         fcntl.flock(in_use, fcntl.LOCK_SH)  # waits for a server that is on its way out
-        pid, port, fresh = _find_or_start(folder)
+        pid, port = _find_or_start(folder)
         api_url = f"http://127.0.0.1:{port}/api"
         try:
-            yield Starting(api_url, lambda say: _wait(folder, api_url, fresh, say))
+            yield Starting(api_url, lambda say: _wait(folder, api_url, say))
         finally:
             if _lock(in_use, fcntl.LOCK_EX):  # nobody else uses it
                 _stop(folder, pid)
@@ -102,14 +102,14 @@ def _expect(api_url: str) -> None:
         )
 
 
-def _find_or_start(folder: Path) -> tuple[int, int, bool]:
-    """Process id and port of the server on this home, and whether it is new; two that begin together start one."""
+def _find_or_start(folder: Path) -> tuple[int, int]:
+    """Process id and port of the server on this home; two that begin together start one."""
     with (folder / "starting").open("a") as starting, (folder / "server.json").open("a+") as record:
         fcntl.flock(starting, fcntl.LOCK_EX)
         if not _lock(record, fcntl.LOCK_EX):
             record.seek(0)
             known = json.load(record)
-            return known["pid"], known["port"], False
+            return known["pid"], known["port"]
         port = _free_port()
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
@@ -124,7 +124,7 @@ def _find_or_start(folder: Path) -> tuple[int, int, bool]:
         threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
         record.truncate(0)
         json.dump({"pid": process.pid, "port": port}, record)
-        return process.pid, port, True
+        return process.pid, port
 
 
 def _lock(file: IO[str], kind: int) -> bool:
@@ -152,11 +152,10 @@ def _alive(folder: Path) -> bool:
         return not _lock(record, fcntl.LOCK_SH)
 
 
-def _wait(folder: Path, api_url: str, fresh: bool, say: Say) -> None:
+def _wait(folder: Path, api_url: str, say: Say) -> None:
     began = said = time.monotonic()
     while (waited := time.monotonic() - began) < START_LIMIT_S and _alive(folder):
         if healthy(api_url):
-            if fresh:
             return
         if time.monotonic() - said > 2:
             said = time.monotonic()
