@@ -15,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "stage_versions.json"
 
 MEANING = {
-    "download": ["stages/download", "data/corpus", "data/documents", "world"],
+    "download": ["stages/download", "data/corpus", "data/documents", "data/hub", "data/raw", "world"],
     "train_tokenizer": ["stages/tokenizer", "tokenizer/bpe", "../rustbpe/src/train", "../rustbpe/src/split"],
     "tokenize": ["stages/tokens", "data/shards", "tokenizer/bpe", "../rustbpe/src/encode", "../rustbpe/src/split"],
-    "pack": ["stages/rows", "data/rows", "../rustbpe/src/pack"],
+    "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
     "pretrain": ["stages/pretrain", "training/pretrain", "training/loop", "data/loader", "model", "optim", "scaling"],
     "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
     "converse": ["stages/conversations", "data/conversations", "tokenizer/chat", "tasks", "world"],
