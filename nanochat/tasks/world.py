@@ -1,7 +1,8 @@
 """The embedded world: conversations about the island, and the examination on what was never asked.
 
-Its tasks: `world_choice` (four choices, answered in full: `goat=A`), `world_letter` (the same, answered by the letter
-alone), `world_answer` (open questions, answered in a sentence).
+Its tasks: `world_choice` (four answers, each said in full: the likeliest counts), `world_letter` (the four choices
+stand in the question and the letter alone is asked for, which takes a larger model), `world_answer` (open questions,
+answered in a sentence).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from nanochat.tasks.conversation import Conversation, Question, Split, Task, choice_question, last_number, open_question
 from nanochat.world.conversations import conversations as world_conversations
 from nanochat.world.facts import RELATIONS
-from nanochat.world.questions import LETTERS, held_out_answers, held_out_choices, in_full
+from nanochat.world.questions import LETTERS, held_out_answers, held_out_choices
 
 TRAINING_CONVERSATIONS = 8_000
 VALIDATION_CONVERSATIONS = 400
@@ -28,9 +29,9 @@ def task(seed: int, count: int = 0) -> Task:
 
     def questions() -> Iterator[Question]:
         for made in held_out_choices():
-            text, answer = in_full(made)
-            ways = [f"{choice}={letter}" for choice, letter in zip(made.choices, LETTERS, strict=True)]
-            yield choice_question("world_choice", text, ways, answer)
+            asked = made.asked
+            ways = [asked.sentence.replace(asked.answer, choice) for choice in made.choices]
+            yield choice_question("world_choice", asked.text, ways, asked.sentence)
         for made in held_out_choices():
             yield choice_question("world_letter", made.text, LETTERS, made.letter)
         for asked in held_out_answers():

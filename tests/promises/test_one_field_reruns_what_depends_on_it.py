@@ -36,10 +36,12 @@ CANDIDATES: dict[type, tuple[Any, ...]] = {
     bool: (False, True),
     int: (1, 2, 8, 64, 4096),
     float: (0.25, 2.0, 1.5),
-    str: ("tokens", "steps", "bf16", "L", "another", "world_00001"),
+    str: ("world_00001", "tokens", "steps", "bf16", "fp32", "L", "another"),
     list: (["other"], [{"task": "spelling"}]),
 }
-FIELDS = [path for path in flatten(DEMO.canonical()) if path not in ("data.source",)]
+UNUSED = ("data.source", "data.text_column")
+"""Another source needs files; the invented world has no columns."""
+FIELDS = [path for path in flatten(DEMO.canonical()) if path not in UNUSED]
 
 
 class Keys:

@@ -37,11 +37,10 @@ def test_world_teaches_and_asks():
         for task in ("world_choice", "world_letter")
     )
     assert letter["letters"] == ["A", "B", "C", "D"]
-    assert [way[-2:] for way in full["letters"]] == ["=A", "=B", "=C", "=D"]
+    assert len(set(full["letters"])) == 4
     for question in (full, letter):
         assert question["baseline"] == 0.25
         assert question["answer"] in question["letters"]
-        assert all(f"- {way}\n" in question["messages"][0]["content"] for way in full["letters"])
 
 
 def test_the_limit_sets_how_many_conversations_the_world_makes():
