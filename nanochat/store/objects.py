@@ -371,7 +371,7 @@ def _without_login(url: str) -> str:
 def _touch(path: Path) -> None:
     """Creates a file and its folder; tries again when who emptied the folder removes it in between."""
     for _ in range(100):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):  # mkdir says either when it loses the race
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(exist_ok=False)
             return
