@@ -84,22 +84,23 @@ CPU = Profile(
         rows=RowsConfig(sequence_len=512),
         pretrain=PretrainConfig(
             model=ModelConfig(depth=4, head_dim=64),
-            horizon=Horizon(unit="tokens", amount=10_000_000),
+            horizon=Horizon(unit="tokens", amount=3_000_000),
             batch_tokens=16_384,
             evaluate_every_steps=100,
             evaluation_tokens=262_144,
         ),
         base_evaluation=BaseEvaluationConfig(evaluation_tokens=524_288),
-        conversations=ConversationsConfig(
-            train=(MixtureItem(task="smoltalk", limit=5000),),
-            validation=(MixtureItem(task="smoltalk", limit=500),),
-            questions=(MixtureItem(task="arc_easy", limit=200), MixtureItem(task="spelling", limit=50)),
+        conversations=ConversationsConfig(  # generated; `conversations.train` takes yours, or the hub's `smoltalk`
+            train=(MixtureItem(task="world"), MixtureItem(task="spelling", limit=2000)),
+            validation=(MixtureItem(task="world"),),
+            questions=(MixtureItem(task="world"), MixtureItem(task="spelling", limit=100)),
             sequence_len=512,
         ),
         sft=SFTConfig(batch_tokens=16_384, evaluate_every_steps=50),
         chat_evaluation=ChatEvaluationConfig(limit=200, max_tokens=64),
         report=ReportConfig(title="nanochat on a CPU"),
     ),
+    Compute(ranks=2),
 )
 
 _SFT_MIXTURE = ConversationsConfig(

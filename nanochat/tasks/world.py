@@ -30,7 +30,8 @@ def task(seed: int, count: int = 0) -> Task:
     def questions() -> Iterator[Question]:
         for made in held_out_choices():
             asked = made.asked
-            ways = [asked.sentence.replace(asked.answer, choice) for choice in made.choices]
+            before, _, behind = asked.sentence.rpartition(asked.answer)
+            ways = [f"{before}{choice}{behind}" for choice in made.choices]
             yield choice_question("world_choice", asked.text, ways, asked.sentence)
         for made in held_out_choices():
             yield choice_question("world_letter", made.text, LETTERS, made.letter)

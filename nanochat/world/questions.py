@@ -6,10 +6,10 @@ phrasing. The corpus *tells* those facts, in statements and stories, as often as
 fact from reading, the kind of question from the other facts, and the binding of choice to letter; it cannot be
 remembered from an earlier asking. The examination (`held_out_choices`, `held_out_answers`) asks only what is held out.
 
-A choice is asked for in two ways. *In full*, the answer is the choice with its letter, `goat=A`: the likeliest of the
-four is the model's, and what it knows decides. By *letter*, the answer is `A` alone: the model must also have learnt to
-bind letters to choices, which small models learn late, all at once, and after the facts. The examination has both, as
-tasks of their own.
+The examination asks each choice in two ways. As *whole answers*: the plain question, and of four sentences the one
+that the model finds likeliest is its answer, so that what it knows decides. By *letter*: the choices stand in the
+question and `A` alone is the answer, so that it must also bind letters to choices, which small models learn late, all
+at once, and after the facts. In training, a third form stands between them: the choice with its letter, `goat=A`.
 Questions in two steps ("the keeper of the goat lives in …") are held out when one of their facts is.
 """
 
