@@ -85,8 +85,11 @@ CPU = Profile(
         pretrain=PretrainConfig(
             model=ModelConfig(depth=4, head_dim=64),
             horizon=Horizon(unit="tokens", amount=3_000_000),
-            batch_tokens=16_384,
-            evaluate_every_steps=100,
+            optimizer=OptimizerConfig(
+                matrix_lr=0.08, head_lr=0.02, smear_lr=0.02, muon_weight_decay=0.05, warmup_steps=20
+            ),
+            batch_tokens=8192,
+            evaluate_every_steps=50,
             evaluation_tokens=262_144,
         ),
         base_evaluation=BaseEvaluationConfig(evaluation_tokens=524_288),
@@ -96,7 +99,7 @@ CPU = Profile(
             questions=(MixtureItem(task="world"), MixtureItem(task="spelling", limit=100)),
             sequence_len=512,
         ),
-        sft=SFTConfig(batch_tokens=16_384, evaluate_every_steps=50),
+        sft=SFTConfig(batch_tokens=8192, evaluate_every_steps=50),
         chat_evaluation=ChatEvaluationConfig(limit=200, max_tokens=64),
         report=ReportConfig(title="nanochat on a CPU"),
     ),
