@@ -6,7 +6,7 @@ CRATE := rustbpe/Cargo.toml
 CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo chat test check format bench size accept-stages
+.PHONY: help install demo test check format size accept-stages
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
@@ -49,9 +49,6 @@ format: $(VENV)/.installed-dev  ## Put the code into its one form.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cargo fmt --manifest-path $(CRATE)
-
-bench: $(VENV)/.installed-dev  ## Every claim of the README, measured as a ratio.
-	for claim in benchmarks/*.py; do $(BIN)/python $$claim; done
 
 size: ## Lines a file, the largest first.
 	@git ls-files '*.py' '*.rs' | xargs wc -l | sort -rn | head -20
