@@ -41,7 +41,7 @@ check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	cargo fmt --check --manifest-path $(CRATE)
 	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -60,6 +61,7 @@ def _plain(axes: Axes) -> None:
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "nanochat"}):  # or ids are random, and no report equals another
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="width:100%;height:auto" ', 1)

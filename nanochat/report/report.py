@@ -126,6 +126,8 @@ def lineage_svg(stages: Mapping[str, Sequence[Artifact]]) -> str:
     parts = [
         f'<svg role="img" aria-label="lineage" viewBox="-4 -4 {width} {height}" '
         f'style="width:100%;min-width:{width * 0.6:.0f}px">'
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path class="tip" d="M0,0 L8,4 L0,8 z"/></marker></defs>'
     ]
     for stage, sources in parents.items():
         x, y = places[stage]
@@ -139,7 +141,7 @@ def lineage_svg(stages: Mapping[str, Sequence[Artifact]]) -> str:
                 if not sag
                 else f"M{x0},{y0} C{x0 + 60},{y0 + sag} {x1 - 60},{y1 + sag} {x1},{y1}"
             )
-            parts.append(f'<path class="edge" d="{path}"/>')
+            parts.append(f'<path class="edge" marker-end="url(#arrow)" d="{path}"/>')
     for stage, (x, y) in places.items():
         many, key = len(stages[stage]), stages[stage][0].key[:8]
         label = html.escape(stage if many == 1 else f"{stage} ×{many}")
@@ -154,10 +156,6 @@ def lineage_svg(stages: Mapping[str, Sequence[Artifact]]) -> str:
 def _parents(manifest: Manifest, stages: Mapping[str, Sequence[Artifact]]) -> list[str]:
     named = {ref.stage for refs in manifest.inputs.values() for ref in refs}
     return [stage for stage in stages if stage in named and stage != manifest.stage]
-
-
-def _pretty(config: dict[str, Any]) -> str:
-    return json.dumps(config, indent=1, ensure_ascii=False)
 
 
 def _spoken(name: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from nanochat.errors import BadConfig
 from nanochat.inference.engine import Engine
@@ -20,6 +23,12 @@ HELP = "/clear a new conversation · /temperature 0.8 · /topk 50 · /quit (or C
 
 SIGNS = {"<|python_start|>": "[", "<|python_end|>": " = ", "<|output_start|>": "", "<|output_end|>": "] "}
 """How the calculator's part of an answer is shown: `[3+4 = 7] `."""
+
+PARTS = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
+ENDS = ("<|python_end|>", "<|output_end|>")
+
+COLDEST, HOTTEST = 1e-3, 100.0
+"""Temperatures outside are 0, or refused: the logits divided by them are no numbers any more."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,11 @@ class Manner:
 
 
 def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int, max_tokens: int, seed: int) -> None:
-    """Answers one prompt, or holds a conversation until its user leaves."""
-    manner = Manner(temperature, top_k, max_tokens, seed)
+    """Answers one prompt, or holds a conversation until its user leaves.
+
+    Raises `BadConfig` on a temperature out of range, or a prompt longer than the model sees.
+    """
+    manner = Manner(_warm(temperature), top_k, max_tokens, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     engine = Engine(load_model(model_folder, device), Tokenizer.load(model_folder / "vocabulary.json"))
     console = Console(highlight=False)
@@ -46,7 +58,7 @@ def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int,
 
 
 def _converse(engine: Engine, manner: Manner, console: Console) -> None:
-    messages: list[dict[str, str]] = []
+    messages: list[dict[str, Any]] = []
     while True:
         try:
             said = console.input("[bold cyan]you[/]  ").strip()
@@ -60,31 +72,50 @@ def _converse(engine: Engine, manner: Manner, console: Console) -> None:
         elif said:
             messages.append({"role": "user", "content": said})
             console.print("[bold green]bot[/]  ", end="")
-            messages.append({"role": "assistant", "content": _answer(engine, messages, manner, console)})
+            try:
+                answer = _answer(engine, messages, manner, console)
+            except BadConfig as error:
+                messages.pop()
+                console.print(f"[yellow]{error}[/]")
+                continue
+            messages.append({"role": "assistant", "content": answer})
             manner = replace(manner, seed=manner.seed + 1)
 
 
+def _warm(temperature: float) -> float:
+    if not 0 <= temperature <= HOTTEST:
+        raise BadConfig(f"The temperature {temperature} is out of range.", hint=f"Take 0 to {HOTTEST:g}.")
+    return temperature if temperature >= COLDEST else 0.0
+
+
 def _command(
-    said: str, messages: list[dict[str, str]], manner: Manner, console: Console
-) -> tuple[list[dict[str, str]], Manner]:
+    said: str, messages: list[dict[str, Any]], manner: Manner, console: Console
+) -> tuple[list[dict[str, Any]], Manner]:
     word, _, value = said.partition(" ")
     try:
         match word:
             case "/clear":
                 return [], manner
             case "/temperature":
-                return messages, replace(manner, temperature=max(0.0, float(value)))
+                return messages, replace(manner, temperature=_warm(float(value)))
             case "/topk":
                 return messages, replace(manner, top_k=max(0, int(value)))
             case _:
                 console.print(f"[dim]{HELP}[/]")
     except ValueError:
-        console.print(f"[yellow]`{value}` is not a number.[/]")
+        console.print(f"[yellow]`{escape(value)}` is not a number.[/]")
+    except BadConfig as error:
+        console.print(f"[yellow]{error}[/]")
     return messages, manner
 
 
-def _answer(engine: Engine, messages: list[dict[str, str]], manner: Manner, console: Console) -> str:
-    """Streams an answer; characters whose bytes come in several tokens are shown when they are whole."""
+def _answer(
+    engine: Engine, messages: Sequence[dict[str, Any]], manner: Manner, console: Console
+) -> list[dict[str, str]]:
+    """Streams an answer, and returns its parts as a conversation holds them.
+
+    Characters whose bytes come in several tokens are shown when they are whole.
+    """
     ids = render_prompt(engine.tokenizer, messages)
     limit = engine.model.architecture.sequence_len
     if len(ids) >= limit:
@@ -93,16 +124,33 @@ def _answer(engine: Engine, messages: list[dict[str, str]], manner: Manner, cons
         )
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     signs = {engine.tokenizer.special(name): sign for name, sign in SIGNS.items()}
-    shown: list[str] = []
+    answer: list[int] = []
     try:
         for token in engine.stream(
             ids, min(manner.max_tokens, limit - len(ids)), manner.temperature, manner.top_k, manner.seed
         ):
-            text = signs[token] if token in signs else decoder.decode(engine.tokenizer.decode_bytes([token]))
-            shown.append(text)
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            answer.append(token)
+            _show(signs[token] if token in signs else decoder.decode(engine.tokenizer.decode_bytes([token])))
+        _show(decoder.decode(b"", final=True))
     except KeyboardInterrupt:
         console.print(" [dim]…[/]", end="")
     console.print()
-    return "".join(shown).strip() or "…"
+    return _parts(engine.tokenizer, answer)
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _parts(tokenizer: Tokenizer, answer: Sequence[int]) -> list[dict[str, str]]:
+    """Text, sums and their results apart, so that the next turn shows the model what it has learnt to see."""
+    begins = {tokenizer.special(name): kind for name, kind in PARTS.items()}
+    ends = {tokenizer.special(name) for name in ENDS}
+    parts: list[tuple[str, list[int]]] = [("text", [])]
+    for token in answer:
+        if token in begins or token in ends:
+            parts.append((begins.get(token, "text"), []))
+        else:
+            parts[-1][1].append(token)
+    return [{"type": kind, "text": tokenizer.decode(ids)} for kind, ids in parts if ids]

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
+import warnings
 from collections.abc import Callable
 
 MAX_CHARACTERS = 200
 MAX_MAGNITUDE = 1e15
+QUOTE = re.compile("[\"']")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -23,11 +27,14 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 def calculate(expression: str) -> str | None:
     """The value as text; None for anything that is not such an expression, too long, or too large."""
-    expression = expression.strip().replace(",", "")
+    expression = expression.strip()
     if not expression or len(expression) > MAX_CHARACTERS:
         return None
+    if not QUOTE.search(expression):  # a comma in a string is a letter to count, in a number it parts thousands
+        expression = THOUSANDS.sub("", expression)
     try:
-        value = _value(ast.parse(expression, mode="eval").body)
+        with warnings.catch_warnings(action="ignore"):  # a model's odd spelling is nothing to tell the user of
+            value = _value(ast.parse(expression, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
     return str(int(value)) if float(value).is_integer() else f"{value:.10g}"

@@ -11,7 +11,8 @@ from nanochat.tools.calculator import calculate
     ("expression", "value"),
     [
         ("12+7", "19"), ("2 * (3 - 5)", "-4"), ("7/2", "3.5"), ("1,200 + 1", "1201"), ("-3", "-3"), ("10 // 3", "3"),
-        ('"strawberry".count("r")', "3"),
+        ("1,234,567 - 1", "1234566"), ('"strawberry".count("r")', "3"), ('"a,b,c".count(",")', "2"),
+        ('"1,000".count("0")', "3"), ('"\\d".count("d")', "1"),
     ],
 )  # fmt: skip
 def test_sums(expression: str, value: str) -> None:
@@ -20,7 +21,21 @@ def test_sums(expression: str, value: str) -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["", "1/0", "9**9**9", "__import__('os')", "a+1", "print(1)", "1" * 300, "1e300*1e300", "[1]", '"a".upper()', "("],
+    [
+        "",
+        "1/0",
+        "9**9**9",
+        "__import__('os')",
+        "a+1",
+        "print(1)",
+        "1" * 300,
+        "1e300*1e300",
+        "[1]",
+        '"a".upper()',
+        "(",
+        "1,2",
+        "12,34",
+    ],
 )
 def test_nothing_else(expression: str) -> None:
     assert calculate(expression) is None

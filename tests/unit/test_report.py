@@ -1,0 +1,212 @@
+"""The report of a run that never was: every number in it, nothing from outside, nothing unescaped."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat.report.report import Made, render
+from nanochat.store.artifacts import Artifact, FileEntry, InputRef, Manifest, Store
+from nanochat.store.producer import Producer
+
+GRAPH: dict[str, tuple[str, ...]] = {
+    "download": (),
+    "train_tokenizer": ("download",),
+    "tokenize": ("download", "train_tokenizer"),
+    "pack": ("tokenize",),
+    "pretrain": ("train_tokenizer", "pack"),
+    "evaluate_base": ("pretrain", "pack"),
+    "converse": ("train_tokenizer",),
+    "sft": ("pretrain", "converse"),
+    "evaluate_chat": ("sft", "converse"),
+}
+SHARDS = 3
+MAPPED = ("download", "tokenize", "pack")
+NASTY = "<script>alert('x')</script> a|b `c` & d"
+EVALUATIONS = {
+    "evaluate_base": {
+        "bits_per_byte": 0.87654,
+        "samples": [{"prompt": "Once", "text": f" there was {NASTY}\nand a new line"}, {"prompt": "", "text": "Free."}],
+    },
+    "evaluate_chat": {
+        "tasks": {
+            "world_choice": {"kind": "choice", "accuracy": 0.734, "baseline": 0.25, "questions": 64},
+            "gsm8k": {"kind": "generate", "accuracy": 0.0, "baseline": 0.0, "questions": 7},
+        },
+        "chatcore": 0.3227,
+        "examples": [
+            {"task": "world_choice", "prompt": "Where?", "answer": "Here.", "expected": "Here.", "right": True},
+            {"task": "gsm8k", "prompt": NASTY, "answer": "forty", "expected": "42", "right": False},
+        ],
+    },
+}  # fmt: skip
+METRICS = {
+    "pretrain": {"parameters": 1_310_720, "train_tokens": 2_000_000, "tokens_per_s": 14_998.2},
+    "sft": {"validation_loss": 0.41},
+}
+
+
+class FakeArtifact(Artifact):
+    """A manifest and a folder; no store."""
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self.manifest, self.folder = manifest, folder
+
+    @property
+    def path(self) -> Path:
+        return self.folder
+
+
+def producer(seconds: float, cost: float | None) -> Producer:
+    ended = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
+    return Producer(
+        code_version="0.1.0", code_sha256="c0de" * 16, git_commit="facade" * 6, git_dirty=True, host="box",
+        hardware={"cpu": "Imagined CPU", "cores": 2, "memory_bytes": 24 * 2**30}, packages={"torch": "9.9.9"},
+        run="", started=ended - timedelta(seconds=seconds), ended=ended, seconds=seconds, cost=cost,
+    )  # fmt: skip
+
+
+def made(folder: Path, *, cost: float | None = None, evaluated: bool = True, title: str = "A small run") -> Made:
+    """Every stage took 10 seconds a shard."""
+    stages: dict[str, list[Artifact]] = {}
+    for stage, parents in GRAPH.items():
+        here = folder / stage
+        here.mkdir(parents=True)
+        if stage in EVALUATIONS:
+            (here / "evaluation.json").write_text(json.dumps(EVALUATIONS[stage]))
+        if stage in ("pretrain", "sft"):
+            events: list[dict[str, Any]] = [{"done": 0, "message": "starting"}]
+            events += [{"done": step, "smoothed_loss": 5 / step} for step in range(1, 9)]
+            if evaluated:
+                events[-1] |= {"validation_bits_per_byte": 0.9, "validation_loss": 0.41}
+            (here / "metrics.jsonl").write_text("\n".join(map(json.dumps, events)))
+        stages[stage] = [
+            FakeArtifact(
+                Manifest(
+                    stage=stage, stage_version=1, kind="Any", key=f"{stage[:4]}{shard}key" * 8,
+                    digest=f"{stage[-4:]}{shard}dig" * 8, config={"a_setting": stage},
+                    inputs={p: [InputRef(stage=p, kind="Any", key="k", digest="d")] for p in parents},
+                    files=[FileEntry(path="x", size=1_000_000, sha256="0")], metrics=METRICS.get(stage, {}),
+                    payload="x", producer=producer(10.0, cost),
+                ),
+                here,
+            )
+            for shard in range(SHARDS if stage in MAPPED else 1)
+        ]  # fmt: skip
+    return Made(title, stages)
+
+
+class Page(HTMLParser):
+    """Collects tags, what they refer to, and the visible text."""
+
+    VOID = ("meta", "br", "img", "link", "input")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [str(value) for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return render(made(tmp_path_factory.mktemp("run")))
+
+
+@pytest.mark.parametrize("form", [0, 1], ids=["markdown", "html"])
+@pytest.mark.parametrize(
+    "told",
+    ["A small run", "2026-03-04 05:06 UTC", "0.8765", "73%", "73.4%", "25%", "0.323", "1.31 M", "2 M", "14,998",
+     "2 min 30 s", "torch", "9.9.9", "Imagined CPU", "24 GiB", "facade" * 6 + " (with changes)", "download ×3",
+     "forty", "42", "Free."],
+)  # fmt: skip
+def test_the_numbers_are_there(form: int, told: str, rendered: tuple[str, str]) -> None:
+    text = rendered[0] if form == 0 else Page(rendered[1]).text
+    assert told in text
+
+
+def test_every_stage_is_told_with_its_key_and_digest(rendered: tuple[str, str]) -> None:
+    for stage in GRAPH:
+        for text in rendered:
+            assert stage in text
+            assert f"{stage[:4]}0key"[:8] in text
+            assert f"{stage[-4:]}0dig"[:8] in text
+
+
+def test_the_page_is_whole_and_refers_to_nothing_outside(rendered: tuple[str, str]) -> None:
+    page = Page(rendered[1])
+    assert page.open == []
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not re.findall(r"url\((?!#)|@import", rendered[1])
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+
+
+def test_what_a_model_said_is_text_and_nothing_else(rendered: tuple[str, str]) -> None:
+    page = Page(rendered[1])
+    assert page.text.count(NASTY) == 2  # the sample and the question
+    assert "<script" not in rendered[1]
+
+
+def test_a_table_of_the_markdown_keeps_its_columns(rendered: tuple[str, str]) -> None:
+    lines = rendered[0].splitlines()
+    for first, line in enumerate(lines):
+        if re.fullmatch(r"[|-]+", line):
+            columns = line.count("|")
+            rows = [row for row in lines[first + 1 : first + 12] if row.startswith("|")]
+            assert rows
+            assert all(row.count("|") == columns for row in rows)
+
+
+def test_the_lineage_folds_shards_and_draws_every_edge(rendered: tuple[str, str]) -> None:
+    (picture,) = re.findall(r'<svg role="img" aria-label="lineage".*?</svg>', rendered[1], re.DOTALL)
+    assert picture.count('class="box"') == len(GRAPH)
+    assert picture.count('class="edge"') == sum(map(len, GRAPH.values()))
+    assert picture.count("×3") == len(MAPPED)
+
+
+def test_cost_is_told_only_when_it_is_known(tmp_path: Path, rendered: tuple[str, str]) -> None:
+    assert "cost" not in Page(rendered[1]).text
+    artifacts = len(GRAPH) + len(MAPPED) * (SHARDS - 1)
+    assert f"${0.5 * artifacts:.2f}" in render(made(tmp_path, cost=0.5))[1]
+
+
+def test_a_run_that_was_never_evaluated_on_the_way_has_its_curves(tmp_path: Path) -> None:
+    _, page = render(made(tmp_path, evaluated=False))
+    assert page.count("<figure><svg") == 3
+
+
+def test_a_title_is_escaped(tmp_path: Path) -> None:
+    assert "<b>bold</b>" not in render(made(tmp_path, title="<b>bold</b>"))[1]
+
+
+def test_a_store_is_never_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Path:
+        raise AssertionError
+
+    monkeypatch.setattr(Store, "fetch", refuse)
+    render(made(tmp_path))

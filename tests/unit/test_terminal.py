@@ -1,0 +1,133 @@
+"""The chat in the terminal: it survives its user, and shows the model what it has learnt to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nanochat.config import ModelConfig
+from nanochat.errors import BadConfig
+from nanochat.model.files import save_model
+from nanochat.model.gpt import GPT
+from nanochat.scaling import Architecture
+from nanochat.serve import terminal
+from nanochat.tokenizer.bpe import Tokenizer
+
+TOKENIZER = Tokenizer([])
+SUM = [
+    TOKENIZER.special("<|python_start|>"), *TOKENIZER.encode("3+4"), TOKENIZER.special("<|python_end|>"),
+    TOKENIZER.special("<|output_start|>"), *TOKENIZER.encode("7"), TOKENIZER.special("<|output_end|>"),
+    *TOKENIZER.encode("3 plus 4 is 7 — sieben ✓"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    knobs = ModelConfig(depth=1, aspect_ratio=16, head_dim=16)
+    model = GPT(Architecture(model=knobs, vocab_size=TOKENIZER.vocab_size, sequence_len=64))
+    model.init_weights(1)
+    save_model(tmp_path, model)
+    TOKENIZER.save(tmp_path / "vocabulary.json")
+    return tmp_path
+
+
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Every answer is the sum; what the model was shown for it."""
+    seen: list[list[int]] = []
+
+    def stream(_: object, prompt: list[int], *__: object) -> Iterator[int]:
+        seen.append(list(prompt))
+        yield from SUM
+
+    monkeypatch.setattr("nanochat.inference.engine.Engine.stream", stream)
+    return seen
+
+
+def talk(folder: Path, monkeypatch: pytest.MonkeyPatch, *said: str) -> None:
+    """A conversation whose user says these things, then presses Ctrl-D."""
+    words = iter(said)
+
+    def hear(*_: Any, **__: Any) -> str:
+        try:
+            return next(words)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(Console, "input", hear)
+    terminal.chat(folder, None, 0.6, 5, 16, 1)
+
+
+def test_one_prompt_prints_the_answer_only(
+    folder: Path, prompts: list[list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.chat(folder, "What is 3 plus 4?", 0.0, 0, 16, 1)
+    assert capsys.readouterr().out == "[3+4 = 7] 3 plus 4 is 7 — sieben ✓\n"
+
+
+def test_the_next_turn_sees_the_answer_as_it_was_generated(
+    folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "load_model", _with_room(terminal.load_model))
+    talk(folder, monkeypatch, "3+4?", "Why?")
+    (first, second) = prompts
+    asked = [TOKENIZER.special("<|assistant_end|>"), TOKENIZER.special("<|user_start|>"), *TOKENIZER.encode("Why?")]
+    assert second[: len(first) + len(SUM) + len(asked)] == [*first, *SUM, *asked]
+
+
+def test_a_conversation_too_long_is_said_and_goes_on(
+    folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk(folder, monkeypatch, "x" * 100, "Hi")
+    said = capsys.readouterr().out
+    assert "the model sees 64" in said
+    assert "/clear" in said
+    assert [TOKENIZER.decode(prompt).count("x") for prompt in prompts] == [0]  # what was too long is forgotten
+
+
+@pytest.mark.parametrize("value", ["inf", "-1", "nan", "hot", ""])
+def test_a_bad_temperature_is_said_and_changes_nothing(
+    value: str, folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    talk(folder, monkeypatch, f"/temperature {value}", "Hi")
+    assert ("out of range" in (said := capsys.readouterr().out)) or "is not a number" in said
+    assert len(prompts) == 1
+
+
+def test_clear_forgets(folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    talk(folder, monkeypatch, "Hi", "/clear", "Hi", "/quit", "never heard")
+    assert prompts[0] == prompts[1]
+    assert len(prompts) == 2
+
+
+def test_interrupting_stops_the_answer_and_not_the_chat(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(*_: object) -> Iterator[int]:
+        yield from TOKENIZER.encode("Once")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanochat.inference.engine.Engine.stream", stream)
+    talk(folder, monkeypatch, "Hi", "Hi")
+    assert capsys.readouterr().out.count("Once …") == 2
+
+
+def test_a_temperature_out_of_range_is_refused(folder: Path) -> None:
+    with pytest.raises(BadConfig, match="temperature inf"):
+        terminal.chat(folder, "Hi", float("inf"), 0, 16, 1)
+
+
+def _with_room(load: Any) -> Any:
+    """The same model, as if it saw more."""
+
+    def loaded(*given: Any) -> GPT:
+        model = load(*given)
+        model.architecture = model.architecture.model_copy(update={"sequence_len": 512})
+        return model
+
+    return loaded
