@@ -315,7 +315,7 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
     import shutil
 
     from nanochat.tokenizer.bpe import Tokenizer
-    from nanochat.tokenizer.export import write_hf, write_tiktoken
+    from nanochat.tokenizer.formats import write_hf, write_tiktoken
 
     opened = _store(store)
     artifact = opened.artifact(opened.resolve(reference), reused=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +121,7 @@ def _answer(
         raise BadConfig(
             f"The conversation has {len(ids)} tokens, the model sees {limit}.", hint="`/clear` begins anew."
         )
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    stream = engine.tokenizer.decode_stream()
     signs = {engine.tokenizer.special(name): sign for name, sign in SIGNS.items()}
     answer: list[int] = []
     try:
@@ -130,8 +129,8 @@ def _answer(
             ids, min(manner.max_tokens, limit - len(ids)), manner.temperature, manner.top_k, manner.seed
         ):
             answer.append(token)
-            _show(signs[token] if token in signs else decoder.decode(engine.tokenizer.decode_bytes([token])))
-        _show(decoder.decode(b"", final=True))
+            _show(signs[token] if token in signs else stream.step(token))
+        _show(stream.end())
     except KeyboardInterrupt:
         console.print(" [dim]…[/]", end="")
     console.print()

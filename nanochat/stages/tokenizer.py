@@ -67,7 +67,7 @@ def train_tokenizer(config: TokenizerConfig, raw: list[RawShard], *, out: Path, 
             yield texts
         context.progress(total, total, "characters", "merging")
 
-    tokenizer = Tokenizer.train(watched(), config.vocab_size, threads=threads)
+    tokenizer = Tokenizer.train_from_iterator(watched(), config.vocab_size, threads=threads)
     tokenizer.save(out / "vocabulary.json")
     seconds = time.monotonic() - started
     return {

@@ -3,7 +3,11 @@
 //! Pure Rust; the Python face is behind the feature `python`.
 
 pub mod encode;
+mod hash;
+mod key;
+mod memory;
 pub mod pack;
+mod parts;
 pub mod split;
 pub mod train;
 pub mod vocab;

@@ -1,21 +1,35 @@
 //! The Python face: types in, GIL released, errors mapped; no logic.
 
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::encode::{Cache, Encoder};
-use crate::train::Counter;
+use crate::encode::{Buffer, EncodeError, Encoder, Output, Rules};
+use crate::memory::advise_huge;
+use crate::pack as packing;
+use crate::split::{scheme, Splitter};
+use crate::train::{Counter, TrainError};
 use crate::vocab::Vocab;
-use crate::{pack as packing, split};
 
 type Int64s = PyArray1<i64>;
+/// An Arrow string array: its bytes (uint8) and its offsets (int32 or int64).
+type Chunk<'py> = (PyReadonlyArray1<'py, u8>, Bound<'py, PyAny>);
 
-/// A text from Python; lone surrogates become U+FFFD, as tiktoken has it.
-fn text(value: &Bound<'_, PyString>) -> PyResult<String> {
+fn value_error(error: impl ToString) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// A text from Python, as it lies there; in a copy, lone surrogates become U+FFFD, as tiktoken has it.
+fn text<'a>(value: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, str>> {
     if let Ok(whole) = value.to_str() {
-        return Ok(whole.to_owned());
+        return Ok(Cow::Borrowed(whole));
     }
     let units = value.call_method1("encode", ("utf-16-le", "surrogatepass"))?;
     let units: Vec<u16> = units
@@ -24,106 +38,145 @@ fn text(value: &Bound<'_, PyString>) -> PyResult<String> {
         .chunks_exact(2)
         .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
         .collect();
-    Ok(String::from_utf16_lossy(&units))
+    Ok(Cow::Owned(String::from_utf16_lossy(&units)))
 }
 
-fn all_texts(values: &[Bound<'_, PyString>]) -> PyResult<Vec<String>> {
+fn all_texts<'a>(values: &'a [Bound<'_, PyString>]) -> PyResult<Vec<Cow<'a, str>>> {
     values.iter().map(text).collect()
 }
 
-fn pool(threads: usize) -> PyResult<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|error| PyValueError::new_err(error.to_string()))
+/// The texts of Arrow string arrays, as they lie there; bytes that are not UTF-8 become U+FFFD in a copy.
+fn chunk_texts<'a>(chunks: &'a [Chunk<'_>]) -> PyResult<Vec<Cow<'a, str>>> {
+    let mut texts = Vec::new();
+    for (bytes, offsets) in chunks {
+        if let Ok(offsets) = offsets.extract::<PyReadonlyArray1<'_, i32>>() {
+            append_texts(bytes.as_slice()?, offsets.as_slice()?, &mut texts)?;
+        } else if let Ok(offsets) = offsets.extract::<PyReadonlyArray1<'_, i64>>() {
+            append_texts(bytes.as_slice()?, offsets.as_slice()?, &mut texts)?;
+        } else {
+            return Err(PyTypeError::new_err("offsets must be a contiguous array of int32 or int64"));
+        }
+    }
+    Ok(texts)
 }
 
-/// Slices of an Arrow string array: its data buffer and its offsets.
-fn slices<'a>(data: &'a [u8], offsets: &[i64]) -> PyResult<Vec<std::borrow::Cow<'a, str>>> {
-    offsets
-        .windows(2)
-        .map(|bounds| {
-            let range = usize::try_from(bounds[0])
-                .ok()
-                .zip(usize::try_from(bounds[1]).ok())
-                .filter(|&(start, end)| start <= end && end <= data.len());
-            let (start, end) = range.ok_or_else(|| PyValueError::new_err("offsets do not fit the data"))?;
-            Ok(String::from_utf8_lossy(&data[start..end]))
-        })
-        .collect()
+fn append_texts<'a, Offset: Copy + TryInto<usize>>(
+    bytes: &'a [u8],
+    offsets: &[Offset],
+    texts: &mut Vec<Cow<'a, str>>,
+) -> PyResult<()> {
+    let bounds: Option<Vec<usize>> = offsets.iter().map(|&offset| offset.try_into().ok()).collect();
+    let bounds = bounds.filter(|bounds| bounds.is_sorted() && bounds.last().is_none_or(|&end| end <= bytes.len()));
+    let bounds = bounds.ok_or_else(|| value_error("the offsets do not fit the bytes"))?;
+    let (Some(&first), Some(&last)) = (bounds.first(), bounds.last()) else { return Ok(()) };
+    // in one go, because short texts would spoil the speed of the check
+    let whole = simdutf8::basic::from_utf8(&bytes[first..last]).ok();
+    texts.extend(bounds.windows(2).map(|bounds| {
+        let part = whole.and_then(|whole| whole.get(bounds[0] - first..bounds[1] - first));
+        part.map_or_else(|| String::from_utf8_lossy(&bytes[bounds[0]..bounds[1]]), Cow::Borrowed)
+    }));
+    Ok(())
 }
 
 /// Counts pieces, then learns merges.
 #[pyclass(name = "Trainer")]
 struct PyTrainer {
-    counter: Counter,
-    pool: rayon::ThreadPool,
+    counter: Option<Counter>,
+}
+
+impl PyTrainer {
+    fn counter(&self) -> PyResult<&Counter> {
+        self.counter.as_ref().ok_or_else(|| value_error("this trainer has learnt its merges; make another"))
+    }
 }
 
 #[pymethods]
 impl PyTrainer {
     #[new]
-    fn new(threads: usize) -> PyResult<Self> {
-        Ok(PyTrainer { counter: Counter::default(), pool: pool(threads)? })
+    #[pyo3(signature = (threads=0, pattern=scheme::NANOCHAT))]
+    fn new(threads: usize, pattern: &str) -> PyResult<Self> {
+        let splitter = Splitter::new(pattern).map_err(value_error)?;
+        Ok(PyTrainer { counter: Some(Counter::new(splitter, threads)) })
     }
 
     /// Counts a batch of str.
-    fn add(&mut self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<()> {
+    fn add(&self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<()> {
         let texts = all_texts(&texts)?;
-        let PyTrainer { counter, pool } = self;
-        py.detach(|| pool.install(|| counter.add(&texts)));
-        Ok(())
+        let counter = self.counter()?;
+        py.detach(|| counter.add(&texts)).map_err(value_error)
     }
 
-    /// Counts a batch given as UTF-8 bytes and offsets.
-    fn add_buffer(
-        &mut self,
-        py: Python<'_>,
-        data: PyReadonlyArray1<'_, u8>,
-        offsets: PyReadonlyArray1<'_, i64>,
-    ) -> PyResult<()> {
-        let texts = slices(data.as_slice()?, offsets.as_slice()?)?;
-        let PyTrainer { counter, pool } = self;
-        py.detach(|| pool.install(|| counter.add(&texts)));
-        Ok(())
+    /// Counts a batch given as the buffers of Arrow string arrays.
+    fn add_buffers(&self, py: Python<'_>, chunks: Vec<Chunk<'_>>) -> PyResult<()> {
+        let texts = chunk_texts(&chunks)?;
+        let counter = self.counter()?;
+        py.detach(|| counter.add(&texts)).map_err(value_error)
     }
 
-    /// Learns at most so many merges; `told(done)` is called now and then.
-    fn merges(&self, py: Python<'_>, merges: usize, told: Option<Py<PyAny>>) -> PyResult<Vec<(u32, u32)>> {
-        let mut failed: Option<PyErr> = None;
-        let learnt = py.detach(|| {
-            self.pool.install(|| {
-                self.counter.merges(merges, |done| {
-                    Python::attach(|py| {
-                        let answer = py.check_signals().and_then(|()| match &told {
-                            Some(callback) => callback.call1(py, (done,)).map(|_| ()),
-                            None => Ok(()),
-                        });
-                        match answer {
-                            Ok(()) => true,
-                            Err(error) => {
-                                failed = Some(error);
-                                false
-                            }
-                        }
-                    })
-                })
-            })
-        });
-        match (failed, learnt) {
-            (Some(error), _) => Err(error),
-            (None, learnt) => Ok(learnt.unwrap_or_default()),
-        }
+    /// Learns at most so many merges, once; `told(done)` is called now and then.
+    #[pyo3(signature = (merges, told=None))]
+    fn merges(&mut self, py: Python<'_>, merges: usize, told: Option<Py<PyAny>>) -> PyResult<Vec<(u32, u32)>> {
+        self.counter()?;
+        let Some(counter) = self.counter.take() else { return Ok(Vec::new()) };
+        py.detach(|| learn_and_tell(counter, merges, told.as_ref()))
     }
 
     /// Different pieces counted.
     #[getter]
-    fn unique(&self) -> usize {
-        self.counter.unique()
+    fn unique(&self, py: Python<'_>) -> PyResult<usize> {
+        let counter = self.counter()?;
+        Ok(py.detach(|| counter.unique()))
     }
 }
 
-/// Encodes and decodes with one vocabulary; ids 0..255 are bytes, then the merges. Special tokens are the caller's.
+/// Learns on another thread, so that this one can hear signals and call back: Python heeds them on its main thread only.
+fn learn_and_tell(counter: Counter, merges: usize, told: Option<&Py<PyAny>>) -> PyResult<Vec<(u32, u32)>> {
+    const HEARING: Duration = Duration::from_millis(50);
+    let stopped = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    let stop = &stopped;
+    std::thread::scope(|scope| {
+        let learning = scope.spawn(move || {
+            counter.learn(merges, move |done| {
+                let _ = sender.send(done);
+                !stop.load(Ordering::Relaxed)
+            })
+        });
+        let mut failed = None;
+        loop {
+            let done = match receiver.recv_timeout(HEARING) {
+                Ok(done) => Some(receiver.try_iter().last().unwrap_or(done)),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if failed.is_some() {
+                continue;
+            }
+            let answer = Python::attach(|py| {
+                py.check_signals()?;
+                match (told, done) {
+                    (Some(told), Some(done)) => told.call1(py, (done,)).map(|_| ()),
+                    _ => Ok(()),
+                }
+            });
+            if let Err(error) = answer {
+                failed = Some(error);
+                stopped.store(true, Ordering::Relaxed);
+            }
+        }
+        let learnt: Result<_, TrainError> = learning.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let learnt = learnt.map_err(value_error)?.unwrap_or_default();
+        if let Some(told) = told {
+            Python::attach(|py| told.call1(py, (learnt.len(),)).map(|_| ()))?;
+        }
+        Ok(learnt)
+    })
+}
+
+/// Encodes and decodes with one vocabulary. Special tokens are the caller's.
 #[pyclass(name = "Encoder", frozen)]
 struct PyEncoder {
     encoder: Encoder,
@@ -131,24 +184,57 @@ struct PyEncoder {
 
 #[pymethods]
 impl PyEncoder {
+    /// Ids 0..255 are bytes, then the merges.
     #[new]
-    fn new(merges: Vec<(u32, u32)>) -> PyResult<Self> {
-        let vocab = Vocab::new(merges).map_err(PyValueError::new_err)?;
-        Ok(PyEncoder { encoder: Encoder::new(vocab) })
+    #[pyo3(signature = (merges, pattern=scheme::NANOCHAT))]
+    fn new(py: Python<'_>, merges: Vec<(u32, u32)>, pattern: &str) -> PyResult<Self> {
+        let splitter = Splitter::new(pattern).map_err(value_error)?;
+        let encoder = py.detach(|| {
+            let vocab = Vocab::from_merges(&merges)?;
+            let rules = Rules::by_rank(&vocab);
+            Ok::<_, String>(Encoder::new(splitter, vocab, rules, true))
+        });
+        Ok(PyEncoder { encoder: encoder.map_err(value_error)? })
+    }
+
+    /// Bytes by id, and merges in their order, or none: any two neighbours whose bytes are a token, the lowest first.
+    #[staticmethod]
+    #[pyo3(signature = (tokens, merges=None, pattern=scheme::NANOCHAT, whole=true))]
+    fn from_tokens(
+        py: Python<'_>,
+        tokens: Vec<Option<Bound<'_, PyBytes>>>,
+        merges: Option<Vec<(u32, u32)>>,
+        pattern: &str,
+        whole: bool,
+    ) -> PyResult<Self> {
+        let splitter = Splitter::new(pattern).map_err(value_error)?;
+        let tokens: Vec<Option<&[u8]>> =
+            tokens.iter().map(|token| token.as_ref().map(|token| token.as_bytes())).collect();
+        let encoder = py.detach(|| {
+            let vocab = Vocab::from_tokens(&tokens)?;
+            let rules = match merges {
+                Some(merges) => Rules::by_list(&vocab, &merges)?,
+                None => Rules::by_rank(&vocab),
+            };
+            Ok::<_, String>(Encoder::new(splitter, vocab, rules, whole))
+        });
+        Ok(PyEncoder { encoder: encoder.map_err(value_error)? })
     }
 
     /// Ids of one text.
     fn encode(&self, py: Python<'_>, value: &Bound<'_, PyString>) -> PyResult<Vec<u32>> {
+        const WORTH_IT_BYTES: usize = 4096;
         let value = text(value)?;
-        Ok(py.detach(|| {
-            let mut ids = Vec::new();
-            self.encoder.encode(&value, &mut Cache::default(), &mut ids);
-            ids
-        }))
+        let ids = match value.len() {
+            ..WORTH_IT_BYTES => self.encoder.encode(&value),
+            _ => py.detach(|| self.encoder.encode(&value)),
+        };
+        ids.map_err(value_error)
     }
 
     /// Ids of many texts: one array of uint16 (`wide` false) or uint32, and int64 offsets.
-    #[pyo3(signature = (texts, threads, wide, before=None, after=None))]
+    #[pyo3(signature = (texts, threads, wide, before=None, after=None, out=None))]
+    #[allow(clippy::too_many_arguments)]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
@@ -157,70 +243,141 @@ impl PyEncoder {
         wide: bool,
         before: Option<u32>,
         after: Option<u32>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>)> {
-        let texts = all_texts(&texts)?;
-        self.batch(py, &texts, threads, wide, before, after)
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Int64s>)> {
+        self.batch(py, &all_texts(&texts)?, threads, wide, (before, after), out)
     }
 
-    /// The same of an Arrow string array's buffers.
-    #[pyo3(signature = (data, offsets, threads, wide, before=None, after=None))]
+    /// The same of the buffers of Arrow string arrays.
+    #[pyo3(signature = (chunks, threads, wide, before=None, after=None, out=None))]
     #[allow(clippy::too_many_arguments)]
-    fn encode_buffer<'py>(
+    fn encode_buffers<'py>(
         &self,
         py: Python<'py>,
-        data: PyReadonlyArray1<'py, u8>,
-        offsets: PyReadonlyArray1<'py, i64>,
+        chunks: Vec<Chunk<'py>>,
         threads: usize,
         wide: bool,
         before: Option<u32>,
         after: Option<u32>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>)> {
-        let texts = slices(data.as_slice()?, offsets.as_slice()?)?;
-        self.batch(py, &texts, threads, wide, before, after)
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Int64s>)> {
+        self.batch(py, &chunk_texts(&chunks)?, threads, wide, (before, after), out)
     }
 
     /// Bytes of ids.
-    fn decode<'py>(&self, py: Python<'py>, ids: Vec<u32>) -> PyResult<Bound<'py, PyBytes>> {
+    fn decode<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let mut bytes = Vec::new();
-        self.encoder.decode(&ids, &mut bytes).map_err(|id| PyKeyError::new_err(format!("there is no token {id}")))?;
+        let ids = ids_of(ids)?;
+        self.encoder
+            .vocab()
+            .decode(&ids, &mut bytes)
+            .map_err(|id| PyKeyError::new_err(format!("there is no token {id}")))?;
         Ok(PyBytes::new(py, &bytes))
     }
 
-    /// Bytes of every id.
-    fn token_bytes<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
-        self.encoder.vocab().bytes.iter().map(|bytes| PyBytes::new(py, bytes)).collect()
+    /// Bytes of every id; `None` of those that are not ours.
+    fn token_bytes<'py>(&self, py: Python<'py>) -> Vec<Option<Bound<'py, PyBytes>>> {
+        let vocab = self.encoder.vocab();
+        (0..vocab.len() as u32).map(|id| vocab.token(id).map(|bytes| PyBytes::new(py, bytes))).collect()
+    }
+
+    /// Ids in all.
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.encoder.vocab().len()
     }
 }
 
+fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u16>>() {
+        return Ok(ids.as_array().iter().map(|&id| u32::from(id)).collect());
+    }
+    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u32>>() {
+        return Ok(ids.as_array().to_vec());
+    }
+    let ids: Vec<i64> = match ids.extract::<PyReadonlyArray1<'_, i64>>() {
+        Ok(ids) => ids.as_array().to_vec(),
+        Err(_) => ids.extract()?,
+    };
+    ids.into_iter()
+        .map(|id| u32::try_from(id).map_err(|_| PyKeyError::new_err(format!("there is no token {id}"))))
+        .collect()
+}
+
 impl PyEncoder {
-    fn batch<'py, T: AsRef<str> + Sync>(
+    fn batch<'py>(
         &self,
         py: Python<'py>,
-        texts: &[T],
+        texts: &[Cow<'_, str>],
         threads: usize,
         wide: bool,
-        before: Option<u32>,
-        after: Option<u32>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray1<i64>>)> {
-        let pool = pool(threads)?;
-        if wide {
-            let (ids, offsets) = py.detach(|| pool.install(|| self.encoder.batch::<T, u32>(texts, before, after)));
-            Ok((ids.into_pyarray(py).into_any(), offsets.into_pyarray(py)))
-        } else {
-            let (ids, offsets) = py.detach(|| pool.install(|| self.encoder.batch::<T, u16>(texts, before, after)));
-            Ok((ids.into_pyarray(py).into_any(), offsets.into_pyarray(py)))
+        around: (Option<u32>, Option<u32>),
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Int64s>)> {
+        let fits = |id: Option<u32>| id.is_none_or(|id| id <= u32::from(u16::MAX));
+        if !(wide || self.encoder.is_narrow() && fits(around.0) && fits(around.1)) {
+            return Err(value_error("these ids do not fit into 16 bits"));
         }
+        if wide {
+            self.batch_of::<u32>(py, texts, threads, around, out)
+        } else {
+            self.batch_of::<u16>(py, texts, threads, around, out)
+        }
+    }
+
+    fn batch_of<'py, I: Output + Element>(
+        &self,
+        py: Python<'py>,
+        texts: &[Cow<'_, str>],
+        threads: usize,
+        (before, after): (Option<u32>, Option<u32>),
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Int64s>)> {
+        let failed = |error: EncodeError| value_error(error);
+        if let Some(out) = out {
+            let mut array: PyReadwriteArray1<'py, I> = out.extract().map_err(|_| {
+                PyTypeError::new_err("`out` must be a writable, contiguous array of the type of the ids")
+            })?;
+            let slice = array.as_slice_mut()?;
+            let offsets = py.detach(|| {
+                let mut sink = Buffer::new(slice);
+                self.encoder.encode_batch::<I, _, _>(texts, threads, before, after, &mut sink)
+            });
+            let offsets = offsets.map_err(failed)?;
+            drop(array);
+            let count = offsets.last().copied().unwrap_or(0);
+            let view = out.get_item(pyo3::types::PySlice::new(py, 0, count as isize, 1))?;
+            return Ok((view, offsets.into_pyarray(py)));
+        }
+        let encoded = py.detach(|| {
+            // most texts have more than three bytes an id; for others it grows
+            let bytes: usize = texts.iter().map(|text| text.len()).sum();
+            let mut ids: Vec<I> = Vec::with_capacity(bytes / 3 + 2 * texts.len());
+            advise_huge(&ids);
+            let offsets = self.encoder.encode_batch(texts, threads, before, after, &mut ids)?;
+            ids.shrink_to_fit();
+            Ok((ids, offsets))
+        });
+        let (ids, offsets) = encoded.map_err(failed)?;
+        Ok((ids.into_pyarray(py).into_any(), offsets.into_pyarray(py)))
     }
 }
 
 /// The pieces of a text.
 #[pyfunction]
-fn split_pieces(value: &Bound<'_, PyString>) -> PyResult<Vec<String>> {
+#[pyo3(signature = (value, pattern=scheme::NANOCHAT))]
+fn split_pieces(value: &Bound<'_, PyString>, pattern: &str) -> PyResult<Vec<String>> {
     let value = text(value)?;
-    Ok(split::pieces(&value).map(str::to_owned).collect())
+    let splitter = Splitter::new(pattern).map_err(value_error)?;
+    Ok(splitter.pieces(&value).map_err(value_error)?.into_iter().map(str::to_owned).collect())
 }
 
-fn rows<'py, Id: Copy + Send + numpy::Element>(
+/// Whether a pattern is scanned by hand; others are run by a regex engine, many times slower.
+#[pyfunction]
+fn is_fast(pattern: &str) -> PyResult<bool> {
+    Ok(Splitter::new(pattern).map_err(value_error)?.is_fast())
+}
+fn rows<'py, Id: Copy + Send + Element>(
     py: Python<'py>,
     ids: &[Id],
     offsets: &[i64],
@@ -271,11 +428,13 @@ fn plan_padded<'py>(
 
 #[pymodule]
 fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add("PATTERN", split::PATTERN)?;
+    module.add("PATTERN", scheme::NANOCHAT)?;
+    module.add("PATTERNS", BTreeMap::from(scheme::NAMED))?;
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_class::<PyTrainer>()?;
     module.add_class::<PyEncoder>()?;
     module.add_function(wrap_pyfunction!(split_pieces, module)?)?;
+    module.add_function(wrap_pyfunction!(is_fast, module)?)?;
     module.add_function(wrap_pyfunction!(pack, module)?)?;
     module.add_function(wrap_pyfunction!(plan_padded, module)?)
 }

@@ -1,40 +1,105 @@
-//! Merges ↔ bytes: what each id stands for.
+//! Ids ↔ bytes: what each id stands for.
 
-/// A learnt vocabulary: ids 0..255 are bytes, id 256+i is merge i.
+use std::collections::HashSet;
+
+/// Ids a vocabulary may have.
+pub const MAX_IDS: usize = (1 << 21) - 1;
+
+/// The bytes of every id. An id may stand for nothing here: a special token's, which is the caller's.
 #[derive(Clone, Debug, Default)]
 pub struct Vocab {
-    /// Pairs of ids in the order in which they were learnt.
-    pub merges: Vec<(u32, u32)>,
-    /// Bytes of every id.
-    pub bytes: Vec<Vec<u8>>,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl Vocab {
-    /// From merges in order. Fails if a merge names an id that does not exist yet, or makes bytes that exist already.
-    pub fn new(merges: Vec<(u32, u32)>) -> Result<Vocab, String> {
-        let mut bytes: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
-        let mut seen: std::collections::HashSet<Vec<u8>> = bytes.iter().cloned().collect();
+    /// Ids 0..255 are bytes, id 256+i is merge i.
+    ///
+    /// # Errors
+    /// A merge names an id that does not exist yet, or makes bytes that exist already; or there are too many.
+    pub fn from_merges(merges: &[(u32, u32)]) -> Result<Vocab, String> {
+        let mut vocab = Vocab::default();
+        for byte in 0..=255u8 {
+            vocab.push(&[byte]);
+        }
+        let mut seen: HashSet<Vec<u8>> = HashSet::with_capacity(merges.len());
         for (number, &(left, right)) in merges.iter().enumerate() {
-            let id = 256 + number;
-            if left as usize >= id || right as usize >= id {
-                return Err(format!("merge {number} names an id that comes later"));
-            }
-            let joined = [bytes[left as usize].as_slice(), bytes[right as usize].as_slice()].concat();
-            if !seen.insert(joined.clone()) {
+            let joined = match (vocab.token(left), vocab.token(right)) {
+                (Some(left), Some(right)) => [left, right].concat(),
+                _ => return Err(format!("merge {number} names an id that comes later")),
+            };
+            vocab.push(&joined);
+            if !seen.insert(joined) {
                 return Err(format!("merge {number} makes bytes that another id has already"));
             }
-            bytes.push(joined);
         }
-        Ok(Vocab { merges, bytes })
+        vocab.checked()
+    }
+
+    /// Bytes by id; `None` or nothing for ids that are not ours.
+    ///
+    /// # Errors
+    /// A byte has no id of its own, two ids have the same bytes, or there are too many.
+    pub fn from_tokens<Token: AsRef<[u8]>>(tokens: &[Option<Token>]) -> Result<Vocab, String> {
+        let mut vocab = Vocab::default();
+        let mut seen: HashSet<&[u8]> = HashSet::with_capacity(tokens.len());
+        for (id, token) in tokens.iter().enumerate() {
+            let token = token.as_ref().map_or(&[][..], AsRef::as_ref);
+            if !token.is_empty() && !seen.insert(token) {
+                return Err(format!("token {id} has the bytes of another"));
+            }
+            vocab.push(token);
+        }
+        match (0..=255u8).find(|&byte| !seen.contains(&[byte][..])) {
+            Some(byte) => Err(format!("the byte {byte:#04x} has no token of its own, so there is text without ids")),
+            None => vocab.checked(),
+        }
+    }
+
+    fn push(&mut self, token: &[u8]) {
+        self.bytes.extend_from_slice(token);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn checked(self) -> Result<Vocab, String> {
+        if self.len() > MAX_IDS {
+            return Err(format!("a vocabulary has at most {MAX_IDS} ids, this one has {}", self.len()));
+        }
+        Ok(self)
     }
 
     /// Ids in all.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.ends.len()
     }
 
-    /// Never: there are always the 256 bytes.
+    /// Whether there is no id.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.ends.is_empty()
+    }
+
+    /// Bytes of an id; `None` if it is not ours.
+    #[inline]
+    pub fn token(&self, id: u32) -> Option<&[u8]> {
+        let id = id as usize;
+        let end = *self.ends.get(id)?;
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        (start < end).then(|| &self.bytes[start..end])
+    }
+
+    /// Ids that are ours, and their bytes.
+    pub fn tokens(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        (0..self.len() as u32).filter_map(|id| Some((id, self.token(id)?)))
+    }
+
+    /// Appends the bytes of ids.
+    ///
+    /// # Errors
+    /// The first id that is not ours.
+    pub fn decode(&self, ids: &[u32], bytes: &mut Vec<u8>) -> Result<(), u32> {
+        for &id in ids {
+            bytes.extend_from_slice(self.token(id).ok_or(id)?);
+        }
+        Ok(())
     }
 }

@@ -27,7 +27,7 @@ def make_data(folder: Path) -> Path:
     """`vocabulary` and `rows`: each row counts up from somewhere, in steps of one to three."""
     for name in ("rows", "vocabulary"):
         (folder / name).mkdir(parents=True)
-    Tokenizer([]).save(folder / "vocabulary" / "vocabulary.json")
+    Tokenizer.from_merges([]).save(folder / "vocabulary" / "vocabulary.json")
     dice = np.random.default_rng(1)
     for split, rows in (("train", 64), ("validation", 8)):
         ids = dice.integers(0, 100, (rows, 1)) + dice.integers(1, 4, (rows, 1)) * np.arange(T + 1)

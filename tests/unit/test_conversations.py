@@ -116,7 +116,7 @@ def test_rows_are_well_filled_over_blocks(tmp_path, own, monkeypatch):
 
 def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     monkeypatch.undo()  # the real chat format
-    tokenizer = Tokenizer.train([list(documents(1, 0, 300))], 600)
+    tokenizer = Tokenizer.train_from_iterator(documents(1, 0, 300), 600)
     vocabulary, out = tmp_path / "vocabulary", tmp_path / "out"
     for folder in (vocabulary, out):
         folder.mkdir()

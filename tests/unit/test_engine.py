@@ -16,7 +16,7 @@ from nanochat.model.gpt import GPT
 from nanochat.scaling import Architecture
 from nanochat.tokenizer.bpe import Tokenizer
 
-TOKENIZER = Tokenizer([])
+TOKENIZER = Tokenizer.from_merges([])
 PROMPTS = [[TOKENIZER.bos, 5, 9, 9, 200], [TOKENIZER.bos], [TOKENIZER.bos, *range(40, 70)]]
 
 

@@ -17,7 +17,7 @@ from nanochat.scaling import Architecture
 from nanochat.serve import terminal
 from nanochat.tokenizer.bpe import Tokenizer
 
-TOKENIZER = Tokenizer([])
+TOKENIZER = Tokenizer.from_merges([])
 SUM = [
     TOKENIZER.special("<|python_start|>"), *TOKENIZER.encode("3+4"), TOKENIZER.special("<|python_end|>"),
     TOKENIZER.special("<|output_start|>"), *TOKENIZER.encode("7"), TOKENIZER.special("<|output_end|>"),

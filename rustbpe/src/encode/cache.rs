@@ -1,0 +1,144 @@
+//! What a thread remembers of pieces it has met: their ids. Bounded, and never wrong: a slot keeps the whole piece.
+
+use crate::hash::{of_key, Map};
+use crate::key::EMPTY_KEY;
+use crate::memory::{prefetch, Table};
+
+/// A type of ids: u16 for vocabularies up to 65,536, else u32.
+pub trait Id: Copy + Default + Send + Sync + 'static {
+    /// The ids of a piece and, in the last place, how many they are: 16 bytes.
+    type Inline: Copy + Default + Send + Sync + AsRef<[Self]> + AsMut<[Self]>;
+    /// Ids that go into it.
+    const ROOM: usize;
+    /// From an id that is known to fit.
+    fn from_u32(id: u32) -> Self;
+    /// As a number.
+    fn to_usize(self) -> usize;
+}
+
+impl Id for u16 {
+    type Inline = [u16; 8];
+    const ROOM: usize = 7;
+    #[inline(always)]
+    fn from_u32(id: u32) -> u16 {
+        id as u16
+    }
+    #[inline(always)]
+    fn to_usize(self) -> usize {
+        usize::from(self)
+    }
+}
+
+impl Id for u32 {
+    type Inline = [u32; 4];
+    const ROOM: usize = 3;
+    #[inline(always)]
+    fn from_u32(id: u32) -> u32 {
+        id
+    }
+    #[inline(always)]
+    fn to_usize(self) -> usize {
+        self as usize
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot<I: Id> {
+    key: u128,
+    ids: I::Inline,
+}
+
+/// Two slots: one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Bucket<I: Id>([Slot<I>; 2]);
+
+/// Of a piece that has none.
+pub const NO_SLOT: u32 = u32::MAX;
+
+const BUCKET_BITS: u32 = 17;
+const LONG_PIECE_BYTES: usize = 2048;
+const LONG_PIECES_BYTES: usize = 8 << 20;
+
+/// Ids of short pieces in a table of fixed size, those of longer ones in a map that is emptied when it is full.
+#[derive(Clone)]
+pub struct Cache<I: Id> {
+    buckets: Table<Bucket<I>>,
+    long: Map<Box<[u8]>, Box<[I]>>,
+    long_bytes: usize,
+}
+
+impl<I: Id> Default for Cache<I> {
+    fn default() -> Self {
+        let empty = Bucket([Slot { key: EMPTY_KEY, ids: I::Inline::default() }; 2]);
+        Cache { buckets: Table::new(BUCKET_BITS, empty), long: Map::default(), long_bytes: 0 }
+    }
+}
+
+impl<I: Id> Cache<I> {
+    /// Where a piece would be.
+    #[inline(always)]
+    pub fn place(&self, key: u128) -> u32 {
+        (of_key(key) >> (64 - BUCKET_BITS)) as u32
+    }
+
+    /// The same; asks for it to be brought near.
+    #[inline(always)]
+    pub fn prepare(&self, key: u128) -> u32 {
+        let place = self.place(key);
+        prefetch(self.buckets.at(place as usize));
+        place
+    }
+
+    /// The slot of a piece at its place, or `NO_SLOT`.
+    #[inline(always)]
+    pub fn find(&self, place: u32, key: u128) -> u32 {
+        let [first, second] = &self.buckets.at(place as usize).0;
+        let found = if second.key == key { 2 * place + 1 } else { NO_SLOT };
+        if first.key == key {
+            2 * place
+        } else {
+            found
+        }
+    }
+
+    /// The ids in a slot.
+    #[inline(always)]
+    pub fn ids(&self, slot: u32) -> &I::Inline {
+        &self.buckets.at((slot / 2) as usize).0[slot as usize % 2].ids
+    }
+
+    /// Remembers the ids of a piece, if there are few enough. The first to come keeps its place: the commonest pieces
+    /// come early.
+    pub fn insert(&mut self, place: u32, key: u128, ids: &[u32]) {
+        if ids.len() > I::ROOM {
+            return;
+        }
+        let mut inline = I::Inline::default();
+        for (slot, &id) in inline.as_mut().iter_mut().zip(ids) {
+            *slot = I::from_u32(id);
+        }
+        inline.as_mut()[I::ROOM] = I::from_u32(ids.len() as u32);
+        let [first, second] = &mut self.buckets.at_mut(place as usize).0;
+        *(if first.key == EMPTY_KEY { first } else { second }) = Slot { key, ids: inline };
+    }
+
+    /// The ids of a piece that is longer than a key.
+    pub fn get_long(&self, piece: &[u8]) -> Option<&[I]> {
+        self.long.get(piece).map(AsRef::as_ref)
+    }
+
+    /// Remembers them.
+    pub fn insert_long(&mut self, piece: &[u8], ids: &[u32]) {
+        if piece.len() > LONG_PIECE_BYTES {
+            return;
+        }
+        let bytes = piece.len() + size_of_val(ids) + 64;
+        if self.long_bytes + bytes > LONG_PIECES_BYTES {
+            self.long.clear();
+            self.long_bytes = 0;
+        }
+        self.long_bytes += bytes;
+        self.long.insert(piece.into(), ids.iter().map(|&id| I::from_u32(id)).collect());
+    }
+}

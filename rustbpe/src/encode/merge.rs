@@ -1,0 +1,285 @@
+//! One piece → ids: the rule of the lowest number is applied, at the leftmost place of equal ones, until none is left.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::{Range, RangeInclusive};
+
+use super::rules::{Rules, NONE};
+use crate::hash::Map;
+
+/// Pieces up to this many bytes are kept on the stack and searched for their lowest rule.
+const SHORT: usize = 64;
+/// Short pieces that are merged side by side: each step of one waits for the step before, so others may use the time.
+const LANES: usize = 4;
+
+/// Ids of some pieces.
+#[derive(Default)]
+pub struct Merged {
+    ids: Vec<u32>,
+    of_piece: Vec<Range<usize>>,
+}
+
+impl Merged {
+    /// Ids of a piece.
+    pub fn of(&self, piece: usize) -> &[u32] {
+        &self.ids[self.of_piece[piece].clone()]
+    }
+
+    /// Merges pieces of a text, in the place of those that were here.
+    pub fn merge(&mut self, known: &Rules, text: &[u8], pieces: &[Range<usize>]) {
+        self.ids.clear();
+        self.of_piece.clear();
+        self.of_piece.resize(pieces.len(), 0..0);
+        compiled_for_this_processor(known, text, pieces, self);
+        for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > SHORT) {
+            let before = self.ids.len();
+            Long::new(known, &text[range.clone()]).merge(&mut self.ids);
+            self.of_piece[piece] = before..self.ids.len();
+        }
+    }
+}
+
+/// Ids of one piece.
+pub fn merge(known: &Rules, piece: &[u8]) -> Vec<u32> {
+    let mut merged = Merged::default();
+    let whole = 0..piece.len();
+    merged.merge(known, piece, std::slice::from_ref(&whole));
+    merged.ids
+}
+
+#[allow(unsafe_code)]
+fn compiled_for_this_processor(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("lzcnt") {
+        // SAFETY: the processor has them
+        return unsafe { with_avx2(known, text, pieces, merged) };
+    }
+    short_ones(known, text, pieces, merged);
+}
+
+/// The same code, whose searches for the lowest become vector instructions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,lzcnt")]
+fn with_avx2(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
+    short_ones(known, text, pieces, merged);
+}
+
+#[inline(always)]
+fn short_ones(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
+    side_by_side::<17>(known, text, pieces, 1..=16, merged);
+    side_by_side::<33>(known, text, pieces, 17..=32, merged);
+    side_by_side::<{ SHORT + 1 }>(known, text, pieces, 33..=SHORT, merged);
+}
+
+#[inline(always)]
+fn side_by_side<const PLACES: usize>(
+    known: &Rules,
+    text: &[u8],
+    pieces: &[Range<usize>],
+    lengths: RangeInclusive<usize>,
+    merged: &mut Merged,
+) {
+    if !pieces.iter().any(|piece| lengths.contains(&piece.len())) {
+        return;
+    }
+    let mut waiting = (0..pieces.len()).filter(|&piece| lengths.contains(&pieces[piece].len()));
+    let mut lanes: [Lane<PLACES>; LANES] = std::array::from_fn(|_| Lane::idle());
+    let mut busy = 0;
+    for lane in &mut lanes {
+        let Some(piece) = waiting.next() else { break };
+        lane.begin(known, piece, &text[pieces[piece].clone()]);
+        busy += 1;
+    }
+    while busy > 0 {
+        let mut at = 0;
+        while at < busy {
+            if lanes[at].step(known) {
+                at += 1;
+                continue;
+            }
+            lanes[at].end(merged);
+            if let Some(piece) = waiting.next() {
+                lanes[at].begin(known, piece, &text[pieces[piece].clone()]);
+            } else {
+                busy -= 1;
+                lanes.swap(at, busy);
+            }
+        }
+    }
+}
+
+/// A piece that is being merged. Each part stays where its first byte is; a bit says whether one begins there. Rules
+/// are kept with their places, so that the lowest of these numbers is the lowest rule at its leftmost place. `PLACES`
+/// is one more than the bytes that a piece may have: the last place is nobody's, and a neighbour for those who have
+/// none.
+struct Lane<const PLACES: usize> {
+    piece: usize,
+    parts: [u32; PLACES],
+    rules: [u32; PLACES],
+    begun: u64,
+    /// The part that was merged last, and its neighbours: their rules are still to be looked up.
+    last: [usize; 3],
+}
+
+impl<const PLACES: usize> Lane<PLACES> {
+    const NOBODY: usize = PLACES - 1;
+
+    fn idle() -> Self {
+        Lane { piece: 0, parts: [NO_ID; PLACES], rules: [NONE; PLACES], begun: 0, last: [Self::NOBODY; 3] }
+    }
+
+    #[inline(always)]
+    fn begin(&mut self, known: &Rules, piece: usize, bytes: &[u8]) {
+        self.piece = piece;
+        self.last = [Self::NOBODY; 3];
+        self.begun = u64::MAX >> (SHORT - bytes.len());
+        for (at, &byte) in bytes.iter().enumerate() {
+            self.parts[at] = known.byte_id(byte);
+        }
+        self.rules = [NONE; PLACES];
+        for (at, two) in bytes.windows(2).enumerate() {
+            self.rules[at] = with_place(known.rule_of_bytes(two[0], two[1]), at);
+        }
+    }
+
+    /// Applies one rule; false if there is none. What it changes is looked up by the next step, when the memory has had
+    /// time to bring it.
+    #[inline(always)]
+    fn step(&mut self, known: &Rules) -> bool {
+        let [before, at, after] = self.last;
+        self.rules[at] = with_place(known.rule(self.parts[at], self.parts[after]), at);
+        self.rules[before] = with_place(known.rule(self.parts[before], self.parts[at]), before);
+        let lowest = self.rules[..Self::NOBODY].iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+        if lowest >> PLACE_BITS == NONE >> PLACE_BITS {
+            return false;
+        }
+        let place = |at: u32| (at as usize).min(Self::NOBODY);
+        let at = place(lowest % SHORT as u32);
+        let behind = self.begun & (u64::MAX << at << 1);
+        let follower = place(behind.trailing_zeros());
+        let after = place((behind & behind.wrapping_sub(1)).trailing_zeros());
+        let before = place(63u32.wrapping_sub((self.begun & ((1 << at) - 1)).leading_zeros()));
+        self.begun &= !(1 << follower);
+        self.parts[at] = known.id(lowest >> PLACE_BITS);
+        self.rules[follower] = NONE;
+        known.prepare(self.parts[at], self.parts[after]);
+        known.prepare(self.parts[before], self.parts[at]);
+        self.last = [before, at, after];
+        true
+    }
+
+    #[inline(always)]
+    fn end(&mut self, merged: &mut Merged) {
+        let before = merged.ids.len();
+        let mut left = self.begun;
+        while left != 0 {
+            merged.ids.push(self.parts[(left.trailing_zeros() as usize).min(Self::NOBODY)]);
+            left &= left - 1;
+        }
+        merged.of_piece[self.piece] = before..merged.ids.len();
+    }
+}
+
+const PLACE_BITS: u32 = SHORT.trailing_zeros();
+/// More than an id can be.
+const NO_ID: u32 = crate::vocab::MAX_IDS as u32;
+
+/// No rule stays higher than any.
+#[inline(always)]
+fn with_place(rule: u32, at: usize) -> u32 {
+    (rule << PLACE_BITS) | (at % SHORT) as u32
+}
+
+/// A long piece: parts in a linked list, and for each rule the places where it may apply. A rule's places are worked
+/// off in one go, from the left, so that a run of ten million equal characters is linear.
+struct Long<'a> {
+    known: &'a Rules,
+    parts: Vec<u32>,
+    rules: Vec<u32>,
+    next: Vec<u32>,
+    before: Vec<u32>,
+    places: Map<u32, Vec<u32>>,
+    waiting: BinaryHeap<Reverse<u32>>,
+}
+
+const NOWHERE: u32 = u32::MAX;
+
+impl<'a> Long<'a> {
+    /// Of a piece of less than 2³² bytes.
+    fn new(known: &'a Rules, piece: &[u8]) -> Long<'a> {
+        let length = piece.len() as u32;
+        let mut long = Long {
+            known,
+            parts: piece.iter().map(|&byte| known.byte_id(byte)).collect(),
+            rules: vec![NONE; piece.len()],
+            next: (1..=length).collect(),
+            before: (0..length).map(|at| at.wrapping_sub(1)).collect(),
+            places: Map::default(),
+            waiting: BinaryHeap::new(),
+        };
+        long.next[piece.len() - 1] = NOWHERE;
+        for (at, two) in (0u32..).zip(piece.windows(2)) {
+            long.found(at, known.rule_of_bytes(two[0], two[1]));
+        }
+        long
+    }
+
+    fn found(&mut self, at: u32, rule: u32) {
+        self.rules[at as usize] = rule;
+        if rule != NONE {
+            let waiting = &mut self.waiting;
+            self.places
+                .entry(rule)
+                .or_insert_with(|| {
+                    waiting.push(Reverse(rule));
+                    Vec::new()
+                })
+                .push(at);
+        }
+    }
+
+    fn merge(mut self, ids: &mut Vec<u32>) {
+        while let Some(Reverse(rule)) = self.waiting.pop() {
+            let mut places = self.places.remove(&rule).unwrap_or_default();
+            places.sort_unstable();
+            for (done, &at) in places.iter().enumerate() {
+                if self.rules[at as usize] == rule {
+                    self.apply(rule, at);
+                }
+                // a rule that goes first has come up: the rest of this one has to wait
+                if self.waiting.peek().is_some_and(|&Reverse(other)| other < rule) {
+                    let rest = &places[done + 1..];
+                    if !rest.is_empty() {
+                        self.places.entry(rule).or_default().extend_from_slice(rest);
+                        self.waiting.push(Reverse(rule));
+                    }
+                    break;
+                }
+            }
+        }
+        let mut at = 0;
+        while at != NOWHERE {
+            ids.push(self.parts[at as usize]);
+            at = self.next[at as usize];
+        }
+    }
+
+    fn apply(&mut self, rule: u32, at: u32) {
+        let merged = self.known.id(rule);
+        let follower = self.next[at as usize] as usize;
+        let after = self.next[follower];
+        self.parts[at as usize] = merged;
+        self.rules[follower] = NONE;
+        self.next[at as usize] = after;
+        if after == NOWHERE {
+            self.rules[at as usize] = NONE;
+        } else {
+            self.before[after as usize] = at;
+            self.found(at, self.known.rule(merged, self.parts[after as usize]));
+        }
+        let before = self.before[at as usize];
+        if before != NOWHERE {
+            self.found(before, self.known.rule(self.parts[before as usize], merged));
+        }
+    }
+}

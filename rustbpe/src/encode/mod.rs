@@ -1,0 +1,433 @@
+//! Texts → ids.
+//!
+//! Pieces are cut, and looked up in what the thread remembers, a few hundred at a time, so that the memory is asked for
+//! all of them before the first is needed. What is not remembered is merged, and remembered.
+
+mod cache;
+mod merge;
+mod rules;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::hash::Map;
+use crate::key::{key_in, key_of, KEY_BYTES, NO_KEY};
+use crate::parts::{in_order, parts, Part};
+use crate::split::{Ends, SplitError, Splitter};
+use crate::vocab::Vocab;
+use cache::{Cache, Id, NO_SLOT};
+use merge::{merge, Merged};
+pub use rules::Rules;
+
+/// Encodes with one vocabulary; threads may share it.
+pub struct Encoder {
+    splitter: Splitter,
+    vocab: Vocab,
+    rules: Rules,
+    /// Tokens that their own rules do not make.
+    unmade: Map<Box<[u8]>, u32>,
+    /// A piece that is one of them is it, all the same.
+    whole: bool,
+    narrow: Idle<u16>,
+    wide: Idle<u32>,
+}
+
+/// Workers that wait for their next text, with what they remember.
+type Idle<I> = Mutex<Vec<Box<Worker<I>>>>;
+
+/// A thread's own: what it remembers, and its notes on the pieces at hand.
+pub struct Worker<I: Id> {
+    cache: Cache<I>,
+    ends: Ends,
+    keys: Vec<(u128, u32)>,
+    slots: Vec<u32>,
+    misses: Vec<Miss>,
+    /// Pieces to be merged, and what became of them.
+    unknown: Vec<Range<usize>>,
+    merged: Merged,
+    /// Ids of pieces that were known, though not by a key.
+    known: Vec<I>,
+}
+
+/// A piece whose ids are not in a slot.
+struct Miss {
+    piece: usize,
+    found: Found,
+}
+
+enum Found {
+    /// By merging: the number of the unknown piece.
+    Merged(usize),
+    /// Among the known ids.
+    Known(Range<usize>),
+}
+
+/// The ids of a part.
+#[derive(Default)]
+struct Encoded<I> {
+    /// Room for ids; the first `count` are some.
+    ids: Vec<I>,
+    count: usize,
+    /// Where texts end, among these ids.
+    text_ends: Vec<usize>,
+}
+
+/// Ids that an encoder can write: those it keeps workers for.
+pub trait Output: Id {
+    #[doc(hidden)]
+    fn idle(encoder: &Encoder) -> &Idle<Self>;
+}
+
+impl Output for u16 {
+    fn idle(encoder: &Encoder) -> &Idle<u16> {
+        &encoder.narrow
+    }
+}
+
+impl Output for u32 {
+    fn idle(encoder: &Encoder) -> &Idle<u32> {
+        &encoder.wide
+    }
+}
+
+/// Texts could not be encoded.
+#[derive(Debug)]
+pub enum EncodeError {
+    /// The regex engine of a slow pattern gave up.
+    Split(SplitError),
+    /// The caller's buffer holds fewer ids than there are.
+    NoRoom {
+        /// Ids that it holds.
+        room: usize,
+    },
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EncodeError::Split(error) => error.fmt(formatter),
+            EncodeError::NoRoom { room } => write!(formatter, "the ids do not fit a buffer of {room}"),
+        }
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+impl From<SplitError> for EncodeError {
+    fn from(error: SplitError) -> EncodeError {
+        EncodeError::Split(error)
+    }
+}
+
+/// Where ids go, in order.
+pub trait Sink<I> {
+    /// Takes the next ids. Fails if there is no room.
+    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError>;
+}
+
+impl<I: Copy> Sink<I> for Vec<I> {
+    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
+        self.extend_from_slice(ids);
+        Ok(())
+    }
+}
+
+/// A caller's buffer.
+pub struct Buffer<'a, I> {
+    /// What is left of it.
+    left: &'a mut [I],
+    room: usize,
+}
+
+impl<'a, I> Buffer<'a, I> {
+    /// Of a slice.
+    pub fn new(slice: &'a mut [I]) -> Self {
+        let room = slice.len();
+        Buffer { left: slice, room }
+    }
+}
+
+impl<I: Copy> Sink<I> for Buffer<'_, I> {
+    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
+        let left = std::mem::take(&mut self.left);
+        let (here, behind) = left.split_at_mut_checked(ids.len()).ok_or(EncodeError::NoRoom { room: self.room })?;
+        here.copy_from_slice(ids);
+        self.left = behind;
+        Ok(())
+    }
+}
+
+impl Encoder {
+    /// Of a vocabulary and its rules. `whole`: a piece that is a token is that token, whatever the rules make of it.
+    pub fn new(splitter: Splitter, vocab: Vocab, rules: Rules, whole: bool) -> Encoder {
+        let mut unmade: Map<Box<[u8]>, u32> = Map::default();
+        for (id, bytes) in vocab.tokens() {
+            if merge(&rules, bytes) != [id] {
+                unmade.insert(bytes.into(), id);
+            }
+        }
+        Encoder { splitter, vocab, rules, unmade, whole, narrow: Mutex::default(), wide: Mutex::default() }
+    }
+
+    /// The vocabulary.
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// How texts are cut.
+    pub fn splitter(&self) -> &Splitter {
+        &self.splitter
+    }
+
+    /// Whether u16 holds every id.
+    pub fn is_narrow(&self) -> bool {
+        self.vocab.len() <= 1 << 16
+    }
+
+    /// Ids of a text.
+    ///
+    /// # Errors
+    /// The regex engine of a slow pattern gave up.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        if !self.is_narrow() {
+            let mut ids: Vec<u32> = Vec::new();
+            self.encode_batch(&[text], 1, None, None, &mut ids)?;
+            return Ok(ids);
+        }
+        let mut ids: Vec<u16> = Vec::new();
+        self.encode_batch(&[text], 1, None, None, &mut ids)?;
+        Ok(ids.into_iter().map(u32::from).collect())
+    }
+
+    /// Ids of all texts, in order, to a sink; returns where each text begins, and where the last one ends. `before` and
+    /// `after` are ids put around every text.
+    ///
+    /// # Errors
+    /// The regex engine of a slow pattern gave up, or the sink is full.
+    pub fn encode_batch<I: Output, T: AsRef<str> + Sync, S: Sink<I>>(
+        &self,
+        texts: &[T],
+        threads: usize,
+        before: Option<u32>,
+        after: Option<u32>,
+        sink: &mut S,
+    ) -> Result<Vec<i64>, EncodeError> {
+        let mut offsets: Vec<i64> = Vec::with_capacity(texts.len() + 1);
+        let mut end = 0;
+        offsets.push(0);
+        in_order(
+            &parts(texts, &self.splitter),
+            threads,
+            || self.worker::<I>(),
+            |worker, part, encoded| worker.encode(self, texts, part, (before, after), encoded),
+            |encoded: &Encoded<I>| {
+                sink.take(&encoded.ids[..encoded.count])?;
+                offsets.extend(encoded.text_ends.iter().map(|&text_end| (end + text_end) as i64));
+                end += encoded.count;
+                Ok(())
+            },
+            |worker| self.retire(worker),
+        )?;
+        Ok(offsets)
+    }
+
+    /// Forgets what was met: the next text meets empty caches.
+    pub fn forget(&self) {
+        self.narrow.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.wide.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn worker<I: Output>(&self) -> Box<Worker<I>> {
+        let waiting = I::idle(self).lock().unwrap_or_else(PoisonError::into_inner).pop();
+        waiting.unwrap_or_else(|| Box::new(Worker::new(self)))
+    }
+
+    fn retire<I: Output>(&self, worker: Box<Worker<I>>) {
+        I::idle(self).lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+    }
+}
+
+impl<I: Id> Worker<I> {
+    fn new(encoder: &Encoder) -> Worker<I> {
+        let mut cache = Cache::default();
+        for (id, bytes) in encoder.vocab.tokens().filter(|(_, bytes)| bytes.len() <= KEY_BYTES) {
+            if encoder.whole || !encoder.unmade.contains_key(bytes) {
+                let key = key_of(bytes);
+                cache.insert(cache.place(key), key, &[id]);
+            }
+        }
+        Worker {
+            cache,
+            ends: Ends::default(),
+            keys: Vec::new(),
+            slots: Vec::new(),
+            misses: Vec::new(),
+            unknown: Vec::new(),
+            merged: Merged::default(),
+            known: Vec::new(),
+        }
+    }
+
+    /// Ids of a part, in the place of what is there.
+    fn encode<T: AsRef<str>>(
+        &mut self,
+        encoder: &Encoder,
+        texts: &[T],
+        part: &Part,
+        (before, after): (Option<u32>, Option<u32>),
+        encoded: &mut Encoded<I>,
+    ) -> Result<(), EncodeError> {
+        encoded.count = 0;
+        encoded.text_ends.clear();
+        match part {
+            Part::Texts(range) => {
+                for text in &texts[range.clone()] {
+                    encoded.push(before);
+                    self.encode_text(encoder, text.as_ref(), encoded)?;
+                    encoded.push(after);
+                    encoded.text_ends.push(encoded.count);
+                }
+            }
+            Part::Stretch(index, bytes) => {
+                let text = texts[*index].as_ref();
+                if bytes.start == 0 {
+                    encoded.push(before);
+                }
+                self.encode_text(encoder, &text[bytes.clone()], encoded)?;
+                if bytes.end == text.len() {
+                    encoded.push(after);
+                    encoded.text_ends.push(encoded.count);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_text(&mut self, encoder: &Encoder, text: &str, encoded: &mut Encoded<I>) -> Result<(), EncodeError> {
+        let mut start = 0;
+        while start < text.len() {
+            encoder.splitter.next(text, start, &mut self.ends)?;
+            self.look_up(text.as_bytes(), start);
+            self.merge_unknown(encoder, text.as_bytes(), start);
+            let end = self.ends.as_slice().last().copied().unwrap_or(text.len());
+            encoded.make_room(end - start);
+            self.write(encoded);
+            self.remember(text.as_bytes());
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Finds the slots of the pieces, and those that have none.
+    #[inline(always)]
+    fn look_up(&mut self, text: &[u8], start: usize) {
+        let mut begin = start;
+        let cache = &self.cache;
+        self.keys.clear();
+        self.keys.extend(self.ends.as_slice().iter().map(|&end| {
+            let key = key_in(text, begin, end);
+            begin = end;
+            (key, cache.prepare(key))
+        }));
+        self.slots.clear();
+        self.slots.extend(self.keys.iter().map(|&(key, place)| cache.find(place, key)));
+        self.misses.clear();
+        for (piece, _) in self.slots.iter().enumerate().filter(|&(_, &slot)| slot == NO_SLOT) {
+            self.misses.push(Miss { piece, found: Found::Known(0..0) });
+        }
+    }
+
+    fn merge_unknown(&mut self, encoder: &Encoder, text: &[u8], start: usize) {
+        self.unknown.clear();
+        self.known.clear();
+        for miss in &mut self.misses {
+            let ends = self.ends.as_slice();
+            let begin = if miss.piece == 0 { start } else { ends[miss.piece - 1] };
+            let bytes = &text[begin..ends[miss.piece]];
+            let before = self.known.len();
+            if encoder.whole && !encoder.unmade.is_empty() {
+                self.known.extend(encoder.unmade.get(bytes).map(|&id| I::from_u32(id)));
+            }
+            if before == self.known.len() && bytes.len() > KEY_BYTES {
+                self.known.extend_from_slice(self.cache.get_long(bytes).unwrap_or_default());
+            }
+            miss.found = if before < self.known.len() {
+                Found::Known(before..self.known.len())
+            } else {
+                self.unknown.push(begin..ends[miss.piece]);
+                Found::Merged(self.unknown.len() - 1)
+            };
+        }
+        if !self.unknown.is_empty() {
+            self.merged.merge(&encoder.rules, text, &self.unknown);
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, encoded: &mut Encoded<I>) {
+        let mut piece = 0;
+        for miss in &self.misses {
+            self.write_known(piece..miss.piece, encoded);
+            match &miss.found {
+                Found::Merged(unknown) => encoded.push_all(self.merged.of(*unknown).iter().map(|&id| I::from_u32(id))),
+                Found::Known(range) => encoded.push_all(self.known[range.clone()].iter().copied()),
+            }
+            piece = miss.piece + 1;
+        }
+        self.write_known(piece..self.slots.len(), encoded);
+    }
+
+    #[inline(always)]
+    fn write_known(&self, pieces: Range<usize>, encoded: &mut Encoded<I>) {
+        for &slot in &self.slots[pieces] {
+            encoded.push_known(self.cache.ids(slot));
+        }
+    }
+
+    /// Keeps what was merged; not before all is written, because it takes others' slots.
+    fn remember(&mut self, text: &[u8]) {
+        for miss in &self.misses {
+            if let Found::Merged(unknown) = miss.found {
+                let (key, place) = self.keys[miss.piece];
+                if key == NO_KEY {
+                    self.cache.insert_long(&text[self.unknown[unknown].clone()], self.merged.of(unknown));
+                } else {
+                    self.cache.insert(place, key, self.merged.of(unknown));
+                }
+            }
+        }
+    }
+}
+
+impl<I: Id> Encoded<I> {
+    /// Room for the ids of so many bytes of text, and for a slot that is copied as a whole.
+    #[inline(always)]
+    fn make_room(&mut self, bytes: usize) {
+        let needed = self.count + bytes + I::ROOM + 1;
+        if self.ids.len() < needed {
+            self.ids.resize(2 * needed, I::default());
+        }
+    }
+
+    #[inline(always)]
+    fn push_known(&mut self, known: &I::Inline) {
+        let known = known.as_ref();
+        self.ids[self.count..self.count + I::ROOM + 1].copy_from_slice(known);
+        self.count += known[I::ROOM].to_usize();
+    }
+
+    fn push_all(&mut self, ids: impl Iterator<Item = I>) {
+        for (slot, id) in self.ids[self.count..].iter_mut().zip(ids) {
+            *slot = id;
+            self.count += 1;
+        }
+    }
+
+    fn push(&mut self, id: Option<u32>) {
+        if let Some(id) = id {
+            self.make_room(0);
+            self.push_all(std::iter::once(I::from_u32(id)));
+        }
+    }
+}
