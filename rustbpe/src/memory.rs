@@ -21,7 +21,6 @@ pub fn prefetch<T>(value: &T) {
 }
 
 /// A table of fixed size that begins where a huge page does, so that huge pages hold all of it.
-#[derive(Clone)]
 pub struct Table<T> {
     values: Vec<T>,
     first: usize,
@@ -52,6 +51,13 @@ impl<T: Copy> Table<T> {
     #[inline(always)]
     pub fn at_mut(&mut self, place: usize) -> &mut T {
         &mut self.values[self.first + (place & self.mask)]
+    }
+}
+
+impl<T> Table<T> {
+    /// All values.
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.values[self.first..].iter()
     }
 }
 

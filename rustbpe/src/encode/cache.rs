@@ -53,33 +53,38 @@ struct Slot<I: Id> {
 #[repr(align(64))]
 struct Bucket<I: Id>([Slot<I>; 2]);
 
-/// Of a piece that has none.
-pub const NO_SLOT: u32 = u32::MAX;
-
-const BUCKET_BITS: u32 = 17;
+/// 256 KB and 16 MB.
+const FEWEST_BUCKET_BITS: u32 = 12;
+const MOST_BUCKET_BITS: u32 = 18;
 const LONG_PIECE_BYTES: usize = 2048;
-const LONG_PIECES_BYTES: usize = 8 << 20;
+const LONG_PIECES_BYTES: usize = 16 << 20;
 
-/// Ids of short pieces in a table of fixed size, those of longer ones in a map that is emptied when it is full.
-#[derive(Clone)]
+/// Ids of short pieces in a table that grows up to a limit, those of longer ones in a map that is emptied when it is
+/// full.
 pub struct Cache<I: Id> {
     buckets: Table<Bucket<I>>,
+    bucket_bits: u32,
+    /// Pieces that had to make room for others since the table grew.
+    forgotten: usize,
     long: Map<Box<[u8]>, Box<[I]>>,
     long_bytes: usize,
 }
 
-impl<I: Id> Default for Cache<I> {
-    fn default() -> Self {
-        let empty = Bucket([Slot { key: EMPTY_KEY, ids: I::Inline::default() }; 2]);
-        Cache { buckets: Table::new(BUCKET_BITS, empty), long: Map::default(), long_bytes: 0 }
-    }
+fn empty<I: Id>(bits: u32) -> Table<Bucket<I>> {
+    Table::new(bits, Bucket([Slot { key: EMPTY_KEY, ids: I::Inline::default() }; 2]))
 }
 
 impl<I: Id> Cache<I> {
+    /// With room for about so many pieces.
+    pub fn with_room(pieces: usize) -> Cache<I> {
+        let bits = pieces.next_power_of_two().trailing_zeros().clamp(FEWEST_BUCKET_BITS, MOST_BUCKET_BITS);
+        Cache { buckets: empty(bits), bucket_bits: bits, forgotten: 0, long: Map::default(), long_bytes: 0 }
+    }
+
     /// Where a piece would be.
     #[inline(always)]
     pub fn place(&self, key: u128) -> u32 {
-        (of_key(key) >> (64 - BUCKET_BITS)) as u32
+        (of_key(key) >> (64 - self.bucket_bits)) as u32
     }
 
     /// The same; asks for it to be brought near.
@@ -90,22 +95,13 @@ impl<I: Id> Cache<I> {
         place
     }
 
-    /// The slot of a piece at its place, or `NO_SLOT`.
+    /// The ids of a piece at its place, or others, and whether they are its own.
     #[inline(always)]
-    pub fn find(&self, place: u32, key: u128) -> u32 {
-        let [first, second] = &self.buckets.at(place as usize).0;
-        let found = if second.key == key { 2 * place + 1 } else { NO_SLOT };
-        if first.key == key {
-            2 * place
-        } else {
-            found
-        }
-    }
-
-    /// The ids in a slot.
-    #[inline(always)]
-    pub fn ids(&self, slot: u32) -> &I::Inline {
-        &self.buckets.at((slot / 2) as usize).0[slot as usize % 2].ids
+    pub fn get(&self, place: u32, key: u128) -> (&I::Inline, bool) {
+        let slots = &self.buckets.at(place as usize).0;
+        let (is_first, is_second) = (slots[0].key == key, slots[1].key == key);
+        // by a number, not by a branch: which of the two it is cannot be predicted
+        (&slots[usize::from(is_second)].ids, is_first | is_second)
     }
 
     /// Remembers the ids of a piece, if there are few enough. The first to come keeps its place: the commonest pieces
@@ -119,8 +115,30 @@ impl<I: Id> Cache<I> {
             *slot = I::from_u32(id);
         }
         inline.as_mut()[I::ROOM] = I::from_u32(ids.len() as u32);
+        self.put(place, Slot { key, ids: inline });
+    }
+
+    fn put(&mut self, place: u32, slot: Slot<I>) {
         let [first, second] = &mut self.buckets.at_mut(place as usize).0;
-        *(if first.key == EMPTY_KEY { first } else { second }) = Slot { key, ids: inline };
+        if first.key == EMPTY_KEY {
+            *first = slot;
+        } else {
+            self.forgotten += usize::from(second.key != EMPTY_KEY);
+            *second = slot;
+        }
+    }
+
+    /// Doubles the table if much had to be forgotten; all places change.
+    pub fn grow_if_crowded(&mut self) {
+        if self.forgotten < 1 << (self.bucket_bits - 2) || self.bucket_bits == MOST_BUCKET_BITS {
+            return;
+        }
+        let crowded = std::mem::replace(&mut self.buckets, empty(self.bucket_bits + 1));
+        self.bucket_bits += 1;
+        for slot in crowded.iter().flat_map(|bucket| bucket.0).filter(|slot| slot.key != EMPTY_KEY) {
+            self.put(self.place(slot.key), slot);
+        }
+        self.forgotten = 0;
     }
 
     /// The ids of a piece that is longer than a key.

@@ -117,21 +117,18 @@ struct Lane<const PLACES: usize> {
     parts: [u32; PLACES],
     rules: [u32; PLACES],
     begun: u64,
-    /// The part that was merged last, and its neighbours: their rules are still to be looked up.
-    last: [usize; 3],
 }
 
 impl<const PLACES: usize> Lane<PLACES> {
     const NOBODY: usize = PLACES - 1;
 
     fn idle() -> Self {
-        Lane { piece: 0, parts: [NO_ID; PLACES], rules: [NONE; PLACES], begun: 0, last: [Self::NOBODY; 3] }
+        Lane { piece: 0, parts: [NO_ID; PLACES], rules: [NONE; PLACES], begun: 0 }
     }
 
     #[inline(always)]
     fn begin(&mut self, known: &Rules, piece: usize, bytes: &[u8]) {
         self.piece = piece;
-        self.last = [Self::NOBODY; 3];
         self.begun = u64::MAX >> (SHORT - bytes.len());
         for (at, &byte) in bytes.iter().enumerate() {
             self.parts[at] = known.byte_id(byte);
@@ -142,29 +139,25 @@ impl<const PLACES: usize> Lane<PLACES> {
         }
     }
 
-    /// Applies one rule; false if there is none. What it changes is looked up by the next step, when the memory has had
-    /// time to bring it.
+    /// Applies one rule; false if there is none.
     #[inline(always)]
     fn step(&mut self, known: &Rules) -> bool {
-        let [before, at, after] = self.last;
-        self.rules[at] = with_place(known.rule(self.parts[at], self.parts[after]), at);
-        self.rules[before] = with_place(known.rule(self.parts[before], self.parts[at]), before);
         let lowest = self.rules[..Self::NOBODY].iter().fold(NONE, |lowest, &rule| lowest.min(rule));
         if lowest >> PLACE_BITS == NONE >> PLACE_BITS {
             return false;
         }
         let place = |at: u32| (at as usize).min(Self::NOBODY);
         let at = place(lowest % SHORT as u32);
+        let merged = known.id(lowest >> PLACE_BITS);
         let behind = self.begun & (u64::MAX << at << 1);
         let follower = place(behind.trailing_zeros());
         let after = place((behind & behind.wrapping_sub(1)).trailing_zeros());
         let before = place(63u32.wrapping_sub((self.begun & ((1 << at) - 1)).leading_zeros()));
         self.begun &= !(1 << follower);
-        self.parts[at] = known.id(lowest >> PLACE_BITS);
+        self.parts[at] = merged;
         self.rules[follower] = NONE;
-        known.prepare(self.parts[at], self.parts[after]);
-        known.prepare(self.parts[before], self.parts[at]);
-        self.last = [before, at, after];
+        self.rules[at] = with_place(known.rule(merged, self.parts[after]), at);
+        self.rules[before] = with_place(known.rule(self.parts[before], merged), before);
         true
     }
 

@@ -14,9 +14,9 @@ use std::sync::{Mutex, PoisonError};
 use crate::hash::Map;
 use crate::key::{key_in, key_of, KEY_BYTES, NO_KEY};
 use crate::parts::{in_order, parts, Part};
-use crate::split::{Ends, SplitError, Splitter};
+use crate::split::{Ends, SplitError, Splitter, MOST_ENDS};
 use crate::vocab::Vocab;
-use cache::{Cache, Id, NO_SLOT};
+use cache::{Cache, Id};
 use merge::{merge, Merged};
 pub use rules::Rules;
 
@@ -40,20 +40,27 @@ type Idle<I> = Mutex<Vec<Box<Worker<I>>>>;
 pub struct Worker<I: Id> {
     cache: Cache<I>,
     ends: Ends,
-    keys: Vec<(u128, u32)>,
-    slots: Vec<u32>,
-    misses: Vec<Miss>,
-    /// Pieces to be merged, and what became of them.
+    keys: Box<[u128; MOST_ENDS]>,
+    places: Box<[u32; MOST_ENDS]>,
+    /// Ids of the pieces that are remembered, one behind the other.
+    remembered: Vec<I>,
+    /// The pieces that are not, and room for one more.
+    misses: Box<[Miss; MOST_ENDS + 1]>,
+    /// What became of each of them.
+    found: Vec<Found>,
+    /// Pieces to be merged.
     unknown: Vec<Range<usize>>,
     merged: Merged,
     /// Ids of pieces that were known, though not by a key.
     known: Vec<I>,
 }
 
-/// A piece whose ids are not in a slot.
+/// A piece that is not remembered by a key.
+#[derive(Clone, Copy, Default)]
 struct Miss {
-    piece: usize,
-    found: Found,
+    piece: u32,
+    /// Where its ids belong, among the remembered ones.
+    at: u32,
 }
 
 enum Found {
@@ -250,7 +257,7 @@ impl Encoder {
 
 impl<I: Id> Worker<I> {
     fn new(encoder: &Encoder) -> Worker<I> {
-        let mut cache = Cache::default();
+        let mut cache = Cache::with_room(encoder.vocab.len());
         for (id, bytes) in encoder.vocab.tokens().filter(|(_, bytes)| bytes.len() <= KEY_BYTES) {
             if encoder.whole || !encoder.unmade.contains_key(bytes) {
                 let key = key_of(bytes);
@@ -260,9 +267,11 @@ impl<I: Id> Worker<I> {
         Worker {
             cache,
             ends: Ends::default(),
-            keys: Vec::new(),
-            slots: Vec::new(),
-            misses: Vec::new(),
+            keys: Box::new([NO_KEY; MOST_ENDS]),
+            places: Box::new([0; MOST_ENDS]),
+            remembered: vec![I::default(); (MOST_ENDS + 1) * (I::ROOM + 1)],
+            misses: Box::new([Miss::default(); MOST_ENDS + 1]),
+            found: Vec::new(),
             unknown: Vec::new(),
             merged: Merged::default(),
             known: Vec::new(),
@@ -308,43 +317,54 @@ impl<I: Id> Worker<I> {
         let mut start = 0;
         while start < text.len() {
             encoder.splitter.next(text, start, &mut self.ends)?;
-            self.look_up(text.as_bytes(), start);
-            self.merge_unknown(encoder, text.as_bytes(), start);
-            let end = self.ends.as_slice().last().copied().unwrap_or(text.len());
-            encoded.make_room(end - start);
-            self.write(encoded);
-            self.remember(text.as_bytes());
-            start = end;
+            self.prepare(text.as_bytes(), start);
+            let (remembered, misses) = self.look_up();
+            self.find_missing(encoder, text.as_bytes(), start, misses);
+            self.write(remembered, misses, encoded);
+            self.remember(text.as_bytes(), misses);
+            start = self.ends.as_slice().last().copied().unwrap_or(text.len());
         }
         Ok(())
     }
 
-    /// Finds the slots of the pieces, and those that have none.
+    /// Packs the pieces, and asks for the places where they may be remembered.
     #[inline(always)]
-    fn look_up(&mut self, text: &[u8], start: usize) {
+    fn prepare(&mut self, text: &[u8], start: usize) {
         let mut begin = start;
-        let cache = &self.cache;
-        self.keys.clear();
-        self.keys.extend(self.ends.as_slice().iter().map(|&end| {
+        for (piece, &end) in self.ends.as_slice().iter().enumerate().take(MOST_ENDS) {
             let key = key_in(text, begin, end);
+            self.keys[piece] = key;
+            self.places[piece] = self.cache.prepare(key);
             begin = end;
-            (key, cache.prepare(key))
-        }));
-        self.slots.clear();
-        self.slots.extend(self.keys.iter().map(|&(key, place)| cache.find(place, key)));
-        self.misses.clear();
-        for (piece, _) in self.slots.iter().enumerate().filter(|&(_, &slot)| slot == NO_SLOT) {
-            self.misses.push(Miss { piece, found: Found::Known(0..0) });
         }
     }
 
-    fn merge_unknown(&mut self, encoder: &Encoder, text: &[u8], start: usize) {
+    /// Gathers the ids of what is remembered, and notes what is not; says how many ids and how many misses. Whether a
+    /// piece is remembered cannot be predicted, so everything is written and what counts is kept.
+    #[inline(always)]
+    fn look_up(&mut self) -> (usize, usize) {
+        let (mut count, mut misses) = (0, 0);
+        let pieces = self.ends.as_slice().len().min(MOST_ENDS);
+        for piece in 0..pieces {
+            let (ids, known) = self.cache.get(self.places[piece], self.keys[piece]);
+            let ids = ids.as_ref();
+            self.remembered[count..count + I::ROOM + 1].copy_from_slice(ids);
+            count += ids[I::ROOM].to_usize() * usize::from(known);
+            self.misses[misses.min(MOST_ENDS)] = Miss { piece: piece as u32, at: count as u32 };
+            misses += usize::from(!known);
+        }
+        (count, misses)
+    }
+
+    fn find_missing(&mut self, encoder: &Encoder, text: &[u8], start: usize, misses: usize) {
         self.unknown.clear();
         self.known.clear();
-        for miss in &mut self.misses {
-            let ends = self.ends.as_slice();
-            let begin = if miss.piece == 0 { start } else { ends[miss.piece - 1] };
-            let bytes = &text[begin..ends[miss.piece]];
+        self.found.clear();
+        let ends = self.ends.as_slice();
+        for miss in &self.misses[..misses] {
+            let piece = miss.piece as usize;
+            let range = if piece == 0 { start } else { ends[piece - 1] }..ends[piece];
+            let bytes = &text[range.clone()];
             let before = self.known.len();
             if encoder.whole && !encoder.unmade.is_empty() {
                 self.known.extend(encoder.unmade.get(bytes).map(|&id| I::from_u32(id)));
@@ -352,12 +372,12 @@ impl<I: Id> Worker<I> {
             if before == self.known.len() && bytes.len() > KEY_BYTES {
                 self.known.extend_from_slice(self.cache.get_long(bytes).unwrap_or_default());
             }
-            miss.found = if before < self.known.len() {
+            self.found.push(if before < self.known.len() {
                 Found::Known(before..self.known.len())
             } else {
-                self.unknown.push(begin..ends[miss.piece]);
+                self.unknown.push(range);
                 Found::Merged(self.unknown.len() - 1)
-            };
+            });
         }
         if !self.unknown.is_empty() {
             self.merged.merge(&encoder.rules, text, &self.unknown);
@@ -365,69 +385,64 @@ impl<I: Id> Worker<I> {
     }
 
     #[inline(always)]
-    fn write(&self, encoded: &mut Encoded<I>) {
-        let mut piece = 0;
-        for miss in &self.misses {
-            self.write_known(piece..miss.piece, encoded);
-            match &miss.found {
-                Found::Merged(unknown) => encoded.push_all(self.merged.of(*unknown).iter().map(|&id| I::from_u32(id))),
-                Found::Known(range) => encoded.push_all(self.known[range.clone()].iter().copied()),
+    fn write(&self, remembered: usize, misses: usize, encoded: &mut Encoded<I>) {
+        let mut at = 0;
+        for (miss, found) in self.misses[..misses].iter().zip(&self.found) {
+            encoded.push_all(&self.remembered[at..miss.at as usize]);
+            match found {
+                Found::Merged(unknown) => encoded.push_merged(self.merged.of(*unknown)),
+                Found::Known(range) => encoded.push_all(&self.known[range.clone()]),
             }
-            piece = miss.piece + 1;
+            at = miss.at as usize;
         }
-        self.write_known(piece..self.slots.len(), encoded);
+        encoded.push_all(&self.remembered[at..remembered]);
     }
 
-    #[inline(always)]
-    fn write_known(&self, pieces: Range<usize>, encoded: &mut Encoded<I>) {
-        for &slot in &self.slots[pieces] {
-            encoded.push_known(self.cache.ids(slot));
-        }
-    }
-
-    /// Keeps what was merged; not before all is written, because it takes others' slots.
-    fn remember(&mut self, text: &[u8]) {
-        for miss in &self.misses {
-            if let Found::Merged(unknown) = miss.found {
-                let (key, place) = self.keys[miss.piece];
+    /// Keeps what was merged.
+    fn remember(&mut self, text: &[u8], misses: usize) {
+        for (miss, found) in self.misses[..misses].iter().zip(&self.found) {
+            if let &Found::Merged(unknown) = found {
+                let piece = miss.piece as usize;
+                let (key, ids) = (self.keys[piece], self.merged.of(unknown));
                 if key == NO_KEY {
-                    self.cache.insert_long(&text[self.unknown[unknown].clone()], self.merged.of(unknown));
+                    self.cache.insert_long(&text[self.unknown[unknown].clone()], ids);
                 } else {
-                    self.cache.insert(place, key, self.merged.of(unknown));
+                    self.cache.insert(self.places[piece], key, ids);
                 }
             }
         }
+        self.cache.grow_if_crowded();
     }
 }
 
 impl<I: Id> Encoded<I> {
-    /// Room for the ids of so many bytes of text, and for a slot that is copied as a whole.
+    /// Room for so many more.
     #[inline(always)]
-    fn make_room(&mut self, bytes: usize) {
-        let needed = self.count + bytes + I::ROOM + 1;
-        if self.ids.len() < needed {
-            self.ids.resize(2 * needed, I::default());
+    fn room(&mut self, ids: usize) -> &mut [I] {
+        let end = self.count + ids;
+        if self.ids.len() < end {
+            self.ids.resize((2 * end).max(SCRATCH_IDS), I::default());
         }
+        let room = &mut self.ids[self.count..end];
+        self.count = end;
+        room
     }
 
-    #[inline(always)]
-    fn push_known(&mut self, known: &I::Inline) {
-        let known = known.as_ref();
-        self.ids[self.count..self.count + I::ROOM + 1].copy_from_slice(known);
-        self.count += known[I::ROOM].to_usize();
+    fn push_all(&mut self, ids: &[I]) {
+        self.room(ids.len()).copy_from_slice(ids);
     }
 
-    fn push_all(&mut self, ids: impl Iterator<Item = I>) {
-        for (slot, id) in self.ids[self.count..].iter_mut().zip(ids) {
-            *slot = id;
-            self.count += 1;
+    fn push_merged(&mut self, ids: &[u32]) {
+        for (slot, &id) in self.room(ids.len()).iter_mut().zip(ids) {
+            *slot = I::from_u32(id);
         }
     }
 
     fn push(&mut self, id: Option<u32>) {
         if let Some(id) = id {
-            self.make_room(0);
-            self.push_all(std::iter::once(I::from_u32(id)));
+            self.push_merged(&[id]);
         }
     }
 }
+
+const SCRATCH_IDS: usize = 1 << 16;

@@ -53,7 +53,7 @@ impl Masks {
         self.continuation = wide.continuation;
         let last = 63 - leads.leading_zeros() as usize; // wide.high is not empty, and a block begins with a lead
         if last + length_of(block[last & 63]) > BLOCK {
-            self.valid = (1 << last) - 1;
+            self.valid &= (1 << last) - 1;
         }
         let (two, three) = (wide.letter_of_two, wide.letter_of_three);
         self.letter |= two | two << 1 | three | three << 1 | three << 2;

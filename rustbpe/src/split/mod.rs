@@ -17,8 +17,10 @@ pub use simd::Level;
 use simd::{Instructions, Portable, Simd};
 use std::fmt;
 
-/// Ends of pieces found in one go: at most this many and a block's.
+/// Ends of pieces to stop at; the block at hand is finished.
 const ENOUGH: usize = 256;
+/// Ends that are found at once, at most.
+pub const MOST_ENDS: usize = ENOUGH + BLOCK;
 
 /// A text could not be cut, or a pattern is none.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,13 +47,13 @@ enum Way {
 
 /// Ends of pieces, as positions in the text; to be used again and again.
 pub struct Ends {
-    found: Box<[usize; ENOUGH + BLOCK]>,
+    found: Box<[usize; MOST_ENDS]>,
     count: usize,
 }
 
 impl Default for Ends {
     fn default() -> Self {
-        Ends { found: Box::new([0; ENOUGH + BLOCK]), count: 0 }
+        Ends { found: Box::new([0; MOST_ENDS]), count: 0 }
     }
 }
 
@@ -217,7 +219,7 @@ unsafe fn blocks<S: Simd>(scheme: Scheme, text: &str, start: usize, ends: &mut E
             break;
         };
         // SAFETY: as the caller vouches
-        let starts = unsafe { starts_in::<S>(scheme, block, classes) };
+        let starts = unsafe { starts_in::<S>(scheme, block, classes, u64::MAX) };
         if starts == 1 {
             at = Scalar::new(text, classes).end(scheme, at);
             ends.push(at);
@@ -234,31 +236,29 @@ unsafe fn blocks<S: Simd>(scheme: Scheme, text: &str, start: usize, ends: &mut E
     if left == 0 || left >= BLOCK {
         return;
     }
-    if Classes::get().of(text.chars().next_back().map_or(0, u32::from)).is_white() {
-        while at < text.len() && ends.count < ENOUGH + BLOCK {
-            at = Scalar::new(text, classes).end(scheme, at);
-            ends.push(at);
-        }
-        return;
-    }
-    // what follows is like punctuation, so the last piece ends where the text does, or before
     let mut padded = [0; BLOCK];
     padded[..left].copy_from_slice(&bytes[at..]);
+    let inside = (1 << left) - 1;
     // SAFETY: as the caller vouches
-    let starts = unsafe { starts_in::<S>(scheme, &padded, classes) } & ((1 << left) - 1);
+    let starts = unsafe { starts_in::<S>(scheme, &padded, classes, inside) };
     let Some(room) = ends.found[ends.count..].first_chunk_mut::<BLOCK>() else {
         return;
     };
     // SAFETY: as the caller vouches
     ends.count += unsafe { S::positions(starts & !1, at, room) };
-    ends.push(bytes.len());
+    at += 63 - starts.leading_zeros() as usize;
+    while at < bytes.len() && ends.count < MOST_ENDS {
+        at = Scalar::new(text, classes).end(scheme, at);
+        ends.push(at);
+    }
 }
 
 #[inline(always)]
 #[allow(unsafe_code)]
-unsafe fn starts_in<S: Simd>(scheme: Scheme, block: &[u8; BLOCK], classes: &Classes) -> u64 {
+unsafe fn starts_in<S: Simd>(scheme: Scheme, block: &[u8; BLOCK], classes: &Classes, inside: u64) -> u64 {
     // SAFETY: as the caller vouches
     let (mut masks, wide): (Masks, _) = unsafe { S::masks(block, classes) };
+    masks.valid = inside;
     if wide.high != 0 {
         masks.add_wide(block, wide, classes);
     }
