@@ -1,8 +1,8 @@
 """How fast is our tokenizer, next to its peers? Prints a table of ratios, all measured in this run.
 
-    python -m benchmarks.tokenizer                                     # on invented text, anywhere
-    python -m benchmarks.tokenizer --text a.parquet b.parquet --mixed c.parquet --json out.json
-    python -m benchmarks.tokenizer --quick --rows train,encode-1
+    python benchmarks/tokenizer.py                                     # on invented text, anywhere
+    python benchmarks/tokenizer.py --text a.parquet b.parquet --mixed c.parquet --json out.json
+    python benchmarks/tokenizer.py --quick --rows train,encode-1
 
 Each peer works in a process of its own, which is kept on as many cores as it may have threads. It reads its text first
 and makes its encoder; then the peers take turns, one at a time, so that whatever else the machine does strikes all of
@@ -29,6 +29,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # its neighbours, for who starts it as a file
 
 from benchmarks.tokenizer_peers import Work, column, missing, peers
 from benchmarks.tokenizer_texts import Texts, prepare
@@ -112,6 +115,7 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            cwd=ROOT,
             env=os.environ | limits,
             preexec_fn=lambda: os.sched_setaffinity(0, cores[: row.threads]),
         )

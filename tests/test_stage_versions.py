@@ -16,8 +16,22 @@ RECORD = Path(__file__).parent / "stage_versions.json"
 
 MEANING = {
     "download": ["stages/download", "data/corpus", "data/documents", "data/hub", "data/raw", "world"],
-    "train_tokenizer": ["stages/tokenizer", "tokenizer/bpe", "../rustbpe/src/train", "../rustbpe/src/split"],
-    "tokenize": ["stages/tokens", "data/shards", "tokenizer/bpe", "../rustbpe/src/encode", "../rustbpe/src/split"],
+    "train_tokenizer": [
+        "stages/tokenizer",
+        "tokenizer/bpe",
+        "tokenizer/texts",
+        "../rustbpe/src/split",
+        "../rustbpe/src/train",
+    ],
+    "tokenize": [
+        "stages/tokens",
+        "data/shards",
+        "tokenizer/bpe",
+        "tokenizer/texts",
+        "../rustbpe/src/encode",
+        "../rustbpe/src/split",
+        "../rustbpe/src/vocab",
+    ],
     "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
     "pretrain": ["stages/pretrain", "training/pretrain", "training/loop", "data/loader", "model", "optim", "scaling"],
     "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],

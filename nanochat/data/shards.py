@@ -7,9 +7,12 @@ integers, which it stores as INT32.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +23,9 @@ from nanochat.errors import BadSource
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-READ_DOCUMENTS = 1024
+READ_DOCUMENTS = 2048
+WRITES_BEHIND = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,10 @@ class Encoded:
 def write_tokens(
     raw: Path, out: Path, tokenizer: Tokenizer, row_group_tokens: int, threads: int, progress: Progress = silent
 ) -> Encoded:
-    """Encodes the documents of a raw file into `out`; memory is bounded by a row group and a batch of documents."""
+    """Encodes the documents of a raw file into `out`; memory is bounded by a few row groups and batches of documents.
+
+    A thread reads ahead and another compresses what is done, while `threads` encode.
+    """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     schema = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
     documents = tokens = text_bytes = 0
@@ -44,10 +52,19 @@ def write_tokens(
         pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
         ) as writer,
+        ThreadPoolExecutor(1, "reader") as reader,
+        ThreadPoolExecutor(1, "writer") as behind,
     ):
         total = texts.metadata.num_rows
         waiting = _Documents(dtype)
-        for batch in texts.iter_batches(READ_DOCUMENTS, columns=["text"]):
+        writing: deque[Future[None]] = deque()
+
+        def write(group: pa.BinaryArray) -> None:
+            writing.append(behind.submit(writer.write_table, pa.Table.from_arrays([group], schema=schema)))
+            if len(writing) > WRITES_BEHIND:
+                writing.popleft().result()
+
+        for batch in _ahead(texts.iter_batches(READ_DOCUMENTS, columns=["text"], use_threads=False), reader):
             column = batch.column(0)
             ids, offsets = tokenizer.encode_batch(column, threads=threads, before=tokenizer.bos)
             documents += len(column)
@@ -55,10 +72,12 @@ def write_tokens(
             text_bytes += total_bytes(column)
             waiting.add(ids, offsets)
             while (group := waiting.first(row_group_tokens)) is not None:
-                writer.write_table(pa.Table.from_arrays([group], schema=schema))
+                write(group)
             progress(documents, total, "documents", "", {"tokens": tokens})
         if (group := waiting.all()) is not None:
-            writer.write_table(pa.Table.from_arrays([group], schema=schema))
+            write(group)
+        while writing:
+            writing.popleft().result()
         writer.add_key_value_metadata(
             {
                 "dtype": dtype.name,
@@ -68,6 +87,14 @@ def write_tokens(
             }
         )
     return Encoded(documents, tokens, text_bytes)
+
+
+def _ahead(items: Iterator[T], pool: ThreadPoolExecutor) -> Iterator[T]:
+    """The items; the next one is made by a thread of the pool while the one before is used."""
+    coming = pool.submit(next, items, None)
+    while (item := coming.result()) is not None:
+        coming = pool.submit(next, items, None)
+        yield item
 
 
 class _Documents:

@@ -143,23 +143,28 @@ impl Splitter {
     }
 }
 
+/// What no alternative matches is a piece too, so that no text is lost.
 fn by_regex(regex: &fancy_regex::Regex, text: &str, start: usize, ends: &mut Ends) -> Result<(), SplitError> {
-    let mut at = start;
+    let (mut at, mut from) = (start, start);
     while at < text.len() && ends.count < ENOUGH {
-        let found = regex.find_from_pos(text, at).map_err(|error| {
-            SplitError(format!("the regex engine gave up on the split pattern at byte {at} of a text: {error}"))
+        let found = regex.find_from_pos(text, from).map_err(|error| {
+            SplitError(format!("the regex engine gave up on the split pattern at byte {from} of a text: {error}"))
         })?;
-        // what no alternative matches is a piece too, so that no text is lost
-        let (begin, end) = found.map_or((text.len(), text.len()), |found| (found.start(), found.end()));
-        if begin > at {
-            ends.push(begin);
-        }
-        if end > begin {
-            ends.push(end);
-        }
-        at = if end > at { end } else { at + text[at..].chars().next().map_or(1, char::len_utf8) };
-        if end <= begin && begin < at && ends.as_slice().last() != Some(&at) && at <= text.len() {
-            ends.push(at); // an empty match: the character behind it is a piece
+        match found {
+            Some(found) if found.start() < found.end() => {
+                if found.start() > at {
+                    ends.push(found.start());
+                }
+                ends.push(found.end());
+                (at, from) = (found.end(), found.end());
+            }
+            Some(empty) if empty.start() < text.len() => {
+                from = empty.start() + text[empty.start()..].chars().next().map_or(1, char::len_utf8);
+            }
+            _ => {
+                ends.push(text.len());
+                at = text.len();
+            }
         }
     }
     Ok(())
