@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CRATE := rustbpe/Cargo.toml
-CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs)
+CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format size accept-stages
+.PHONY: help install demo test check bench format size accept-stages
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
@@ -44,6 +44,10 @@ check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
 	$(BIN)/lint-imports --no-cache
 	cargo fmt --check --manifest-path $(CRATE)
 	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
+
+bench: $(VENV)/.installed-dev  ## How fast the tokenizer is, next to its peers; those that are missing are named.
+	$(BIN)/python benchmarks/tokenizer.py
+	cargo bench --bench tokenizer --manifest-path $(CRATE)
 
 format: $(VENV)/.installed-dev  ## Put the code into its one form.
 	$(BIN)/ruff check --fix .

@@ -61,6 +61,13 @@ class Tokenizer:
 
         Raises `DamagedArtifact` when a special token has the id of another token.
         """
+        if not _rustbpe.is_fast(pattern):
+            known = ", ".join(_rustbpe.PATTERNS)
+            warnings.warn(
+                f"The split pattern `{pattern}` has no scanner of its own ({known} have): a regex engine runs it, about "
+                "fifty times slower.",
+                stacklevel=3,
+            )
         self.encoder = encoder
         self.pattern = pattern
         self.special_tokens = dict(special_tokens)

@@ -131,7 +131,8 @@ def test_only_bytes_equal_tiktoken() -> None:
 def test_a_pattern_of_ones_own() -> None:
     """No scanner is written for it; what it does not match is a piece too."""
     pattern = r"[a-z]+|\d|\s+"
-    ours = Tokenizer.train_from_iterator(TEXTS, 400, pattern=pattern, special_tokens=[])
+    with pytest.warns(UserWarning, match="fifty times slower"):
+        ours = Tokenizer.train_from_iterator(TEXTS, 400, pattern=pattern, special_tokens=[])
     peer = tiktoken.Encoding("own", pat_str=pattern + "|.", mergeable_ranks=tiktoken_ranks(ours), special_tokens={})
     assert not is_fast(pattern)
     assert split_pieces("ab7?!\n", pattern) == ["ab", "7", "?!", "\n"]
