@@ -64,8 +64,8 @@ class Tokenizer:
         if not _rustbpe.is_fast(pattern):
             known = ", ".join(_rustbpe.PATTERNS)
             warnings.warn(
-                f"The split pattern `{pattern}` has no scanner of its own ({known} have): a regex engine runs it, about "
-                "fifty times slower.",
+                f"The split pattern `{pattern}` has no scanner of its own ({known} have): a regex engine runs it, "
+                "about fifty times slower.",
                 stacklevel=3,
             )
         self.encoder = encoder
