@@ -95,13 +95,13 @@ impl<I: Id> Cache<I> {
         place
     }
 
-    /// The ids of a piece at its place, or others, and whether they are its own.
+    /// The ids of a piece at its place, if they are known.
     #[inline(always)]
-    pub fn get(&self, place: u32, key: u128) -> (&I::Inline, bool) {
+    pub fn get(&self, place: u32, key: u128) -> Option<&I::Inline> {
         let slots = &self.buckets.at(place as usize).0;
         let (is_first, is_second) = (slots[0].key == key, slots[1].key == key);
         // by a number, not by a branch: which of the two it is cannot be predicted
-        (&slots[usize::from(is_second)].ids, is_first | is_second)
+        (is_first | is_second).then_some(&slots[usize::from(is_second)].ids)
     }
 
     /// Remembers the ids of a piece, if there are few enough. The first to come keeps its place: the commonest pieces

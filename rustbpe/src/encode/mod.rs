@@ -44,8 +44,8 @@ pub struct Worker<I: Id> {
     places: Box<[u32; MOST_ENDS]>,
     /// Ids of the pieces that are remembered, one behind the other.
     remembered: Vec<I>,
-    /// The pieces that are not, and room for one more.
-    misses: Box<[Miss; MOST_ENDS + 1]>,
+    /// The pieces that are not.
+    misses: Vec<Miss>,
     /// What became of each of them.
     found: Vec<Found>,
     /// Pieces to be merged.
@@ -56,11 +56,10 @@ pub struct Worker<I: Id> {
 }
 
 /// A piece that is not remembered by a key.
-#[derive(Clone, Copy, Default)]
 struct Miss {
-    piece: u32,
+    piece: usize,
     /// Where its ids belong, among the remembered ones.
-    at: u32,
+    at: usize,
 }
 
 enum Found {
@@ -270,7 +269,7 @@ impl<I: Id> Worker<I> {
             keys: Box::new([NO_KEY; MOST_ENDS]),
             places: Box::new([0; MOST_ENDS]),
             remembered: vec![I::default(); (MOST_ENDS + 1) * (I::ROOM + 1)],
-            misses: Box::new([Miss::default(); MOST_ENDS + 1]),
+            misses: Vec::new(),
             found: Vec::new(),
             unknown: Vec::new(),
             merged: Merged::default(),
@@ -318,10 +317,10 @@ impl<I: Id> Worker<I> {
         while start < text.len() {
             encoder.splitter.next(text, start, &mut self.ends)?;
             self.prepare(text.as_bytes(), start);
-            let (remembered, misses) = self.look_up();
-            self.find_missing(encoder, text.as_bytes(), start, misses);
-            self.write(remembered, misses, encoded);
-            self.remember(text.as_bytes(), misses);
+            let remembered = self.look_up();
+            self.find_missing(encoder, text.as_bytes(), start);
+            self.write(remembered, encoded);
+            self.remember(text.as_bytes());
             start = self.ends.as_slice().last().copied().unwrap_or(text.len());
         }
         Ok(())
@@ -339,30 +338,30 @@ impl<I: Id> Worker<I> {
         }
     }
 
-    /// Gathers the ids of what is remembered, and notes what is not; says how many ids and how many misses. Whether a
-    /// piece is remembered cannot be predicted, so everything is written and what counts is kept.
+    /// Gathers the ids of what is remembered, and notes what is not; says how many ids. Few pieces are not.
     #[inline(always)]
-    fn look_up(&mut self) -> (usize, usize) {
-        let (mut count, mut misses) = (0, 0);
-        let pieces = self.ends.as_slice().len().min(MOST_ENDS);
-        for piece in 0..pieces {
-            let (ids, known) = self.cache.get(self.places[piece], self.keys[piece]);
+    fn look_up(&mut self) -> usize {
+        let mut count = 0;
+        self.misses.clear();
+        for piece in 0..self.ends.as_slice().len().min(MOST_ENDS) {
+            let Some(ids) = self.cache.get(self.places[piece], self.keys[piece]) else {
+                self.misses.push(Miss { piece, at: count });
+                continue;
+            };
             let ids = ids.as_ref();
             self.remembered[count..count + I::ROOM + 1].copy_from_slice(ids);
-            count += ids[I::ROOM].to_usize() * usize::from(known);
-            self.misses[misses.min(MOST_ENDS)] = Miss { piece: piece as u32, at: count as u32 };
-            misses += usize::from(!known);
+            count += ids[I::ROOM].to_usize();
         }
-        (count, misses)
+        count
     }
 
-    fn find_missing(&mut self, encoder: &Encoder, text: &[u8], start: usize, misses: usize) {
+    fn find_missing(&mut self, encoder: &Encoder, text: &[u8], start: usize) {
         self.unknown.clear();
         self.known.clear();
         self.found.clear();
         let ends = self.ends.as_slice();
-        for miss in &self.misses[..misses] {
-            let piece = miss.piece as usize;
+        for miss in &self.misses {
+            let piece = miss.piece;
             let range = if piece == 0 { start } else { ends[piece - 1] }..ends[piece];
             let bytes = &text[range.clone()];
             let before = self.known.len();
@@ -385,24 +384,24 @@ impl<I: Id> Worker<I> {
     }
 
     #[inline(always)]
-    fn write(&self, remembered: usize, misses: usize, encoded: &mut Encoded<I>) {
+    fn write(&self, remembered: usize, encoded: &mut Encoded<I>) {
         let mut at = 0;
-        for (miss, found) in self.misses[..misses].iter().zip(&self.found) {
-            encoded.push_all(&self.remembered[at..miss.at as usize]);
+        for (miss, found) in self.misses.iter().zip(&self.found) {
+            encoded.push_all(&self.remembered[at..miss.at]);
             match found {
                 Found::Merged(unknown) => encoded.push_merged(self.merged.of(*unknown)),
                 Found::Known(range) => encoded.push_all(&self.known[range.clone()]),
             }
-            at = miss.at as usize;
+            at = miss.at;
         }
         encoded.push_all(&self.remembered[at..remembered]);
     }
 
     /// Keeps what was merged.
-    fn remember(&mut self, text: &[u8], misses: usize) {
-        for (miss, found) in self.misses[..misses].iter().zip(&self.found) {
+    fn remember(&mut self, text: &[u8]) {
+        for (miss, found) in self.misses.iter().zip(&self.found) {
             if let &Found::Merged(unknown) = found {
-                let piece = miss.piece as usize;
+                let piece = miss.piece;
                 let (key, ids) = (self.keys[piece], self.merged.of(unknown));
                 if key == NO_KEY {
                     self.cache.insert_long(&text[self.unknown[unknown].clone()], ids);
