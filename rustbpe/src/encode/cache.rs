@@ -42,16 +42,13 @@ impl Id for u32 {
     }
 }
 
+/// Two pieces and their ids: one cache line.
 #[derive(Clone, Copy)]
-struct Slot<I: Id> {
-    key: u128,
-    ids: I::Inline,
+#[repr(C, align(64))]
+struct Bucket<I: Id> {
+    keys: [u128; 2],
+    ids: [I::Inline; 2],
 }
-
-/// Two slots: one cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Bucket<I: Id>([Slot<I>; 2]);
 
 /// 256 KB and 16 MB.
 const FEWEST_BUCKET_BITS: u32 = 12;
@@ -71,7 +68,7 @@ pub struct Cache<I: Id> {
 }
 
 fn empty<I: Id>(bits: u32) -> Table<Bucket<I>> {
-    Table::new(bits, Bucket([Slot { key: EMPTY_KEY, ids: I::Inline::default() }; 2]))
+    Table::new(bits, Bucket { keys: [EMPTY_KEY; 2], ids: [I::Inline::default(); 2] })
 }
 
 impl<I: Id> Cache<I> {
@@ -98,10 +95,10 @@ impl<I: Id> Cache<I> {
     /// The ids of a piece at its place, if they are known.
     #[inline(always)]
     pub fn get(&self, place: u32, key: u128) -> Option<&I::Inline> {
-        let slots = &self.buckets.at(place as usize).0;
-        let (is_first, is_second) = (slots[0].key == key, slots[1].key == key);
+        let Bucket { keys, ids } = self.buckets.at(place as usize);
+        let (is_first, is_second) = (keys[0] == key, keys[1] == key);
         // by a number, not by a branch: which of the two it is cannot be predicted
-        (is_first | is_second).then_some(&slots[usize::from(is_second)].ids)
+        (is_first | is_second).then_some(&ids[usize::from(is_second)])
     }
 
     /// Remembers the ids of a piece, if there are few enough. The first to come keeps its place: the commonest pieces
@@ -115,17 +112,15 @@ impl<I: Id> Cache<I> {
             *slot = I::from_u32(id);
         }
         inline.as_mut()[I::ROOM] = I::from_u32(ids.len() as u32);
-        self.put(place, Slot { key, ids: inline });
+        self.put(place, key, inline);
     }
 
-    fn put(&mut self, place: u32, slot: Slot<I>) {
-        let [first, second] = &mut self.buckets.at_mut(place as usize).0;
-        if first.key == EMPTY_KEY {
-            *first = slot;
-        } else {
-            self.forgotten += usize::from(second.key != EMPTY_KEY);
-            *second = slot;
-        }
+    fn put(&mut self, place: u32, key: u128, ids: I::Inline) {
+        let bucket = self.buckets.at_mut(place as usize);
+        let way = usize::from(bucket.keys[0] != EMPTY_KEY);
+        self.forgotten += usize::from(bucket.keys[way] != EMPTY_KEY);
+        bucket.keys[way] = key;
+        bucket.ids[way] = ids;
     }
 
     /// Doubles the table if much had to be forgotten; all places change.
@@ -135,8 +130,10 @@ impl<I: Id> Cache<I> {
         }
         let crowded = std::mem::replace(&mut self.buckets, empty(self.bucket_bits + 1));
         self.bucket_bits += 1;
-        for slot in crowded.iter().flat_map(|bucket| bucket.0).filter(|slot| slot.key != EMPTY_KEY) {
-            self.put(self.place(slot.key), slot);
+        for (key, ids) in crowded.iter().flat_map(|bucket| bucket.keys.into_iter().zip(bucket.ids)) {
+            if key != EMPTY_KEY {
+                self.put(self.place(key), key, ids);
+            }
         }
         self.forgotten = 0;
     }
