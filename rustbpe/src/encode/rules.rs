@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use crate::hash::{fold, Map};
-use crate::memory::{prefetch, Table};
+use crate::memory::Table;
 use crate::vocab::Vocab;
 
 /// No rule.
@@ -117,12 +117,6 @@ impl Rules {
     #[inline(always)]
     fn place(&self, left: u32, right: u32) -> usize {
         (fold(joined(left, right), 0) >> self.shift) as usize
-    }
-
-    /// Asks for what `rule` will read.
-    #[inline(always)]
-    pub fn prepare(&self, left: u32, right: u32) {
-        prefetch(self.buckets.at(self.place(left, right)));
     }
 
     /// The rule of two ids, or `NONE`.
