@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,6 @@ from nanochat.tokenizer.bpe import Tokenizer
 
 READ_DOCUMENTS = 2048
 WRITES_BEHIND = 2
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,24 +50,27 @@ def write_tokens(
         pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
         ) as writer,
-        ThreadPoolExecutor(1, "reader") as reader,
         ThreadPoolExecutor(1, "writer") as behind,
     ):
         total = texts.metadata.num_rows
         waiting = _Documents(dtype)
         writing: deque[Future[None]] = deque()
 
-        def write(group: pa.BinaryArray) -> None:
-            writing.append(behind.submit(writer.write_table, pa.Table.from_arrays([group], schema=schema)))
+        def columns() -> Iterator[pa.Array]:
+            nonlocal text_bytes
+            for batch in texts.iter_batches(READ_DOCUMENTS, columns=["text"], use_threads=False):
+                text_bytes += total_bytes(batch.column(0))
+                yield batch.column(0)
+
+        def write(group: pa.ChunkedArray) -> None:
+            table = pa.Table.from_arrays([group], schema=schema)
+            writing.append(behind.submit(writer.write_table, table, max(1, table.num_rows)))
             if len(writing) > WRITES_BEHIND:
                 writing.popleft().result()
 
-        for batch in _ahead(texts.iter_batches(READ_DOCUMENTS, columns=["text"], use_threads=False), reader):
-            column = batch.column(0)
-            ids, offsets = tokenizer.encode_batch(column, threads=threads, before=tokenizer.bos)
-            documents += len(column)
+        for ids, offsets in tokenizer.encode_batches(columns(), threads=threads, before=tokenizer.bos):
+            documents += len(offsets) - 1
             tokens += len(ids)
-            text_bytes += total_bytes(column)
             waiting.add(ids, offsets)
             while (group := waiting.first(row_group_tokens)) is not None:
                 write(group)
@@ -89,43 +90,41 @@ def write_tokens(
     return Encoded(documents, tokens, text_bytes)
 
 
-def _ahead(items: Iterator[T], pool: ThreadPoolExecutor) -> Iterator[T]:
-    """The items; the next one is made by a thread of the pool while the one before is used."""
-    coming = pool.submit(next, items, None)
-    while (item := coming.result()) is not None:
-        coming = pool.submit(next, items, None)
-        yield item
-
-
 class _Documents:
-    """Documents that wait for their row group."""
+    """Documents that wait for their row group; their ids are not copied."""
 
     def __init__(self, dtype: np.dtype) -> None:
-        self._ids = np.empty(0, dtype)
-        self._offsets = np.zeros(1, np.int64)
+        self._dtype = dtype
+        self._waiting: deque[tuple[pa.BinaryArray, np.ndarray]] = deque()
+        """Documents, and where each begins and ends, in tokens."""
+        self._tokens = 0
 
     def add(self, ids: np.ndarray, offsets: np.ndarray) -> None:
         """Appends documents: ids (tokens,) and where each begins and ends (documents + 1,)."""
-        self._offsets = np.concatenate([self._offsets, len(self._ids) + np.asarray(offsets[1:], np.int64)])
-        self._ids = np.concatenate([self._ids, np.asarray(ids, self._ids.dtype)])
+        ids = np.ascontiguousarray(ids, self._dtype)
+        buffers = [None, pa.py_buffer((offsets * ids.itemsize).astype(np.int32)), pa.py_buffer(ids)]
+        array = pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, buffers, null_count=0)
+        self._waiting.append((array, offsets))
+        self._tokens += len(ids)
 
-    def first(self, tokens: int) -> pa.BinaryArray | None:
+    def first(self, tokens: int) -> pa.ChunkedArray | None:
         """The fewest documents that have so many tokens; None if all have fewer."""
-        if len(self._ids) < tokens:
+        if self._tokens < tokens:
             return None
-        return self._take(int(np.searchsorted(self._offsets, tokens)))
+        chunks = []
+        while tokens > 0:
+            array, offsets = self._waiting.popleft()
+            cut = min(int(np.searchsorted(offsets, offsets[0] + tokens)), len(array))
+            chunks.append(array[:cut])
+            taken = int(offsets[cut] - offsets[0])
+            tokens -= taken
+            self._tokens -= taken
+            if cut < len(array):
+                self._waiting.appendleft((array[cut:], offsets[cut:]))
+        return pa.chunked_array(chunks)
 
-    def all(self) -> pa.BinaryArray | None:
-        return self._take(len(self._offsets) - 1) if len(self._offsets) > 1 else None
-
-    def _take(self, documents: int) -> pa.BinaryArray:
-        end = self._offsets[documents]
-        offsets = (self._offsets[: documents + 1] * self._ids.itemsize).astype(np.int32)
-        values = self._ids[:end].copy()
-        self._ids, self._offsets = self._ids[end:], self._offsets[documents:] - end
-        return pa.BinaryArray.from_buffers(
-            pa.binary(), documents, [None, pa.py_buffer(offsets), pa.py_buffer(values)], null_count=0
-        )
+    def all(self) -> pa.ChunkedArray | None:
+        return self.first(self._tokens) if self._waiting else None
 
 
 class TokenFile:

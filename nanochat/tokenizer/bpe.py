@@ -16,7 +16,9 @@ import codecs
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from nanochat import _rustbpe
 from nanochat._rustbpe import PATTERN
 from nanochat.config import canonical_json
 from nanochat.errors import BadConfig, DamagedArtifact
+from nanochat.settings import cores
 from nanochat.tokenizer.merges import derived_merges
 from nanochat.tokenizer.texts import Texts, arrow_chunks, as_strings, feed, is_arrow
 
@@ -280,6 +283,27 @@ class Tokenizer:
         if is_arrow(texts):
             return self.encoder.encode_buffers(arrow_chunks(texts), threads, wide, before, after, out)
         return self.encoder.encode_batch(as_strings(texts), threads, wide, before, after, out)
+
+    def encode_batches(
+        self, batches: Iterable[Texts], threads: int = 0, before: int | None = None, after: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What `encode_batch` gives, of one batch after the other, in order; as many are encoded at once as there are
+        threads, while the next one is made.
+
+        So reading a file takes no time of its own: `pq.ParquetFile(path).iter_batches(2048, columns=["text"])` is such
+        batches. Held in memory are `threads` + 3 of them at most.
+        """
+        threads = threads or cores()
+        coming, encoded = iter(batches), deque[Future[tuple[np.ndarray, np.ndarray]]]()
+        with ThreadPoolExecutor(1, "texts") as maker, ThreadPoolExecutor(threads, "encode") as encoders:
+            made = maker.submit(next, coming, None)
+            while (batch := made.result()) is not None:
+                made = maker.submit(next, coming, None)
+                encoded.append(encoders.submit(self.encode_batch, batch, 1, before, after))
+                if len(encoded) > threads:
+                    yield encoded.popleft().result()
+            while encoded:
+                yield encoded.popleft().result()
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """Bytes of ids; special tokens give their names. Raises `KeyError` on an unknown id."""

@@ -5,8 +5,6 @@ pub const KEY_BYTES: usize = 15;
 
 /// For a piece that is too long.
 pub const NO_KEY: u128 = u128::MAX;
-/// For a slot without a piece.
-pub const EMPTY_KEY: u128 = u128::MAX - 1;
 
 const fn masks() -> [u128; KEY_BYTES + 1] {
     let mut masks = [0; KEY_BYTES + 1];

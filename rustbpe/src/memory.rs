@@ -56,8 +56,8 @@ impl<T: Copy> Table<T> {
 
 impl<T> Table<T> {
     /// All values.
-    pub fn iter(&self) -> std::slice::Iter<'_, T> {
-        self.values[self.first..].iter()
+    pub fn as_slice(&self) -> &[T] {
+        &self.values[self.first..]
     }
 }
 

@@ -25,11 +25,12 @@ class ByteTokenizer:
     def __init__(self, vocab_size: int = 257) -> None:
         self.vocab_size = vocab_size
 
-    def encode_batch(self, texts, threads=1, before=None, after=None):
-        pieces = [[before, *text.as_py().encode()] for text in texts]
-        offsets = np.cumsum([0, *map(len, pieces)]).astype(np.int64)
-        dtype = np.uint16 if self.vocab_size <= 65_536 else np.uint32
-        return np.array([i for piece in pieces for i in piece], dtype), offsets
+    def encode_batches(self, batches, threads, before):
+        for texts in batches:
+            pieces = [[before, *text.as_py().encode()] for text in texts]
+            offsets = np.cumsum([0, *map(len, pieces)]).astype(np.int64)
+            dtype = np.uint16 if self.vocab_size <= 65_536 else np.uint32
+            yield np.array([i for piece in pieces for i in piece], dtype), offsets
 
 
 def raw(path: Path, texts: list[str]) -> Path:

@@ -1,159 +1,192 @@
 //! What a thread remembers of pieces it has met: their ids. Bounded, and never wrong: a slot keeps the whole piece.
 
-use crate::hash::{of_key, Map};
-use crate::key::EMPTY_KEY;
+use std::hint::select_unpredictable;
+
+use super::halves::{equal, halves, halves_in, Halves};
+use super::id::Id;
+use crate::hash::fold;
 use crate::memory::{prefetch, Table};
 
-/// A type of ids: u16 for vocabularies up to 65,536, else u32.
-pub trait Id: Copy + Default + Send + Sync + 'static {
-    /// The ids of a piece and, in the last place, how many they are: 16 bytes.
-    type Inline: Copy + Default + Send + Sync + AsRef<[Self]> + AsMut<[Self]>;
-    /// Ids that go into it.
-    const ROOM: usize;
-    /// From an id that is known to fit.
-    fn from_u32(id: u32) -> Self;
-    /// As a number.
-    fn to_usize(self) -> usize;
-}
-
-impl Id for u16 {
-    type Inline = [u16; 8];
-    const ROOM: usize = 7;
-    #[inline(always)]
-    fn from_u32(id: u32) -> u16 {
-        id as u16
-    }
-    #[inline(always)]
-    fn to_usize(self) -> usize {
-        usize::from(self)
-    }
-}
-
-impl Id for u32 {
-    type Inline = [u32; 4];
-    const ROOM: usize = 3;
-    #[inline(always)]
-    fn from_u32(id: u32) -> u32 {
-        id
-    }
-    #[inline(always)]
-    fn to_usize(self) -> usize {
-        self as usize
-    }
-}
-
-/// Two pieces and their ids: one cache line.
+/// One cache line: either four pieces of up to 7 bytes, whose ids take 8 bytes, or two of up to 15, whose ids take 16.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Bucket<I: Id> {
-    keys: [u128; 2],
+pub struct Line<I: Id> {
     ids: [I::Inline; 2],
+    keys: [u64; 4],
+}
+
+impl<I: Id> Line<I> {
+    /// How many ids, and their number in front, go with one key.
+    const SLOT_IDS: usize = 8 / size_of::<I>();
+
+    fn ids_at(&self, slot: usize, slots: usize) -> &[I] {
+        &self.ids[slot / 2].as_ref()[slot % 2 * Self::SLOT_IDS..][..slots * Self::SLOT_IDS]
+    }
+
+    fn ids_at_mut(&mut self, slot: usize, slots: usize) -> &mut [I] {
+        &mut self.ids[slot / 2].as_mut()[slot % 2 * Self::SLOT_IDS..][..slots * Self::SLOT_IDS]
+    }
+}
+
+/// A piece to be looked up.
+#[derive(Clone, Copy, Default)]
+pub struct Wanted {
+    /// The piece.
+    pub halves: Halves,
+    place: u32,
 }
 
 /// 256 KB and 16 MB.
-const FEWEST_BUCKET_BITS: u32 = 12;
-const MOST_BUCKET_BITS: u32 = 18;
-const LONG_PIECE_BYTES: usize = 2048;
-const LONG_PIECES_BYTES: usize = 16 << 20;
+const FEWEST_LINE_BITS: u32 = 12;
+const MOST_LINE_BITS: u32 = 18;
 
-/// Ids of short pieces in a table that grows up to a limit, those of longer ones in a map that is emptied when it is
-/// full.
+/// What a line says of a wanted key: by its kind, and by which of the four keys are equal to their part of it, the first
+/// slot of the piece.
+const SLOTS: [u8; 32] = slots();
+const NO_SLOT: u8 = 4;
+
+const fn slots() -> [u8; 32] {
+    let mut slots = [NO_SLOT; 32];
+    let mut equal = 1;
+    while equal < 16 {
+        slots[equal as usize] = u32::trailing_zeros(equal) as u8;
+        if equal & 0b0011 == 0b0011 {
+            slots[16 | equal as usize] = 0;
+        } else if equal & 0b1100 == 0b1100 {
+            slots[16 | equal as usize] = 2;
+        }
+        equal += 1;
+    }
+    slots
+}
+
+/// Ids of short pieces, in a table that grows up to a limit.
 pub struct Cache<I: Id> {
-    buckets: Table<Bucket<I>>,
-    bucket_bits: u32,
+    /// The first quarter is for small pieces: they are few, and come most often, so that their part stays near.
+    lines: Table<Line<I>>,
+    bits: u32,
     /// Pieces that had to make room for others since the table grew.
     forgotten: usize,
-    long: Map<Box<[u8]>, Box<[I]>>,
-    long_bytes: usize,
 }
 
-fn empty<I: Id>(bits: u32) -> Table<Bucket<I>> {
-    Table::new(bits, Bucket { keys: [EMPTY_KEY; 2], ids: [I::Inline::default(); 2] })
+fn empty<I: Id>(bits: u32) -> Table<Line<I>> {
+    Table::new(bits, Line { ids: [I::Inline::default(); 2], keys: [0; 4] })
 }
+
+/// In a place: of large pieces. A table is never as large as that.
+const LARGE: u32 = 1 << 31;
 
 impl<I: Id> Cache<I> {
     /// With room for about so many pieces.
     pub fn with_room(pieces: usize) -> Cache<I> {
-        let bits = pieces.next_power_of_two().trailing_zeros().clamp(FEWEST_BUCKET_BITS, MOST_BUCKET_BITS);
-        Cache { buckets: empty(bits), bucket_bits: bits, forgotten: 0, long: Map::default(), long_bytes: 0 }
+        let bits = pieces.next_power_of_two().trailing_zeros().clamp(FEWEST_LINE_BITS, MOST_LINE_BITS);
+        Cache { lines: empty(bits), bits, forgotten: 0 }
     }
 
-    /// Where a piece would be.
+    /// Where the pieces of a text would be, by their ends; asks for all of that to be brought near.
+    ///
+    /// # Safety
+    /// `AVX2` needs a processor that has it.
     #[inline(always)]
-    pub fn place(&self, key: u128) -> u32 {
-        (of_key(key) >> (64 - self.bucket_bits)) as u32
+    #[allow(unsafe_code)]
+    pub unsafe fn prepare<const AVX2: bool>(&self, text: &[u8], start: usize, ends: &[usize], wanted: &mut [Wanted]) {
+        let (lines, bits) = (self.lines.as_slice(), self.bits);
+        let mut begin = start;
+        for (&end, wanted) in ends.iter().zip(wanted) {
+            // SAFETY: as the caller vouches
+            let halves = unsafe { halves_in::<AVX2>(text, begin, end) };
+            let place = place(bits, halves, end - begin < 8);
+            prefetch(&lines[place as usize & (lines.len() - 1)]);
+            *wanted = Wanted { halves, place };
+            begin = end;
+        }
     }
 
-    /// The same; asks for it to be brought near.
+    /// How many ids a piece has, and its ids (what is behind them means nothing), if they are remembered at its place.
+    ///
+    /// # Safety
+    /// `AVX2` needs a processor that has it.
     #[inline(always)]
-    pub fn prepare(&self, key: u128) -> u32 {
-        let place = self.place(key);
-        prefetch(self.buckets.at(place as usize));
-        place
+    #[allow(unsafe_code)]
+    pub unsafe fn get<const AVX2: bool>(lines: &[Line<I>], wanted: &Wanted) -> Option<(usize, I::Inline)> {
+        let line = &lines[wanted.place as usize & (lines.len() - 1)];
+        // SAFETY: as the caller vouches
+        let equal = unsafe { equal::<AVX2>(&line.keys, wanted.halves) };
+        // by a number, not by a branch: which of them it is cannot be predicted
+        let slot = SLOTS[(wanted.place / LARGE) as usize * 16 + equal];
+        if slot == NO_SLOT {
+            return None;
+        }
+        // SAFETY: a slot is at most 3, so the last byte read is the 44th of a line of 64, all of them plain numbers
+        unsafe {
+            let ids = std::ptr::from_ref(line).cast::<u8>().add(8 * usize::from(slot));
+            let count = ids.cast::<I>().read();
+            Some((count.to_usize(), ids.add(size_of::<I>()).cast::<I::Inline>().read_unaligned()))
+        }
     }
 
-    /// The ids of a piece at its place, if they are known.
-    #[inline(always)]
-    pub fn get(&self, place: u32, key: u128) -> Option<&I::Inline> {
-        let Bucket { keys, ids } = self.buckets.at(place as usize);
-        let (is_first, is_second) = (keys[0] == key, keys[1] == key);
-        // by a number, not by a branch: which of the two it is cannot be predicted
-        (is_first | is_second).then_some(&ids[usize::from(is_second)])
+    /// All lines, to get from.
+    pub fn lines(&self) -> &[Line<I>] {
+        self.lines.as_slice()
+    }
+
+    /// The ids of a small piece that has more of them than small ones have room for.
+    #[allow(unsafe_code)]
+    pub fn get_wide(&self, halves: Halves) -> Option<(usize, I::Inline)> {
+        let place = place(self.bits, halves, false);
+        // SAFETY: no instructions are asked for
+        unsafe { Self::get::<false>(self.lines(), &Wanted { halves, place }) }
     }
 
     /// Remembers the ids of a piece, if there are few enough. The first to come keeps its place: the commonest pieces
     /// come early.
-    pub fn insert(&mut self, place: u32, key: u128, ids: &[u32]) {
+    pub fn insert(&mut self, piece: &[u8], ids: &[u32]) {
         if ids.len() > I::ROOM {
             return;
         }
         let mut inline = I::Inline::default();
-        for (slot, &id) in inline.as_mut().iter_mut().zip(ids) {
+        inline.as_mut()[0] = I::from_u32(ids.len() as u32);
+        for (slot, &id) in inline.as_mut()[1..].iter_mut().zip(ids) {
             *slot = I::from_u32(id);
         }
-        inline.as_mut()[I::ROOM] = I::from_u32(ids.len() as u32);
-        self.put(place, key, inline);
+        self.put(halves(piece), piece.len() < 8 && ids.len() <= I::ROOM / 2, inline.as_ref());
     }
 
-    fn put(&mut self, place: u32, key: u128, ids: I::Inline) {
-        let bucket = self.buckets.at_mut(place as usize);
-        let way = usize::from(bucket.keys[0] != EMPTY_KEY);
-        self.forgotten += usize::from(bucket.keys[way] != EMPTY_KEY);
-        bucket.keys[way] = key;
-        bucket.ids[way] = ids;
+    fn put(&mut self, halves: Halves, small: bool, ids: &[I]) {
+        let line = self.lines.at_mut(place(self.bits, halves, small) as usize);
+        let slots = if small { 1 } else { 2 };
+        let same = |slot: usize| line.keys[slot..][..slots] == halves[..slots];
+        let free = |slot: usize| line.keys[slot + slots - 1] == 0;
+        let slot = (0..4).step_by(slots).find(|&slot| free(slot) || same(slot));
+        self.forgotten += usize::from(slot.is_none());
+        let slot = slot.unwrap_or(4 - slots);
+        line.keys[slot..][..slots].copy_from_slice(&halves[..slots]);
+        line.ids_at_mut(slot, slots).copy_from_slice(&ids[..slots * Line::<I>::SLOT_IDS]);
     }
 
     /// Doubles the table if much had to be forgotten; all places change.
     pub fn grow_if_crowded(&mut self) {
-        if self.forgotten < 1 << (self.bucket_bits - 2) || self.bucket_bits == MOST_BUCKET_BITS {
+        if self.forgotten < 1 << (self.bits - 2) || self.bits == MOST_LINE_BITS {
             return;
         }
-        let crowded = std::mem::replace(&mut self.buckets, empty(self.bucket_bits + 1));
-        self.bucket_bits += 1;
-        for (key, ids) in crowded.iter().flat_map(|bucket| bucket.keys.into_iter().zip(bucket.ids)) {
-            if key != EMPTY_KEY {
-                self.put(self.place(key), key, ids);
+        let crowded = std::mem::replace(&mut self.lines, empty(self.bits + 1));
+        let quarter = crowded.as_slice().len() / 4;
+        self.bits += 1;
+        for (place, line) in crowded.as_slice().iter().enumerate() {
+            let slots = if place < quarter { 1 } else { 2 };
+            for slot in (0..4).step_by(slots).filter(|slot| line.keys[slot + slots - 1] != 0) {
+                let halves = [line.keys[slot], line.keys[slot + slots - 1]];
+                self.put(halves, slots == 1, line.ids_at(slot, slots));
             }
         }
         self.forgotten = 0;
     }
+}
 
-    /// The ids of a piece that is longer than a key.
-    pub fn get_long(&self, piece: &[u8]) -> Option<&[I]> {
-        self.long.get(piece).map(AsRef::as_ref)
-    }
-
-    /// Remembers them.
-    pub fn insert_long(&mut self, piece: &[u8], ids: &[u32]) {
-        if piece.len() > LONG_PIECE_BYTES {
-            return;
-        }
-        let bytes = piece.len() + size_of_val(ids) + 64;
-        if self.long_bytes + bytes > LONG_PIECES_BYTES {
-            self.long.clear();
-            self.long_bytes = 0;
-        }
-        self.long_bytes += bytes;
-        self.long.insert(piece.into(), ids.iter().map(|&id| I::from_u32(id)).collect());
-    }
+#[inline(always)]
+fn place(bits: u32, halves: Halves, small: bool) -> u32 {
+    let quarter = 1u64 << (bits - 2);
+    let first = select_unpredictable(small, 0, quarter | u64::from(LARGE));
+    let count = select_unpredictable(small, quarter, 3 * quarter);
+    (first + (((fold(halves[0], halves[1]) >> 32) * count) >> 32)) as u32
 }

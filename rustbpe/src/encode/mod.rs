@@ -4,6 +4,9 @@
 //! all of them before the first is needed. What is not remembered is merged, and remembered.
 
 mod cache;
+mod halves;
+mod id;
+mod long;
 mod merge;
 mod rules;
 
@@ -12,11 +15,13 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::hash::Map;
-use crate::key::{key_in, key_of, KEY_BYTES, NO_KEY};
+use crate::key::KEY_BYTES;
 use crate::parts::{in_order, parts, Part};
 use crate::split::{Ends, SplitError, Splitter, MOST_ENDS};
 use crate::vocab::Vocab;
-use cache::{Cache, Id};
+use cache::{Cache, Wanted};
+use id::Id;
+use long::LongPieces;
 use merge::{merge, Merged};
 pub use rules::Rules;
 
@@ -39,9 +44,9 @@ type Idle<I> = Mutex<Vec<Box<Worker<I>>>>;
 /// A thread's own: what it remembers, and its notes on the pieces at hand.
 pub struct Worker<I: Id> {
     cache: Cache<I>,
+    long: LongPieces<I>,
     ends: Ends,
-    keys: Box<[u128; MOST_ENDS]>,
-    places: Box<[u32; MOST_ENDS]>,
+    wanted: Box<[Wanted; MOST_ENDS]>,
     /// Ids of the pieces that are remembered, one behind the other.
     remembered: Vec<I>,
     /// The pieces that are not.
@@ -259,15 +264,14 @@ impl<I: Id> Worker<I> {
         let mut cache = Cache::with_room(encoder.vocab.len());
         for (id, bytes) in encoder.vocab.tokens().filter(|(_, bytes)| bytes.len() <= KEY_BYTES) {
             if encoder.whole || !encoder.unmade.contains_key(bytes) {
-                let key = key_of(bytes);
-                cache.insert(cache.place(key), key, &[id]);
+                cache.insert(bytes, &[id]);
             }
         }
         Worker {
             cache,
+            long: LongPieces::default(),
             ends: Ends::default(),
-            keys: Box::new([NO_KEY; MOST_ENDS]),
-            places: Box::new([0; MOST_ENDS]),
+            wanted: Box::new([Wanted::default(); MOST_ENDS]),
             remembered: vec![I::default(); (MOST_ENDS + 1) * (I::ROOM + 1)],
             misses: Vec::new(),
             found: Vec::new(),
@@ -316,8 +320,7 @@ impl<I: Id> Worker<I> {
         let mut start = 0;
         while start < text.len() {
             encoder.splitter.next(text, start, &mut self.ends)?;
-            self.prepare(text.as_bytes(), start);
-            let remembered = self.look_up();
+            let remembered = self.gather(text.as_bytes(), start);
             self.find_missing(encoder, text.as_bytes(), start);
             self.write(remembered, encoded);
             self.remember(text.as_bytes());
@@ -326,31 +329,48 @@ impl<I: Id> Worker<I> {
         Ok(())
     }
 
-    /// Packs the pieces, and asks for the places where they may be remembered.
-    #[inline(always)]
-    fn prepare(&mut self, text: &[u8], start: usize) {
-        let mut begin = start;
-        for (piece, &end) in self.ends.as_slice().iter().enumerate().take(MOST_ENDS) {
-            let key = key_in(text, begin, end);
-            self.keys[piece] = key;
-            self.places[piece] = self.cache.prepare(key);
-            begin = end;
+    /// Gathers the ids of what is remembered, and notes what is not; says how many ids. The memory is asked for all of
+    /// it before the first is needed.
+    #[allow(unsafe_code)]
+    fn gather(&mut self, text: &[u8], start: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("lzcnt") {
+            // SAFETY: the processor has them
+            return unsafe { self.gather_avx2(text, start) };
         }
+        // SAFETY: no instructions are asked for
+        unsafe { self.gather_with::<false>(text, start) }
     }
 
-    /// Gathers the ids of what is remembered, and notes what is not; says how many ids. Few pieces are not.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi2,lzcnt")]
+    #[allow(unsafe_code)]
+    fn gather_avx2(&mut self, text: &[u8], start: usize) -> usize {
+        // SAFETY: this function is compiled for, and only called with, these instructions
+        unsafe { self.gather_with::<true>(text, start) }
+    }
+
+    /// # Safety
+    /// `AVX2` needs a processor that has it.
     #[inline(always)]
-    fn look_up(&mut self) -> usize {
+    #[allow(unsafe_code)]
+    unsafe fn gather_with<const AVX2: bool>(&mut self, text: &[u8], start: usize) -> usize {
+        let ends = self.ends.as_slice();
+        let Some(wanted) = self.wanted.get_mut(..ends.len()) else { return 0 };
+        // SAFETY: as the caller vouches
+        unsafe { self.cache.prepare::<AVX2>(text, start, ends, wanted) };
         let mut count = 0;
         self.misses.clear();
-        for piece in 0..self.ends.as_slice().len().min(MOST_ENDS) {
-            let Some(ids) = self.cache.get(self.places[piece], self.keys[piece]) else {
+        let lines = self.cache.lines();
+        let remembered = self.remembered.as_mut_slice();
+        for (piece, wanted) in wanted.iter().enumerate() {
+            // SAFETY: as the caller vouches
+            let Some((ids, inline)) = (unsafe { Cache::get::<AVX2>(lines, wanted) }) else {
                 self.misses.push(Miss { piece, at: count });
                 continue;
             };
-            let ids = ids.as_ref();
-            self.remembered[count..count + I::ROOM + 1].copy_from_slice(ids);
-            count += ids[I::ROOM].to_usize();
+            remembered[count..count + I::ROOM + 1].copy_from_slice(inline.as_ref());
+            count += ids;
         }
         count
     }
@@ -368,8 +388,14 @@ impl<I: Id> Worker<I> {
             if encoder.whole && !encoder.unmade.is_empty() {
                 self.known.extend(encoder.unmade.get(bytes).map(|&id| I::from_u32(id)));
             }
-            if before == self.known.len() && bytes.len() > KEY_BYTES {
-                self.known.extend_from_slice(self.cache.get_long(bytes).unwrap_or_default());
+            if before == self.known.len() {
+                if bytes.len() > KEY_BYTES {
+                    self.known.extend_from_slice(self.long.get(bytes).unwrap_or_default());
+                } else if bytes.len() < 8 {
+                    if let Some((ids, inline)) = self.cache.get_wide(self.wanted[piece].halves) {
+                        self.known.extend_from_slice(&inline.as_ref()[..ids]);
+                    }
+                }
             }
             self.found.push(if before < self.known.len() {
                 Found::Known(before..self.known.len())
@@ -399,14 +425,13 @@ impl<I: Id> Worker<I> {
 
     /// Keeps what was merged.
     fn remember(&mut self, text: &[u8]) {
-        for (miss, found) in self.misses.iter().zip(&self.found) {
+        for found in &self.found {
             if let &Found::Merged(unknown) = found {
-                let piece = miss.piece;
-                let (key, ids) = (self.keys[piece], self.merged.of(unknown));
-                if key == NO_KEY {
-                    self.cache.insert_long(&text[self.unknown[unknown].clone()], ids);
+                let (bytes, ids) = (&text[self.unknown[unknown].clone()], self.merged.of(unknown));
+                if bytes.len() > KEY_BYTES {
+                    self.long.insert(bytes, ids);
                 } else {
-                    self.cache.insert(self.places[piece], key, ids);
+                    self.cache.insert(bytes, ids);
                 }
             }
         }
