@@ -19,6 +19,9 @@ from nanochat.errors import NanochatError, StageFailed
 from nanochat.pipeline import pipeline, publish_aliases
 from nanochat.profiles import profile as profile_named
 
+MOST_STARTS = 6
+"""A run that crashes is started again (`automations.py`), but not for ever."""
+
 ProfileName = Literal["demo", "cpu", "d12", "speedrun"]
 
 
@@ -45,6 +48,10 @@ def nanochat_flow(
         compute: How to run, instead of the profile's way; no result depends on it.
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
     """
+    if flow_run.run_count > MOST_STARTS:
+        return Failed(
+            message=f"Crashed {MOST_STARTS} times; its logs may say why (out of memory?). Retry starts it again."
+        )
     try:
         return _run(profile, _config(profile, config), compute or profile_named(profile).compute, store)
     except Stopped as stop:
@@ -64,8 +71,12 @@ def _run(profile: str, config: PipelineConfig, compute: Compute, store_url: str)
     with ThreadPoolTaskRunner(max_workers=compute.workers or settings.cores()) as runner:
         run = PrefectRun(runner, url, compute)
         handles = pipeline(run, config)
-        for future in run.futures.values():
-            future.wait()
+        try:
+            for future in run.futures.values():
+                future.wait()
+        except BaseException:  # a worker's SIGTERM: the tasks' threads would go on
+            WATCH.get().stop("The run was told to end.")
+            raise
     for label, future in run.futures.items():
         _expect_success(label, future.state)
     publish_aliases(opened, handles.each(lambda future: opened.artifact(future.result(), reused=True)))

@@ -65,8 +65,12 @@ class Starting:
 
 
 @contextmanager
-def begin(home: Path) -> Iterator[Starting]:
-    """Like `server` in two steps: its address is known at once, and something else can be done while it starts."""
+def begin(home: Path, *, services: bool = False) -> Iterator[Starting]:
+    """Like `server` in two steps: its address is known at once, and something else can be done while it starts.
+
+    With `services` it also schedules runs and follows automations; raises `ServerUnavailable` if a run has started one
+    that does not.
+    """
     if named := prefect_api_url():
         yield Starting(named, lambda _: _expect(named))
         return
@@ -74,13 +78,18 @@ def begin(home: Path) -> Iterator[Starting]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "in-use").open("a") as in_use:
         fcntl.flock(in_use, fcntl.LOCK_SH)  # waits for a server that is on its way out
-        pid, port = _find_or_start(folder)
+        port = _find_or_start(folder, services)
         api_url = f"http://127.0.0.1:{port}/api"
         try:
             yield Starting(api_url, lambda say: _wait(folder, api_url, say))
         finally:
-            if _lock(in_use, fcntl.LOCK_EX):  # nobody else uses it
-                _stop(folder, pid)
+            if lock(in_use):  # nobody else uses it
+                _stop(folder)
+
+
+def revive(folder: Path) -> None:
+    """Starts a server with services again, at the address it had, for those who use it."""
+    _find_or_start(folder, services=True)
 
 
 def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
@@ -102,59 +111,66 @@ def _expect(api_url: str) -> None:
         )
 
 
-def _find_or_start(folder: Path) -> tuple[int, int]:
-    """Process id and port of the server on this home; two that begin together start one."""
+def _find_or_start(folder: Path, services: bool) -> int:
+    """Port of the server on this home; two that begin together start one."""
     with (folder / "starting").open("a") as starting, (folder / "server.json").open("a+") as record:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        if not _lock(record, fcntl.LOCK_EX):
-            record.seek(0)
-            known = json.load(record)
-            return known["pid"], known["port"]
-        port = _free_port()
-        with (folder / "server.log").open("wb") as log:
+        record.seek(0)
+        known = json.loads(record.read() or "{}")
+        if not lock(record):
+            if services and not known["services"]:
+                raise ServerUnavailable(
+                    "A run has started a Prefect server of its own, which ends with it and schedules nothing.",
+                    hint="`nanochat up` again when that run has ended.",
+                )
+            return known["port"]
+        port = _free_port([known["port"]] if "port" in known else [])
+        with (folder / "server.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
                 [sys.executable, "-m", "flows.server", str(folder), str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=server_environment(folder, port),
+                env=server_environment(folder, port, services=services),
                 pass_fds=[record.fileno()],  # and with it the lock
                 start_new_session=True,  # Ctrl-C is meant for the run
             )
         threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
         record.truncate(0)
-        json.dump({"pid": process.pid, "port": port}, record)
-        return process.pid, port
+        json.dump({"pid": process.pid, "port": port, "services": services}, record)
+        return port
 
 
-def _lock(file: IO[str], kind: int) -> bool:
+def lock(file: IO[str], *, shared: bool = False) -> bool:
+    """Whether the file's lock could be had at once; it is held until the file is closed."""
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _free_port() -> int:
-    for wanted in (PREFERRED_PORT, 0):
+def _free_port(wanted: list[int]) -> int:
+    for port in (*wanted, PREFERRED_PORT, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", wanted))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return probe.getsockname()[1]
     raise ServerUnavailable("No port of 127.0.0.1 is free for a Prefect server.", hint="`--plain` needs none.")
 
 
-def _alive(folder: Path) -> bool:
+def alive(folder: Path) -> bool:
+    """Whether the server on this home lives."""
     with (folder / "server.json").open() as record:
-        return not _lock(record, fcntl.LOCK_SH)
+        return not lock(record, shared=True)
 
 
 def _wait(folder: Path, api_url: str, say: Say) -> None:
     began = said = time.monotonic()
-    while (waited := time.monotonic() - began) < START_LIMIT_S and _alive(folder):
+    while (waited := time.monotonic() - began) < START_LIMIT_S and alive(folder):
         if healthy(api_url):
             return
         if time.monotonic() - said > 2:
@@ -162,18 +178,19 @@ def _wait(folder: Path, api_url: str, say: Say) -> None:
             say(f"The Prefect server is starting ({waited:.0f} s; its first start takes longest).")
         time.sleep(POLL_S)
     raise ServerUnavailable(
-        f"The Prefect server did not start: after {waited:.0f} s it {'is silent' if _alive(folder) else 'has ended'}.",
+        f"The Prefect server did not start: after {waited:.0f} s it {'is silent' if alive(folder) else 'has ended'}.",
         hint=f"`{folder / 'server.log'}` says why; `--plain` runs without it.",
     )
 
 
-def _stop(folder: Path, pid: int) -> None:
+def _stop(folder: Path) -> None:
+    pid = json.loads((folder / "server.json").read_text())["pid"]
     for end in (signal.SIGTERM, signal.SIGKILL):
-        if not _alive(folder):
+        if not alive(folder):
             return
         os.kill(pid, end)
         deadline = time.monotonic() + STOP_LIMIT_S
-        while _alive(folder) and time.monotonic() < deadline:
+        while alive(folder) and time.monotonic() < deadline:
             time.sleep(POLL_S / 4)
 
 

@@ -47,20 +47,37 @@ class RunWatch(Watch, Protocol):
 
     def began(self, run_id: str, url: str) -> None: ...
 
+    def stop(self, reason: str) -> None: ...
+
     def failed(self, label: str, error: NanochatError) -> None: ...
 
 
 class Unseen(Unwatched):
     """For workers: the UI is who watches."""
 
+    def __init__(self) -> None:
+        self._reason = ""
+
     def began(self, run_id: str, url: str) -> None:
         """Nobody looks."""
+
+    def stop(self, reason: str) -> None:
+        """From now on each stage that starts, or says how far it is, hears that it has to end."""
+        self._reason = reason
+
+    def started(self, label: str, stage: Stage) -> Progress:
+        def progress(*_: Any, **__: Any) -> None:
+            if self._reason:
+                raise Stopped(self._reason)
+
+        progress(label)
+        return progress
 
     def failed(self, label: str, error: NanochatError) -> None:
         """Nobody looks."""
 
 
-WATCH: ContextVar[RunWatch] = ContextVar("watch", default=Unseen())  # noqa: B039 - it has no state
+WATCH: ContextVar[RunWatch] = ContextVar("watch", default=Unseen())  # noqa: B039 - a worker's process runs one flow
 """Set by the command line around the flow; the tasks' threads inherit it."""
 
 

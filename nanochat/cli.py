@@ -328,6 +328,36 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
         out.print(str(path))
 
 
+@app.command
+def up(
+    *,
+    gpu: Annotated[
+        bool | None, Parameter(help="Whether this machine does the work of the pool `gpu`; by default if it has one.")
+    ] = None,
+) -> None:
+    """Start a Prefect server, workers and all deployments on this machine, and leave them running.
+
+    Example: `nanochat up`, then start a run from the page it names
+    """
+    from flows.up import has_gpu
+    from flows.up import up as start
+
+    with out.status("starting"):
+        start(out.print, gpu=has_gpu() if gpu is None else gpu)
+
+
+@app.command
+def down() -> None:
+    """End what `nanochat up` started; runs in its workers are cancelled, what they finished is kept.
+
+    Example: `nanochat down`
+    """
+    from flows.up import down as end
+
+    with out.status("ending"):
+        end(out.print)
+
+
 def _fail(error: NanochatError) -> NoReturn:
     from nanochat.console import Screen
 

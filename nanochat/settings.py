@@ -90,8 +90,15 @@ _PREFECT_AT_REST = {
 """Prefect tells nobody that it runs."""
 
 
-def server_environment(folder: Path, port: int) -> dict[str, str]:
-    """The environment of our own Prefect server: its home, its addresses, no word to the outside."""
+_SERVICES = ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")
+"""What a server does by itself: schedules, late runs, automations, the health of pools."""
+
+
+def server_environment(folder: Path, port: int, *, services: bool = False) -> dict[str, str]:
+    """The environment of our own Prefect server: its home, its addresses, no word to the outside.
+
+    Without `services` it only keeps books: a server for one run has nothing to schedule.
+    """
     api_url = f"http://127.0.0.1:{port}/api"
     return {
         **os.environ,
@@ -99,10 +106,7 @@ def server_environment(folder: Path, port: int) -> dict[str, str]:
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_UI_API_URL": api_url,  # without it the pages call port 4200, whatever the port is
-        "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": str(services).lower() for name in _SERVICES},
         # States written in batches: one by one they lock SQLite, and who meets the lock waits two seconds.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
@@ -111,6 +115,26 @@ def server_environment(folder: Path, port: int) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     }
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment of a Prefect worker, and so of its runs: `use_prefect` has been called; homes are absolute.
+
+    Runs show that they live every 30 s (the least that Prefect allows), for the automation that finds dead ones.
+    """
+    quiet = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL")
+    kept = {name: value for name, value in os.environ.items() if name not in quiet}
+    return {
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        **kept,
+        "NANOCHAT_HOME": str(home()),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    }
+
+
+def webhook() -> str:
+    """`NANOCHAT_WEBHOOK`: who is told of runs that failed or are stuck, an `https://…` address; empty: nobody."""
+    return os.environ.get("NANOCHAT_WEBHOOK", "")
 
 
 def use_prefect(api_url: str, folder: Path) -> None:
