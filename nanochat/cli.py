@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nanochat import settings
-from nanochat.errors import NanochatError, NotFound
+from nanochat.errors import BadConfig, NanochatError, NotFound
 
 if TYPE_CHECKING:
     from nanochat.config import Compute, PipelineConfig
     from nanochat.pipeline import Result
     from nanochat.stages.stage import Stage
     from nanochat.store.artifacts import Artifact, Manifest, Store
+    from nanochat.store.runs import Run
 
 app = App(
     name="nanochat",
@@ -81,6 +83,9 @@ class _PlainWatch:
     def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
         self.screen.ended(label, cached=artifact.reused, key=artifact.key, metrics=artifact.metrics)
 
+    def failed(self, label: str, error: NanochatError) -> None:
+        self.screen.say(f"  [red]failed  [/]{label}")
+
 
 @app.command
 def run(
@@ -103,21 +108,23 @@ def run(
         return
     config, how = _configured(profile, changes, compute)
     if plain:
-        _run_plain(config, how, store)
+        _run_plain(config, how, store, profile)
         return
     from flows.run import run_with_prefect
 
     sys.exit(run_with_prefect(config, how, store or settings.store_url(), profile))
 
 
-def _run_plain(config: PipelineConfig, compute: Compute, store_url: str) -> None:
+def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile: str) -> None:
     from nanochat.console import Screen, duration
     from nanochat.pipeline import PlainRun, pipeline, publish_aliases
+    from nanochat.store.runs import recording
 
     began = time.monotonic()
     opened = _store(store_url)
-    with Screen(out) as screen:
-        result = pipeline(PlainRun(opened, compute, settings.home() / "runs", _PlainWatch(screen)), config)
+    with Screen(out) as screen, recording(opened, profile, config.canonical()) as record:
+        watch = record.watching(_PlainWatch(screen))
+        result = pipeline(PlainRun(opened, compute, settings.home() / "runs", watch), config)
         publish_aliases(opened, result)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
     say_where(result)
@@ -294,12 +301,26 @@ def verify(
 
 
 @app.command
-def alias(name: str, reference: str = "", *, store: StoreUrl = "") -> None:
-    """Point an alias at an artifact, or say where it points.
+def alias(
+    name: str = "",
+    reference: str = "",
+    *,
+    remove: Annotated[str, Parameter(help="Take this alias away; what it points to stays.")] = "",
+    store: StoreUrl = "",
+) -> None:
+    """Point an alias at an artifact, or say where it points; without a name: list them all.
 
     Example: `nanochat alias chat/production chat/latest`
     """
     opened = _store(store)
+    if remove:
+        opened.remove_alias(remove)
+        out.print(f"{remove} is no alias any more.")
+        return
+    if not name:
+        for known, target in opened.aliases().items():
+            out.print(f"{known} → {target.stage}/{target.key}")
+        return
     if reference:
         opened.set_alias(name, opened.resolve(reference))
     manifest = opened.resolve(name)
@@ -326,6 +347,120 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
         write_tiktoken(tokenizer, folder / "tokenizer.tiktoken")
     for path in sorted(folder.iterdir()):
         out.print(str(path))
+
+
+@app.command
+def runs(
+    run_id: Annotated[str, Parameter(help="One run, with its stages: an id, its beginning or its end.")] = "",
+    *,
+    pin: Annotated[str, Parameter(help="Keep all that this run made, until it is unpinned.")] = "",
+    unpin: Annotated[str, Parameter(help="Let `nanochat gc` decide again.")] = "",
+    limit: Annotated[int, Parameter(help="Show so many; 0: all.")] = 20,
+    store: StoreUrl = "",
+) -> None:
+    """List the runs, newest first, or show one.
+
+    Example: `nanochat runs --pin 20260101T120000-a1b2c3`
+    """
+    from nanochat.console import duration
+    from nanochat.store import runs as records
+
+    opened = _store(store)
+    if pin or unpin:
+        chosen = records.find(opened, pin or unpin).record.id
+        (records.pin if pin else records.unpin)(opened, chosen)
+        out.print(f"{chosen} is {'pinned' if pin else 'not pinned any more'}.")
+        return
+    if run_id:
+        _show_run(records.find(opened, run_id))
+        return
+    found = records.newest(opened, limit)
+    if not found:
+        out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
+        table.add_column(title, overflow="fold")
+    for each in found:
+        record, states = each.record, [stage.state for stage in each.record.stages.values()]
+        table.add_row(
+            record.id, _state(each), record.profile, _changed(record.profile, record.config),
+            str(states.count("computed")), str(states.count("reused")), duration(record.seconds),
+            "" if record.chatcore is None else f"{record.chatcore:.3f}", "pinned" if each.pinned else "",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _show_run(run: Run) -> None:
+    from nanochat.console import duration
+
+    record = run.record
+    out.print(f"run      {record.id}{'  (pinned)' if run.pinned else ''}")
+    out.print(f"state    {_state(run)}  after {duration(record.seconds)}")
+    if record.error:
+        out.print(f"         {escape(record.error)}")
+    if record.flow_run:
+        out.print(f"flow run {record.flow_run}")
+    out.print(f"config   {record.profile}  {_changed(record.profile, record.config)}\n")
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "", "key", "took"):
+        table.add_column(title)
+    for label, stage in record.stages.items():
+        table.add_row(label, stage.state, stage.key[:8], duration(stage.seconds) if stage.key else "")
+    out.print(table)
+
+
+def _state(run: Run) -> str:
+    colour = {"completed": "green", "running": "cyan", "cancelled": "yellow"}.get(run.state, "red")
+    return f"[{colour}]{run.state}[/]"
+
+
+def _changed(profile: str, config: dict[str, Any]) -> str:
+    """What differs from the profile as it is now: `sft.epochs=2`."""
+    from nanochat.pipeline import flatten
+    from nanochat.profiles import PROFILES
+
+    if profile not in PROFILES:
+        return ""
+    usual, here = flatten(PROFILES[profile].config.canonical()), flatten(config)
+    return escape(" ".join(f"{name}={value}" for name, value in here.items() if usual.get(name) != value))
+
+
+@app.command
+def gc(
+    *,
+    keep_runs: Annotated[int, Parameter(help="What the newest so many runs made or reused stays.")] = 3,
+    min_age_hours: Annotated[float, Parameter(help="What is younger stays.")] = 24.0,
+    delete: Annotated[bool, Parameter(negative="", help="Do it; otherwise it is only said.")] = False,
+    store: StoreUrl = "",
+) -> None:
+    """Say what no alias, pinned run or recent run needs, and how much room it takes; with `--delete`, delete it.
+
+    Example: `nanochat gc --keep-runs 1 --delete`
+    """
+    from nanochat.store import retention
+
+    if keep_runs < 0 or min_age_hours < 0:
+        raise BadConfig("`--keep-runs` and `--min-age-hours` cannot be negative.", hint="0 keeps nothing for it.")
+    opened = _store(store)
+    planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
+    if not planned.items:
+        out.print(f"Nothing to delete; {planned.kept} artifacts stay.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("what", "name", "MB", "why"):
+        table.add_column(title, justify="right" if title == "MB" else "left")
+    for item in planned.items:
+        name = f"{item.name[:-56]}" if item.what == "artifact" else item.name
+        table.add_row(item.what, escape(name), f"{item.bytes / 1e6:,.2f}", item.why)
+    out.print(table)
+    out.print(f"\n{len(planned.items)} to delete, {planned.bytes / 1e6:,.1f} MB; {planned.kept} artifacts stay.")
+    if not delete:
+        out.print("Nothing was deleted; `nanochat gc --delete` does it.")
+        return
+    done = retention.delete(opened, planned, on_wait=lambda run: out.print(f"waiting for a word of the run {run}"))
+    spared = f"; {len(done.spared)} spared, they came into use or went meanwhile" if done.spared else ""
+    out.print(f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB{spared}.")
 
 
 def _fail(error: NanochatError) -> NoReturn:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from nanochat.config import Compute, Config, PipelineConfig
 from nanochat.data.corpus import list_shards
+from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
 from nanochat.settings import cores
 from nanochat.stages.conversations import converse
@@ -138,6 +139,8 @@ class Watch(Protocol):
 
     def ended(self, label: str, artifact: Artifact, seconds: float) -> None: ...
 
+    def failed(self, label: str, error: NanochatError) -> None: ...
+
 
 class Unwatched:
     """For tests."""
@@ -146,6 +149,9 @@ class Unwatched:
         return silent
 
     def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
+        """Nobody looks."""
+
+    def failed(self, label: str, error: NanochatError) -> None:
         """Nobody looks."""
 
 
@@ -177,14 +183,19 @@ class PlainRun:
 
     def _run(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any]) -> Artifact:
         started = time.monotonic()
-        artifact = stage.run(
-            config,
-            inputs,
-            store=self.store,
-            compute=self.compute,
-            progress=self.watch.started(label, stage),
-            folder_root=self.folder_root,
-        )
+        progress = self.watch.started(label, stage)
+        try:
+            artifact = stage.run(
+                config,
+                inputs,
+                store=self.store,
+                compute=self.compute,
+                progress=progress,
+                folder_root=self.folder_root,
+            )
+        except NanochatError as error:
+            self.watch.failed(label, error)
+            raise
         self.watch.ended(label, artifact, time.monotonic() - started)
         return artifact
 

@@ -126,6 +126,8 @@ class Store:
         if not self.objects.local:
             self.objects.make_bucket()
             self.objects.probe()
+        self.asked: set[tuple[str, str]] = set()
+        """Stage and key of all that this process asked for or published; noted before the store is asked."""
         self._cache = Cache(cache)
         self._verified: dict[str, Path] = {}
         self._lock = threading.Lock()
@@ -135,6 +137,7 @@ class Store:
 
     def find(self, stage: str, key: str) -> Manifest | None:
         """The manifest, if its payload is there in full; one whose payload is gone is removed, and a miss."""
+        self.asked.add((stage, key))
         manifest = self.read(stage, key)
         if manifest is None:
             return None
@@ -161,6 +164,7 @@ class Store:
 
         Nobody may write to the folder's files afterwards: a store on the same disk shares them. The folder may go.
         """
+        self.asked.add((stage, key))
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         attempt = uuid.uuid4().hex[:12]
         payload = f"{artifact_folder(stage, key)}/{attempt}"
@@ -356,6 +360,12 @@ class Store:
             if before == target or self.objects.swap(path, target, before):
                 return
         raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
+
+    def remove_alias(self, name: str) -> None:
+        """Takes an alias away; what it points to stays. Raises `NotFound`."""
+        if self.alias(name) is None:
+            raise NotFound(f"There is no alias `{name}` in {self.objects.root}.", hint="`nanochat alias` lists them.")
+        self.objects.delete([_alias_path(name)])
 
 
 def _alias_path(name: str) -> str:
