@@ -85,7 +85,7 @@ class Stopped(BadSource):
 )
 def test_what_ends_a_run_is_said(tmp_path: Path, error: BaseException, state: str, said: str) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
-    with pytest.raises(type(error)), runs.recording(store, "demo", {}, stopped_by=(Stopped,)) as record:  # noqa: PT012
+    with pytest.raises(type(error)), runs.recording(store, "demo", {}, stopped_by=(Stopped,)) as record:
         for label in ("broken", "beside"):
             record.started(label, "download")
         record.failed("broken")
