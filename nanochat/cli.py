@@ -31,6 +31,8 @@ app = App(
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+CHANGES_SHOWN = 3
+
 ProfileName = Annotated[str, Parameter(help="A complete config: `demo`, `cpu`, `d12`, `speedrun`.")]
 Changes = Annotated[
     list[str] | None,
@@ -360,7 +362,7 @@ def runs(
 ) -> None:
     """List the runs, newest first, or show one.
 
-    Example: `nanochat runs --pin 20260101T120000-a1b2c3`
+    Example: `nanochat runs --pin a1b2c3`
     """
     from nanochat.console import duration
     from nanochat.store import runs as records
@@ -379,12 +381,13 @@ def runs(
         out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.")
         return
     table = Table(box=None, pad_edge=False)
-    for title in ("run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
-        table.add_column(title, overflow="fold")
+    for title in ("started", "run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
+        table.add_column(title)
     for each in found:
         record, states = each.record, [stage.state for stage in each.record.stages.values()]
         table.add_row(
-            record.id, _state(each), record.profile, _changed(record.profile, record.config),
+            f"{record.started:%Y-%m-%d %H:%M}", record.id.rpartition("-")[2], _state(each), record.profile,
+            _changed(record.profile, record.config, CHANGES_SHOWN),
             str(states.count("computed")), str(states.count("reused")), duration(record.seconds),
             "" if record.chatcore is None else f"{record.chatcore:.3f}", "pinned" if each.pinned else "",
         )  # fmt: skip
@@ -415,7 +418,7 @@ def _state(run: Run) -> str:
     return f"[{colour}]{run.state}[/]"
 
 
-def _changed(profile: str, config: dict[str, Any]) -> str:
+def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
     """What differs from the profile as it is now: `sft.epochs=2`."""
     from nanochat.pipeline import flatten
     from nanochat.profiles import PROFILES
@@ -423,7 +426,9 @@ def _changed(profile: str, config: dict[str, Any]) -> str:
     if profile not in PROFILES:
         return ""
     usual, here = flatten(PROFILES[profile].config.canonical()), flatten(config)
-    return escape(" ".join(f"{name}={value}" for name, value in here.items() if usual.get(name) != value))
+    found = [f"{name}={value}" for name, value in here.items() if usual.get(name) != value]
+    more = f" … {len(found) - most} more" if most and len(found) > most else ""
+    return escape(" ".join(found[: most or None]) + more)
 
 
 @app.command
