@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.errors import BadSource, DamagedArtifact, NoSpace, NotFound
+from nanochat.config import Compute, ShardConfig, WorldConfig
+from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
+from nanochat.pipeline import PlainRun, Unwatched
+from nanochat.stages.download import download
 from nanochat.store import runs
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.producer import describe_producer
@@ -170,3 +173,19 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
     store.objects.write("v1/runs/x.json", b"{}")
     with pytest.raises(DamagedArtifact, match=r"v1/runs/x\.json"):
         runs.newest(store)
+
+
+def test_the_plain_runner_says_which_stage_failed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    shards = [
+        ShardConfig(name="whole", url="world:0", identity="", world=WorldConfig(documents_per_shard=10)),
+        ShardConfig(name="missing", url=str(tmp_path / "missing.txt"), identity=""),
+    ]
+    with pytest.raises(NanochatError) as caught, runs.recording(store, "demo", {}) as record:
+        run = PlainRun(store, Compute(workers=1), tmp_path / "runs", record.watching(Unwatched()))
+        run.map(download, shards, ["whole", "missing"])
+    seen = runs.newest(store)[0].record
+    assert {label: each.state for label, each in seen.stages.items()} == {
+        "download whole": "computed", "download missing": "failed",
+    }  # fmt: skip
+    assert (seen.state, seen.error) == ("failed", str(caught.value))
