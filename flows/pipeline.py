@@ -18,6 +18,8 @@ from nanochat.config import Compute, PipelineConfig
 from nanochat.errors import NanochatError, StageFailed
 from nanochat.pipeline import pipeline, publish_aliases
 from nanochat.profiles import profile as profile_named
+from nanochat.store.artifacts import Store
+from nanochat.store.runs import recording
 
 MOST_STARTS = 6
 """A run that crashes is started again (`automations.py`), but not for ever."""
@@ -68,6 +70,12 @@ def _run(profile: str, config: PipelineConfig, compute: Compute, store_url: str)
     WATCH.get().began(flow_run.id or "", flow_run.ui_url or "")
     url = store_url or settings.store_url()
     opened = open_store(url)
+    with recording(opened, profile, config.canonical(), flow_run=flow_run.id or "", stopped_by=(Stopped,)) as record:
+        WATCH.set(record.watching(WATCH.get()))
+        return _execute(profile, config, compute, url, opened)
+
+
+def _execute(profile: str, config: PipelineConfig, compute: Compute, url: str, opened: Store) -> State[Any]:
     with ThreadPoolTaskRunner(max_workers=compute.workers or settings.cores()) as runner:
         run = PrefectRun(runner, url, compute)
         handles = pipeline(run, config)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from nanochat.config import Compute, Config, PipelineConfig
 from nanochat.data.corpus import list_shards
+from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
 from nanochat.settings import cores
 from nanochat.stages.conversations import converse
@@ -27,7 +28,8 @@ from nanochat.stages.sft import sft
 from nanochat.stages.stage import Stage
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact, Store, references
+from nanochat.store.differences import Call, in_key, nearest
 
 STAGES: tuple[Stage, ...] = (
     download, train_tokenizer, tokenize, pack, pretrain, evaluate_base, converse, sft, evaluate_chat, report,
@@ -138,6 +140,8 @@ class Watch(Protocol):
 
     def ended(self, label: str, artifact: Artifact, seconds: float) -> None: ...
 
+    def failed(self, label: str, error: NanochatError) -> None: ...
+
 
 class Unwatched:
     """For tests."""
@@ -146,6 +150,9 @@ class Unwatched:
         return silent
 
     def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
+        """Nobody looks."""
+
+    def failed(self, label: str, error: NanochatError) -> None:
         """Nobody looks."""
 
 
@@ -177,14 +184,19 @@ class PlainRun:
 
     def _run(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any]) -> Artifact:
         started = time.monotonic()
-        artifact = stage.run(
-            config,
-            inputs,
-            store=self.store,
-            compute=self.compute,
-            progress=self.watch.started(label, stage),
-            folder_root=self.folder_root,
-        )
+        progress = self.watch.started(label, stage)
+        try:
+            artifact = stage.run(
+                config,
+                inputs,
+                store=self.store,
+                compute=self.compute,
+                progress=progress,
+                folder_root=self.folder_root,
+            )
+        except NanochatError as error:
+            self.watch.failed(label, error)
+            raise
         self.watch.ended(label, artifact, time.monotonic() - started)
         return artifact
 
@@ -225,26 +237,21 @@ class Plan:
                 k: [e.artifact for e in v] if isinstance(inputs[k], list) else v[0].artifact for k, v in given.items()
             }
             found = stage.find(config, artifacts, self.store)  # pyright: ignore[reportArgumentType]  # none is missing
-            entry = Planned(label, stage, found, "" if found else self._why(stage, config))
+            why = "" if found else self._why(stage, config, artifacts)  # pyright: ignore[reportArgumentType]
+            entry = Planned(label, stage, found, why)
         self.entries.append(entry)
         return entry
 
-    def _why(self, stage: Stage, config: Config) -> str:
-        """The nearest thing in the store that differs: same stage, fewest other fields."""
-        wanted = flatten(config.canonical())
-        nearest: list[str] | None = None
-        for manifest in self.store.manifests(stage.name):
-            there = flatten(manifest.config)
-            differences = [
-                f"{name} is {wanted.get(name)!r}, was {there.get(name)!r}"
-                for name in sorted(wanted.keys() | there.keys())
-                if wanted.get(name) != there.get(name)
-            ]
-            if nearest is None or len(differences) < len(nearest):
-                nearest = differences
-        if nearest is None:
+    def _why(self, stage: Stage, config: Config, inputs: Mapping[str, Artifact | list[Artifact]]) -> str:
+        """What sets it apart from the nearest thing in the store, and where that began."""
+        asked = Call(
+            stage.name, stage.version, config.canonical(), {name: references(given) for name, given in inputs.items()}
+        )
+        near = nearest(self.store, asked)
+        if near is None:
             return "never made in this store"
-        return "; ".join(nearest[:3]) or "its inputs or its version changed"
+        found = [str(each).removeprefix(f"{stage.name}: ") for each in in_key(self.store, near, asked)]
+        return "; ".join(found[:3]) or "the one there was is damaged"
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

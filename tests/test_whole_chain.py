@@ -65,7 +65,7 @@ def test_the_plan_says_what_would_run_and_why(home: Path) -> None:
     sets = [word for change in (*TINY, "tokenizer.vocab_size=600") for word in ("--set", change)]
     said = nanochat("plan", *sets, home=home)
     assert re.search(r"download world_00000\s+cached", said), said
-    assert re.search(r"train_tokenizer\s+would run\s+vocab_size is 600, was 512", said), said
+    assert re.search(r"train_tokenizer\s+would run\s+vocab_size 512 → 600", said), said
     assert re.search(r"pretrain\s+would run\s+its input comes from", said), said
 
 

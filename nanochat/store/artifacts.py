@@ -126,6 +126,8 @@ class Store:
         if not self.objects.local:
             self.objects.make_bucket()
             self.objects.probe()
+        self.asked: set[tuple[str, str]] = set()
+        """Stage and key of all that this process asked for or published; noted before the store is asked."""
         self._cache = Cache(cache)
         self._verified: dict[str, Path] = {}
         self._lock = threading.Lock()
@@ -135,6 +137,7 @@ class Store:
 
     def find(self, stage: str, key: str) -> Manifest | None:
         """The manifest, if its payload is there in full; one whose payload is gone is removed, and a miss."""
+        self.asked.add((stage, key))
         manifest = self.read(stage, key)
         if manifest is None:
             return None
@@ -161,6 +164,7 @@ class Store:
 
         Nobody may write to the folder's files afterwards: a store on the same disk shares them. The folder may go.
         """
+        self.asked.add((stage, key))
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         attempt = uuid.uuid4().hex[:12]
         payload = f"{artifact_folder(stage, key)}/{attempt}"
@@ -179,7 +183,7 @@ class Store:
             raise
         manifest = Manifest(
             stage=stage, stage_version=stage_version, kind=kind, key=key, digest=payload_digest(files), config=config,
-            inputs={name: _references(given) for name, given in inputs.items()}, files=files, metrics=metrics,
+            inputs={name: references(given) for name, given in inputs.items()}, files=files, metrics=metrics,
             payload=attempt, producer=producer,
         )  # fmt: skip
         record = f"{manifest.folder}/manifest.json"
@@ -357,6 +361,12 @@ class Store:
                 return
         raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
 
+    def remove_alias(self, name: str) -> None:
+        """Takes an alias away; what it points to stays. Raises `NotFound`."""
+        if self.alias(name) is None:
+            raise NotFound(f"There is no alias `{name}` in {self.objects.root}.", hint="`nanochat alias` lists them.")
+        self.objects.delete([_alias_path(name)])
+
 
 def _alias_path(name: str) -> str:
     if not ALIAS.fullmatch(name):
@@ -373,7 +383,8 @@ def _target(path: str, data: bytes) -> AliasTarget:
         raise DamagedArtifact(f"`{path}` is not an alias.", hint="Delete the file, and set the alias again.") from error
 
 
-def _references(given: Artifact | list[Artifact]) -> list[InputRef]:
+def references(given: Artifact | list[Artifact]) -> list[InputRef]:
+    """An input as a manifest names it."""
     artifacts = given if isinstance(given, list) else [given]
     return [InputRef(stage=a.stage, kind=a.kind, key=a.key, digest=a.digest) for a in artifacts]
 

@@ -106,9 +106,7 @@ def _distance(there: Asked, asked: Asked) -> int:
     return inputs + configs + (there.stage_version != asked.stage_version)
 
 
-def _in_key(
-    store: Store, before: Asked, after: Asked, where: str, seen: set[tuple[str, str]]
-) -> Iterator[Difference]:
+def _in_key(store: Store, before: Asked, after: Asked, where: str, seen: set[tuple[str, str]]) -> Iterator[Difference]:
     if before.stage_version != after.stage_version:
         yield Difference(where, "version", "version of the stage", before.stage_version, after.stage_version)
     for change in list(_changes("", before.config, after.config))[:MOST]:
@@ -121,12 +119,12 @@ def _in_key(
             yield Difference(where, "input", f"{len(old)} artifacts as `{name}`, now {len(new)}", len(old), len(new))
         pairs = [(a, b) for a, b in zip(old, new, strict=False) if a.digest != b.digest]
         for a, b in pairs[:1]:
-            yield from _below(store, a, b, f"{where} ← {name}: {b.stage}" if name != b.stage else f"{where} ← {name}", seen)
+            yield from _below(
+                store, a, b, f"{where} ← {name}: {b.stage}" if name != b.stage else f"{where} ← {name}", seen
+            )
 
 
-def _below(
-    store: Store, old: InputRef, new: InputRef, where: str, seen: set[tuple[str, str]]
-) -> Iterator[Difference]:
+def _below(store: Store, old: InputRef, new: InputRef, where: str, seen: set[tuple[str, str]]) -> Iterator[Difference]:
     """Where the difference of two inputs began. Each pair is followed once, however many ways lead to it."""
     if (old.key, new.key) in seen:
         return

@@ -32,6 +32,41 @@ def ancestors(store: Store, manifest: Manifest) -> list[Manifest]:
     return waiting[1:]
 
 
+def descendants(store: Store, manifest: Manifest) -> list[Manifest]:
+    """Everything that was made from it, oldest first."""
+    made = sorted(store.manifests(), key=lambda each: each.producer.ended)
+    reached, found = {(manifest.stage, manifest.key)}, []
+    for each in made:  # what is made of another is made after it
+        if any((ref.stage, ref.key) in reached for ref in _references([each])):
+            reached.add((each.stage, each.key))
+            found.append(each)
+    return found
+
+
+def tree_down(store: Store, manifest: Manifest) -> list[str]:
+    """Lines of a tree of what was made from it; `↓` stands further up already."""
+    found = descendants(store, manifest)
+    children: dict[Name, list[Manifest]] = {}
+    for each in found:
+        for name in dict.fromkeys((ref.stage, ref.key) for ref in _references([each])):
+            children.setdefault(name, []).append(each)
+    return [_line([manifest]), *_under(children, manifest, "", set())]
+
+
+def _under(children: Mapping[Name, list[Manifest]], parent: Manifest, indent: str, shown: set[Name]) -> Iterator[str]:
+    direct = children.get((parent.stage, parent.key), [])
+    for child in direct:
+        last = child is direct[-1]
+        branch, deeper = ("└─ ", "   ") if last else ("├─ ", "│  ")
+        name = (child.stage, child.key)
+        if name in shown:
+            yield f"{indent}{branch}{child.stage} {child.key[:8]} ↓"
+            continue
+        shown.add(name)
+        yield f"{indent}{branch}{_line([child])}"
+        yield from _under(children, child, indent + deeper, shown)
+
+
 def tree(store: Store, manifest: Manifest) -> list[str]:
     """Lines of a tree. Shards are folded (`download ×12`); `↑` stands further up already, `(gone)` left the store."""
     known = {(found.stage, found.key): found for found in [manifest, *ancestors(store, manifest)]}
@@ -115,9 +150,9 @@ def as_mermaid(store: Store, manifest: Manifest) -> str:
     return "\n".join([*lines, *(f"  {parent} --> {child}" for parent, child in sorted(edges))])
 
 
-def as_json(store: Store, manifest: Manifest) -> str:
-    """Nodes and edges, for other tools; an edge may begin at an artifact that is gone and is no node."""
-    found = [manifest, *ancestors(store, manifest)]
+def as_json(store: Store, manifest: Manifest, *, down: bool = False) -> str:
+    """Nodes and edges, for other tools; an edge may begin where there is no node: gone, or not asked for."""
+    found = [manifest, *(descendants if down else ancestors)(store, manifest)]
     nodes: list[dict[str, Any]] = [
         {
             "stage": m.stage, "kind": m.kind, "key": m.key, "digest": m.digest, "config": m.config,

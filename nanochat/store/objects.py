@@ -39,6 +39,20 @@ class Entry:
 
     path: str
     size: int
+    modified_s: float
+    """When it was written, in seconds since 1970 by the store's clock."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What was being written, and may be no more: a temporary file, or a multipart upload."""
+
+    path: str
+    size: int
+    """Bytes so far; 0 where the store does not say."""
+    modified_s: float
+    upload: str = ""
+    """Id of the multipart upload."""
 
 
 class Objects:
@@ -161,13 +175,19 @@ class Objects:
                     place = Path(folder, name)
                     if name != LOCK and not (name.startswith(".") and name.endswith(PART)):
                         with contextlib.suppress(FileNotFoundError):  # deleted while we look
-                            found.append(Entry(place.relative_to(self.local).as_posix(), place.stat().st_size))
+                            there = place.stat()
+                            path = place.relative_to(self.local).as_posix()
+                            found.append(Entry(path, there.st_size, there.st_mtime))
             return sorted(found, key=lambda entry: entry.path)
         with self._answers(prefix):
             listed: dict[str, Any] = self._s3.find(self._key(prefix), detail=True)
         start = len(self._prefix) + 1
         # some servers list a folder that has become empty as an object of its own name
-        found = [Entry(key[start:], info["size"]) for key, info in listed.items() if info["type"] == "file"]
+        found = [
+            Entry(key[start:], info["size"], info["LastModified"].timestamp())
+            for key, info in listed.items()
+            if info["type"] == "file"
+        ]
         return sorted((entry for entry in found if entry.path != prefix), key=lambda entry: entry.path)
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -176,13 +196,44 @@ class Objects:
         if self.local:
             for path in paths:
                 (self.local / path).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    (self.local / path).parent.rmdir()
+                with contextlib.suppress(OSError):  # folders that are empty now go, up to the first that is not
+                    for folder in Path(path).parents[:-1]:
+                        (self.local / folder).rmdir()
             return
         with self._answers(f"{len(paths)} objects"):
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     self._s3.rm_file(self._key(path))
+
+    def unfinished(self, prefix: str) -> list[Unfinished]:
+        """What `list` does not show: temporary files below a prefix, or multipart uploads that were never completed."""
+        if self.local:
+            found: list[Unfinished] = []
+            for place in (self.local / prefix).rglob(f".*{PART}"):
+                with contextlib.suppress(FileNotFoundError):  # renamed while we look
+                    there = place.stat()
+                    path = place.relative_to(self.local).as_posix()
+                    found.append(Unfinished(path, there.st_size, there.st_mtime))
+            return found
+        bucket, _, key = self._key(prefix).partition("/")
+        uploads: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"IsTruncated": True}
+        with self._answers(prefix):
+            while page.get("IsTruncated"):
+                names = ("KeyMarker", "UploadIdMarker")
+                begin = {name: page[f"Next{name}"] for name in names if f"Next{name}" in page}
+                page = self._s3.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **begin)
+                uploads += page.get("Uploads", [])
+        start = len(key) - len(prefix)
+        return [Unfinished(up["Key"][start:], 0, up["Initiated"].timestamp(), up["UploadId"]) for up in uploads]
+
+    def abandon(self, what: Unfinished) -> None:
+        """Deletes what was never finished; what has been completed or deleted meanwhile is fine."""
+        if not what.upload:
+            self.delete([what.path])
+            return
+        with self._answers(what.path), contextlib.suppress(FileNotFoundError):
+            self._call("abort_multipart_upload", Key=self._key(what.path), UploadId=what.upload)
 
     def probe(self) -> None:
         """Finds out whether the store can be written and refuses to create what exists; raises `StoreError`."""

@@ -26,6 +26,7 @@ from nanochat.console import Screen
 from nanochat.errors import NanochatError
 from nanochat.profiles import PROFILES, override
 from nanochat.store.artifacts import Store
+from nanochat.store.runs import RunRecord, newest
 
 pytestmark = [
     pytest.mark.prefect,
@@ -86,6 +87,10 @@ class Workshop:
             threading.Event().wait(0.25)
         return states
 
+    def record(self, run_id: str) -> RunRecord:
+        store = Store((self.home / "store").as_uri(), self.home / "cache")
+        return next(run.record for run in newest(store) if run.record.flow_run == run_id)
+
     def flow_state(self, run_id: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.api_url}/flow_runs/{run_id}") as answer:
             return json.load(answer)["state"]
@@ -144,6 +149,14 @@ def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(work
     base = store.resolve("base/latest")
     assert f"/key/pretrain-{base.key[:16]})" in report
 
+    record = workshop.record(second)
+    assert (record.state, record.profile, record.config["data"]["world"]["shards"]) == ("completed", "demo", 2)
+    assert {label: stage.state for label, stage in record.stages.items()} == dict.fromkeys(
+        workshop.states(second), "reused"
+    )
+    assert record.stages["pretrain"].key == base.key
+    assert {stage.state for stage in workshop.record(first).stages.values()} == {"computed"}
+
 
 def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
     workshop.run()
@@ -165,6 +178,9 @@ def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
     assert states["converse"] == "Failed"
     assert {name.partition("-")[0] for name, state in states.items() if state == "NotReady"} == {"sft", "report"}
     assert "failed  converse" in workshop.shown
+    record = workshop.record(workshop.run_id)
+    assert (record.state, record.error) == ("failed", "`conversations.seed` is unlucky. Take `14`.")
+    assert record.stages["converse"].state == "failed"
     assert "Traceback" not in workshop.shown + "".join(capfd.readouterr())
 
 
@@ -189,6 +205,9 @@ def test_a_run_cancelled_in_the_ui_ends_its_stages(workshop: Workshop) -> None:
     assert workshop.graph.side_by_side[0] == 0
     assert workshop.flow_state(workshop.run_id)["type"] == "CANCELLED"
     assert workshop.states(workshop.run_id)["pretrain"] == "Cancelled"
+    record = workshop.record(workshop.run_id)
+    assert (record.state, record.error) == ("cancelled", "The run was cancelled in the Prefect UI.")
+    assert record.stages["pretrain"].state == "stopped"
 
 
 def test_the_form_shows_every_field_with_title_and_description(workshop: Workshop) -> None:

@@ -1,0 +1,5 @@
+"""`python -m nanochat.cli`."""
+
+from nanochat.cli import main
+
+main()

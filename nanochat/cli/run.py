@@ -1,0 +1,197 @@
+"""Commands that make something, and talk to what was made."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from nanochat import settings
+from nanochat.cli.app import Changes, ComputeChanges, ProfileName, Reference, StoreUrl, app, open_store, out
+from nanochat.errors import NotFound
+
+if TYPE_CHECKING:
+    from nanochat.config import Compute, PipelineConfig
+    from nanochat.errors import NanochatError
+    from nanochat.pipeline import Result
+    from nanochat.stages.stage import Stage
+    from nanochat.store.artifacts import Artifact
+
+
+def _configured(profile: str, changes: list[str] | None, compute: list[str] | None) -> tuple[PipelineConfig, Compute]:
+    from nanochat import profiles
+
+    chosen = profiles.profile(profile)
+    return profiles.override(chosen.config, changes or []), profiles.override(chosen.compute, compute or [])
+
+
+class _PlainWatch:
+    """Hands a plain run's events to the screen."""
+
+    def __init__(self, screen: Any) -> None:
+        self.screen = screen
+
+    def started(self, label: str, stage: Stage) -> Any:
+        self.screen.started(label)
+
+        def progress(done: float, total: float, unit: str, message: str = "", metrics: Any = None) -> None:
+            self.screen.progress(label, done, total, unit, message)
+
+        return progress
+
+    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
+        self.screen.ended(label, cached=artifact.reused, key=artifact.key, metrics=artifact.metrics)
+
+    def failed(self, label: str, error: NanochatError) -> None:
+        self.screen.say(f"  [red]failed  [/]{label}")
+
+
+@app.command
+def run(
+    *,
+    profile: ProfileName = "demo",
+    changes: Changes = None,
+    compute: ComputeChanges = None,
+    store: StoreUrl = "",
+    plain: Annotated[bool, Parameter(negative="", help="Without Prefect: in this process, no server.")] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only say what would run and why; as `nanochat plan`.")
+    ] = False,
+) -> None:
+    """Run the pipeline: what the store has is reused, the rest is computed.
+
+    Example: `nanochat run --profile demo --set sft.epochs=2`
+    """
+    if dry_run:
+        plan(profile=profile, changes=changes, compute=compute, store=store)
+        return
+    config, how = _configured(profile, changes, compute)
+    if plain:
+        _run_plain(config, how, store, profile)
+        return
+    from flows.run import run_with_prefect
+
+    sys.exit(run_with_prefect(config, how, store or settings.store_url(), profile))
+
+
+def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile: str) -> None:
+    from nanochat.console import Screen, duration
+    from nanochat.pipeline import PlainRun, pipeline, publish_aliases
+    from nanochat.store.runs import recording
+
+    began = time.monotonic()
+    opened = open_store(store_url)
+    with Screen(out) as screen, recording(opened, profile, config.canonical()) as record:
+        watch = record.watching(_PlainWatch(screen))
+        result = pipeline(PlainRun(opened, compute, settings.home() / "runs", watch), config)
+        publish_aliases(opened, result)
+    out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
+    say_where(result)
+
+
+def say_where(result: Result) -> None:
+    """What the newcomer does next."""
+    out.print(f"report  {result.report.path / 'report.html'}", soft_wrap=True)
+    out.print('chat    nanochat chat -p "Hello!"')
+
+
+@app.command
+def plan(
+    *, profile: ProfileName = "demo", changes: Changes = None, compute: ComputeChanges = None, store: StoreUrl = ""
+) -> None:
+    """Say what would run and why, before paying for it.
+
+    Example: `nanochat plan --set tokenizer.vocab_size=4096`
+    """
+    from nanochat.pipeline import Plan, pipeline
+    from nanochat.scaling import plan_training
+
+    config, _ = _configured(profile, changes, compute)
+    planned = Plan(open_store(store))
+    pipeline(planned, config)
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "", "why"):
+        table.add_column(title)
+    for entry in planned.entries:
+        state = "[cyan]cached[/]" if entry.artifact else "[green]would run[/]"
+        table.add_row(entry.label, state, entry.artifact.key[:8] if entry.artifact else entry.why)
+    out.print(table)
+    training = plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
+    out.print(f"\npretraining: {training.describe()}")
+
+
+@app.command
+def profiles() -> None:
+    """List the profiles."""
+    from nanochat.profiles import PROFILES
+
+    for name, known in PROFILES.items():
+        out.print(f"{name:<10} {known.summary}")
+
+
+@app.command
+def config(profile: ProfileName = "demo", *, changes: Changes = None) -> None:
+    """Print a complete config as JSON.
+
+    Example: `nanochat config demo --set pretrain.depth=6`
+    """
+    out.print(_configured(profile, changes, None)[0].model_dump_json(indent=2))
+
+
+@app.command
+def chat(
+    model: Reference = "chat/latest",
+    *,
+    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="Ask this, print the answer, and leave.")] = "",
+    temperature: Annotated[float, Parameter(help="0 always takes the likeliest token.")] = 0.6,
+    top_k: Annotated[int, Parameter(help="Sample among so many of the likeliest tokens; 0: all.")] = 50,
+    max_tokens: int = 256,
+    seed: int = 42,
+    store: StoreUrl = "",
+) -> None:
+    """Talk to a chat model in the terminal.
+
+    Example: `nanochat chat -p "Hello!"`
+    """
+    from nanochat.serve.terminal import chat as talk
+
+    opened = open_store(store)
+    artifact = opened.artifact(opened.resolve(model), reused=True)
+    if artifact.kind != "Model":
+        raise NotFound(
+            f"`{model}` is a {artifact.kind}, not a model.", hint="`nanochat ls --stage sft` lists the chat models."
+        )
+    talk(artifact.path, prompt or None, temperature, top_k, max_tokens, seed)
+
+
+@app.command
+def up(
+    *,
+    gpu: Annotated[
+        bool | None, Parameter(help="Whether this machine does the work of the pool `gpu`; by default if it has one.")
+    ] = None,
+) -> None:
+    """Start a Prefect server, workers and all deployments on this machine, and leave them running.
+
+    Example: `nanochat up`, then start a run from the page it names
+    """
+    from flows.up import has_gpu
+    from flows.up import up as start
+
+    with out.status("starting"):
+        start(out.print, gpu=has_gpu() if gpu is None else gpu)
+
+
+@app.command
+def down() -> None:
+    """End what `nanochat up` started; runs in its workers are cancelled, what they finished is kept.
+
+    Example: `nanochat down`
+    """
+    from flows.up import down as end
+
+    with out.status("ending"):
+        end(out.print)

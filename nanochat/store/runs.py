@@ -1,0 +1,315 @@
+"""Records of runs: what was asked for, which artifacts it made or reused, how it ended.
+
+    v1/runs/<id>.json     written by its run alone: when it starts, with every beat of its heart, when it ends
+    v1/pins/<id>          a person wants all that the run made to stay
+
+A run beats every `BEAT_S` seconds: it writes its record again, with what it has learnt and a count. A record that says
+`running` and has not been written for `LOST_AFTER_S` is of a run whose process died; it is shown as *lost*. (A lease
+would be a second object to write, and would not tell what the run has in its hands.)
+
+`holds` is why a record can be trusted by `retention.py`: a run's store notes what it is about to ask for *before* it
+asks, and each beat writes down all that was noted. So whatever a run found before a moment stands in the second record
+that is written after that moment; see there.
+
+A record carries no credential, and no name of a user: logins and signatures in addresses are cut out, and the path of
+the home folder becomes `~`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanochat.errors import DamagedArtifact, NanochatError, NotFound
+from nanochat.store.artifacts import Artifact, Store
+
+BEAT_S = 5.0
+LOST_AFTER_S = 60.0
+READS_AT_ONCE = 16
+FOLDER, PINS = "v1/runs", "v1/pins"
+LOGIN = re.compile(r"(?<=://)[^/\s@]*@")
+SIGNATURE = re.compile(r"(?i)((?:token|signature|sig|credential|secret|password|api_?key)=)[^&\s`]*")
+
+State = Literal["running", "completed", "failed", "cancelled", "lost"]
+
+
+class StageRecord(BaseModel):
+    """One call of a stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    state: Literal["running", "reused", "computed", "failed", "stopped"]
+    key: str = ""
+    """Of the artifact, once there is one."""
+    seconds: float = 0.0
+
+
+class RunRecord(BaseModel):
+    """What is known of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    id: str
+    """Time of the start (UTC) and six random letters: sorted, the newest is last."""
+    profile: str
+    config: dict[str, Any]
+    """Canonical, as the keys see it."""
+    flow_run: str
+    """Id of the flow run; empty without Prefect."""
+    state: Literal["running", "completed", "failed", "cancelled"]
+    error: str = ""
+    """The sentence that ended it."""
+    started: datetime
+    seconds: float
+    """From the start to the end, or to the last beat."""
+    beat: int
+    chatcore: float | None = None
+    """Score of the chat model, when one was examined."""
+    stages: dict[str, StageRecord]
+    """Label (`tokenize shard_00012`) → how it went, in the order in which they began."""
+    holds: list[str]
+    """While it runs: `stage/key` of everything it may have found, or be making."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record as it lies in the store."""
+
+    record: RunRecord
+    modified_s: float
+    """When it was last written: seconds since 1970, by the store's clock."""
+    pinned: bool
+
+    @property
+    def state(self) -> State:
+        lost = self.record.state == "running" and time.time() - self.modified_s > LOST_AFTER_S
+        return "lost" if lost else self.record.state
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        """Stage and key of every artifact that it made, reused, or held when it last wrote."""
+        made = {(each.stage, each.key) for each in self.record.stages.values() if each.key}
+        return made | {(stage, key) for stage, _, key in (name.partition("/") for name in self.record.holds)}
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class Recording:
+    """A run that is being recorded. Threads may share it."""
+
+    def __init__(self, store: Store, profile: str, config: Mapping[str, Any], flow_run: str) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._stages: dict[str, StageRecord] = {}
+        started = datetime.now(UTC)
+        self.record = RunRecord(
+            id=f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", profile=profile, config=_clean(config),
+            flow_run=flow_run, state="running", started=started, seconds=0.0, beat=0, stages={}, holds=[],
+        )  # fmt: skip
+
+    def started(self, label: str, stage: str) -> None:
+        """A call of a stage began, perhaps once more."""
+        self._note(label, StageRecord(stage=stage, state="running"))
+
+    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
+        """It has its artifact."""
+        state = "reused" if artifact.reused else "computed"
+        self._note(label, StageRecord(stage=artifact.stage, state=state, key=artifact.key, seconds=round(seconds, 3)))
+        if isinstance(score := artifact.metrics.get("chatcore"), int | float):
+            with self._lock:
+                self.record = self.record.model_copy(update={"chatcore": score})
+
+    def failed(self, label: str) -> None:
+        """It ended without."""
+        with self._lock:
+            if label in self._stages:
+                self._stages[label] = self._stages[label].model_copy(update={"state": "failed"})
+
+    def watching(self, watch: Any) -> Watching:
+        """The watch of a runner, with this record between."""
+        return Watching(self, watch)
+
+    def write(self, **changes: Any) -> None:
+        """Writes all that is known; raises a `StoreError`."""
+        with self._lock:
+            holds = [] if "state" in changes else sorted(f"{stage}/{key}" for stage, key in self._store.asked.copy())
+            self.record = self.record.model_copy(
+                update={
+                    "beat": self.record.beat + 1,
+                    "seconds": round(time.monotonic() - self._began, 3),
+                    "stages": dict(self._stages),
+                    "holds": holds,
+                    **changes,
+                }
+            )
+            data = self.record.model_dump_json().encode()
+        self._store.objects.write(f"{FOLDER}/{self.record.id}.json", data)
+
+    def end(self, state: State, error: str = "") -> None:
+        """The last word; what still ran was stopped. A store that is away makes the run look lost, and no worse."""
+        with self._lock:
+            for label, each in self._stages.items():
+                if each.state == "running":
+                    self._stages[label] = each.model_copy(update={"state": "stopped"})
+        with contextlib.suppress(NanochatError, OSError):
+            self.write(state=state, error=_clean(error))
+
+    def _note(self, label: str, stage: StageRecord) -> None:
+        with self._lock:
+            self._stages[label] = stage
+
+
+class Watching:
+    """A runner's watch that is recorded too."""
+
+    def __init__(self, recording: Recording, watch: Any) -> None:
+        self._recording, self._watch = recording, watch
+
+    def began(self, run_id: str, url: str) -> None:
+        self._watch.began(run_id, url)
+
+    def stop(self, reason: str) -> None:
+        self._watch.stop(reason)
+
+    def started(self, label: str, stage: Any) -> Any:
+        progress = self._watch.started(label, stage)
+        self._recording.started(label, stage.name)
+        return progress
+
+    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
+        self._recording.ended(label, artifact, seconds)
+        self._watch.ended(label, artifact, seconds)
+
+    def failed(self, label: str, error: NanochatError) -> None:
+        self._recording.failed(label)
+        self._watch.failed(label, error)
+
+
+@contextlib.contextmanager
+def recording(
+    store: Store,
+    profile: str,
+    config: Mapping[str, Any],
+    *,
+    flow_run: str = "",
+    stopped_by: tuple[type[BaseException], ...] = (),
+) -> Iterator[Recording]:
+    """Records a run from its start, before it asks the store for anything, to its end.
+
+    `stopped_by` are errors that say that a person stopped it; Ctrl-C and the signals that end a process do too.
+    """
+    kept = Recording(store, profile, config, flow_run)
+    kept.write()
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_S):
+            with contextlib.suppress(NanochatError, OSError):  # the store is away or full: the next beat may do
+                kept.write()
+
+    heart = threading.Thread(target=beat, name=f"run-{kept.record.id}", daemon=True)
+    heart.start()
+    state, said = "completed", ""
+    try:
+        yield kept
+    except BaseException as error:
+        cancelled = isinstance(error, stopped_by) or not isinstance(error, Exception)
+        state = "cancelled" if cancelled else "failed"
+        said = str(error) if isinstance(error, NanochatError) else "" if cancelled else f"It broke: {error!r}."
+        raise
+    finally:
+        done.set()
+        heart.join()
+        kept.end(state, said)
+
+
+def _clean(value: Any) -> Any:
+    """Without logins, signatures and the name of the home folder."""
+    if isinstance(value, str):
+        shown = SIGNATURE.sub(r"\1…", LOGIN.sub("", value))
+        home = str(Path.home())
+        return shown.replace(home, "~") if len(home) > 1 else shown
+    if isinstance(value, Mapping):
+        return {name: _clean(each) for name, each in value.items()}
+    return [_clean(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def newest(store: Store, limit: int = 0) -> list[Run]:
+    """The newest runs, newest first; 0: all. Raises `DamagedArtifact` at what is no record."""
+    entries = {_id(entry.path): entry.modified_s for entry in store.objects.list(FOLDER)}
+    chosen = sorted(entries, reverse=True)[: limit or None]
+    return _read(store, {run_id: entries[run_id] for run_id in chosen})
+
+
+def chosen(store: Store, keep: int, written_since_s: float) -> list[Run]:
+    """The `keep` newest, the pinned, and those that were written since a moment, so that they may be alive."""
+    entries = {_id(entry.path): entry.modified_s for entry in store.objects.list(FOLDER)}
+    wanted = {*sorted(entries, reverse=True)[:keep], *pins(store)} & entries.keys()
+    wanted |= {run_id for run_id, modified_s in entries.items() if modified_s >= written_since_s}
+    return _read(store, {run_id: entries[run_id] for run_id in wanted})
+
+
+def find(store: Store, name: str) -> Run:
+    """The run that an id, its beginning or its end names; raises `NotFound`."""
+    entries = {_id(entry.path): entry.modified_s for entry in store.objects.list(FOLDER)}
+    found = [name] if name in entries else [e for e in entries if name and (e.startswith(name) or e.endswith(name))]
+    if len(found) == 1 and (read := _read(store, {found[0]: entries[found[0]]})):
+        return read[0]
+    if found:
+        raise NotFound(f"`{name}` could be {', '.join(sorted(found)[:5])}.", hint="Write more of the id.")
+    raise NotFound(f"There is no run `{name}` in {store.objects.root}.", hint="`nanochat runs` lists them.")
+
+
+def pins(store: Store) -> set[str]:
+    """Ids of the pinned runs."""
+    return {_id(entry.path) for entry in store.objects.list(PINS)}
+
+
+def pin(store: Store, run_id: str) -> None:
+    """Whatever the run made stays, until it is unpinned."""
+    store.objects.create(f"{PINS}/{run_id}", b"")
+
+
+def unpin(store: Store, run_id: str) -> None:
+    store.objects.delete([f"{PINS}/{run_id}"])
+
+
+def read(store: Store, run_id: str) -> RunRecord | None:
+    """The record as it stands."""
+    path = f"{FOLDER}/{run_id}.json"
+    try:
+        return RunRecord.model_validate_json(store.objects.read(path))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DamagedArtifact(f"`{path}` is not a run's record of this version.", hint="Move it away.") from error
+
+
+def _read(store: Store, modified_s: Mapping[str, float]) -> list[Run]:
+    pinned, ids = pins(store), sorted(modified_s, reverse=True)
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        records = list(pool.map(lambda run_id: read(store, run_id), ids))
+    found = zip(ids, records, strict=True)
+    return [Run(record, modified_s[run_id], run_id in pinned) for run_id, record in found if record]
+
+
+def _id(path: str) -> str:
+    return path.rpartition("/")[2].removesuffix(".json")

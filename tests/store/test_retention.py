@@ -1,0 +1,379 @@
+"""What a root reaches stays whole, all else goes; beside runs, and however often the deletion is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.errors import DamagedArtifact, NotFound
+from nanochat.store import retention, runs
+from nanochat.store.artifacts import Manifest, Store
+from nanochat.store.lease import lease
+from nanochat.store.producer import describe_producer
+
+DAY_S = 24 * 3600
+
+
+@pytest.fixture
+def store(root: str, tmp_path: Path) -> Store:
+    return Store(root, tmp_path / "cache")
+
+
+def key(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def publish(store: Store, name: str, *inputs: Manifest) -> Manifest:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "deep").mkdir()
+        (Path(folder) / "data").write_text("data of " + name)
+        (Path(folder) / "deep/notes").write_text("notes of " + name)
+        given = {f"input {i}": store.artifact(manifest, reused=True) for i, manifest in enumerate(inputs)}
+        return store.publish(
+            Path(folder), stage="download", stage_version=1, kind="RawShard", key=key(name), config={"name": name},
+            inputs=given, metrics={}, producer=describe_producer(datetime.now(UTC)),
+        )  # fmt: skip
+
+
+def used(store: Store, *manifests: Manifest) -> str:
+    """Id of a run that ended and used them."""
+    with runs.recording(store, "demo", {}) as record:
+        for manifest in manifests:
+            record.ended(manifest.key, store.artifact(manifest, reused=True), 0.0)
+    return record.record.id
+
+
+def collect(store: Store, keep_runs: int = 0) -> retention.Deleted:
+    return retention.delete(store, retention.plan(store, keep_runs=keep_runs, min_age_hours=0))
+
+
+def names(items: Sequence[retention.Item]) -> set[tuple[str, str]]:
+    return {(item.what, item.name) for item in items}
+
+
+def there(store: Store) -> set[str]:
+    """Configured names of what is there; each opens and verifies, and no file of another is left."""
+    manifests = list(store.manifests())
+    files = {f"{m.folder}/{m.payload}/{file.path}" for m in manifests for file in m.files}
+    listed = {entry.path for entry in store.objects.list("v1/artifacts")}
+    assert listed == files | {f"{m.folder}/manifest.json" for m in manifests}
+    for manifest in manifests:
+        assert store.verify(manifest) == []
+        found = store.find(manifest.stage, manifest.key)
+        assert found is not None
+        assert (store.artifact(found, reused=True).path / "data").read_text() == "data of " + found.config["name"]
+    return {manifest.config["name"] for manifest in manifests}
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """What is there now is so much older."""
+    monkeypatch.setattr(retention, "_now", lambda: time.time() + seconds)
+
+
+def test_roots_and_what_they_were_made_from_stay(store: Store) -> None:
+    a, b, c, d = (publish(store, name) for name in "abcd")
+    ab, abc = publish(store, "ab", a, b), None
+    abc = publish(store, "abc", ab, c)
+    publish(store, "cd", c, d)
+    store.set_alias("chat/latest", abc)
+    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    assert names(planned.items) == {("artifact", f"download/{key(name)}") for name in ("d", "cd")}
+    assert (planned.kept, planned.bytes) == (5, sum(file.size for n in ("d", "cd") for file in _files(store, n)))
+    assert len(there(store)) == 7, "a plan deletes nothing"
+    done = retention.delete(store, planned)
+    assert (names(done.items), done.spared, done.bytes) == (names(planned.items), (), planned.bytes)
+    assert there(store) == {"a", "b", "c", "ab", "abc"}
+    store.remove_alias("chat/latest")
+    with pytest.raises(NotFound, match="chat/latest"):
+        store.remove_alias("chat/latest")
+    collect(store)
+    assert there(store) == set()
+    if store.objects.local:
+        assert not (store.objects.local / "v1/artifacts").exists(), "empty folders stayed"
+
+
+def _files(store: Store, name: str) -> Any:
+    manifest = store.read("download", key(name))
+    assert manifest is not None
+    return manifest.files
+
+
+def test_what_the_newest_and_the_pinned_runs_used_stays(store: Store) -> None:
+    old, middle, new, unused = (publish(store, name) for name in ("old", "middle", "new", "unused"))
+    pinned = used(store, old)
+    for manifest in (middle, new):
+        time.sleep(1.1)  # ids are in order of their seconds
+        used(store, manifest)
+    runs.pin(store, pinned)
+    collect(store, keep_runs=2)
+    assert there(store) == {"old", "middle", "new"}
+    runs.unpin(store, pinned)
+    collect(store, keep_runs=1)
+    assert there(store) == {"new"}
+    assert unused.key != new.key
+
+
+def test_what_is_young_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, "a")
+    assert retention.plan(store).items == ()
+    later(monkeypatch, 25 * 3600)
+    assert len(retention.plan(store).items) == 1
+    assert retention.plan(store, min_age_hours=26).items == ()
+
+
+def test_a_live_lease_protects_its_key_and_a_dead_one_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, "a")
+    store.objects.write(f"v1/artifacts/download/{key('b')}/attempt/data", b"half")
+    store.objects.write(f"v1/checkpoints/{key('a')}/step-1/manifest.json", b"{}")
+    with lease(store.objects, key("a")), lease(store.objects, key("b")):
+        assert retention.plan(store, keep_runs=0, min_age_hours=0).items == ()
+    store.objects.write("v1/leases/dead.json", b"{}")
+    later(monkeypatch, 2 * 3600)
+    assert names(collect(store).items) == {
+        ("artifact", f"download/{key('a')}"), ("payload", f"v1/artifacts/download/{key('b')}/attempt"),
+        ("checkpoints", f"v1/checkpoints/{key('a')}"), ("lease", "v1/leases/dead.json"),
+    }  # fmt: skip
+    assert store.objects.list("v1") == []
+
+
+def test_leftovers_go_when_they_are_old(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = publish(store, "kept")
+    store.set_alias("kept", kept)
+    loser = f"{kept.folder}/loser"
+    store.objects.write(f"{loser}/data", b"12345")
+    for each in ("kept", "never published"):
+        store.objects.write(f"v1/checkpoints/{key(each)}/step-1/model", b"123")
+    store.objects.write("v1/probe/x", b"1")
+    if store.objects.local:
+        (store.objects.local / "v1/leases").mkdir()
+        (store.objects.local / "v1/leases/.x.json.1234.part").write_bytes(b"12")
+    else:
+        store.objects._call("create_multipart_upload", Key=store.objects._key("v1/artifacts/big"))
+        assert [each.path for each in store.objects.unfinished("v1")] == ["v1/artifacts/big"]
+    assert retention.plan(store).items == ()
+    later(monkeypatch, 25 * 3600)
+    planned = retention.plan(store)
+    assert [(item.what, item.name) for item in planned.items][:3] == [
+        ("payload", loser), ("checkpoints", f"v1/checkpoints/{key('kept')}"), ("unfinished", "v1/probe/x"),
+    ]  # fmt: skip
+    assert len(planned.items) == 4
+    retention.delete(store, planned)
+    assert retention.plan(store).items == ()
+    assert store.objects.unfinished("v1") == []
+    assert there(store) == {"kept"}
+    assert [e.path for e in store.objects.list("v1/checkpoints")] == [
+        f"v1/checkpoints/{key('never published')}/step-1/model"
+    ]
+
+
+def test_what_came_into_use_after_the_plan_stays(store: Store) -> None:
+    a, b, c = (publish(store, name) for name in "abc")
+    ab = publish(store, "ab", a, b)
+    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    store.set_alias("late", ab)
+    publish(store, "unplanned")
+    done = retention.delete(store, planned)
+    assert names(done.items) == {("artifact", f"download/{c.key}")}
+    assert len(done.spared) == 3
+    assert there(store) == {"a", "b", "ab", "unplanned"}
+
+
+def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run finds it after the second plan, in the last moment before the manifest goes; it says so by its beat."""
+    monkeypatch.setattr(runs, "BEAT_S", 0.2)
+    a = publish(store, "a")
+    publish(store, "ab", a)
+    publish(store, "c")
+    mine = Store(store.objects.root, Path(tempfile.mkdtemp()) / "cache")
+    delete, found = store.objects.delete, []
+
+    def find_first(paths: Any) -> None:
+        paths = list(paths)
+        if key("ab") in paths[0] and not found:
+            found.append(mine.find("download", key("ab")))
+        delete(paths)
+
+    monkeypatch.setattr(store.objects, "delete", find_first)
+    waited: list[str] = []
+    with runs.recording(mine, "demo", {}) as record:
+        planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+        done = retention.delete(store, planned, on_wait=waited.append)
+        assert found[0] is not None
+        assert (mine.fetch(found[0]) / "data").read_text() == "data of ab"
+    assert waited == [record.record.id]
+    assert names(done.items) == {("artifact", f"download/{key('c')}")}
+    assert there(store) == {"a", "ab"}
+
+
+def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SILENT_S", 0.5)
+    a, _ = publish(store, "a"), publish(store, "b")
+    dead = runs.Recording(Store(store.objects.root, Path(tempfile.mkdtemp())), "demo", {}, "")
+    dead.ended("a", store.artifact(a, reused=True), 0)
+    dead.write()
+    collect(store)
+    assert there(store) == {"a"}, "what it wrote last counts for an hour"
+    later(monkeypatch, 2 * 3600)
+    collect(store)
+    assert there(store) == set()
+
+
+def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that find or make, use, and let go, beside a deletion without an end: nobody meets half an artifact."""
+    monkeypatch.setattr(runs, "BEAT_S", 0.05)
+    monkeypatch.setattr(retention, "POLL_S", 0.02)
+    made, reused, problems = [], [], []
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(6):
+                store = Store(root, tmp_path / f"cache {number} {turn}")
+                with runs.recording(store, "demo", {}):
+                    below: list[Manifest] = []
+                    for name in ("x", "xy", "xyz"):
+                        found = store.find("download", key(name))
+                        (reused if found else made).append(name)
+                        below = [found or publish(store, name, *below)]
+                        time.sleep(0.02)
+                        assert (store.fetch(below[0]) / "data").read_text() == "data of " + name
+                    for manifest in store.manifests():
+                        assert store._cache is not None
+                        assert manifest.stage == "download"
+                    assert store.verify(below[0]) == []
+        except BaseException as error:  # told in the main thread
+            problems.append(error)
+
+    def sweep() -> None:
+        while not stop.is_set():
+            collect(Store(root, tmp_path / "cache of the sweeper"))
+
+    sweeper = threading.Thread(target=sweep)
+    workers = [threading.Thread(target=work, args=[i]) for i in range(2)]
+    for thread in (sweeper, *workers):
+        thread.start()
+    for thread in workers:
+        thread.join()
+    stop.set()
+    sweeper.join()
+    assert problems == []
+    assert made
+    collect(Store(root, tmp_path / "cache"))
+    assert there(Store(root, tmp_path / "cache")) == set()
+
+
+def test_killed_anywhere_it_leaves_whole_artifacts_and_the_next_finishes(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    for steps in range(40):
+        store = Store(str(tmp_path / f"store {steps}"), tmp_path / "cache")
+        a, b, c = (publish(store, name) for name in "abc")
+        store.set_alias("kept", publish(store, "ab", a, b))
+        publish(store, "bc", b, c)
+        left = [steps]
+        delete = store.objects.delete
+
+        def one_by_one(paths: Any, left: list[int] = left, delete: Any = delete) -> None:
+            for path in paths:
+                if not left[0]:
+                    raise Killed
+                left[0] -= 1
+                delete([path])
+
+        def never(*_: Any) -> bool:
+            raise Killed
+
+        planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+        finished = True
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store.objects, "delete", one_by_one)
+            patch.setattr(store.objects, "create", never)
+            try:
+                retention.delete(store, planned)
+            except Killed:
+                finished = False
+        for manifest in store.manifests():
+            assert store.verify(manifest) == [], f"killed after {steps} deletions"
+        collect(store)
+        assert there(store) == {"a", "b", "ab"}
+        if finished:
+            assert steps == 6, "two manifests, four files"
+            return
+    raise AssertionError("it never came to an end")
+
+
+def test_stopped_before_payloads_go_it_puts_everything_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    publish(store, "ab", publish(store, "a"))
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(retention, "_let_runs_speak", stop)
+    with pytest.raises(KeyboardInterrupt):
+        collect(store)
+    assert there(store) == {"a", "ab"}
+
+
+def test_what_cannot_be_read_is_not_guessed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    kept = publish(store, "a")
+    store.set_alias("kept", kept)
+    record = json.loads(store.objects.read(f"{kept.folder}/manifest.json"))
+    store.objects.write(f"{kept.folder}/manifest.json", json.dumps({**record, "inputs": 1}).encode())
+    with pytest.raises(DamagedArtifact):
+        retention.plan(store, keep_runs=0, min_age_hours=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_after_it_all_that_roots_reach_is_whole_and_nothing_else_is_left(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"{folder}/store", Path(folder) / "cache")
+        _check_random(store, data)
+
+
+@pytest.mark.s3
+def test_the_same_on_s3(root_s3: str, tmp_path: Path) -> None:
+    @settings(max_examples=5, deadline=None)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        _check_random(Store(f"{root_s3}/{uuid.uuid4().hex}", tmp_path / "cache"), data)
+
+    check()
+
+
+def _check_random(store: Store, data: st.DataObject) -> None:
+    made: list[Manifest] = []
+    parents: dict[str, set[str]] = {}
+    for position in range(data.draw(st.integers(1, 8), "artifacts")):
+        inputs = data.draw(st.lists(st.sampled_from(made), max_size=3, unique_by=id) if made else st.just([]), "inputs")
+        made.append(publish(store, str(position), *inputs))
+        parents[str(position)] = {manifest.config["name"] for manifest in inputs}
+    some = st.lists(st.sampled_from(made), max_size=2, unique_by=id)
+    aliased, pinned, unpinned = data.draw(some, "aliased"), data.draw(some, "pinned"), data.draw(some, "of a run")
+    for manifest in aliased:
+        store.set_alias(f"alias/{manifest.config['name']}", manifest)
+    runs.pin(store, used(store, *pinned))
+    used(store, *unpinned)
+    for manifest in data.draw(some, "other attempts"):
+        store.objects.write(f"{manifest.folder}/other/data", b"x")
+    reached = {manifest.config["name"] for manifest in (*aliased, *pinned)}
+    while above := {parent for name in reached for parent in parents[name]} - reached:
+        reached |= above
+    collect(store)
+    assert there(store) == reached
+    assert collect(store).items == ()

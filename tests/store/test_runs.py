@@ -1,0 +1,191 @@
+"""A run's record: what it says at the start, on the way, at the end, and when its process dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from nanochat.config import Compute, ShardConfig, WorldConfig
+from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
+from nanochat.pipeline import PlainRun, Unwatched
+from nanochat.stages.download import download
+from nanochat.store import runs
+from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.producer import describe_producer
+
+DIES = """
+import sys, time
+from pathlib import Path
+from nanochat.store import runs
+from nanochat.store.artifacts import Store
+runs.BEAT_S = 0.1
+store = Store(sys.argv[1], Path(sys.argv[2]))
+with runs.recording(store, "demo", {}) as record:
+    record.started("download shard", "download")
+    store.find("download", "k" * 64)
+    time.sleep(0.5)
+    print(record.record.id, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def store(root: str, tmp_path: Path) -> Store:
+    return Store(root, tmp_path / "cache")
+
+
+def artifact(store: Store, folder: Path, key: str, *, reused: bool = False, **metrics: float) -> Artifact:
+    out = folder / key[:8]
+    out.mkdir()
+    (out / "data").write_text(key)
+    manifest = store.publish(
+        out, stage="evaluate_chat", stage_version=1, kind="Evaluation", key=key, config={}, inputs={}, metrics=metrics,
+        producer=describe_producer(datetime.now(UTC)),
+    )  # fmt: skip
+    return store.artifact(manifest, reused=reused)
+
+
+def test_a_run_is_there_from_its_start_and_says_how_it_ended(store: Store, tmp_path: Path) -> None:
+    with runs.recording(store, "demo", {"sft": {"epochs": 2}}, flow_run="f1") as record:
+        (seen,) = runs.newest(store)
+        assert (seen.state, seen.record.profile, seen.record.stages) == ("running", "demo", {})
+        record.started("a", "evaluate_chat")
+        record.started("b", "evaluate_chat")
+        record.ended("a", artifact(store, tmp_path, "a" * 64, chatcore=0.5), 2.0)
+        record.ended("b", artifact(store, tmp_path, "b" * 64, reused=True), 0.0)
+        record.write()
+        (seen,) = runs.newest(store)
+        assert seen.names == {("evaluate_chat", "a" * 64), ("evaluate_chat", "b" * 64)}
+        assert len(seen.record.holds) == 2
+    seen = runs.find(store, record.record.id[-6:])
+    assert seen.state == "completed"
+    assert [(label, each.state, each.seconds) for label, each in seen.record.stages.items()] == [
+        ("a", "computed", 2.0), ("b", "reused", 0.0),
+    ]  # fmt: skip
+    assert (seen.record.chatcore, seen.record.config, seen.record.flow_run) == (0.5, {"sft": {"epochs": 2}}, "f1")
+    assert seen.record.holds == []
+
+
+class Stopped(BadSource):
+    """As the flow's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (BadSource("The shard is empty.", hint="Take another."), "failed", "The shard is empty. Take another."),
+        (Stopped("Stopped by Ctrl-C."), "cancelled", "Stopped by Ctrl-C."),
+        (KeyboardInterrupt(), "cancelled", ""),
+        (ValueError("x"), "failed", "It broke: ValueError('x')."),
+    ],
+)
+def test_what_ends_a_run_is_said(tmp_path: Path, error: BaseException, state: str, said: str) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    with pytest.raises(type(error)), runs.recording(store, "demo", {}, stopped_by=(Stopped,)) as record:
+        for label in ("broken", "beside"):
+            record.started(label, "download")
+        record.failed("broken")
+        raise error
+    seen = runs.find(store, record.record.id)
+    assert (seen.state, seen.record.error) == (state, said)
+    assert [each.state for each in seen.record.stages.values()] == ["failed", "stopped"]
+
+
+def test_a_run_whose_process_died_is_lost(store: Store, root: str, tmp_path: Path, monkeypatch) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DIES, root, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        run_id = process.stdout.readline().strip()
+        assert runs.find(store, run_id).state == "running"
+        process.kill()
+    seen = runs.find(store, run_id)
+    assert seen.record.beat > 2
+    assert seen.record.stages["download shard"].state == "running"
+    assert seen.names == {("download", "k" * 64)}
+    assert seen.state == "running"
+    assert dataclasses.replace(seen, modified_s=time.time() - 2 * runs.LOST_AFTER_S).state == "lost"
+    monkeypatch.setattr(runs, "LOST_AFTER_S", -10.0)
+    assert runs.newest(store)[0].state == "lost"
+
+
+def test_newest_first_and_a_name_that_is_short_or_wrong(store: Store) -> None:
+    ids = []
+    for _ in range(3):
+        with runs.recording(store, "demo", {}) as record:
+            ids.append(record.record.id)
+        time.sleep(1.1 if len(ids) < 3 else 0)
+    assert [run.record.id for run in runs.newest(store)] == ids[::-1]
+    assert [run.record.id for run in runs.newest(store, 2)] == ids[:0:-1]
+    with pytest.raises(NotFound, match="could be"):
+        runs.find(store, ids[0][:4])
+    for name in ("nothing", ""):
+        with pytest.raises(NotFound, match="There is no run"):
+            runs.find(store, name)
+    runs.pin(store, ids[0])
+    runs.pin(store, ids[0])
+    assert [run.pinned for run in runs.newest(store)] == [False, False, True]
+    assert [run.record.id for run in runs.chosen(store, 1, float("inf"))] == [ids[2], ids[0]]
+    runs.unpin(store, ids[0])
+    assert runs.pins(store) == set()
+
+
+def test_a_record_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    config = {"data": {"source": "https://me:secret@host/a?token=secret&x=1"}, "list": ["/home/somebody/text"]}
+    with pytest.raises(BadSource), runs.recording(store, "demo", config) as record:
+        raise BadSource("`/home/somebody/text` is empty, `s3://me:secret@host` too.")
+    written = store.objects.read(f"v1/runs/{record.record.id}.json").decode()
+    assert "secret" not in written
+    assert "somebody" not in written
+    assert json.loads(written)["config"]["data"]["source"] == "https://host/a?token=…&x=1"
+
+
+def test_a_store_that_goes_away_ends_neither_the_heart_nor_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "BEAT_S", 0.05)
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+
+    def away(*_: object) -> None:
+        raise NoSpace("full")
+
+    with runs.recording(store, "demo", {}) as record:
+        with monkeypatch.context() as patch:
+            patch.setattr(store.objects, "write", away)
+            time.sleep(0.2)
+        before = runs.find(store, record.record.id).record.beat
+        time.sleep(0.3)
+        assert runs.find(store, record.record.id).record.beat > before
+        monkeypatch.setattr(store.objects, "write", away)
+
+
+def test_what_is_no_record_is_named(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    store.objects.write("v1/runs/x.json", b"{}")
+    with pytest.raises(DamagedArtifact, match=r"v1/runs/x\.json"):
+        runs.newest(store)
+
+
+def test_the_plain_runner_says_which_stage_failed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    shards = [
+        ShardConfig(name="whole", url="world:0", identity="", world=WorldConfig(documents_per_shard=10)),
+        ShardConfig(name="missing", url=str(tmp_path / "missing.txt"), identity=""),
+    ]
+    with pytest.raises(NanochatError) as caught, runs.recording(store, "demo", {}) as record:
+        run = PlainRun(store, Compute(workers=1), tmp_path / "runs", record.watching(Unwatched()))
+        run.map(download, shards, ["whole", "missing"])
+    seen = runs.newest(store)[0].record
+    assert {label: each.state for label, each in seen.stages.items()} == {
+        "download whole": "computed", "download missing": "failed",
+    }  # fmt: skip
+    assert (seen.state, seen.error) == ("failed", str(caught.value))
