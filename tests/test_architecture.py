@@ -43,7 +43,7 @@ def test_constraints_name_no_address() -> None:
 
 def test_the_command_line_starts_without_torch_and_prefect() -> None:
     probe = (
-        "import sys, nanochat.cli, nanochat.profiles; "
+        "import sys, nanochat.cli.main, nanochat.profiles; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'prefect', 'datasets')))"
     )
     import sys

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.cli import app
+from nanochat.cli.main import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"^\$ (nanochat [^#\n]*)", README, re.MULTILINE)))

@@ -69,6 +69,16 @@ def test_the_plan_says_what_would_run_and_why(home: Path) -> None:
     assert re.search(r"pretrain\s+would run\s+its input comes from", said), said
 
 
+def test_why_something_was_made_is_said(home: Path) -> None:
+    assert "because there was none of its stage" in nanochat("why", "base/latest", home=home)
+    chats = [line.split()[3] for line in nanochat("ls", "--stage", "sft", home=home).splitlines()[1:]]
+    assert len(chats) == 2
+    assert re.search(r"because, unlike \w{8} of .*:\n  sft: ", nanochat("why", f"sft/{chats[0]}", home=home))
+    assert "final_loss" in nanochat("diff", f"sft/{chats[1]}", f"sft/{chats[0]}", home=home)
+    assert "only like can be compared" in nanochat("diff", "base/latest", "chat/latest", home=home, code=1)
+    assert "─ sft" in nanochat("lineage", "base/latest", "--down", home=home)
+
+
 def test_the_model_talks_and_knows_where_it_comes_from(home: Path) -> None:
     assert nanochat("chat", "-p", "Hello!", "--max-tokens", "8", home=home) is not None
     lineage = nanochat("lineage", "chat/latest", home=home)

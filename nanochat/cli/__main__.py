@@ -1,5 +1,5 @@
 """`python -m nanochat.cli`."""
 
-from nanochat.cli import main
+from nanochat.cli.main import main
 
 main()

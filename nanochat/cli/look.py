@@ -170,7 +170,7 @@ def runs(
         return
     table = Table(box=None, pad_edge=False)
     for title in ("started", "run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
-        table.add_column(title)
+        table.add_column(title, no_wrap=title != "changed")
     for each in found:
         record, states = each.record, [stage.state for stage in each.record.stages.values()]
         table.add_row(
