@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.models import publish_models
 from flows.publish import publish_run
 from flows.tasks import WATCH, PrefectRun, Stopped, open_store
 from nanochat import settings
@@ -90,6 +91,7 @@ def _execute(profile: str, config: PipelineConfig, compute: Compute, url: str, o
     publish_aliases(opened, handles.each(lambda future: opened.artifact(future.result(), reused=True)))
     outcome = {label: (future.result(), future.state.name == "Cached") for label, future in run.futures.items()}
     publish_run(flow_run.name or profile, flow_run.id or "", outcome)
+    publish_models(opened)
     cached = sum(reused for _, reused in outcome.values())
     state = "Cached" if cached == len(outcome) else None
     return Completed(name=state, message=f"{len(outcome) - cached} computed, {cached} cached")

@@ -61,11 +61,11 @@ def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str
         "## Lineage",
         f"![lineage](data:image/svg+xml;base64,{picture})",
         "## Inputs",
-        _table("input stage artifact digest", (_input_row(name, reference) for name, reference in rows), len(rows)),
+        table("input stage artifact digest", (_input_row(name, reference) for name, reference in rows), len(rows)),
         "## Metrics",
-        _table("metric value", _metric_rows(manifest.metrics), len(manifest.metrics)),
+        table("metric value", _metric_rows(manifest.metrics), len(manifest.metrics)),
         "## Files",
-        _table(
+        table(
             "file bytes sha256",
             ([f"`{entry.path}`", f"{entry.size:,}", f"`{entry.sha256[:16]}…`"] for entry in manifest.files),
             len(manifest.files),
@@ -88,9 +88,14 @@ def _input_row(name: str, reference: InputRef) -> list[str]:
 
 
 def link(stage: str, key: str) -> str:
-    """A link to an artifact's page: from page to page, in the face of the UI that one is in."""
+    """A link to an artifact's page."""
+    return f"[{key[:12]}]({address(page_key(stage, key))})"
+
+
+def address(page: str) -> str:
+    """Where a page is, from another one, in the face of the UI that one is in."""
     prefix = settings.prefect_ui_prefix()
-    return f"[{key[:12]}]({f'{prefix}/artifacts' if prefix else '..'}/key/{page_key(stage, key)})"
+    return f"{f'{prefix}/artifacts' if prefix else '..'}/key/{page}"
 
 
 def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[list[str]]:
@@ -99,7 +104,8 @@ def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[list[str]]:
             yield [name.replace("_", " "), value if isinstance(value, str) else number(value)]
 
 
-def _table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> str:
+def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> str:
+    """Markdown of so many rows, of which the first `most` are shown; `none` if there is none."""
     names = heads.split()
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for position, row in enumerate(rows):
@@ -122,7 +128,8 @@ def publish_run(name: str, run_id: str, outcome: Mapping[str, tuple[Manifest, bo
         for label, (manifest, reused) in outcome.items()
     )
     create_markdown_artifact(
-        f"# {name}\n\n{_table('stage artifact state result', rows, len(outcome), most=200)}",
+        f"# {name}\n\n{table('stage artifact state result', rows, len(outcome), most=200)}\n\n"
+        f"[All models so far]({address('models')})",
         key=f"run-{run_id}",
         description="What this run made, and what it reused.",
     )

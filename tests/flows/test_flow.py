@@ -167,6 +167,36 @@ def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
     assert [bar["data"] for bar in bars] == [100.0]
 
 
+def test_all_models_are_on_a_page_best_first(workshop: Workshop) -> None:
+    _, run_id = workshop.run()
+    pages = {page["key"]: page["data"] for page in workshop.of_run("artifacts", run_id)}
+    assert "/key/models)" in pages[f"run-{run_id}"]
+    store = Store((workshop.home / "store").as_uri(), workshop.home / "cache")
+    for stage in ("pretrain", "sft"):
+        for manifest in store.manifests(stage):
+            assert f"/key/{stage}-{manifest.key[:16]})" in pages["models"]
+    assert "base/latest" in pages["models"]
+
+
+def test_the_store_is_verified_and_cleared_up_by_flows(workshop: Workshop) -> None:
+    from flows.keep import gc_flow, verify_flow
+
+    workshop.run(store="kept")
+    url = (workshop.home / "kept").as_uri()
+    whole = verify_flow(url, return_state=True)
+    assert (whole.name, whole.message) == ("Completed", whole.message)
+    assert "9 of 9 artifacts are whole" in (whole.message or "")
+    assert (gc_flow(url, return_state=True).message or "").endswith("9 artifacts stay.")
+
+    path = next(path for path in (workshop.home / "kept").rglob("*") if path.is_file() and "sft" in str(path.parent))
+    path = next(each for each in path.parent.rglob("*") if each.is_file() and each.name != "manifest.json")
+    path.chmod(0o644)
+    path.write_bytes(b"?" * path.stat().st_size)
+    assert verify_flow(url, return_state=True).is_failed()
+    assert "1 taken out" in (verify_flow(url, repair=True, return_state=True).message or "")
+    assert "8 of 8 artifacts are whole" in (verify_flow(url, return_state=True).message or "")
+
+
 def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
     workshop: Workshop, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,76 @@
+"""Flows that look after the store: hash it again, and clear it up. Both say on a page what they found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows.publish import table
+from flows.tasks import open_store
+from nanochat import settings
+from nanochat.errors import NanochatError
+from nanochat.store import retention
+
+
+@flow(name="verify-store", persist_result=False)
+def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
+    """Hashes again what the store holds. Fails when something is damaged and not repaired.
+
+    Args:
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+        repair: Take damaged artifacts out, so that the next run makes them again.
+    """
+    try:
+        opened = open_store(store or settings.store_url())
+        manifests = list(opened.manifests())
+        damaged = {manifest.folder: problems for manifest in manifests if (problems := opened.verify(manifest))}
+        if repair:
+            for manifest in manifests:
+                if manifest.folder in damaged:
+                    opened.remove(manifest)
+    except NanochatError as error:
+        return Failed(message=str(error), data=error)
+    size = sum(entry.size for manifest in manifests for entry in manifest.files)
+    said = f"{len(manifests) - len(damaged)} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed)."
+    rows = [[f"`{folder}`", "; ".join(problems)] for folder, problems in damaged.items()]
+    page = f"# {said}\n\n{table('damaged what', rows, len(rows), most=200)}"
+    create_markdown_artifact(page, key="verify-store", description=said)
+    if damaged and not repair:
+        return Failed(message=f"{said} Run it with `repair`: the damaged ones go, and the next run makes them again.")
+    return Completed(message=said + (f" {len(damaged)} taken out." if damaged else ""))
+
+
+@flow(name="gc", persist_result=False)
+def gc_flow(
+    store: str = "",
+    keep_runs: Annotated[int, Field(ge=0)] = 3,
+    min_age_hours: Annotated[float, Field(ge=0)] = 24.0,
+    delete: bool = False,
+) -> State[Any]:
+    """Says what no alias, pinned run or recent run needs, and how much room it takes; deletes it if told to.
+
+    Args:
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+        keep_runs: What the newest so many runs made or reused stays.
+        min_age_hours: What is younger stays.
+        delete: Do it; otherwise it is only said.
+    """
+    try:
+        opened = open_store(store or settings.store_url())
+        plan = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
+        rows = [[item.what, f"`{item.name}`", f"{item.bytes / 1e6:,.2f}", item.why] for item in plan.items]
+        said = f"{len(plan.items)} to delete, {plan.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
+        if delete and plan.items:
+            done = retention.delete(opened, plan)
+            said = f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
+    except NanochatError as error:
+        return Failed(message=str(error), data=error)
+    create_markdown_artifact(
+        f"# {said}\n\n{table('what name MB why', rows, len(rows), most=200)}", key="gc", description=said
+    )
+    return Completed(message=said)

@@ -1,0 +1,66 @@
+"""The page of all models so far, with their scores, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.publish import link, table
+from nanochat.console import duration, number
+from nanochat.store.artifacts import Store
+from nanochat.store.manifest import Manifest
+
+KEY = "models"
+KINDS = {
+    "pretrain": ("Base models", "evaluate_base", "bits_per_byte", 1),
+    "sft": ("Chat models", "evaluate_chat", "chatcore", -1),
+}
+"""Stage → title, the stage that examines it, its score, and whether less (1) or more (-1) of it is better."""
+
+
+def publish_models(store: Store) -> None:
+    """Renews the page; reads the manifests of models and their examinations, all at once."""
+    with ThreadPoolExecutor(4) as pool:
+        stages = [name for stage, (_, examined, _, _) in KINDS.items() for name in (stage, examined)]
+        found = dict(zip(stages, pool.map(lambda stage: list(store.manifests(stage)), stages), strict=True))
+    aliases: dict[str, list[str]] = {}
+    for alias, target in store.aliases().items():
+        aliases.setdefault(target.key, []).append(alias)
+    depths = {base.key: str(base.config.get("model", {}).get("depth", "")) for base in found["pretrain"]}
+    parts, count = ["# Models"], 0
+    for stage, (title, examined, score, sign) in KINDS.items():
+        rows = list(_rows(found[stage], found[examined], aliases, depths, score, sign))
+        count += len(rows)
+        heads = f"made key depth tokens {score} took aliases"
+        parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
+    create_markdown_artifact("\n\n".join(parts), key=KEY, description=f"{count} models, best first")
+
+
+def _rows(
+    models: Iterable[Manifest],
+    examinations: Iterable[Manifest],
+    aliases: dict[str, list[str]],
+    depths: dict[str, str],
+    score: str,
+    sign: int,
+) -> Iterable[list[str]]:
+    scores: dict[str, Any] = {}
+    for examination in examinations:
+        for references in examination.inputs.values():
+            for reference in references:
+                scores.setdefault(reference.key, examination.metrics.get(score))
+    unscored = float("inf")
+    for model in sorted(models, key=lambda m: unscored if scores.get(m.key) is None else sign * scores[m.key]):
+        made, found = model.producer, scores.get(model.key)
+        yield [
+            f"{made.ended:%Y-%m-%d %H:%M}",
+            link(model.stage, model.key),
+            depths.get(model.key) or next((depths[base.key] for base in model.inputs.get("base", [])), ""),
+            number(model.metrics["train_tokens"]) if "train_tokens" in model.metrics else "",
+            "" if found is None else f"{found:.4f}",
+            duration(made.seconds),
+            ", ".join(aliases.get(model.key, [])),
+        ]
