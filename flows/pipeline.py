@@ -18,6 +18,7 @@ from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
 from nanochat.errors import NanochatError, StageFailed
 from nanochat.pipeline import pipeline, publish_aliases
+from nanochat.profiles import parse
 from nanochat.profiles import profile as profile_named
 from nanochat.store.artifacts import Store
 from nanochat.store.runs import recording
@@ -31,12 +32,17 @@ ProfileName = Literal["demo", "cpu", "d12", "speedrun"]
 def run_name() -> str:
     """`demo · d4 · world`."""
     given: dict[str, Any] = flow_run.parameters or {}
-    config = _config(given.get("profile", "demo"), given.get("config"))
+    name = given.get("profile", "demo")
+    try:
+        config = _config(name, given.get("config"))
+    except NanochatError:  # the flow will say it
+        return f"{name} · refused"
     source = PurePosixPath(config.data.source.rstrip("/")).name
-    return f"{given.get('profile', 'demo')} · d{config.pretrain.model.depth} · {source}"
+    return f"{name} · d{config.pretrain.model.depth} · {source}"
 
 
-@flow(name="nanochat", flow_run_name=run_name, persist_result=False)
+# Prefect would refuse wrong values too, in several lines of its own words.
+@flow(name="nanochat", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 def nanochat_flow(
     profile: ProfileName = "demo",
     config: PipelineConfig | None = None,
@@ -56,7 +62,7 @@ def nanochat_flow(
             message=f"Crashed {MOST_STARTS} times; its logs may say why (out of memory?). Retry starts it again."
         )
     try:
-        return _run(profile, _config(profile, config), compute or profile_named(profile).compute, store)
+        return _run(profile, _config(profile, config), _compute(profile, compute), store)
     except Stopped as stop:
         return Cancelled(message=stop.message)
     except NanochatError as error:
@@ -64,7 +70,11 @@ def nanochat_flow(
 
 
 def _config(profile: str, config: Any) -> PipelineConfig:
-    return PipelineConfig.model_validate(config) if config else profile_named(profile).config
+    return profile_named(profile).config if config in (None, {}) else parse(PipelineConfig, config)
+
+
+def _compute(profile: str, compute: Any) -> Compute:
+    return profile_named(profile).compute if compute in (None, {}) else parse(Compute, compute)
 
 
 def _run(profile: str, config: PipelineConfig, compute: Compute, store_url: str) -> State[Any]:

@@ -6,13 +6,15 @@ run's folder; its metrics are followed into the caller's progress.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nanochat import settings
 from nanochat.config import Compute, Config
@@ -22,6 +24,8 @@ from nanochat.stages.stage import Context
 
 POLL_S = 0.1
 TELL_S = 1.0
+ORPHAN_S = 30.0
+"""Longer than what `supervise` leaves training to save a checkpoint."""
 KILLED = re.compile(r"exitcode\s*:\s*-9\b")
 """torchrun's report of a rank that the system killed."""
 PREEMPTED = re.compile(r"exitcode\s*:\s*75\b|SignalException")
@@ -54,13 +58,16 @@ def launch(
         (context.folder / stale).unlink(missing_ok=True)
     log = context.folder / "log.txt"
     command = [sys.executable, *LAUNCHER, *rendezvous(context.compute, ranks), "-m", module, str(path)]
-    with log.open("ab") as file:
+    lock = context.folder.parent / f"{context.checkpoints.rpartition('/')[2] or context.folder.name}.lock"
+    with log.open("ab") as file, lock.open("w") as alone:
+        _await_orphan(alone, context)
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "nanochat.stages.supervise", str(log), *command],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
             env=environment,
+            pass_fds=[alone.fileno()],  # the lock is the supervisor's from here on
             start_new_session=True,  # a Ctrl-C, or a kill of our process group, must not take it along
         )
     try:
@@ -69,7 +76,18 @@ def launch(
         assert supervisor.stdin
         supervisor.stdin.close()  # the supervisor ends what still runs
         supervisor.wait()
+        lock.unlink(missing_ok=True)
     return _result(context.folder, module)
+
+
+def _await_orphan(alone: IO[str], context: Context) -> None:
+    """Until the supervisor of a killed run has let its training save a checkpoint: that is where this one goes on."""
+    until = time.monotonic() + ORPHAN_S
+    while time.monotonic() < until:
+        with suppress(BlockingIOError):
+            return fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        context.progress(0, 0, "", "waiting for the checkpoint of a run that was killed")
+        time.sleep(POLL_S)
 
 
 def _paths(given: Path | list[Path]) -> list[str]:

@@ -6,7 +6,8 @@
 
 Inputs are recognised by their annotations. `Stage.run` asks the store for the key (name, version, config, digests of
 the inputs); if the artifact is there it is reused, else the function computes it into an empty folder and the result is
-published. Two runs that want one key do the work once. Bump `version` when the meaning of a stage changes;
+published. Two runs that want one key do the work once; one that was silent for so long that the other took over drops
+what it did, and waits for the other's. Bump `version` when the meaning of a stage changes;
 `tests/test_stage_versions.py` fails when its source changed and nobody decided.
 """
 
@@ -18,6 +19,7 @@ import shutil
 import typing
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +29,7 @@ from nanochat.config import Compute, Config
 from nanochat.errors import NoSpace, WrongKind
 from nanochat.progress import Progress
 from nanochat.store.artifacts import Artifact, Store, compute_key
-from nanochat.store.lease import lease
+from nanochat.store.lease import Held, Overtaken, lease
 from nanochat.store.producer import describe_producer
 
 Metrics = dict[str, Any]
@@ -100,14 +102,18 @@ class Stage:
         def waiting(holder: str) -> None:
             progress(0, 0, "", f"waiting for {holder}, which is making the same artifact")
 
-        with lease(store.objects, key, on_wait=waiting):
-            if (found := self.find(config, inputs, store)) is not None:
-                return found
-            return self._compute(key, config, inputs, store, compute, progress, folder_root, run_name)
+        while True:
+            with lease(store.objects, key, on_wait=waiting) as held:
+                if (found := self.find(config, inputs, store)) is not None:
+                    return found
+                with suppress(Overtaken):
+                    fenced = _fenced(progress, held)
+                    return self._compute(key, held, config, inputs, store, compute, fenced, folder_root, run_name)
 
     def _compute(
         self,
         key: str,
+        held: Held,
         config: Config,
         inputs: Inputs,
         store: Store,
@@ -124,6 +130,8 @@ class Stage:
             out.mkdir(parents=True)
             context = Context(compute, progress, f"{store.objects.root}/{checkpoints}", folder)
             metrics = self.function(config, **inputs, out=out, context=context)
+            if not held.holds():
+                raise _overtaken()
             manifest = store.publish(
                 out,
                 stage=self.name,
@@ -142,7 +150,9 @@ class Stage:
                     hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
                 ) from error
             raise
-        store.objects.delete([entry.path for entry in store.objects.list(checkpoints)])
+        # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
+        if held.holds():
+            store.objects.delete([entry.path for entry in store.objects.list(checkpoints)])
         shutil.rmtree(folder, ignore_errors=True)
         return store.artifact(manifest, reused=False)
 
@@ -189,6 +199,23 @@ def _input(stage_name: str, name: str, annotation: Any) -> Input:
     if not (isinstance(kind, type) and issubclass(kind, Artifact)):
         raise TypeError(f"`{stage_name}`: the input `{name}` must be annotated with a kind of artifact")
     return Input(kind, many)
+
+
+def _fenced(progress: Progress, held: Held) -> Progress:
+    """The progress, which ends the stage's work when its lease is lost."""
+
+    def fenced(
+        done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None
+    ) -> None:
+        if held.lost:
+            raise _overtaken()
+        progress(done, total, unit, message, metrics)
+
+    return fenced
+
+
+def _overtaken() -> Overtaken:
+    return Overtaken("Another run took this artifact over, because this one was silent.")
 
 
 def _as_list(given: Artifact | list[Artifact]) -> list[Artifact]:

@@ -1,8 +1,9 @@
 """Single flight: of the runs that want one key at once, one works and the others wait.
 
 A lease is a small object, created only if there is none, renewed by its holder's heartbeat, and taken over when it has
-not changed for the holder's `ttl_s` by the waiter's own monotonic clock, so that wall clocks that jump do no harm. It
-saves work; what keeps results right is that publication is create-only.
+not changed for the holder's `ttl_s` by the waiter's own monotonic clock, so that wall clocks that jump do no harm; at
+once, when its holder was a process of this machine that is gone. It saves work; what keeps results right is that
+publication is create-only, and that a holder asks `holds` before it changes what the next one would build on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from nanochat.errors import NanochatError
@@ -23,12 +25,17 @@ from nanochat.store.objects import Objects
 POLL_S = 0.5
 
 
+class Overtaken(NanochatError):
+    """The lease went to another while this process was silent (stopped, asleep, or cut off from the store)."""
+
+
 class Held:
     """A lease that this process holds; `lost` once somebody else has taken it over."""
 
     def __init__(self, objects: Objects, path: str, data: bytes) -> None:
         self.lost = False
         self._objects, self._path, self._data = objects, path, data
+        self._one_beat = threading.Lock()
 
     @property
     def fence(self) -> int:
@@ -37,13 +44,20 @@ class Held:
 
     def renew(self) -> None:
         """Shows that the holder lives."""
-        record = json.loads(self._data)
-        record["beat"] += 1
-        data = json.dumps(record).encode()
-        if self._objects.swap(self._path, data, self._data) or self._is(data):
-            self._data = data
-        else:
-            self.lost = True
+        with self._one_beat:
+            record = json.loads(self._data)
+            record["beat"] += 1
+            data = json.dumps(record).encode()
+            if self._objects.swap(self._path, data, self._data) or self._is(data):
+                self._data = data
+            else:
+                self.lost = True
+
+    def holds(self) -> bool:
+        """Asks the store, now: `lost` is only as new as the last beat, and a process may be stopped in between."""
+        if not self.lost:
+            self.renew()
+        return not self.lost
 
     def release(self) -> None:
         """Gives it up, unless it is another's by now."""
@@ -98,7 +112,7 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
         other = _parse(now)
         if now != seen:
             seen, since = now, time.monotonic()
-        elif time.monotonic() - since > other.get("ttl_s", ttl_s):
+        if time.monotonic() - since > other.get("ttl_s", ttl_s) or _is_gone(other.get("process")):
             mine = _record(holder, other.get("fence", 0) + 1, ttl_s)
             if objects.swap(path, mine, now):
                 return Held(objects, path, mine)
@@ -109,7 +123,7 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
 
 
 def _record(holder: str, fence: int, ttl_s: float) -> bytes:
-    return json.dumps({"holder": holder, "fence": fence, "beat": 0, "ttl_s": ttl_s}).encode()
+    return json.dumps({"holder": holder, "fence": fence, "beat": 0, "ttl_s": ttl_s, "process": _process()}).encode()
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -118,3 +132,42 @@ def _parse(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _process() -> dict[str, Any]:
+    """What tells this process from all others, now and later; empty where that cannot be known (not Linux).
+
+    A place is a boot of a machine, a space of process ids in it (containers have one each, and may share a host name)
+    and a user, who sees all processes of his own.
+    """
+    try:
+        if str(Path("/proc/self").readlink()) != str(os.getpid()):  # the `/proc` of another space
+            return {}
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        place = f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()} {os.getuid()}"
+        return {"place": place, "pid": os.getpid(), "born": _born(os.getpid())}
+    except OSError:
+        return {}
+
+
+def _born(pid: int) -> int:
+    """Clock ticks from boot to the start of a process, by which a reused id is told; 0 of one that only waits to be
+    reaped."""
+    state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return 0 if state in "ZX" else int(numbers[18])
+
+
+def _is_gone(process: Any) -> bool:
+    """Whether it is certain that the process has ended: it was of this place, and is not there."""
+    here = _process()
+    if not here or not isinstance(process, dict) or process.get("place") != here["place"]:
+        return False
+    pid, born = process.get("pid"), process.get("born")
+    if not isinstance(pid, int) or not isinstance(born, int):
+        return False
+    try:
+        return _born(pid) != born
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except OSError:
+        return False

@@ -214,6 +214,28 @@ def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
     assert "Traceback" not in workshop.shown + "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"config": {"sft": {"epochs": 0}}}, "`sft.epochs`: input should be greater than 0, got `0`."),
+        ({"config": {"sft": {"epoch": 1}}}, "`sft.epoch`: extra inputs are not permitted, got `1`."),
+        ({"config": 5}, "`PipelineConfig`: "),
+        ({"compute": {"ranks": "many"}}, "`ranks`: "),
+        ({"profile": "demi"}, "There is no profile `demi`. Did you mean `demo`?"),
+    ],
+)
+def test_wrong_values_are_refused_before_any_task(workshop: Workshop, parameters: dict[str, Any], said: str) -> None:
+    from flows.pipeline import nanochat_flow
+
+    state = nanochat_flow(**parameters, store=(workshop.home / "store").as_uri(), return_state=True)
+    assert state.is_failed()
+    assert (state.message or "").startswith(said)
+    assert "\n" not in (state.message or "")
+    run_id = str(state.state_details.flow_run_id)
+    assert workshop.flow_state(run_id)["message"] == state.message
+    assert workshop.of_run("task_runs", run_id) == []
+
+
 def test_what_may_pass_is_tried_again(workshop: Workshop) -> None:
     workshop.graph.sulks.set()
     _, run_id = workshop.run("data.world.seed=5")

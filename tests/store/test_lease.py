@@ -43,8 +43,9 @@ def test_one_at_a_time(root: str) -> None:
     assert objects.list("v1/leases") == []
 
 
-def test_a_killed_holder_is_taken_over(root: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDER, root], stdout=subprocess.PIPE, text=True) as holder:
+def test_a_killed_holder_of_another_machine_is_taken_over(root: str) -> None:
+    elsewhere = "import nanochat.store.lease as leases; leases._process = dict" + HOLDER
+    with subprocess.Popen([sys.executable, "-c", elsewhere, root], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         holder.kill()

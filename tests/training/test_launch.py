@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -87,6 +89,27 @@ def test_an_exception_in_the_parent_ends_everything(tmp_path: Path) -> None:
         go("sleep", tmp_path, progress=progress)
     assert time.monotonic() - began < 25
     assert not of_job(tmp_path)
+
+
+def test_what_a_killed_run_left_behind_ends_before_the_next_begins(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    code = f"from tests.training.test_launch import *; go('sleep', Path({str(first)!r}), checkpoints='file:///s/key')"
+    with subprocess.Popen([sys.executable, "-c", code]) as killed:
+        deadline = time.monotonic() + 60
+        while not any(is_torchrun(process) and process.children() for process in of_job(first)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        killed.kill()
+    left: list[list[psutil.Process]] = []
+
+    def progress(*event: Any) -> None:
+        if event[3] != "waiting for the checkpoint of a run that was killed":
+            left.append(of_job(first))
+
+    assert go("answer", second, progress=progress, checkpoints="file:///s/key")["world_size"] == 1
+    assert left
+    assert not any(left)
+    assert not (tmp_path / "key.lock").exists()
 
 
 def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> None:
