@@ -1,14 +1,12 @@
 """What the server does by itself: work pools, and automations that find dead runs, start them again, and tell somebody.
 
-A run shows that it lives every 30 seconds. One that has not for two and a half minutes (four beats may be lost: a busy
-machine is no dead one) is marked *Crashed*; a crashed run is scheduled again, which costs little, because finished
-stages are cached and training goes on from its checkpoint.
+A run that shows no sign of life is marked *Crashed*; a crashed run is scheduled again, which costs little, because
+finished stages are cached and training goes on from its checkpoint. What gets lost here, `overdue.py` catches up with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -21,9 +19,9 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 
+from flows.overdue import DEAD_AFTER
 from nanochat import settings
 
-DEAD_AFTER = timedelta(seconds=150)
 WEBHOOK_BLOCK = "nanochat-webhook"
 
 _BEAT = "prefect.flow-run.heartbeat"

@@ -9,6 +9,7 @@ that holds a pipe to the keeper. `keeper.json` says who it is, and is locked as 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.overdue import Overdue
 from flows.server import alive, begin, lock, revive
 from nanochat import settings
 from nanochat.errors import NanochatError
 
 LOOK_EVERY_S = 0.5
+LOOK_AT_RUNS_EVERY_S = 10.0
 WORKER_LIMIT = 4
 """Runs at once in a worker; stages that train wait for each other in any case."""
 PATIENCE_S = 30.0
@@ -105,6 +108,8 @@ def keep(home: Path, pools: list[str]) -> None:
             file.write(json.dumps({"pid": os.getpid(), "api_url": starting.api_url, "pools": pools, "named": named}))
             file.flush()
             try:
+                if not named:
+                    threading.Thread(target=_look_at_runs, args=[starting.api_url, ending], daemon=True).start()
                 while not ending.wait(LOOK_EVERY_S):
                     if not named and not alive(folder):
                         _say("the server has ended; starting it again")
@@ -116,6 +121,14 @@ def keep(home: Path, pools: list[str]) -> None:
                     worker.end()
                 for worker in workers:
                     worker.wait()
+
+
+def _look_at_runs(api_url: str, ending: threading.Event) -> None:
+    overdue = Overdue(api_url)
+    while not ending.wait(LOOK_AT_RUNS_EVERY_S):
+        with contextlib.suppress(OSError):  # the server is away; it comes back
+            for said in overdue.look():
+                _say(said)
 
 
 def _say(line: str) -> None:

@@ -6,18 +6,17 @@ says. It can be called again: what runs goes on, deployments and automations are
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess  # noqa: TID251 - the keeper is no stage's child
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flows.keeper import PATIENCE_S, record
+from flows.overdue import ask
 from flows.server import START_LIMIT_S, STOP_LIMIT_S, ServerUnavailable, healthy
 from nanochat import settings
 from nanochat.errors import NanochatError
@@ -119,15 +118,13 @@ def _deploy(prefect_yaml: Path) -> list[str]:
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     if done.returncode:
         raise NanochatError(f"`prefect deploy --all` failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
-    return [found["name"] for found in _ask("deployments/filter", sort="NAME_ASC")]
+    return [found["name"] for found in ask(settings.prefect_api_url(), "deployments/filter", sort="NAME_ASC")]
 
 
 def _wait_for_workers(api_url: str, pools: list[str], folder: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     for pool in pools:
-        while not any(
-            worker["status"] == "ONLINE" for worker in _ask(f"work_pools/{pool}/workers/filter", api_url=api_url)
-        ):
+        while not any(worker["status"] == "ONLINE" for worker in ask(api_url, f"work_pools/{pool}/workers/filter")):
             if time.monotonic() > deadline:
                 raise ServerUnavailable(
                     f"The worker for the pool `{pool}` did not start.", hint=f"`{folder / f'worker-{pool}.log'}`."
@@ -139,24 +136,14 @@ def _cancel_runs(api_url: str) -> int:
     """Asks what runs in this machine's workers to end, and waits for it."""
     wanted = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
     try:
-        runs = [run for run in _ask("flow_runs/filter", api_url=api_url, flow_runs=wanted) if run.get("deployment_id")]
+        runs = [run for run in ask(api_url, "flow_runs/filter", flow_runs=wanted) if run.get("deployment_id")]
         for run in runs:
             state = {"type": "CANCELLING", "name": "Cancelling", "message": "`nanochat down`"}
-            _ask(f"flow_runs/{run['id']}/set_state", api_url=api_url, state=state)
+            ask(api_url, f"flow_runs/{run['id']}/set_state", state=state)
         deadline = time.monotonic() + CANCEL_LIMIT_S
         ids = {"id": {"any_": [run["id"] for run in runs]}, **wanted}
-        while runs and time.monotonic() < deadline and _ask("flow_runs/filter", api_url=api_url, flow_runs=ids):
+        while runs and time.monotonic() < deadline and ask(api_url, "flow_runs/filter", flow_runs=ids):
             time.sleep(POLL_S)
     except OSError:  # the server is not there: the workers end all the same
         return 0
     return len(runs)
-
-
-def _ask(path: str, *, api_url: str = "", **body: Any) -> Any:
-    request = urllib.request.Request(  # noqa: S310 - http
-        f"{api_url or settings.prefect_api_url()}/{path}",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - http
-        return json.load(answer)

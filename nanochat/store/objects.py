@@ -168,16 +168,11 @@ class Objects:
     def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix (a folder's name), sorted by path."""
         if self.local:
-            top = self.local / prefix
-            found: list[Entry] = []
-            for folder, _, names in os.walk(top):
-                for name in names:
-                    place = Path(folder, name)
-                    if name != LOCK and not (name.startswith(".") and name.endswith(PART)):
-                        with contextlib.suppress(FileNotFoundError):  # deleted while we look
-                            there = place.stat()
-                            path = place.relative_to(self.local).as_posix()
-                            found.append(Entry(path, there.st_size, there.st_mtime))
+            found = [
+                Entry(path, there.st_size, there.st_mtime)
+                for path, there in self._files(prefix)
+                if not _is_part(path) and not path.endswith(f"/{LOCK}")
+            ]
             return sorted(found, key=lambda entry: entry.path)
         with self._answers(prefix):
             listed: dict[str, Any] = self._s3.find(self._key(prefix), detail=True)
@@ -208,13 +203,8 @@ class Objects:
     def unfinished(self, prefix: str) -> list[Unfinished]:
         """What `list` does not show: temporary files below a prefix, or multipart uploads that were never completed."""
         if self.local:
-            found: list[Unfinished] = []
-            for place in (self.local / prefix).rglob(f".*{PART}"):
-                with contextlib.suppress(FileNotFoundError):  # renamed while we look
-                    there = place.stat()
-                    path = place.relative_to(self.local).as_posix()
-                    found.append(Unfinished(path, there.st_size, there.st_mtime))
-            return found
+            files = self._files(prefix)
+            return [Unfinished(path, there.st_size, there.st_mtime) for path, there in files if _is_part(path)]
         bucket, _, key = self._key(prefix).partition("/")
         uploads: list[dict[str, Any]] = []
         page: dict[str, Any] = {"IsTruncated": True}
@@ -299,6 +289,15 @@ class Objects:
             else:
                 break
         return True
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Whatever lies below a folder of the disk, whole or not; what goes away while we look is not there."""
+        assert self.local
+        for folder, _, names in os.walk(self.local / prefix):
+            for name in names:
+                place = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):
+                    yield place.relative_to(self.local).as_posix(), place.stat()
 
     @contextlib.contextmanager
     def _beside(self, path: str) -> Iterator[Path]:
@@ -417,6 +416,11 @@ def _without_login(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _is_part(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.startswith(".") and name.endswith(PART)
 
 
 def _touch(path: Path) -> None:

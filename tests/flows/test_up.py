@@ -22,6 +22,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.overdue import Overdue
 from nanochat.profiles import override, profile
 from tests.test_whole_chain import TINY
 
@@ -84,11 +85,19 @@ class Site:
         return self.get(f"flow_runs/{run_id}")
 
     def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 120) -> dict[str, Any]:
-        def reached() -> dict[str, Any] | None:
-            run = self.run(run_id)
-            return run if wanted(run) else None
+        seen: dict[str, Any] = {}
 
-        return until(reached, f"run {run_id}", limit_s)
+        def reached() -> bool:
+            seen.update(self.run(run_id))
+            return wanted(seen)
+
+        try:
+            until(reached, f"run {run_id}", limit_s)
+        except AssertionError as error:
+            logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in self.home.glob("prefect/*.log"))
+            states = [(state["name"], state["message"]) for state in self.get(f"flow_run_states/?flow_run_id={run_id}")]
+            raise AssertionError(f"{error}: {states}\n{logs}") from error
+        return seen
 
     def processes(self, word: str) -> list[psutil.Process]:
         """Those of this home whose command line has a word."""
@@ -168,8 +177,9 @@ def test_a_wrong_value_is_refused_before_anything_starts(site: Site, parameters:
 
 def test_a_schedule_starts_a_run_and_one_from_the_form_finds_all_cached(site: Site) -> None:
     deployment = site.deployment("demo")
-    schedule = {"schedule": {"interval": 3600, "anchor_date": soon()}, "active": True}
-    site.post(
+    # it fires again: a busy server may take it in when the first time has passed
+    schedule = {"schedule": {"interval": 60, "anchor_date": soon()}, "active": True}
+    (made,) = site.post(
         f"deployments/{deployment}/schedules", [{**schedule, "parameters": {"profile": "demo", "config": tiny()}}]
     )
 
@@ -177,7 +187,8 @@ def test_a_schedule_starts_a_run_and_one_from_the_form_finds_all_cached(site: Si
         runs = site.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}})
         return [run for run in runs if run["auto_scheduled"] and ended(run)]
 
-    (first,) = until(fired, "the schedule", 120)
+    first = until(fired, "the schedule", 180)[0]
+    site.post(f"deployments/{deployment}/schedules/{made['id']}", method="DELETE")
     assert (first["state_name"], first["state"]["message"]) == ("Completed", "13 computed, 0 cached")
     second = site.wait(site.start(profile="demo", config=tiny()), ended)
     assert (second["state_name"], second["state"]["message"]) == ("Cached", "0 computed, 13 cached")
@@ -203,3 +214,28 @@ def test_a_run_outlives_its_own_death_and_its_server_and_a_cancel_leaves_nothing
     site.post(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     assert site.wait(run_id, ended)["state_name"] == "Cancelled"
     until(lambda: not site.processes("nanochat.training"), "training to end")
+
+
+def test_what_an_event_should_have_caused_is_done_when_the_event_is_lost(site: Site) -> None:
+    for automation in site.post("automations/filter"):
+        site.post(f"automations/{automation['id']}", method="DELETE")
+    body = {"parameters": {"profile": "demo", "config": tiny()}, "state": {"type": "SCHEDULED"}}
+    body["state"]["state_details"] = {"scheduled_time": (datetime.now(UTC) + timedelta(days=1)).isoformat()}
+    run_id = site.post(f"deployments/{site.deployment('demo')}/create_flow_run", body)["id"]
+
+    def put(kind: str) -> None:
+        site.post(f"flow_runs/{run_id}/set_state", {"state": {"type": kind, "name": kind.title()}, "force": True})
+
+    overdue = Overdue(site.api_url, unheard_s=1, crashed_s=1, dead_s=1)
+    put("RUNNING")
+    assert overdue.look() == []
+    until(overdue.look, "a dead run to be noticed", 20)
+    assert site.run(run_id)["state_name"] == "Crashed"
+    until(overdue.look, "a crashed run to be noticed", 20)
+    assert site.wait(run_id, ended)["state_name"] == "Cached", "it was not started again"
+
+    put("CANCELLING")
+    until(overdue.look, "a cancellation that nobody heard", 20)
+    states = site.get(f"flow_run_states/?flow_run_id={run_id}")
+    assert [state["name"] for state in states][-2:] == ["Cancelling", "Cancelling"]
+    put("CANCELLED")

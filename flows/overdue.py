@@ -1,0 +1,87 @@
+"""What should have happened on the server by now and has not: the keeper looks, and does it.
+
+Prefect's automations and cancellations hang on single events. An event is lost while the server is away, and what it
+was to cause is lost when the database is busy; states are not lost. So the keeper reads the states of the runs of
+deployments every few seconds, and
+
+- says *Cancelling* again when nobody has heard it;
+- starts a crashed run again when the automation has not;
+- marks a run as *Crashed* that says it is running and has shown no sign of life, also one from before a reboot.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+DEAD_AFTER = timedelta(seconds=150)
+"""A run shows that it lives every 30 seconds; four beats may be lost: a busy machine is no dead one."""
+
+
+def ask(api_url: str, path: str, **body: Any) -> Any:
+    """What Prefect's API answers to a POST; raises `OSError` when it does not."""
+    request = urllib.request.Request(  # noqa: S310 - http
+        f"{api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - http
+        return json.load(answer)
+
+
+@dataclass
+class Overdue:
+    """Looks at the runs of one server's deployments."""
+
+    api_url: str
+    unheard_s: float = 15.0
+    crashed_s: float = 20.0
+    dead_s: float = DEAD_AFTER.total_seconds()
+    _silent_since: dict[str, float] = field(default_factory=dict)
+
+    def look(self) -> list[str]:
+        """Does what is overdue, and tells it; raises `OSError` when the server does not answer."""
+        try:
+            return [said for run in self._runs() if (said := self._mend(run))]
+        except OSError:
+            self._silent_since.clear()  # signs of life were lost too: count again
+            raise
+
+    def _runs(self) -> list[dict[str, Any]]:
+        yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+        of_deployments = {"deployment_id": {"is_null_": False}}
+        busy = {**of_deployments, "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
+        crashed = {**of_deployments, "state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": yesterday}}
+        return [run for which in (busy, crashed) for run in ask(self.api_url, "flow_runs/filter", flow_runs=which)]
+
+    def _mend(self, run: dict[str, Any]) -> str:
+        since_s = (datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])).total_seconds()
+        match run["state_type"]:
+            case "CANCELLING" if since_s > self.unheard_s:
+                return self._set(run, "CANCELLING", "Cancelling", "Said again: nobody had heard it.")
+            case "CRASHED" if since_s > self.crashed_s:
+                return self._set(run, "SCHEDULED", "AwaitingRetry", "It crashed; it goes on where it was.")
+            case "RUNNING" if since_s > self.dead_s and self._is_silent(run["id"]):
+                return self._set(run, "CRASHED", "Crashed", "No sign of life: its worker or machine is gone.")
+            case _:
+                return ""
+
+    def _is_silent(self, run_id: str) -> bool:
+        """Whether we have seen no sign of life for as long as a run may be silent, by our own clock."""
+        since = (datetime.now(UTC) - timedelta(seconds=self.dead_s)).isoformat()
+        beats = {
+            "occurred": {"since": since},
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run_id}"]},
+        }
+        if ask(self.api_url, "events/filter", filter=beats, limit=1)["events"]:
+            self._silent_since.pop(run_id, None)
+            return False
+        return time.monotonic() - self._silent_since.setdefault(run_id, time.monotonic()) >= self.dead_s
+
+    def _set(self, run: dict[str, Any], kind: str, name: str, message: str) -> str:
+        state = {"type": kind, "name": name, "message": message}
+        ask(self.api_url, f"flow_runs/{run['id']}/set_state", state=state, force=True)
+        return f"{run['name']}: {name}. {message}"
