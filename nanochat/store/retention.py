@@ -12,8 +12,8 @@ deletion finds a payload without a manifest.
 **Nothing vanishes under a run**, although it may find an artifact at the very moment at which this removes it:
 
 1. What was planned is planned again, and only what both plans name is touched: an alias, a pin or a run that came
-   meanwhile counts. Whoever publishes holds the lease of its key, from before its first byte until its manifest is there; so a
-   payload without either is nobody's.
+   meanwhile counts. Whoever publishes holds the lease of its key, from before its first byte until its manifest is
+   there; so a payload without either is nobody's.
 2. Manifests are read, and removed. From here on no run finds these artifacts: it would make them again.
 3. Each run that is alive is awaited until it has written its record twice. Its store notes a key before it looks for
    it, and a record is made of what was noted (`runs.py`); the first record may have been on its way already, the second
