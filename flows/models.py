@@ -16,6 +16,7 @@ from nanochat.store.manifest import Manifest
 KEY = "models"
 KINDS = {
     "pretrain": ("Base models", "evaluate_base", "bits_per_byte", 1),
+    "continue_pretrain": ("Base models that read on", "evaluate_base", "bits_per_byte", 1),
     "sft": ("Chat models", "evaluate_chat", "chatcore", -1),
 }
 """Stage → title, the stage that examines it, its score, and whether less (1) or more (-1) of it is better."""
@@ -24,14 +25,17 @@ KINDS = {
 def publish_models(store: Store) -> None:
     """Renews the page; reads the manifests of models and their examinations, all at once."""
     with ThreadPoolExecutor(4) as pool:
-        stages = [name for stage, (_, examined, _, _) in KINDS.items() for name in (stage, examined)]
+        stages = list(dict.fromkeys(name for stage, kind in KINDS.items() for name in (stage, kind[1])))
         found = dict(zip(stages, pool.map(lambda stage: list(store.manifests(stage)), stages), strict=True))
     aliases: dict[str, list[str]] = {}
     for alias, target in store.aliases().items():
         aliases.setdefault(target.key, []).append(alias)
-    depths = {base.key: str(base.config.get("model", {}).get("depth", "")) for base in found["pretrain"]}
+    bases = [*found["pretrain"], *found["continue_pretrain"]]
+    depths = {base.key: str(base.config.get("model", {}).get("depth", "")) for base in bases}
     parts, count = ["# Models"], 0
     for stage, (title, examined, score, sign) in KINDS.items():
+        if not found[stage] and stage == "continue_pretrain":
+            continue
         rows = list(_rows(found[stage], found[examined], aliases, depths, score, sign))
         count += len(rows)
         heads = f"made key depth tokens {score} took aliases"
@@ -58,7 +62,7 @@ def _rows(
         yield [
             f"{made.ended:%Y-%m-%d %H:%M}",
             link(model.stage, model.key),
-            depths.get(model.key) or next((depths[base.key] for base in model.inputs.get("base", [])), ""),
+            depths.get(model.key) or next((depths.get(base.key, "") for base in model.inputs.get("base", [])), ""),
             number(model.metrics["train_tokens"]) if "train_tokens" in model.metrics else "",
             "" if found is None else f"{found:.4f}",
             duration(made.seconds),

@@ -24,6 +24,8 @@ from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.manifest import InputRef, Manifest
 
 LOG_EVERY_S = 5.0
+UNSAID = {"time", "seconds", "memory_bytes", "lr_multiplier", "smoothed_loss", "tokens", "epoch"}
+"""Kept in `metrics.jsonl`; a line in the log is to be read."""
 DRAW_EVERY_S = 1.0
 HERE = "#bfdbfe"
 
@@ -145,6 +147,7 @@ class TaskProgress:
         self._label, self._logger, self._watch, self._drawn = label, logger, watch, drawn
         self._began = self._logged = time.monotonic()
         self._drew = 0.0
+        self._said = ""
         self._first: tuple[float, float] | None = None
         self._bar: UUID | None = None
         self._lock = threading.Lock()
@@ -162,18 +165,22 @@ class TaskProgress:
         with self._lock:
             if self._first is None or done < self._first[1]:
                 self._first = (now, done)
-            if now - self._logged >= LOG_EVERY_S:
-                self._logged = now
-                self._task_run.run(self._logger.info, "%s", self.line(now, done, total, unit, message, metrics or {}))
-            if self._drawn and total and now - self._drew >= DRAW_EVERY_S:
+            logs = now - self._logged >= LOG_EVERY_S
+            draws = self._drawn and total > 0 and now - self._drew >= DRAW_EVERY_S
+            line = self.line(now, done, total, unit, message, metrics or {}) if logs or draws else ""
+            if logs and line != self._said:
+                self._logged, self._said = now, line
+                self._task_run.run(self._logger.info, "%s", line)
+            if draws:
                 self._drew = now
-                self._task_run.run(self._draw, min(100.0, 100 * done / total))
+                self._task_run.run(self._draw, min(100.0, 100 * done / total), line)
 
     def line(self, now: float, done: float, total: float, unit: str, message: str, metrics: Mapping[str, float]) -> str:
         """`120 of 400 steps · loss 3.21 · tokens per s 12,345 · 1 min 20 s left`."""
         began, first = self._first or (now, done)
         parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}" if unit else ""]
-        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in metrics.items()] or [message]
+        told = {name: value for name, value in metrics.items() if name not in UNSAID}
+        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in told.items()] or [message]
         if total and done > first:
             parts.append(f"{duration((now - began) * (total - done) / (done - first))} left")
         return " · ".join(part for part in parts if part)
@@ -182,10 +189,11 @@ class TaskProgress:
         """Fills the bar."""
         with self._lock:
             if self._bar is not None:
-                self._task_run.run(self._draw, 100.0)
+                self._task_run.run(self._draw, 100.0, f"done in {duration(self.seconds)}")
 
-    def _draw(self, percent: float) -> None:
+    def _draw(self, percent: float, line: str) -> None:
+        description = f"{self._label}: {line}"
         if self._bar is None:
-            self._bar = cast(UUID, create_progress_artifact(percent, description=self._label))
+            self._bar = cast(UUID, create_progress_artifact(percent, description=description))
         else:
-            update_progress_artifact(self._bar, percent)
+            update_progress_artifact(self._bar, percent, description)

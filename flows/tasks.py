@@ -24,18 +24,20 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner
 
+from flows.place import elsewhere
 from flows.publish import TaskProgress, publish
 from nanochat import settings
 from nanochat.config import Compute, Config
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, StageFailed
 from nanochat.pipeline import Each, Unwatched, Watch, deal
 from nanochat.progress import Progress
-from nanochat.stages.stage import Stage
+from nanochat.stages.stage import Inputs, Stage
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.manifest import Manifest
 
 TURN_POLL_S = 0.5
-Handle = PrefectFuture[Manifest]
+Handle = PrefectFuture[Manifest] | Artifact
+"""What a task will make, or what was there before the run."""
 
 
 class Stopped(NanochatError):
@@ -101,7 +103,13 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=is_transient,
 )
 def run_stage(
-    stage: Stage, config: Config, inputs: dict[str, Manifest | list[Manifest]], label: str, store: str, compute: Compute
+    stage: Stage,
+    config: Config,
+    inputs: dict[str, Manifest | list[Manifest]],
+    label: str,
+    store: str,
+    compute: Compute,
+    gpu_pool: str = "",
 ) -> Any:
     """Reuses or computes one artifact; Failed and Cancelled states carry the error's sentence, not a traceback."""
     logger = get_run_logger()
@@ -111,7 +119,9 @@ def run_stage(
         progress = TaskProgress(label, logger, watch.started(label, stage), drawn=stage.resource == "gpu")
         artifacts = {name: _artifacts(opened, given) for name, given in inputs.items()}
         artifact = stage.find(config, artifacts, opened)
-        if artifact is None:
+        if artifact is None and gpu_pool and stage.resource == "gpu":
+            artifact = _elsewhere(gpu_pool, stage, config, artifacts, label, store, compute, progress)
+        elif artifact is None:
             with _turn(progress) if stage.resource == "gpu" else nullcontext():
                 artifact = stage.run(
                     config,
@@ -131,6 +141,25 @@ def run_stage(
         watch.failed(label, error)
         return Failed(message=str(error), data=error)
     return Completed(name="Cached", data=artifact.manifest) if artifact.reused else artifact.manifest
+
+
+def _elsewhere(
+    pool: str,
+    stage: Stage,
+    config: Config,
+    inputs: Inputs,
+    label: str,
+    store: str,
+    compute: Compute,
+    progress: Progress,
+) -> Artifact:
+    state = elsewhere(pool, stage, config, inputs, label, store, compute, progress)
+    if state.is_cancelled():
+        raise Stopped(f"`{label}` was cancelled in the pool `{pool}`.")
+    made = open_store(store).read(stage.name, stage.key(config, inputs))
+    if not state.is_completed() or made is None:
+        raise StageFailed(f"`{label}` failed in the pool `{pool}`: {state.message or state.name}")
+    return open_store(store).artifact(made, reused=False)
 
 
 @contextmanager
@@ -157,6 +186,23 @@ def _artifacts(store: Store, given: Manifest | list[Manifest]) -> Artifact | lis
     return store.artifact(given, reused=True)
 
 
+def stage_task(stage: Stage) -> Task[..., Any]:
+    """The task with what the UI shows of a stage."""
+    return run_stage.with_options(
+        name=stage.name,
+        description=stage.summary,
+        tags={stage.resource},  # each set of tags costs a question to the server; the name says the stage
+        task_run_name="{label}",
+    )
+
+
+def _handed(given: Any) -> Any:
+    """Futures as they are; artifacts that were there before the run as their manifests."""
+    if isinstance(given, list):
+        return [_handed(each) for each in given]
+    return given.manifest if isinstance(given, Artifact) else given
+
+
 @dataclass(frozen=True)
 class PrefectRun:
     """Executes the graph as Prefect tasks; its handles are futures of manifests."""
@@ -164,7 +210,9 @@ class PrefectRun:
     runner: TaskRunner[Any]
     store: str
     compute: Compute
-    futures: dict[str, Handle] = field(default_factory=dict)
+    gpu_pool: str = ""
+    """Work pool for stages that train or examine; empty: here."""
+    futures: dict[str, PrefectFuture[Manifest]] = field(default_factory=dict)
     """Label → future, in the order of the graph."""
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle:
@@ -176,16 +224,16 @@ class PrefectRun:
         calls = enumerate(zip(configs, names, strict=True))
         return [self._submit(stage, config, f"{stage.name} {name}", deal(i, inputs)) for i, (config, name) in calls]
 
-    def _submit(self, stage: Stage, config: Config, label: str, inputs: Mapping[str, Any]) -> Handle:
-        named = run_stage.with_options(
-            name=stage.name,
-            description=stage.summary,
-            tags={stage.resource},  # each set of tags costs a question to the server; the name says the stage
-            task_run_name="{label}",
-        )
+    def _submit(self, stage: Stage, config: Config, label: str, inputs: Mapping[str, Any]) -> PrefectFuture[Manifest]:
         parameters = dict(
-            stage=stage, config=config, inputs=dict(inputs), label=label, store=self.store, compute=self.compute
+            stage=stage,
+            config=config,
+            inputs={name: _handed(given) for name, given in inputs.items()},
+            label=label,
+            store=self.store,
+            compute=self.compute,
+            gpu_pool=self.gpu_pool,
         )
-        future = self.runner.submit(named, parameters)
+        future = self.runner.submit(stage_task(stage), parameters)
         self.futures[label] = future
         return future

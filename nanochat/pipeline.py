@@ -11,17 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from nanochat.config import Compute, Config, PipelineConfig
+from nanochat.config import Compute, Config, PipelineConfig, ShardConfig
 from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
 from nanochat.settings import cores
+from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
 from nanochat.stages.download import download
 from nanochat.stages.evaluate import evaluate_base, evaluate_chat
-from nanochat.stages.pretrain import pretrain
+from nanochat.stages.pretrain import continue_pretrain, pretrain
 from nanochat.stages.report import report
 from nanochat.stages.rows import pack
 from nanochat.stages.sft import sft
@@ -33,6 +34,7 @@ from nanochat.store.differences import Call, in_key, nearest
 
 STAGES: tuple[Stage, ...] = (
     download, train_tokenizer, tokenize, pack, pretrain, evaluate_base, converse, sft, evaluate_chat, report,
+    continue_pretrain, compare,
 )  # fmt: skip
 
 Handle = Any
@@ -58,14 +60,29 @@ class Run(Protocol):
         ...
 
 
+class Handles:
+    """What a graph returns: a dataclass of handles, and lists of them."""
+
+    def each(self, change: Callable[[Handle], Handle]) -> Self:
+        """The same with every handle changed: futures into artifacts, say."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}  # pyright: ignore[reportArgumentType]
+        return type(self)(**{k: [change(h) for h in v] if isinstance(v, list) else change(v) for k, v in given.items()})
+
+
 @dataclass(frozen=True)
-class Result:
-    """A handle per stage, in the order of the graph."""
+class Text(Handles):
+    """Raw text, and what training reads of it."""
 
     raw: list[Handle]
     vocabulary: Handle
     tokens: list[Handle]
     rows: list[Handle]
+
+
+@dataclass(frozen=True)
+class Result(Text):
+    """A handle per stage, in the order of the graph."""
+
     base: Handle
     base_evaluation: Handle
     conversations: Handle
@@ -73,49 +90,37 @@ class Result:
     chat_evaluation: Handle
     report: Handle
 
-    def each(self, change: Callable[[Handle], Handle]) -> Result:
-        """The same with every handle changed: futures into artifacts, say."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Result(**{k: [change(h) for h in v] if isinstance(v, list) else change(v) for k, v in values.items()})
-
 
 def pipeline(run: Run, config: PipelineConfig) -> Result:
     """From raw text to a chat model and its report."""
-    shards = list_shards(config.data)
+    text = prepare(run, config, list_shards(config.data))
+    base = run(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
+    return finish(run, config, text, base)
+
+
+def prepare(run: Run, config: PipelineConfig, shards: Sequence[ShardConfig], vocabulary: Handle | None = None) -> Text:
+    """From shards to packed rows; learns a vocabulary unless there is one."""
     names = [shard.name for shard in shards]
     raw = run.map(download, shards, names)
-    vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
+    if vocabulary is None:
+        vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
     tokens = run.map(tokenize, [config.tokens] * len(raw), names, raw=Each(raw), vocabulary=vocabulary)
     rows = run.map(pack, [config.rows] * len(raw), names, tokens=Each(tokens))
-    base = run(pretrain, config.pretrain, vocabulary=vocabulary, rows=rows)
-    conversations = run(converse, config.conversations, vocabulary=vocabulary)
-    base_evaluation = run(evaluate_base, config.base_evaluation, model=base, rows=rows)
+    return Text(raw, vocabulary, tokens, rows)
+
+
+def finish(run: Run, config: PipelineConfig, text: Text, base: Handle) -> Result:
+    """From a base model to the report."""
+    conversations = run(converse, config.conversations, vocabulary=text.vocabulary)
+    base_evaluation = run(evaluate_base, config.base_evaluation, model=base, rows=text.rows)
     chat = run(sft, config.sft, base=base, conversations=conversations)
     chat_evaluation = run(evaluate_chat, config.chat_evaluation, model=chat, conversations=conversations)
-    return Result(
-        raw=raw,
-        vocabulary=vocabulary,
-        tokens=tokens,
-        rows=rows,
-        base=base,
-        base_evaluation=base_evaluation,
-        conversations=conversations,
-        chat=chat,
-        chat_evaluation=chat_evaluation,
-        report=run(
-            report,
-            config.report,
-            raw=raw,
-            vocabulary=vocabulary,
-            tokens=tokens,
-            rows=rows,
-            base=base,
-            base_evaluation=base_evaluation,
-            conversations=conversations,
-            chat=chat,
-            chat_evaluation=chat_evaluation,
-        ),
-    )
+    made: dict[str, Any] = {
+        "raw": text.raw, "vocabulary": text.vocabulary, "tokens": text.tokens, "rows": text.rows,
+        "base": base, "base_evaluation": base_evaluation,
+        "conversations": conversations, "chat": chat, "chat_evaluation": chat_evaluation,
+    }  # fmt: skip
+    return Result(**made, report=run(report, config.report, **made))
 
 
 def publish_aliases(store: Store, result: Result) -> None:

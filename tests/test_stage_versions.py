@@ -34,6 +34,15 @@ MEANING = {
     ],
     "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
     "pretrain": ["stages/pretrain", "training/pretrain", "training/loop", "data/loader", "model", "optim", "scaling"],
+    "continue_pretrain": [
+        "stages/pretrain",
+        "training/pretrain",
+        "training/loop",
+        "data/loader",
+        "model",
+        "optim",
+        "scaling",
+    ],
     "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
     "converse": ["stages/conversations", "data/conversations", "tokenizer/chat", "tasks", "world"],
     "sft": ["stages/sft", "training/sft", "training/loop", "data/loader", "model", "optim"],
@@ -45,7 +54,8 @@ MEANING = {
         "model",
         "tasks",
     ],
-    "report": ["stages/report", "report"],
+    "report": ["stages/report", "report/report", "report/plots", "report/template", "report/page.html"],
+    "compare": ["stages/compare", "report/ladder", "report/plots", "report/template", "report/page.html"],
 }
 """The files and rooms whose text says what a stage computes."""
 

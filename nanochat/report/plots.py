@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -39,6 +39,25 @@ def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
         axes.text(tasks[name]["accuracy"] + 0.01, row, f"{tasks[name]['accuracy']:.0%}", va="center", color=GREY)
     axes.set_xlim(0, 1.08)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _svg(figure)
+
+
+def scaling_curve(points: Sequence[tuple[float, float, str]], law: Callable[[float], float] | None) -> str:
+    """Bits per byte over FLOPs with a name each, and the law through them on to ten times the most."""
+    figure, axes = _figure()
+    flops = [x for x, _, _ in points]
+    if law:
+        reach = [min(flops) * (10 * max(flops) / min(flops)) ** (i / 50) for i in range(51)]
+        axes.plot(reach, [law(x) for x in reach], color=GREY, linewidth=1, linestyle="--")
+    axes.plot(flops, [y for _, y, _ in points], "o-", color=LINE, linewidth=1.5)
+    for x, y, name in points:
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 6), color=GREY)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("training FLOPs", color=GREY)
+    axes.set_ylabel("bits per byte", color=LINE)
     return _svg(figure)
 
 

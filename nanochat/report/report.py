@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from nanochat.console import duration, headline, number
+from nanochat.console import duration, headline
 from nanochat.report.plots import accuracy_bars, training_curve
+from nanochat.report.template import templates
 from nanochat.store.artifacts import Artifact, Manifest
 
-TEMPLATES = Path(__file__).parent
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 168, 46, 34, 18
 
 
@@ -28,26 +27,19 @@ class Made:
     stages: dict[str, list[Artifact]]
     """Stage → its artifacts, in the order of the graph; more than one where a stage is mapped over shards."""
 
-    def one(self, stage: str) -> Artifact:
-        return self.stages[stage][0]
+    def one(self, *stages: str) -> Artifact:
+        """The artifact of the first of these stages that was run."""
+        return next(self.stages[stage][0] for stage in stages if stage in self.stages)
 
 
 def render(made: Made) -> tuple[str, str]:
     """The report as Markdown, and as one self-contained page of HTML."""
     values = _values(made)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=select_autoescape(["html.jinja"]),
-    )
-    environment.filters.update(number=number, duration=duration)
-    return tuple(environment.get_template(f"report.{kind}.jinja").render(values) for kind in ("md", "html"))  # pyright: ignore[reportReturnType]
+    return tuple(templates().get_template(f"report.{kind}.jinja").render(values) for kind in ("md", "html"))  # pyright: ignore[reportReturnType]
 
 
 def _values(made: Made) -> dict[str, Any]:
-    base, chat = made.one("pretrain"), made.one("sft")
+    base, chat = made.one("pretrain", "continue_pretrain"), made.one("sft")
     base_evaluation = json.loads((made.one("evaluate_base").path / "evaluation.json").read_text())
     chat_evaluation = json.loads((made.one("evaluate_chat").path / "evaluation.json").read_text())
     pretraining, tuning = _events(base.path), _events(chat.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import PretrainConfig
+from nanochat.errors import BadConfig, BadSource
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Model, Rows, Vocabulary
@@ -16,4 +17,24 @@ def pretrain(
 ) -> Metrics:
     """Learn the language: next-token prediction on the packed rows."""
     inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": [part.path for part in rows]}
+    return launch("nanochat.training.pretrain", config, inputs, out, context)
+
+
+@stage(version=1, produces=Model, resource="gpu")
+def continue_pretrain(
+    config: PretrainConfig, base: Model, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
+) -> Metrics:
+    """Learn on: a base model reads new text, with a fresh optimizer."""
+    before = base.manifest.config.get("model", {})
+    for name, wanted in config.model.canonical().items():
+        if before.get(name) != wanted:
+            raise BadConfig(
+                f"`pretrain.model.{name}` is {wanted}, and the model that is to go on has {before.get(name)}."
+            )
+    (spoken,) = base.manifest.inputs["vocabulary"]
+    if spoken.digest != vocabulary.digest:
+        raise BadSource("The new text was tokenized with another vocabulary than the base model's.")
+    inputs: dict[str, Path | list[Path]] = {
+        "base": base.path, "vocabulary": vocabulary.path, "rows": [part.path for part in rows]
+    }  # fmt: skip
     return launch("nanochat.training.pretrain", config, inputs, out, context)

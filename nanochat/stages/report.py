@@ -43,7 +43,7 @@ def report(
             "train_tokenizer": [vocabulary],
             "tokenize": list(tokens),
             "pack": list(rows),
-            "pretrain": [base],
+            base.stage: [base],
             "evaluate_base": [base_evaluation],
             "converse": [conversations],
             "sft": [chat],

@@ -18,12 +18,12 @@ from nanochat.data.loader import sequential
 from nanochat.data.rows import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte
 from nanochat.job import Job
-from nanochat.model.files import save_model
+from nanochat.model.files import load_model, save_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import rates
 from nanochat.optim.step import build_optimizer
 from nanochat.ranks import World, main
-from nanochat.scaling import plan_training
+from nanochat.scaling import Architecture, plan_training
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.training.loop import Schedule, micro_batch_rows, train
 
@@ -39,10 +39,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     rows, held_out = open_rows(folders, "train"), open_rows(folders, "validation")
     plan = plan_training(config, tokenizer.vocab_size, rows.sequence_len)
 
-    with torch.device("meta"):
-        model = GPT(plan.architecture, DTYPES[config.precision])
-    model.to_empty(device=world.device)
-    model.init_weights(config.seed)
+    model = _model(job, config, plan.architecture, world)
     optimizer = build_optimizer(model, config.optimizer, plan)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
@@ -86,6 +83,17 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         "world_size": world.world_size,
         "resumed_from_step": trained.resumed_from_step,
     }
+
+
+def _model(job: Job, config: PretrainConfig, architecture: Architecture, world: World) -> GPT:
+    """The one that is to go on, or a new one."""
+    if "base" in job.inputs:
+        return load_model(job.input("base"), world.device, DTYPES[config.precision])
+    with torch.device("meta"):
+        model = GPT(architecture, DTYPES[config.precision])
+    model.to_empty(device=world.device)
+    model.init_weights(config.seed)
+    return model
 
 
 if __name__ == "__main__":

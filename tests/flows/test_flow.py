@@ -266,7 +266,7 @@ def test_the_form_shows_every_field_with_title_and_description(workshop: Worksho
     from flows.pipeline import nanochat_flow
 
     schema = nanochat_flow.parameters.model_dump()
-    assert list(schema["properties"]) == ["profile", "config", "compute", "store"]
+    assert list(schema["properties"]) == ["profile", "config", "compute", "store", "gpu_pool"]
     assert schema["properties"]["profile"]["enum"] == list(PROFILES)
     for field in schema["properties"].values():
         assert field["title"] and field["description"]

@@ -6,25 +6,19 @@ import importlib.util
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
 from flows.overdue import Overdue
-from nanochat.profiles import override, profile
-from tests.test_whole_chain import TINY
+from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
     pytest.mark.prefect,
@@ -35,121 +29,15 @@ PROJECT = Path(__file__).parents[2]
 SECRET = "s3cr3t-of-nobody"
 
 
-def tiny(*changes: str) -> dict[str, Any]:
-    return override(profile("demo").config, [*TINY, *changes]).model_dump(mode="json")
-
-
-@dataclass
-class Site:
-    """What `nanochat up` made."""
-
-    home: Path
-    api_url: str
-    said: str
-
-    def nanochat(self, *arguments: str) -> str:
-        environment = {**os.environ, "NANOCHAT_HOME": str(self.home), "COLUMNS": "200", "AWS_SECRET_ACCESS_KEY": SECRET}
-        environment.pop("PREFECT_API_URL", None)
-        done = subprocess.run(
-            [sys.executable, "-m", "nanochat.cli", *arguments], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.api_url}/{path}") as answer:
-            return json.load(answer)
-
-    def post(self, path: str, body: Any = None, method: str = "POST") -> Any:
-        data = json.dumps(body if body is not None else {}).encode()
-        while True:
-            request = urllib.request.Request(
-                f"{self.api_url}/{path}", data, {"Content-Type": "application/json"}, method=method
-            )
-            try:
-                with urllib.request.urlopen(request) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:
-                if error.code != 503:  # SQLite is busy; Prefect's own client asks again too
-                    raise
-            time.sleep(0.5)
-
-    def deployment(self, name: str) -> str:
-        return next(found["id"] for found in self.post("deployments/filter") if found["name"] == name)
-
-    def start(self, **parameters: Any) -> str:
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        return self.post(f"deployments/{self.deployment('demo')}/create_flow_run", body)["id"]
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        return self.get(f"flow_runs/{run_id}")
-
-    def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 120) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-
-        def reached() -> bool:
-            seen.update(self.run(run_id))
-            return wanted(seen)
-
-        try:
-            until(reached, f"run {run_id}", limit_s)
-        except AssertionError as error:
-            logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in self.home.glob("prefect/*.log"))
-            states = [(state["name"], state["message"]) for state in self.get(f"flow_run_states/?flow_run_id={run_id}")]
-            raise AssertionError(f"{error}: {states}\n{logs}") from error
-        return seen
-
-    def processes(self, word: str) -> list[psutil.Process]:
-        """Those of this home whose command line has a word."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                ours = process.environ().get("NANOCHAT_HOME") == str(self.home)
-                if ours and word in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-
-def until(reached: Callable[[], Any], what: str, limit_s: float = 60) -> Any:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        try:
-            if found := reached():
-                return found
-        except OSError:  # the server is away
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"waited {limit_s} s for {what}")
-
-
 def soon() -> str:
     """In a few seconds, as Prefect writes times."""
     return (datetime.now(UTC) + timedelta(seconds=8)).isoformat()
 
 
-def ended(run: dict[str, Any]) -> bool:
-    return run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("home"), "", "")
-    try:
-        site.said = site.nanochat("up", "--no-gpu")
-        site.api_url = json.loads((site.home / "prefect" / "keeper.json").read_text())["api_url"]
+    with up(tmp_path_factory.mktemp("home"), AWS_SECRET_ACCESS_KEY=SECRET) as site:
         yield site
-    finally:
-        said = site.nanochat("down")
-        for process in (left := site.processes("")):
-            process.kill()
-        assert not left, "processes are left"
-    assert "Down." in said
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", int(site.api_url.split(":")[2].split("/")[0])))
-    assert "Nothing is up." in site.nanochat("down")
 
 
 def test_all_deployments_are_there_and_up_again_renews_them(site: Site) -> None:
@@ -193,9 +81,7 @@ def test_a_schedule_starts_a_run_and_one_from_the_form_finds_all_cached(site: Si
     second = site.wait(site.start(profile="demo", config=tiny()), ended)
     assert (second["state_name"], second["state"]["message"]) == ("Cached", "0 computed, 13 cached")
 
-    for path in site.home.rglob("*"):
-        if path.is_file():
-            assert SECRET.encode() not in path.read_bytes(), f"{path} holds a secret"
+    site.must_not_hold(SECRET)
 
 
 def test_a_run_outlives_its_own_death_and_its_server_and_a_cancel_leaves_nothing(site: Site) -> None:

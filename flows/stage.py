@@ -1,0 +1,71 @@
+"""One stage as a flow of its own, for the pool where its resource is: `place.py` sends it there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.execute import Said, answered, expect_success
+from flows.place import FLOW
+from flows.tasks import WATCH, open_store, stage_task
+from nanochat.config import Compute
+from nanochat.errors import NotFound
+from nanochat.pipeline import STAGES
+from nanochat.profiles import parse
+from nanochat.store.artifacts import Store
+from nanochat.store.manifest import Manifest
+
+
+@flow(name=FLOW, flow_run_name="{label}", persist_result=False, validate_parameters=False)
+def stage_flow(
+    stage: str,
+    label: str,
+    config: dict[str, Any],
+    inputs: dict[str, list[dict[str, str]]],
+    store: str,
+    compute: dict[str, Any],
+) -> State[Any]:
+    """Makes one artifact, or finds it made. Started by a run of the pipeline, with all that it needs to know.
+
+    Args:
+        stage: Its name.
+        label: What to call it.
+        config: Its config.
+        inputs: Name → `stage` and `key` of each artifact.
+        store: `file:///…` or `s3://bucket/prefix`, which this machine can reach.
+        compute: How to run.
+    """
+
+    def work() -> Said:
+        known = {each.name: each for each in STAGES}
+        if stage not in known:
+            raise NotFound(f"There is no stage `{stage}`.", hint=f"There are {', '.join(known)}.")
+        chosen = known[stage]
+        opened = open_store(store)
+        manifests = {name: [_manifest(opened, each) for each in given] for name, given in inputs.items()}
+        given = {name: found if chosen.inputs[name].many else found[0] for name, found in manifests.items()}
+        try:
+            state: State[Any] = stage_task(chosen)(
+                stage=chosen, config=parse(chosen.config_type, config), inputs=given, label=label, store=store,
+                compute=parse(Compute, compute), return_state=True,
+            )  # fmt: skip
+        except BaseException:
+            WATCH.get().stop("The run was told to end.")
+            raise
+        expect_success(label, state)
+        return Said(label, "Cached" if state.name == "Cached" else "")
+
+    return answered(work)
+
+
+def _manifest(store: Store, reference: Mapping[str, str]) -> Manifest:
+    manifest = store.find(reference["stage"], reference["key"])
+    if manifest is None:
+        raise NotFound(
+            f"{reference['stage']}/{reference['key'][:8]} is not in {store.objects.root}.",
+            hint="A pool on another machine needs a store that both can reach: `s3://…`.",
+        )
+    return manifest

@@ -1,0 +1,22 @@
+"""The templates of reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from nanochat.console import duration, number
+
+
+def templates() -> Environment:
+    """Those beside this file; what goes into HTML is escaped, and what is missing is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=select_autoescape(["html.jinja"]),
+    )
+    environment.filters.update(number=number, duration=duration)
+    return environment

@@ -1,0 +1,149 @@
+"""A site for the tests: what `nanochat up` makes, and nothing of it left when `nanochat down` has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nanochat.profiles import override, profile
+from tests.test_whole_chain import TINY
+
+
+def tiny(*changes: str) -> dict[str, Any]:
+    return override(profile("demo").config, [*TINY, *changes]).model_dump(mode="json")
+
+
+@dataclass
+class Site:
+    """What `nanochat up` made."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    api_url: str = ""
+    said: str = ""
+
+    def nanochat(self, *arguments: str) -> str:
+        environment = {**os.environ, "NANOCHAT_HOME": str(self.home), "COLUMNS": "200", **self.environment}
+        environment.pop("PREFECT_API_URL", None)
+        done = subprocess.run(
+            [sys.executable, "-m", "nanochat.cli", *arguments], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.api_url}/{path}") as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: Any = None, method: str = "POST") -> Any:
+        data = json.dumps(body if body is not None else {}).encode()
+        while True:
+            request = urllib.request.Request(
+                f"{self.api_url}/{path}", data, {"Content-Type": "application/json"}, method=method
+            )
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # SQLite is busy; Prefect's own client asks again too
+                    raise
+            time.sleep(0.5)
+
+    def deployment(self, name: str) -> str:
+        return next(found["id"] for found in self.post("deployments/filter") if found["name"] == name)
+
+    def start(self, deployment: str = "demo", **parameters: Any) -> str:
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return self.post(f"deployments/{self.deployment(deployment)}/create_flow_run", body)["id"]
+
+    def done(self, deployment: str, **parameters: Any) -> tuple[str, str]:
+        """Name and message of the state in which a run of a deployment ends."""
+        run = self.wait(self.start(deployment, **parameters), ended, 180)
+        return run["state_name"], run["state"]["message"]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return self.get(f"flow_runs/{run_id}")
+
+    def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 120) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        def reached() -> bool:
+            seen.update(self.run(run_id))
+            return wanted(seen)
+
+        try:
+            until(reached, f"run {run_id}", limit_s)
+        except AssertionError as error:
+            logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in self.home.glob("prefect/*.log"))
+            states = [(state["name"], state["message"]) for state in self.get(f"flow_run_states/?flow_run_id={run_id}")]
+            raise AssertionError(f"{error}: {states}\n{logs}") from error
+        return seen
+
+    def processes(self, word: str) -> list[psutil.Process]:
+        """Those of this home whose command line has a word."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("NANOCHAT_HOME") == str(self.home)
+                if ours and word in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def must_not_hold(self, secret: str) -> None:
+        for path in self.home.rglob("*"):
+            if path.is_file():
+                assert secret.encode() not in path.read_bytes(), f"{path} holds a secret"
+
+
+@contextmanager
+def up(home: Path, *, gpu: bool = False, **environment: str) -> Iterator[Site]:
+    """A site on this home for as long as the block lasts; fails when something of it remains.
+
+    `gpu`: it serves the pool `gpu` too, whether or not there is one.
+    """
+    site = Site(home, environment)
+    try:
+        site.said = site.nanochat("up", "--gpu" if gpu else "--no-gpu")
+        site.api_url = json.loads((home / "prefect" / "keeper.json").read_text())["api_url"]
+        yield site
+    finally:
+        said = site.nanochat("down")
+        for process in (left := site.processes("")):
+            process.kill()
+        assert not left, "processes are left"
+    assert "Down." in said
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", int(site.api_url.split(":")[2].split("/")[0])))
+    assert "Nothing is up." in site.nanochat("down")
+
+
+def until(reached: Callable[[], Any], what: str, limit_s: float = 60) -> Any:
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        try:
+            if found := reached():
+                return found
+        except OSError:  # the server is away
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"waited {limit_s} s for {what}")
+
+
+def ended(run: dict[str, Any]) -> bool:
+    return run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
