@@ -45,7 +45,7 @@ MEANING = {
         "model",
         "tasks",
     ],
-    "report": ["stages/report", "report"],
+    "report": ["stages/report", "report", "store/picture"],
 }
 """The files and rooms whose text says what a stage computes."""
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.lineage import ancestors, as_json, as_mermaid, tree
+from nanochat.store.lineage import ancestors, as_json, tree
+from nanochat.store.manifest import Name
+from nanochat.store.picture import as_mermaid, fold
 from nanochat.store.producer import describe_producer
 
 SHARDS = 5
@@ -63,16 +65,25 @@ def test_what_is_gone_is_said_and_nothing_is_removed(store: Store, made: tuple[l
     text = "\n".join(tree(store, top))
     assert "download ×2 (1 gone)" in text
     assert hollow.files[0].sha256 in text
-    assert "(1 gone)" in as_mermaid(store, top)
+    assert "(1 gone)" in as_mermaid(fold([top, *ancestors(store, top)]))
     assert store.read("download", hollow.key) == hollow
 
 
 def test_the_picture_folds_shards(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
-    lines = as_mermaid(store, made[1]).splitlines()
+    lines = as_mermaid(fold([made[1], *ancestors(store, made[1])])).splitlines()
     assert lines[0] == "graph TD"
     assert f'  download["download<br/>×{SHARDS}"]' in lines
-    assert "  download --> tokenize" in lines
-    assert "  tokenize --> pretrain" in lines
+    edges = {line.strip() for line in lines if "-->" in line}
+    assert edges == {"download --> train_tokenizer", "train_tokenizer --> tokenize", "tokenize --> pretrain"}
+
+
+def test_what_is_known_is_not_read_again(
+    store: Store, made: tuple[list[Artifact], Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[Name, Manifest] = {}
+    first = ancestors(store, made[1], known)
+    monkeypatch.setattr(store, "read", None)
+    assert ancestors(store, made[1], known) == first
 
 
 def test_the_json_has_every_node_and_edge(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
