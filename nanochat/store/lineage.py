@@ -36,12 +36,32 @@ def ancestors(store: Store, manifest: Manifest, known: dict[Name, Manifest] | No
 
 def descendants(store: Store, manifest: Manifest) -> list[Manifest]:
     """Everything that was made from it, oldest first."""
-    made = sorted(store.manifests(), key=lambda each: each.producer.ended)
     reached, found = {manifest.name}, []
-    for each in made:  # what is made of another is made after it
+    for each in oldest_first(list(store.manifests())):
         if any(ref.name in reached for ref in each.parents):
             reached.add(each.name)
             found.append(each)
+    return found
+
+
+def family(store: Store, manifest: Manifest, *, down: bool = False) -> list[Manifest]:
+    """It, and everything it was made from; or, looking `down`, everything that was made from it."""
+    return [manifest, *(descendants if down else ancestors)(store, manifest)]
+
+
+def oldest_first(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """The same by time, and each after all that it was made from, even if the clocks of two machines differ."""
+    waiting = {each.name: each for each in sorted(manifests, key=lambda each: each.producer.ended)}
+    found: list[Manifest] = []
+
+    def take(name: Name) -> None:
+        if manifest := waiting.pop(name, None):
+            for ref in manifest.parents:
+                take(ref.name)
+            found.append(manifest)
+
+    for name in list(waiting):
+        take(name)
     return found
 
 
@@ -70,7 +90,7 @@ def _under(children: Mapping[Name, list[Manifest]], parent: Manifest, indent: st
 
 def tree(store: Store, manifest: Manifest) -> list[str]:
     """Lines of a tree. Shards are folded (`download ×12`); `↑` stands further up already, `(gone)` left the store."""
-    known = {found.name: found for found in [manifest, *ancestors(store, manifest)]}
+    known = {found.name: found for found in family(store, manifest)}
     return [_line([manifest]), *_below(known, [manifest], "", set())]
 
 
@@ -131,7 +151,7 @@ def _number(value: float) -> str:
 
 def as_json(store: Store, manifest: Manifest, *, down: bool = False) -> str:
     """Nodes and edges, for other tools; an edge may begin where there is no node: gone, or not asked for."""
-    found = [manifest, *(descendants if down else ancestors)(store, manifest)]
+    found = family(store, manifest, down=down)
     nodes: list[dict[str, Any]] = [
         {
             "stage": m.stage, "kind": m.kind, "key": m.key, "digest": m.digest, "config": m.config,
