@@ -16,21 +16,21 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from flows.lineage import Family, as_mermaid, as_svg
 from nanochat import settings
 from nanochat.console import duration, headline, number
 from nanochat.progress import Progress
 from nanochat.store.artifacts import Artifact, Store
-from nanochat.store.manifest import InputRef, Manifest
+from nanochat.store.lineage import ancestors
+from nanochat.store.manifest import InputRef, Manifest, Name
+from nanochat.store.picture import as_mermaid, as_svg, fold
 
 LOG_EVERY_S = 5.0
 UNSAID = {"time", "seconds", "memory_bytes", "lr_multiplier", "smoothed_loss", "tokens", "epoch"}
 """Kept in `metrics.jsonl`; a line in the log is to be read."""
 DRAW_EVERY_S = 1.0
-HERE = "#bfdbfe"
 
-family = Family()
-"""Manifests this process has met."""
+met: dict[Name, Manifest] = {}
+"""Manifests this process has met: each is read at most once."""
 
 
 def page_key(stage: str, key: str) -> str:
@@ -50,8 +50,8 @@ def publish(store: Store, artifact: Artifact, summary: str) -> None:
 
 def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str:
     """Markdown: what it is, lineage, inputs, metrics, files."""
-    lineage = family.lineage(store, manifest)
-    picture = base64.b64encode(as_svg(lineage, {manifest.stage: HERE}).encode()).decode()
+    lineage = fold([manifest, *ancestors(store, manifest, met)])
+    picture = base64.b64encode(as_svg(lineage, here=manifest.stage).encode()).decode()
     made = manifest.producer
     rows = [(name, reference) for name, references in manifest.inputs.items() for reference in references]
     parts = [

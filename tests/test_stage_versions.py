@@ -54,7 +54,14 @@ MEANING = {
         "model",
         "tasks",
     ],
-    "report": ["stages/report", "report/report", "report/plots", "report/template", "report/page.html"],
+    "report": [
+        "stages/report",
+        "report/report",
+        "report/plots",
+        "report/template",
+        "report/page.html",
+        "store/picture",
+    ],
     "compare": ["stages/compare", "report/ladder", "report/plots", "report/template", "report/page.html"],
 }
 """The files and rooms whose text says what a stage computes."""

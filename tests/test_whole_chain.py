@@ -84,6 +84,10 @@ def test_the_model_talks_and_knows_where_it_comes_from(home: Path) -> None:
     lineage = nanochat("lineage", "chat/latest", home=home)
     for stage in ("sft", "converse", "pretrain", "pack", "tokenize", "train_tokenizer", "download"):
         assert stage in lineage
+    events = [json.loads(line) for line in nanochat("lineage", "chat/latest", "--openlineage", home=home).splitlines()]
+    assert [event["job"]["name"] for event in events][:2] == ["download"] * 2
+    nanochat("lineage", "base/latest", "--down", "--html", str(home / "lineage.html"), home=home)
+    assert "evaluate_chat" in (home / "lineage.html").read_text()
     shown = json.loads(nanochat("show", "base/latest", home=home))
     assert shown["metrics"]["steps"] == 12
     assert len(shown["inputs"]["rows"]) == 2

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter, validators
 from rich.markup import escape
 from rich.table import Table
 
 from nanochat.cli.app import Reference, StoreUrl, app, open_store, out
-from nanochat.errors import WrongKind
+from nanochat.errors import BadConfig, WrongKind
 
 if TYPE_CHECKING:
     from nanochat.store.runs import Run
 
 
 CHANGES_SHOWN = 3
+FORM = Group("Form", validator=validators.MutuallyExclusive())
 
 
 @app.command
@@ -59,21 +62,41 @@ def lineage(
     reference: Reference,
     *,
     down: Annotated[bool, Parameter(negative="", help="What was made from it, instead.")] = False,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", group=FORM, help="As JSON.")] = False,
+    html: Annotated[
+        Path | None, Parameter(group=FORM, help="As a page in this file, with a picture and all that is known.")
+    ] = None,
+    openlineage: Annotated[
+        bool, Parameter(negative="", group=FORM, help="As OpenLineage events, a line each, oldest first.")
+    ] = False,
     store: StoreUrl = "",
 ) -> None:
     """What an artifact was made from, down to the raw shards and their hashes; or what was made from it.
 
-    Example: `nanochat lineage chat/latest`
+    Examples: `nanochat lineage chat/latest`, `nanochat lineage chat/latest --html lineage.html`
     """
     from nanochat.store import lineage as lines
 
     opened = open_store(store)
     manifest = opened.resolve(reference)
-    if as_json:
+    if html:
+        from nanochat.store.page import as_page
+
+        text = as_page(opened, manifest, down=down)
+        try:
+            html.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadConfig(f"`{html}` cannot be written: {error.strerror}.", hint="Name another file.") from error
+        out.print(escape(str(html)))
+    elif openlineage:
+        from nanochat.store.openlineage import events
+
+        for event in events(opened, manifest, down=down):
+            out.out(json.dumps(event), highlight=False)
+    elif as_json:
         out.print_json(lines.as_json(opened, manifest, down=down))
-        return
-    out.print(escape("\n".join((lines.tree_down if down else lines.tree)(opened, manifest))))
+    else:
+        out.print(escape("\n".join((lines.tree_down if down else lines.tree)(opened, manifest))))
 
 
 @app.command

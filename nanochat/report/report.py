@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from markupsafe import Markup
 from nanochat.console import duration, headline
 from nanochat.report.plots import accuracy_bars, training_curve
 from nanochat.report.template import templates
-from nanochat.store.artifacts import Artifact, Manifest
-
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 168, 46, 34, 18
+from nanochat.store.artifacts import Artifact
+from nanochat.store.picture import as_svg, fold
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ def _values(made: Made) -> dict[str, Any]:
     pretraining, tuning = _events(base.path), _events(chat.path)
     rows = [_row(stage, artifacts) for stage, artifacts in made.stages.items()]
     seconds = sum(row["seconds"] for row in rows)
-    costs = [a.manifest.producer.cost for artifacts in made.stages.values() for a in artifacts]
+    manifests = [artifact.manifest for artifacts in made.stages.values() for artifact in artifacts]
+    costs = [manifest.producer.cost for manifest in manifests]
     producer = base.manifest.producer
     tasks = chat_evaluation["tasks"]
     tiles = [
@@ -66,7 +65,7 @@ def _values(made: Made) -> dict[str, Any]:
         "pretraining": Markup(training_curve(pretraining, "validation_bits_per_byte", "validation bits per byte")),  # noqa: S704 - our own SVG
         "tuning": Markup(training_curve(tuning, "validation_loss", "validation loss (nats a token)")),  # noqa: S704
         "bars": Markup(accuracy_bars(chat_evaluation["tasks"])),  # noqa: S704
-        "lineage": Markup(lineage_svg(made.stages)),  # noqa: S704
+        "lineage": Markup(as_svg(fold(manifests))),  # noqa: S704
         "tasks": chat_evaluation["tasks"],
         "samples": base_evaluation["samples"],
         "examples": chat_evaluation["examples"],
@@ -98,56 +97,6 @@ def _row(stage: str, artifacts: Sequence[Artifact]) -> dict[str, Any]:
         "headline": headline(artifacts[0].metrics) if len(artifacts) == 1 else "",
         "bytes": sum(file.size for artifact in artifacts for file in artifact.manifest.files),
     }
-
-
-def lineage_svg(stages: Mapping[str, Sequence[Artifact]]) -> str:
-    """Boxes and arrows: what was made from what, shards folded into one box."""
-    column: dict[str, int] = {}
-    parents: dict[str, list[str]] = {}
-    for stage, artifacts in stages.items():
-        parents[stage] = _parents(artifacts[0].manifest, stages)
-        column[stage] = max((column[parent] + 1 for parent in parents[stage]), default=0)
-    places: dict[str, tuple[int, int]] = {}
-    filled: dict[int, int] = {}
-    for stage in stages:
-        row = filled.get(column[stage], 0)
-        filled[column[stage]] = row + 1
-        places[stage] = (column[stage] * (BOX_WIDTH + GAP_X), row * (BOX_HEIGHT + GAP_Y))
-    width = (max(column.values()) + 1) * (BOX_WIDTH + GAP_X)
-    height = max(filled.values()) * (BOX_HEIGHT + GAP_Y) + 30
-    parts = [
-        f'<svg role="img" aria-label="lineage" viewBox="-4 -4 {width} {height}" '
-        f'style="width:100%;min-width:{width * 0.6:.0f}px">'
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path class="tip" d="M0,0 L8,4 L0,8 z"/></marker></defs>'
-    ]
-    for stage, sources in parents.items():
-        x, y = places[stage]
-        for parent in sources:
-            px, py = places[parent]
-            x0, y0, x1, y1 = px + BOX_WIDTH, py + BOX_HEIGHT / 2, x, y + BOX_HEIGHT / 2
-            bend = (x0 + x1) / 2 if x1 - x0 <= GAP_X else x1 - GAP_X / 2
-            sag = 0 if x1 - x0 <= GAP_X else max(filled.values()) * (BOX_HEIGHT + GAP_Y) - max(y0, y1) - 4
-            path = (
-                f"M{x0},{y0} C{bend},{y0} {bend},{y1} {x1},{y1}"
-                if not sag
-                else f"M{x0},{y0} C{x0 + 60},{y0 + sag} {x1 - 60},{y1 + sag} {x1},{y1}"
-            )
-            parts.append(f'<path class="edge" marker-end="url(#arrow)" d="{path}"/>')
-    for stage, (x, y) in places.items():
-        many, key = len(stages[stage]), stages[stage][0].key[:8]
-        label = html.escape(stage if many == 1 else f"{stage} ×{many}")
-        parts.append(
-            f'<rect class="box" x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7"/>'
-            f'<text class="name" x="{x + 12}" y="{y + 20}">{label}</text>'
-            f'<text class="key" x="{x + 12}" y="{y + 36}">{key}{" …" if many > 1 else ""}</text>'
-        )
-    return "".join([*parts, "</svg>"])
-
-
-def _parents(manifest: Manifest, stages: Mapping[str, Sequence[Artifact]]) -> list[str]:
-    named = {ref.stage for refs in manifest.inputs.values() for ref in refs}
-    return [stage for stage in stages if stage in named and stage != manifest.stage]
 
 
 def _spoken(name: str) -> str:

@@ -19,7 +19,7 @@ from nanochat.store.artifacts import (
 )
 
 
-@stage(version=2, produces=Report, resource="cpu")
+@stage(version=3, produces=Report, resource="cpu")
 def report(
     config: ReportConfig,
     raw: list[RawShard],

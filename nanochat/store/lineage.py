@@ -1,4 +1,4 @@
-"""What an artifact was made from, down to the raw shards: as text, as a picture, as JSON.
+"""What an artifact was made from, down to the raw shards, and what was made from it: as a list, as text, as JSON.
 
 Only manifests are read, and nothing is changed: what an artifact was made from is known even when payloads are gone.
 """
@@ -10,36 +10,58 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nanochat.store.artifacts import Store
-from nanochat.store.manifest import InputRef, Manifest
+from nanochat.store.manifest import Manifest, Name
 
 METRICS_SHOWN = 3
 
-Name = tuple[str, str]
-"""Stage and key."""
 
+def ancestors(store: Store, manifest: Manifest, known: dict[Name, Manifest] | None = None) -> list[Manifest]:
+    """Everything it was made from, each once, nearest first; those that the store no longer has are left out.
 
-def ancestors(store: Store, manifest: Manifest) -> list[Manifest]:
-    """Everything it was made from, each once, nearest first; those that the store no longer has are left out."""
-    seen: dict[Name, Manifest | None] = {(manifest.stage, manifest.key): None}
-    waiting = [manifest]
+    A manifest never changes: what is `known` is not read again, and what is read is known from then on.
+    """
+    known = {} if known is None else known
+    known[manifest.name] = manifest
+    seen, waiting = {manifest.name}, [manifest]
     for child in waiting:  # grows while it is walked
-        for ref in _references([child]):
-            name = (ref.stage, ref.key)
-            if name not in seen:
-                seen[name] = store.read(*name)
-                if (found := seen[name]) is not None:
-                    waiting.append(found)
+        for ref in child.parents:
+            if ref.name in seen:
+                continue
+            seen.add(ref.name)
+            if found := known.get(ref.name) or store.read(*ref.name):
+                known[ref.name] = found
+                waiting.append(found)
     return waiting[1:]
 
 
 def descendants(store: Store, manifest: Manifest) -> list[Manifest]:
     """Everything that was made from it, oldest first."""
-    made = sorted(store.manifests(), key=lambda each: each.producer.ended)
-    reached, found = {(manifest.stage, manifest.key)}, []
-    for each in made:  # what is made of another is made after it
-        if any((ref.stage, ref.key) in reached for ref in _references([each])):
-            reached.add((each.stage, each.key))
+    reached, found = {manifest.name}, []
+    for each in oldest_first(list(store.manifests())):
+        if any(ref.name in reached for ref in each.parents):
+            reached.add(each.name)
             found.append(each)
+    return found
+
+
+def family(store: Store, manifest: Manifest, *, down: bool = False) -> list[Manifest]:
+    """It, and everything it was made from; or, looking `down`, everything that was made from it."""
+    return [manifest, *(descendants if down else ancestors)(store, manifest)]
+
+
+def oldest_first(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """The same by time, and each after all that it was made from, even if the clocks of two machines differ."""
+    waiting = {each.name: each for each in sorted(manifests, key=lambda each: each.producer.ended)}
+    found: list[Manifest] = []
+
+    def take(name: Name) -> None:
+        if manifest := waiting.pop(name, None):
+            for ref in manifest.parents:
+                take(ref.name)
+            found.append(manifest)
+
+    for name in list(waiting):
+        take(name)
     return found
 
 
@@ -48,28 +70,27 @@ def tree_down(store: Store, manifest: Manifest) -> list[str]:
     found = descendants(store, manifest)
     children: dict[Name, list[Manifest]] = {}
     for each in found:
-        for name in dict.fromkeys((ref.stage, ref.key) for ref in _references([each])):
+        for name in dict.fromkeys(ref.name for ref in each.parents):
             children.setdefault(name, []).append(each)
     return [_line([manifest]), *_under(children, manifest, "", set())]
 
 
 def _under(children: Mapping[Name, list[Manifest]], parent: Manifest, indent: str, shown: set[Name]) -> Iterator[str]:
-    direct = children.get((parent.stage, parent.key), [])
+    direct = children.get(parent.name, [])
     for child in direct:
         last = child is direct[-1]
         branch, deeper = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        name = (child.stage, child.key)
-        if name in shown:
+        if child.name in shown:
             yield f"{indent}{branch}{child.stage} {child.key[:8]} ↓"
             continue
-        shown.add(name)
+        shown.add(child.name)
         yield f"{indent}{branch}{_line([child])}"
         yield from _under(children, child, indent + deeper, shown)
 
 
 def tree(store: Store, manifest: Manifest) -> list[str]:
     """Lines of a tree. Shards are folded (`download ×12`); `↑` stands further up already, `(gone)` left the store."""
-    known = {(found.stage, found.key): found for found in [manifest, *ancestors(store, manifest)]}
+    known = {found.name: found for found in family(store, manifest)}
     return [_line([manifest]), *_below(known, [manifest], "", set())]
 
 
@@ -93,10 +114,6 @@ def _below(known: Mapping[Name, Manifest], group: Sequence[Manifest], indent: st
         for leaf in found:
             if not leaf.inputs:
                 yield from _files(leaf, indent + deeper)
-
-
-def _references(group: Sequence[Manifest]) -> Iterator[InputRef]:
-    return (ref for manifest in group for refs in manifest.inputs.values() for ref in refs)
 
 
 def _inputs(group: Sequence[Manifest]) -> dict[tuple[str, str], list[str]]:
@@ -132,27 +149,9 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def as_mermaid(store: Store, manifest: Manifest) -> str:
-    """The picture as a mermaid graph, one node a stage: its shards stand folded."""
-    found = [manifest, *ancestors(store, manifest)]
-    there = {(each.stage, each.key) for each in found}
-    named = sorted(there | {(ref.stage, ref.key) for ref in _references(found)})
-    keys: dict[str, list[str]] = {}
-    for stage, key in named:
-        keys.setdefault(stage, []).append(key)
-    lines = ["graph TD"]
-    for stage, each in keys.items():
-        gone = sum((stage, key) not in there for key in each)
-        note = each[0][:8] if len(each) == 1 else f"×{len(each)}"
-        note += "" if not gone else " (gone)" if gone == len(each) else f" ({gone} gone)"
-        lines.append(f'  {stage}["{stage}<br/>{note}"]')
-    edges = {(ref.stage, child.stage) for child in found for ref in _references([child])}
-    return "\n".join([*lines, *(f"  {parent} --> {child}" for parent, child in sorted(edges))])
-
-
 def as_json(store: Store, manifest: Manifest, *, down: bool = False) -> str:
     """Nodes and edges, for other tools; an edge may begin where there is no node: gone, or not asked for."""
-    found = [manifest, *(descendants if down else ancestors)(store, manifest)]
+    found = family(store, manifest, down=down)
     nodes: list[dict[str, Any]] = [
         {
             "stage": m.stage, "kind": m.kind, "key": m.key, "digest": m.digest, "config": m.config,

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from nanochat.config import canonical_json
 from nanochat.store.producer import Producer
 
+Name = tuple[str, str]
+"""Stage and key."""
+
 
 class FileEntry(BaseModel):
     """One file of a payload."""
@@ -32,6 +35,10 @@ class InputRef(BaseModel):
     kind: str
     key: str
     digest: str
+
+    @property
+    def name(self) -> Name:
+        return self.stage, self.key
 
 
 class Manifest(BaseModel):
@@ -54,8 +61,17 @@ class Manifest(BaseModel):
     producer: Producer
 
     @property
+    def name(self) -> Name:
+        return self.stage, self.key
+
+    @property
     def folder(self) -> str:
         return artifact_folder(self.stage, self.key)
+
+    @property
+    def parents(self) -> list[InputRef]:
+        """All that it was made from directly; one that came in under two names stands here twice."""
+        return [ref for refs in self.inputs.values() for ref in refs]
 
 
 def artifact_folder(stage: str, key: str) -> str:

@@ -1,0 +1,70 @@
+"""A lineage as OpenLineage run events, for catalogues that keep the lineage of many systems (Marquez, DataHub …).
+
+A stage is a job, the making of an artifact a run, an artifact a dataset, its digest the dataset's version. What is in
+the store is whole, so that all there is to tell of a run is that it is complete.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from nanochat.store.artifacts import Store
+from nanochat.store.lineage import family, oldest_first
+from nanochat.store.manifest import InputRef, Manifest, artifact_folder
+
+SPEC = "https://openlineage.io/spec"
+RUNS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:nanochat:runs")
+
+
+def events(store: Store, manifest: Manifest, *, down: bool = False) -> list[dict[str, Any]]:
+    """One event for it and for each that it was made from, or, looking `down`, that was made from it; oldest first.
+
+    The same artifact gives the same event each time, so that sending it twice does no harm.
+    """
+    return [_event(store.objects.root, each) for each in oldest_first(family(store, manifest, down=down))]
+
+
+def _event(root: str, manifest: Manifest) -> dict[str, Any]:
+    producer = _producer(manifest)
+    inputs = {ref.name: ref for ref in manifest.parents}  # each once, under however many names it came in
+    return {
+        "eventType": "COMPLETE",
+        "eventTime": manifest.producer.ended.isoformat(),
+        "run": {"runId": str(uuid.uuid5(RUNS, "/".join(manifest.name)))},
+        "job": {"namespace": "nanochat", "name": manifest.stage, "facets": _code(manifest)},
+        "inputs": [_dataset(root, producer, ref) for ref in inputs.values()],
+        "outputs": [_dataset(root, producer, manifest)],
+        "producer": producer,
+        "schemaURL": f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent",
+    }
+
+
+def _producer(manifest: Manifest) -> str:
+    return f"pkg:generic/nanochat@{manifest.producer.code_version}"
+
+
+def _dataset(root: str, producer: str, artifact: Manifest | InputRef) -> dict[str, Any]:
+    version = {"datasetVersion": artifact.digest}
+    return {
+        "namespace": root,
+        "name": artifact_folder(*artifact.name),
+        "facets": {"version": _facet(producer, "DatasetVersionDatasetFacet", version)},
+    }
+
+
+def _code(manifest: Manifest) -> dict[str, Any]:
+    """Which commit made it. Where its repository is served is not known: a SWHID names a commit wherever it is."""
+    made = manifest.producer
+    if not made.git_commit:
+        return {}
+    place = {
+        "type": "git",
+        "url": f"swh:1:rev:{made.git_commit}",
+        "version": f"{made.git_commit}{'-dirty' if made.git_dirty else ''}",
+    }
+    return {"sourceCodeLocation": _facet(_producer(manifest), "SourceCodeLocationJobFacet", place)}
+
+
+def _facet(producer: str, kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"_producer": producer, "_schemaURL": f"{SPEC}/facets/1-0-1/{kind}.json#/$defs/{kind}", **fields}
