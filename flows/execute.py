@@ -19,7 +19,7 @@ from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
 from nanochat.errors import NanochatError, StageFailed
 from nanochat.pipeline import Handles
-from nanochat.profiles import parse
+from nanochat.profiles import PROFILES, parse
 from nanochat.profiles import profile as profile_named
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.runs import recording
@@ -50,15 +50,26 @@ class Said:
 
 
 def asked(profile: str, config: Any, compute: Any, store: str, gpu_pool: str = "") -> Asked:
-    """Raises `NotFound` or `BadConfig`, naming the field."""
-    named = profile_named(profile)
+    """What a form says; raises `NotFound` or `BadConfig`, naming the field."""
     return Asked(
         profile,
-        named.config if config in (None, {}) else parse(PipelineConfig, config),
-        named.compute if compute in (None, {}) else parse(Compute, compute),
+        _config(profile, config),
+        profile_named(profile).compute if compute in (None, {}) else parse(Compute, compute),
         open_store(store or settings.store_url()),
         gpu_pool,
     )
+
+
+def _config(profile: str, config: Any) -> PipelineConfig:
+    """The profile's, when there is none; also when it is another profile's as it stands.
+
+    A form comes filled with one profile's values: who chooses another one there, and changes nothing else, means that.
+    """
+    named = profile_named(profile).config
+    if config in (None, {}):
+        return named
+    given = parse(PipelineConfig, config)
+    return named if any(given == each.config for each in PROFILES.values()) else given
 
 
 def title() -> str:
@@ -66,8 +77,7 @@ def title() -> str:
     given: dict[str, Any] = flow_run.parameters or {}
     name = given.get("profile", "demo")
     try:
-        config = given.get("config")
-        config = profile_named(name).config if config in (None, {}) else parse(PipelineConfig, config)
+        config = _config(name, given.get("config"))
     except NanochatError:  # the flow will say it
         return "refused"
     source = PurePosixPath(config.data.source.rstrip("/")).name

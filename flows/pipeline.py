@@ -33,7 +33,7 @@ def nanochat_flow(
 
     Args:
         profile: A complete config with a name.
-        config: Every field of every stage, instead of the profile's; they are what the results' keys are made of.
+        config: Every field of every stage. Changed here, it counts instead of the profile's.
         compute: How to run, instead of the profile's way; no result depends on it.
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
         gpu_pool: Work pool that trains and examines, while this run holds no GPU; empty: it does so itself.
