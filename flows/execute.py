@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.models import publish_models
-from flows.publish import publish_run
+from flows.pages import publish_run
 from flows.tasks import WATCH, Handle, PrefectRun, Stopped, open_store
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
@@ -124,8 +124,8 @@ def _execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[
         expect_success(label, future.state)
     said = closing(handles.each(lambda handle: _artifact(store, handle)))
     outcome = {label: (future.result(), future.state.name == "Cached") for label, future in run.futures.items()}
-    publish_run(flow_run.name or asked.profile, flow_run.id or "", outcome)
     publish_models(store)
+    publish_run(flow_run.name or asked.profile, flow_run.id or "", outcome)
     cached = sum(reused for _, reused in outcome.values())
     counted = f"{len(outcome) - cached} computed, {cached} cached"
     name = "Cached" if cached == len(outcome) else ""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.publish import table
+from flows.pages import put, table
 from flows.tasks import open_store
 from nanochat import settings
 from nanochat.errors import NanochatError
@@ -39,7 +38,7 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
     said = f"{len(manifests) - len(damaged)} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed)."
     rows = [[f"`{folder}`", "; ".join(problems)] for folder, problems in damaged.items()]
     page = f"# {said}\n\n{table('damaged what', rows, len(rows), most=200)}"
-    create_markdown_artifact(page, key="verify-store", description=said)
+    put("verify-store", page, said)
     if damaged and not repair:
         return Failed(message=f"{said} Run it with `repair`: the damaged ones go, and the next run makes them again.")
     return Completed(message=said + (f" {len(damaged)} taken out." if damaged else ""))
@@ -70,7 +69,5 @@ def gc_flow(
             said = f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
     except NanochatError as error:
         return Failed(message=str(error), data=error)
-    create_markdown_artifact(
-        f"# {said}\n\n{table('what name MB why', rows, len(rows), most=200)}", key="gc", description=said
-    )
+    put("gc", f"# {said}\n\n{table('what name MB why', rows, len(rows), most=200)}", said)
     return Completed(message=said)

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
-
-from flows.publish import link, table
+from flows.pages import link, put, table
 from nanochat.console import duration, number
 from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest
@@ -40,7 +38,7 @@ def publish_models(store: Store) -> None:
         count += len(rows)
         heads = f"made key depth tokens {score} took aliases"
         parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
-    create_markdown_artifact("\n\n".join(parts), key=KEY, description=f"{count} models, best first")
+    put(KEY, "\n\n".join(parts), f"{count} models, best first")
 
 
 def _rows(

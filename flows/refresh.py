@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows.branches import artifact
 from flows.execute import Asked, Said, answered, asked, execute, title
+from flows.pages import link, put, table
 from flows.pipeline import ProfileName
-from flows.publish import link, table
 from flows.tasks import PrefectRun
 from nanochat import branches
 from nanochat.config import Compute, PipelineConfig
@@ -134,5 +133,5 @@ def _decide(
     if champion is not None and before is not None:
         rows.append(["in use", link(champion.stage, champion.key), f"{before:.4f}"])
     page = f"# {said.message}\n\n{table('model artifact ChatCORE', rows, len(rows))}\n\nThe same questions for both."
-    create_markdown_artifact(page, key="gate", description=said.message)
+    put("gate", page, said.message)
     return said

@@ -24,8 +24,9 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner
 
+from flows.pages import publish
 from flows.place import elsewhere
-from flows.publish import TaskProgress, publish
+from flows.progress import TaskProgress
 from nanochat import settings
 from nanochat.config import Compute, Config
 from nanochat.errors import NanochatError, StageFailed

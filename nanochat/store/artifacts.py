@@ -8,6 +8,7 @@ v1/aliases/<name>.json                        small mutable pointers, moved by c
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import threading
 import uuid
@@ -241,6 +242,20 @@ class Store:
             with self._lock:
                 self._verified[place] = path
             return path
+
+    def read_file(self, manifest: Manifest, name: str) -> bytes:
+        """One file of a payload, verified; the others stay where they are. Raises `DamagedArtifact`."""
+        (entry,) = (file for file in manifest.files if file.path == name)
+        try:
+            data = self.objects.read(f"{manifest.folder}/{manifest.payload}/{name}")
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise DamagedArtifact(
+                f"`{name}` of {manifest.stage}/{manifest.key[:8]} is missing, or not what was published.",
+                hint="`nanochat verify --repair` takes the artifact out; the next run makes it again.",
+            )
+        return data
 
     def _copy(self, manifest: Manifest, place: str) -> tuple[Path, str]:
         """The payload's local folder, and what is wrong with it."""

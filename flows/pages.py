@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a stage: an artifact's page, a training's progress, a run's table.
+"""What the Prefect UI shows of what a run made: a page for each artifact, and one for the run.
 
 Both of Prefect's UIs are served: tables, links and `data:` images work in both, mermaid only in the newer.
 """
@@ -6,31 +6,25 @@ Both of Prefect's UIs are served: tables, links and `data:` images work in both,
 from __future__ import annotations
 
 import base64
-import contextvars
-import threading
-import time
 from collections.abc import Iterable, Mapping
-from logging import Logger, LoggerAdapter
 from typing import Any, cast
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_markdown_artifact
 
+from flows.findings import findings
 from nanochat import settings
 from nanochat.console import duration, headline, number
-from nanochat.progress import Progress
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.lineage import ancestors
 from nanochat.store.manifest import InputRef, Manifest, Name
 from nanochat.store.picture import as_mermaid, as_svg, fold
 
-LOG_EVERY_S = 5.0
-UNSAID = {"time", "seconds", "memory_bytes", "lr_multiplier", "smoothed_loss", "tokens", "epoch"}
-"""Kept in `metrics.jsonl`; a line in the log is to be read."""
-DRAW_EVERY_S = 1.0
-
 met: dict[Name, Manifest] = {}
 """Manifests this process has met: each is read at most once."""
+
+published: dict[str, UUID] = {}
+"""Name of each page that this process has published → its newest version."""
 
 
 def page_key(stage: str, key: str) -> str:
@@ -41,11 +35,13 @@ def page_key(stage: str, key: str) -> str:
 def publish(store: Store, artifact: Artifact, summary: str) -> None:
     """The artifact's page in the UI, on hits too."""
     manifest = artifact.manifest
-    create_markdown_artifact(
-        page(store, manifest, summary, reused=artifact.reused),
-        key=page_key(manifest.stage, manifest.key),
-        description=f"{manifest.stage} → {manifest.kind} `{manifest.key[:12]}`. {headline(manifest.metrics)}".strip(),
-    )
+    description = f"{manifest.stage} → {manifest.kind} `{manifest.key[:12]}`. {headline(manifest.metrics)}".strip()
+    put(page_key(manifest.stage, manifest.key), page(store, manifest, summary, reused=artifact.reused), description)
+
+
+def put(key: str, markdown: str, description: str) -> None:
+    """Publishes a version of a page; links that are made from now on lead to it."""
+    published[key] = cast(UUID, create_markdown_artifact(markdown, key=key, description=description))
 
 
 def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str:
@@ -57,6 +53,7 @@ def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str
     parts = [
         f"# {manifest.stage} → {manifest.kind}",
         summary,
+        *findings(store, manifest),
         f"**{'Reused in this run' if reused else 'Computed in this run'}.** Made {made.started:%Y-%m-%d %H:%M} UTC in "
         f"{duration(made.seconds)} on `{made.host}` by nanochat {made.code_version} {_commit(manifest)}.",
         f"- key `{manifest.key}`\n- digest `{manifest.digest}`\n- store {store.objects.root}",
@@ -95,9 +92,10 @@ def link(stage: str, key: str) -> str:
 
 
 def address(page: str) -> str:
-    """Where a page is, from another one, in the face of the UI that one is in."""
+    """Where a page is, from another one, in the face of the UI that one is in: its newest version, or all of them."""
     prefix = settings.prefect_ui_prefix()
-    return f"{f'{prefix}/artifacts' if prefix else '..'}/key/{page}"
+    place = f"artifact/{published[page]}" if page in published else f"key/{page}"
+    return f"{f'{prefix}/artifacts' if prefix else '..'}/{place}"
 
 
 def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[list[str]]:
@@ -129,71 +127,9 @@ def publish_run(name: str, run_id: str, outcome: Mapping[str, tuple[Manifest, bo
         ]
         for label, (manifest, reused) in outcome.items()
     )
-    create_markdown_artifact(
+    put(
+        f"run-{run_id[:8]}",
         f"# {name}\n\n{table('stage artifact state result', rows, len(outcome), most=200)}\n\n"
         f"[All models so far]({address('models')})",
-        key=f"run-{run_id}",
-        description="What this run made, and what it reused.",
+        "What this run made, and what it reused.",
     )
-
-
-class TaskProgress:
-    """A stage's progress in the UI: a log line every few seconds and, where it is `drawn`, a bar once a second.
-
-    Passes every call on to the watch, which may raise to stop the stage.
-    """
-
-    def __init__(self, label: str, logger: Logger | LoggerAdapter[Any], watch: Progress, *, drawn: bool) -> None:
-        self._label, self._logger, self._watch, self._drawn = label, logger, watch, drawn
-        self._began = self._logged = time.monotonic()
-        self._drew = 0.0
-        self._said = ""
-        self._first: tuple[float, float] | None = None
-        self._bar: UUID | None = None
-        self._lock = threading.Lock()
-        self._task_run = contextvars.copy_context()  # progress may come from a thread that knows of no task run
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def __call__(
-        self, done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None
-    ) -> None:
-        self._watch(done, total, unit, message, metrics)
-        now = time.monotonic()
-        with self._lock:
-            if self._first is None or done < self._first[1]:
-                self._first = (now, done)
-            logs = now - self._logged >= LOG_EVERY_S
-            draws = self._drawn and total > 0 and now - self._drew >= DRAW_EVERY_S
-            line = self.line(now, done, total, unit, message, metrics or {}) if logs or draws else ""
-            if logs and line != self._said:
-                self._logged, self._said = now, line
-                self._task_run.run(self._logger.info, "%s", line)
-            if draws:
-                self._drew = now
-                self._task_run.run(self._draw, min(100.0, 100 * done / total), line)
-
-    def line(self, now: float, done: float, total: float, unit: str, message: str, metrics: Mapping[str, float]) -> str:
-        """`120 of 400 steps · loss 3.21 · tokens per s 12,345 · 1 min 20 s left`."""
-        began, first = self._first or (now, done)
-        parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}" if unit else ""]
-        told = {name: value for name, value in metrics.items() if name not in UNSAID}
-        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in told.items()] or [message]
-        if total and done > first:
-            parts.append(f"{duration((now - began) * (total - done) / (done - first))} left")
-        return " · ".join(part for part in parts if part)
-
-    def ended(self) -> None:
-        """Fills the bar."""
-        with self._lock:
-            if self._bar is not None:
-                self._task_run.run(self._draw, 100.0, f"done in {duration(self.seconds)}")
-
-    def _draw(self, percent: float, line: str) -> None:
-        description = f"{self._label}: {line}"
-        if self._bar is None:
-            self._bar = cast(UUID, create_progress_artifact(percent, description=description))
-        else:
-            update_progress_artifact(self._bar, percent, description)

@@ -1,0 +1,88 @@
+"""What a stage found, for its page: a curve of a training, a bar for each task of an examination, the report itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from nanochat.console import number
+from nanochat.store.artifacts import Store
+from nanochat.store.manifest import Manifest
+
+WIDTH, HEIGHT, MARGIN, MOST_POINTS, BAR = 640, 190, 34, 200, 20
+LOSS, HELD_OUT, GREY = "#3b82f6", "#f97316", "#64748b"
+
+
+def findings(store: Store, manifest: Manifest) -> list[str]:
+    """Paragraphs of markdown; read are only the small files that they need."""
+    if manifest.kind == "Model":
+        lines = _read(store, manifest, "metrics.jsonl").splitlines()
+        events = [event for line in lines if line and "smoothed_loss" in (event := json.loads(line))]
+        if len(events) > 1:
+            picture = base64.b64encode(curve(events).encode()).decode()
+            return [f"![loss](data:image/svg+xml;base64,{picture})"]
+    if manifest.kind == "Evaluation":
+        found = json.loads(_read(store, manifest, "evaluation.json") or "{}")
+        return [
+            paragraph for paragraph in (_tasks(found.get("tasks", {})), _samples(found.get("samples", []))) if paragraph
+        ]
+    if manifest.kind == "Report":
+        return [_read(store, manifest, "report.md")]
+    return []
+
+
+def curve(events: Sequence[dict[str, float]]) -> str:
+    """Smoothed loss over steps as SVG, and what was evaluated on held-out rows, on a scale of its own."""
+    every = max(1, len(events) // MOST_POINTS)
+    losses = [(event["done"], event["smoothed_loss"]) for event in [*events[::every], events[-1]]]
+    name = next((name for event in events for name in event if name.startswith("validation_")), "")
+    held_out = [(event["done"], event[name]) for event in events if name in event]
+    last = events[-1]["done"]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#f8fafc"/>',
+        _series(losses, last, LOSS, "loss", "start"),
+        _series(held_out, last, HELD_OUT, name.replace("_", " "), "end") if held_out else "",
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" fill="{GREY}" text-anchor="middle">{number(last)} steps</text>',
+    ]
+    return "".join([*parts, "</svg>"])
+
+
+def _series(points: Sequence[tuple[float, float]], last: float, colour: str, name: str, side: str) -> str:
+    lowest, highest = min(y for _, y in points), max(y for _, y in points)
+    x0, width = MARGIN, WIDTH - 2 * MARGIN
+    y0, height = MARGIN, HEIGHT - 2 * MARGIN - 6
+    placed = [(x0 + width * x / last, y0 + height * (highest - y) / ((highest - lowest) or 1)) for x, y in points]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in placed) if len(points) <= 40 else ""
+    at = x0 if side == "start" else x0 + width
+    said = f"{name} {points[0][1]:.4g} → {points[-1][1]:.4g}"
+    return (
+        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/><g fill="{colour}">{dots}</g>'
+        f'<text x="{at}" y="20" fill="{colour}" text-anchor="{side}">{said}</text>'
+    )
+
+
+def _tasks(tasks: dict[str, Any]) -> str:
+    rows = [
+        f"| {name.replace('_', ' ')} | {_bar(task['accuracy'])} | {task['accuracy']:.0%} | {task['baseline']:.0%} |"
+        for name, task in tasks.items()
+    ]
+    return "\n".join(["| task | | right | chance |", "| --- | --- | --- | --- |", *rows]) if rows else ""
+
+
+def _samples(samples: Sequence[Any]) -> str:
+    texts = [sample.get("text", "") if isinstance(sample, dict) else str(sample) for sample in samples[:3]]
+    return "\n\n".join("> " + text.strip().replace("\n", "\n> ") for text in texts if text.strip())
+
+
+def _bar(share: float) -> str:
+    filled = round(BAR * min(1.0, max(0.0, share)))
+    return "█" * filled + "░" * (BAR - filled)
+
+
+def _read(store: Store, manifest: Manifest, name: str) -> str:
+    return store.read_file(manifest, name).decode(errors="replace") if name in {f.path for f in manifest.files} else ""
