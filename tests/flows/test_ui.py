@@ -1,0 +1,137 @@
+"""What a person does in the Prefect UI, done by a browser: run from the form, follow, look, run again, cancel."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.flows.site import Site, ended, tiny, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
+    pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context(viewport={"width": 1300, "height": 1000})
+        context.set_default_timeout(60_000)
+        yield context
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def form(both_pools: Site) -> str:
+    """Address of the form of `demo`, filled with a config so small that it can be waited for."""
+    deployment = both_pools.deployment("demo")
+    both_pools.post(f"deployments/{deployment}", {"parameters": {"profile": "demo", "config": tiny()}}, "PATCH")
+    return f"{both_pools.api_url.removesuffix('/api')}/deployments/deployment/{deployment}/run"
+
+
+def number(page: Page, name: str) -> Locator:
+    """The box of a field of the form."""
+    label = page.get_by_text(f"{name} (Optional)", exact=True)
+    return page.locator(".schema-form-property", has=label).last.locator("input")
+
+
+def submit(page: Page, site: Site, form: str, **fields: str) -> str:
+    """Fills the form; id of the run that it starts."""
+    known = {run["id"] for run in site.post("flow_runs/filter")}
+    page.goto(form)
+    for name, value in fields.items():
+        number(page, name).fill(value)
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$|tab="))
+    return until(lambda: [run["id"] for run in site.post("flow_runs/filter") if run["id"] not in known], "the run")[0]
+
+
+def open_run(page: Page, form: str, run_id: str) -> None:
+    page.goto(f"{form.partition('/deployments')[0]}/runs/flow-run/{run_id}")
+
+
+def tab(page: Page, name: str) -> None:
+    page.locator(".p-tab", has_text=name).first.click()
+
+
+def follow(page: Page, link: Locator) -> Page:
+    """The page that a link opens, in a tab of its own."""
+    with page.context.expect_page() as opened:
+        link.click()
+    return opened.value
+
+
+def test_the_form_shows_the_profile_and_refuses_what_cannot_be(browser: Any, form: str) -> None:
+    page = browser.new_page()
+    page.goto(form)
+    assert number(page, "Depth").input_value() == "2"
+    assert number(page, "Vocab Size").input_value() == "512"
+    page.get_by_text("Layers; width, batch, tokens and rates follow from it.").wait_for()
+    number(page, "Depth").fill("0")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("'config.pretrain.model.depth'. Failure reason: 0 is less than the minimum of 1").first.wait_for()
+    assert page.url == form
+    page.close()
+
+
+def test_run_look_follow_run_again(browser: Any, both_pools: Site, form: str) -> None:
+    page = browser.new_page()
+    run_id = submit(page, both_pools, form, Depth="3")
+    open_run(page, form, run_id)
+    page.get_by_text("demo · d3 · world").first.wait_for()
+    page.locator(".state-badge", has_text="Completed").first.wait_for(timeout=180_000)
+    tab(page, "Task Runs")
+    page.get_by_text("tokenize world_00001").first.wait_for()
+
+    tab(page, "Artifacts")
+    page.get_by_text(f"run-{run_id[:8]}").first.click()
+    page.get_by_text("All models so far").wait_for()
+    model = follow(page, page.locator("tr", has_text="pretrain").get_by_role("link"))
+    model.get_by_text("pretrain → Model").first.wait_for()
+    pictures = model.locator("img[src^='data:image/svg']")
+    pictures.nth(1).wait_for()
+    for picture in (pictures.nth(0), pictures.nth(1)):  # the loss, and the lineage
+        until(lambda shown=picture: shown.evaluate("image => image.naturalWidth") > 100, "a picture")
+    rows = follow(model, model.locator("tr", has_text="pack").get_by_role("link").first)
+    rows.get_by_text("pack → Rows").first.wait_for()
+    models = follow(page, page.get_by_text("All models so far"))
+    models.get_by_text("Chat models").wait_for()
+
+    again = submit(page, both_pools, form, Depth="3")
+    open_run(page, form, again)
+    page.locator(".state-badge", has_text="Cached").first.wait_for(timeout=120_000)
+    for each in (rows, models, model, page):
+        each.close()
+
+
+def test_a_run_is_watched_and_cancelled(browser: Any, both_pools: Site, form: str) -> None:
+    page = browser.new_page()
+    run_id = submit(page, both_pools, form, Depth="3", Amount="100000")
+    open_run(page, form, run_id)
+    page.get_by_text(re.compile(r"of 100,000 steps · loss [\d.]+ · tokens per s [\d,]+ .* left")).first.wait_for(
+        timeout=120_000
+    )
+    tab(page, "Artifacts")
+    page.get_by_text(re.compile(r"pretrain: [\d,]+ of 100,000 steps")).first.wait_for()
+    page.get_by_role("button", name="Cancel").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+    assert both_pools.wait(run_id, ended)["state_name"] == "Cancelled"
+    page.locator(".state-badge", has_text="Cancelled").first.wait_for()
+    until(lambda: not both_pools.processes("nanochat.training"), "training to end")
+    page.close()
