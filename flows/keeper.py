@@ -9,7 +9,6 @@ that holds a pipe to the keeper. `keeper.json` says who it is, and is locked as 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -22,13 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.overdue import Overdue
+from flows.overdue import watch
 from flows.server import alive, begin, lock, revive
 from nanochat import settings
 from nanochat.errors import NanochatError
 
 LOOK_EVERY_S = 0.5
-LOOK_AT_RUNS_EVERY_S = 10.0
 WORKER_LIMIT = 4
 """Runs at once in a worker; stages that train wait for each other in any case."""
 PATIENCE_S = 30.0
@@ -109,7 +107,7 @@ def keep(home: Path, pools: list[str]) -> None:
             file.flush()
             try:
                 if not named:
-                    threading.Thread(target=_look_at_runs, args=[starting.api_url, ending], daemon=True).start()
+                    threading.Thread(target=watch, args=[starting.api_url, ending, _say], daemon=True).start()
                 while not ending.wait(LOOK_EVERY_S):
                     if not named and not alive(folder):
                         _say("the server has ended; starting it again")
@@ -121,14 +119,6 @@ def keep(home: Path, pools: list[str]) -> None:
                     worker.end()
                 for worker in workers:
                     worker.wait()
-
-
-def _look_at_runs(api_url: str, ending: threading.Event) -> None:
-    overdue = Overdue(api_url)
-    while not ending.wait(LOOK_AT_RUNS_EVERY_S):
-        with contextlib.suppress(OSError):  # the server is away; it comes back
-            for said in overdue.look():
-                _say(said)
 
 
 def _say(line: str) -> None:

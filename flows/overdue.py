@@ -7,17 +7,28 @@ deployments every few seconds, and
 - says *Cancelling* again when nobody has heard it;
 - starts a crashed run again when the automation has not;
 - marks a run as *Crashed* that says it is running and has shown no sign of life, also one from before a reboot.
+
+For a server without a keeper, one process beside it does the same:
+
+    PREFECT_API_URL=http://server:4200/api python -m flows.overdue
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from nanochat import settings
+
+LOOK_EVERY_S = 10.0
 DEAD_AFTER = timedelta(seconds=150)
 """A run shows that it lives every 30 seconds; four beats may be lost: a busy machine is no dead one."""
 
@@ -85,3 +96,21 @@ class Overdue:
         state = {"type": kind, "name": name, "message": message}
         ask(self.api_url, f"flow_runs/{run['id']}/set_state", state=state, force=True)
         return f"{run['name']}: {name}. {message}"
+
+
+def watch(api_url: str, ending: threading.Event, say: Callable[[str], None]) -> None:
+    """Looks every few seconds, until the event is set."""
+    overdue = Overdue(api_url)
+    while not ending.wait(LOOK_EVERY_S):
+        with contextlib.suppress(OSError):  # the server is away; it comes back
+            for said in overdue.look():
+                say(said)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    watch(settings.prefect_api_url(), threading.Event(), _say)

@@ -1,7 +1,7 @@
 """`nanochat up` and `nanochat down`: a Prefect server, workers and all deployments on this machine.
 
 `up` starts the keeper (`keeper.py`), waits until server and workers are healthy, and registers what `prefect.yaml`
-says. It can be called again: what runs goes on, deployments and automations are renewed.
+says (`register.py`). It can be called again: what runs goes on, deployments and automations are renewed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from nanochat import settings
 from nanochat.errors import NanochatError
 
 PROJECT = Path(__file__).parent.parent
-POOLS = ("cpu", "gpu")
 POLL_S = 0.2
 CANCEL_LIMIT_S = 25.0
 
@@ -34,8 +33,7 @@ def up(say: Say, *, gpu: bool) -> None:
 
     Raises `NanochatError` when the server, a worker or a deployment cannot be had.
     """
-    prefect_yaml = PROJECT / "prefect.yaml"
-    if not prefect_yaml.exists():
+    if not (PROJECT / "prefect.yaml").exists():
         raise NanochatError(
             "There is no `prefect.yaml` beside the flows: this is an installed package, not a checkout.",
             hint="`nanochat up` works from a clone of the project.",
@@ -51,16 +49,14 @@ def up(say: Say, *, gpu: bool) -> None:
         pools = known["pools"]
     api_url = known["api_url"]
     settings.use_prefect(api_url, folder)
-    from flows.automations import apply_automations, make_pools  # noqa: PLC0415 - Prefect reads its settings on import
+    from flows.register import register  # noqa: PLC0415 - Prefect reads its settings on import
 
-    make_pools(POOLS)
-    deployments = _deploy(prefect_yaml)
-    notified = apply_automations()
+    made = register()
     _wait_for_workers(api_url, pools, folder)
     say(f"prefect     {api_url.removesuffix('/api')}")
     say(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
-    say(f"deployments {', '.join(deployments)}")
-    if not notified:
+    say(f"deployments {', '.join(made.deployments)}")
+    if not made.notified:
         say("webhook     none; `NANOCHAT_WEBHOOK=https://…` before `nanochat up` tells you of failed and stuck runs")
     say("\nRun one from its page, or: nanochat run. `nanochat down` ends all of it.")
 
@@ -111,14 +107,6 @@ def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
         time.sleep(POLL_S)
     last = (log.read_text(errors="replace").strip().splitlines() or ["It said nothing."])[-1]
     raise ServerUnavailable(f"Prefect did not start: {last}", hint=f"`{log}` and `{folder / 'server.log'}` say more.")
-
-
-def _deploy(prefect_yaml: Path) -> list[str]:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_yaml)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    if done.returncode:
-        raise NanochatError(f"`prefect deploy --all` failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
-    return [found["name"] for found in ask(settings.prefect_api_url(), "deployments/filter", sort="NAME_ASC")]
 
 
 def _wait_for_workers(api_url: str, pools: list[str], folder: Path) -> None:

@@ -97,7 +97,8 @@ _SERVICES = ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")
 def server_environment(folder: Path, port: int, *, services: bool = False) -> dict[str, str]:
     """The environment of our own Prefect server: its home, its addresses, no word to the outside.
 
-    Without `services` it only keeps books: a server for one run has nothing to schedule.
+    Without `services` it only keeps books: a server for one run has nothing to schedule. The books are in SQLite in its
+    home; `PREFECT_SERVER_DATABASE_CONNECTION_URL` names a Postgres.
     """
     api_url = f"http://127.0.0.1:{port}/api"
     return {
@@ -121,9 +122,11 @@ def worker_environment() -> dict[str, str]:
     """The environment of a Prefect worker, and so of its runs: `use_prefect` has been called; homes are absolute.
 
     Runs show that they live every 30 s (the least that Prefect allows), for the automation that finds dead ones.
+    Where the server's database is, and its password, no worker needs to know.
     """
     quiet = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL")
-    kept = {name: value for name, value in os.environ.items() if name not in quiet}
+    database = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
+    kept = {name: value for name, value in os.environ.items() if name not in quiet and not name.startswith(database)}
     return {
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         **kept,

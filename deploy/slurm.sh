@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=nanochat
+#SBATCH --nodes=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=08:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=nanochat-%j.log
+#
+# nanochat on one node of a Slurm cluster, over as many time limits as it takes:
+#
+#     sbatch deploy/slurm.sh run --profile d12       any command of nanochat
+#     sbatch deploy/slurm.sh worker gpu              a Prefect worker for a pool of the server at PREFECT_API_URL
+#
+# `nanochat` has to be on the PATH, and NANOCHAT_STORE has to outlive the node: a bucket, or a folder that nodes share.
+#
+# How it ends:
+# - the command ends by itself: with its exit code; Slurm does not start it again;
+# - 120 s before the time limit (and before a preemption, if the cluster gives notice) Slurm sends TERM: the command gets
+#   it, training saves a checkpoint, the job is put back into the queue, and goes on from there;
+# - `scancel`: the same, but a job that is no longer RUNNING is not put back;
+# - the node dies: Slurm itself puts it back (--requeue); at most `checkpoint_every_s` of training is lost.
+set -uo pipefail
+
+: "${NANOCHAT_STORE:?has to name a store that outlives the node: s3://bucket/prefix or file:///a/shared/folder}"
+export NANOCHAT_STORE
+# Caches, logs and the Prefect server's SQLite: on the node's own disk, since file locks over NFS are not to be trusted.
+export NANOCHAT_HOME="${NANOCHAT_HOME:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/nanochat-${SLURM_JOB_ID:-$$}}"
+mkdir -p "$NANOCHAT_HOME" && NANOCHAT_HOME=$(cd "$NANOCHAT_HOME" && pwd) || exit
+
+if [ "${1:-}" = worker ]; then
+  : "${PREFECT_API_URL:?has to name the Prefect server of the pool}"
+  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # signs of life, for the automation that finds dead runs
+  command=(prefect worker start --pool "${2:-gpu}" --type process --name "$(hostname) ${SLURM_JOB_ID:-}"
+           --limit 1 --install-policy never)
+else
+  [ $# -gt 0 ] || set -- run --profile d12
+  command=(nanochat "$@")
+fi
+
+told='' child=''
+tell() {
+  told=yes
+  [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
+}
+trap tell TERM
+
+"${command[@]}" &
+child=$!
+[ -z "$told" ] || tell   # it came before there was anybody to tell
+while kill -0 "$child" 2>/dev/null; do   # a signal ends `wait` before its time
+  wait "$child"
+done
+wait "$child"
+code=$?
+
+if [ -n "$told" ]; then
+  echo "told to end; the command ended with $code"
+  # Training saves its checkpoint under a supervisor that outlives the run by up to 20 s, and would not outlive the job.
+  for _ in {1..30}; do
+    pgrep -f "nanochat.stages.supervise $NANOCHAT_HOME/" >/dev/null 2>&1 || break
+    sleep 1
+  done
+  if [ "$(squeue --noheader --jobs "${SLURM_JOB_ID:-none}" --format %T 2>/dev/null)" = RUNNING ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+  fi
+fi
+exit "$code"

@@ -1,0 +1,70 @@
+"""Work pools, the deployments of `prefect.yaml`, and automations: made, or renewed, on a server that is there.
+
+    PREFECT_API_URL=http://server:4200/api python -m flows.register
+
+It starts nothing: `nanochat up` does, and calls this; `deploy/` has sites whose servers and workers others start.
+"""
+
+from __future__ import annotations
+
+import subprocess  # noqa: TID251 - Prefect's own command line
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+
+from flows.automations import apply_automations, make_pools
+from flows.server import ServerUnavailable, healthy
+from nanochat import settings
+from nanochat.errors import NanochatError
+
+PROJECT = Path(__file__).parent.parent
+POOLS = ("cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What a server knows of us now."""
+
+    deployments: list[str]
+    notified: bool
+    """Whether somebody is told of runs that failed or are stuck."""
+
+
+def register() -> Registered:
+    """On the server of `PREFECT_API_URL`; pools that exist stay as they are, whatever their type.
+
+    Raises `NanochatError` when the server does not take it.
+    """
+    make_pools(POOLS)
+    _deploy()
+    notified = apply_automations()
+    with get_client(sync_client=True) as client:
+        return Registered(sorted(found.name for found in client.read_deployments()), notified)
+
+
+def _deploy() -> None:
+    yaml = str(PROJECT / "prefect.yaml")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", yaml]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    if done.returncode:
+        raise NanochatError(f"`prefect deploy --all` failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
+
+
+def main() -> None:
+    """Says what is registered, or in one sentence why it is not."""
+    api_url = settings.prefect_api_url()
+    try:
+        if not healthy(api_url):
+            raise ServerUnavailable(
+                f"No Prefect server answers at `{api_url}`.", hint="`PREFECT_API_URL` says where it is."
+            )
+        made = register()
+    except NanochatError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(f"deployments {', '.join(made.deployments)}\nwebhook     {'set' if made.notified else 'none'}\n")
+
+
+if __name__ == "__main__":
+    main()

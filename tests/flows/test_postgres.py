@@ -1,0 +1,120 @@
+"""A site whose Prefect server keeps its books in a real Postgres; and what a Postgres that goes away breaks: no run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.flows.site import Site, ended, tiny, until, up
+
+pytestmark = [
+    pytest.mark.prefect,
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
+    pytest.mark.skipif(sys.platform != "linux", reason="workers are supervised on Linux only"),
+]
+NOBODY = 65_534
+PASSWORD = "pa55word-of-nobody"
+
+
+@dataclass
+class Postgres:
+    """A throw-away server on loopback, in a folder of its own."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+asyncpg://prefect:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+    def make(self) -> None:
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD)
+        if os.geteuid() == 0:  # Postgres refuses to run as root
+            for path in (self.folder, secret):
+                os.chown(path, NOBODY, NOBODY)
+        self._run("initdb", "-U", "prefect", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync")
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        command = [*(as_nobody if os.geteuid() == 0 else []), program, "-D", str(self.folder / "data"), *arguments]
+        done = subprocess.run(
+            command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+
+@contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    missing = [name for name in ("initdb", "pg_ctl", "postgres") if shutil.which(name) is None]
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        missing.append("setpriv")
+    if missing:
+        pytest.skip(f"no {', '.join(missing)} on the PATH")
+    with tempfile.TemporaryDirectory(prefix="nanochat-postgres-") as folder, socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        server = Postgres(Path(folder), port)
+        server.make()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with up(tmp_path_factory.mktemp("home"), PREFECT_SERVER_DATABASE_CONNECTION_URL=postgres.url) as site:
+        yield site
+    site.must_not_hold(PASSWORD)
+
+
+def test_runs_are_kept_in_postgres_and_nowhere_else(site: Site) -> None:
+    first = site.wait(site.start(profile="demo", config=tiny()), ended)
+    assert (first["state_name"], first["state"]["message"]) == ("Completed", "13 computed, 0 cached")
+    second = site.wait(site.start(profile="demo", config=tiny()), ended)
+    assert (second["state_name"], second["state"]["message"]) == ("Cached", "0 computed, 13 cached")
+    assert not list(site.home.rglob("*.db")), "there is a SQLite database"
+
+
+def test_the_server_alone_knows_the_password(site: Site) -> None:
+    for word in ("prefect worker", "nanochat.stages.supervise"):
+        assert site.processes(word)
+        for process in site.processes(word):
+            assert PASSWORD not in str(process.environ())
+
+
+def test_a_run_outlives_a_restart_of_postgres(site: Site, postgres: Postgres) -> None:
+    run_id = site.start(profile="demo", config=tiny("pretrain.horizon.amount=150"))
+    until(lambda: site.processes("nanochat.training"), "training")
+    postgres.stop()
+    postgres.start()
+    assert site.wait(run_id, ended)["state_type"] == "COMPLETED"
