@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -26,6 +27,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
@@ -109,6 +111,26 @@ def _expect(api_url: str) -> None:
             f"The Prefect server at {api_url} (`PREFECT_API_URL`) does not answer.",
             hint="Start it or mend the address; after `unset PREFECT_API_URL` a run starts its own.",
         )
+    theirs, ours = _version(api_url), version("prefect")
+    if theirs and _release(theirs) < _release(ours):  # newer servers understand older clients; not the other way round
+        raise ServerUnavailable(
+            f"The Prefect server at {api_url} is version {theirs}, older than the {ours} that is installed here.",
+            hint=f"Upgrade the server first, or install its version here: `pip install prefect=={theirs}`.",
+        )
+
+
+def _version(api_url: str) -> str:
+    """What the server says; empty when it does not say."""
+    try:
+        with urllib.request.urlopen(f"{api_url.rstrip('/')}/admin/version", timeout=10.0) as answer:  # noqa: S310 - http
+            return str(json.load(answer))
+    except (OSError, ValueError):  # not said, or something else than a version
+        return ""
+
+
+def _release(name: str) -> tuple[int, ...]:
+    """Major and minor: `3.8.8` is of the release 3.8."""
+    return tuple(int(part) for part in re.findall(r"\d+", name)[:2])
 
 
 def _find_or_start(folder: Path, services: bool) -> int:

@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -284,3 +285,24 @@ def test_a_named_server_that_is_silent_is_one_sentence(tmp_path: Path, monkeypat
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(NanochatError, match="does not answer"), server(tmp_path, lambda _: None):
         pass
+
+
+class _Old(BaseHTTPRequestHandler):
+    """A server of long ago, as far as its first answers go."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'"2.20.1"' if self.path.endswith("/version") else b"true")
+
+    def log_message(self, *_: Any) -> None:
+        """Nobody reads it."""
+
+
+def test_a_server_older_than_we_are_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Old) as old:
+        threading.Thread(target=old.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{old.server_port}/api")
+        with pytest.raises(NanochatError, match=r"is version 2\.20\.1, older than"), server(tmp_path, lambda _: None):
+            pass
+        old.shutdown()

@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are supervised on Linux only"),
 ]
 NOBODY = 65_534
+PROGRAMS = os.pathsep.join([os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
+"""Debian keeps the programs of a Postgres server off the PATH."""
 PASSWORD = "pa55word-of-nobody"
 
 
@@ -56,7 +58,8 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        command = [*(as_nobody if os.geteuid() == 0 else []), program, "-D", str(self.folder / "data"), *arguments]
+        path = shutil.which(program, path=PROGRAMS) or program
+        command = [*(as_nobody if os.geteuid() == 0 else []), path, "-D", str(self.folder / "data"), *arguments]
         done = subprocess.run(
             command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -65,11 +68,11 @@ class Postgres:
 
 @contextmanager
 def postgres_server() -> Iterator[Postgres]:
-    missing = [name for name in ("initdb", "pg_ctl", "postgres") if shutil.which(name) is None]
+    missing = [name for name in ("initdb", "pg_ctl", "postgres") if shutil.which(name, path=PROGRAMS) is None]
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         missing.append("setpriv")
     if missing:
-        pytest.skip(f"no {', '.join(missing)} on the PATH")
+        pytest.skip(f"no {', '.join(missing)} here")
     with tempfile.TemporaryDirectory(prefix="nanochat-postgres-") as folder, socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", 0))

@@ -49,6 +49,18 @@ def test_all_deployments_are_there_and_up_again_renews_them(site: Site) -> None:
     assert len(site.post("automations/filter")) == 2
 
 
+def test_who_waits_at_a_screen_goes_before_schedules(site: Site) -> None:
+    priority = {queue["name"]: queue["priority"] for queue in site.post("work_pools/cpu/queues/filter")}
+    assert priority["default"] < priority["scheduled"]
+    queued = {found["name"]: found["work_queue_name"] for found in site.post("deployments/filter")}
+    assert {name for name, queue in queued.items() if queue == "scheduled"} == {
+        "nightly",
+        "refresh",
+        "verify-store",
+        "gc",
+    }
+
+
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
