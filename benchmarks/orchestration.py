@@ -1,0 +1,212 @@
+"""What does the orchestration cost? Prints a table; all is measured in this run, through the command line.
+
+    python benchmarks/orchestration.py                        # the demo, then 1,000 shards on SQLite
+    python benchmarks/orchestration.py --postgres postgresql+asyncpg://user:password@127.0.0.1/name
+    python benchmarks/orchestration.py --shards 200 --skip-demo
+
+The demo is computed once, in one process, without Prefect; what its stages took is on record in their manifests. Then
+the unchanged run is repeated in turns, with and without Prefect, on a server that is up: all is cached, so what one
+takes longer than the other is what orchestration costs: for each task, and as a share of the demo.
+
+For the shards, a site is made (`nanochat up`) on SQLite, and on the Postgres that is named. There the pipeline runs
+twice on that many shards of a very small world, down to a very small model: computed, then cached. Meanwhile the server
+is asked twice a second what a page of the UI asks, and its answers are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+ASK_EVERY_S = 0.5
+SMALL = (
+    "data.world.documents_per_shard=4", "data.validation_documents=2", "tokenizer.vocab_size=512",
+    "rows.sequence_len=64", "pretrain.model.depth=1", "pretrain.batch_tokens=512", "pretrain.horizon.unit=steps",
+    "pretrain.horizon.amount=4", "pretrain.evaluate_every_steps=0", "base_evaluation.evaluation_tokens=512",
+    "base_evaluation.sample_tokens=4", "base_evaluation.free_samples=1",
+    'conversations.train=[{"task":"world","limit":20}]', 'conversations.validation=[{"task":"world","limit":5}]',
+    'conversations.questions=[{"task":"world","limit":5}]', "conversations.sequence_len=128", "sft.batch_tokens=512",
+    "sft.evaluate_every_steps=0", "chat_evaluation.limit=5", "chat_evaluation.max_tokens=4",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder of ours, and the command line on it."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def nanochat(self, *arguments: str) -> str:
+        environment = {**os.environ, "NANOCHAT_HOME": str(self.folder), "COLUMNS": "200", **self.environment}
+        environment.pop("PREFECT_API_URL", None)
+        command = [sys.executable, "-m", "nanochat.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            sys.exit(f"`nanochat {' '.join(arguments)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def run(self, *arguments: str) -> tuple[float, int, int]:
+        """Seconds, stages computed and stages cached of one `nanochat run`."""
+        began = time.perf_counter()
+        said = self.nanochat("run", *arguments)
+        seconds = time.perf_counter() - began
+        counted = re.search(r"(\d+) computed, (\d+) cached", said)
+        if counted is None:
+            sys.exit(f"`nanochat run` does not say what was cached:\n{said}")
+        return seconds, int(counted[1]), int(counted[2])
+
+    @contextmanager
+    def up(self) -> Iterator[str]:
+        """A site; the address of its API."""
+        try:
+            self.nanochat("up", "--no-gpu")
+            yield json.loads((self.folder / "prefect" / "keeper.json").read_text())["api_url"]
+        finally:
+            self.nanochat("down")
+
+
+class Asking:
+    """Asks a server, for as long as the block lasts, what the list of runs and a run's tasks ask."""
+
+    def __init__(self, api_url: str) -> None:
+        self._api_url, self._ending, self.answers_s = api_url, threading.Event(), []
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def __enter__(self) -> Asking:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        body = json.dumps({"limit": 50}).encode()
+        while not self._ending.wait(ASK_EVERY_S):
+            began = time.perf_counter()
+            for path in ("flow_runs/filter", "task_runs/filter"):
+                request = urllib.request.Request(
+                    f"{self._api_url}/{path}", body, {"Content-Type": "application/json"}, method="POST"
+                )
+                try:
+                    with urllib.request.urlopen(request, timeout=60) as answer:
+                        answer.read()
+                except OSError:  # it counts as slow as it was
+                    pass
+            self.answers_s.append(time.perf_counter() - began)
+
+    def said(self) -> str:
+        """Median, 99th percentile and slowest answer, in milliseconds."""
+        in_order = sorted(self.answers_s)
+        p99 = in_order[min(len(in_order) - 1, int(0.99 * len(in_order)))]
+        return f"{1e3 * statistics.median(in_order):.0f} / {1e3 * p99:.0f} / {1e3 * in_order[-1]:.0f} ms"
+
+
+class Watching:
+    """The largest resident memory of this process's `nanochat run` child, while the block lasts."""
+
+    def __init__(self) -> None:
+        self.most_bytes, self._ending = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Watching:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._ending.wait(0.2):
+            for child in me.children():
+                try:
+                    self.most_bytes = max(self.most_bytes, child.memory_info().rss)
+                except psutil.Error:
+                    continue
+
+
+def demo(turns: int) -> Iterator[tuple[str, str]]:
+    """Rows of the table: what orchestration adds to the demo."""
+    with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
+        home = Home(Path(folder))
+        took_s, stages, _ = home.run("--plain", "--profile", "demo")
+        alone_s, _, _ = home.run("--profile", "demo")  # starts a server for itself
+        plain, prefect = [], []
+        with home.up():
+            home.run("--profile", "demo")
+            for _ in range(turns):
+                plain.append(home.run("--plain", "--profile", "demo")[0])
+                prefect.append(home.run("--profile", "demo")[0])
+        extra = [with_it - without for with_it, without in zip(prefect, plain, strict=True)]
+        extra_s = statistics.median(extra)
+        yield f"the demo, {stages} stages, computed without Prefect", f"{took_s:.1f} s"
+        yield "again, all cached: without Prefect", f"{statistics.median(plain):.2f} s"
+        yield "again, all cached: with Prefect, its server up", f"{statistics.median(prefect):.2f} s"
+        yield "again, all cached: with Prefect, server started for the run", f"{alone_s:.2f} s"
+        yield (
+            "orchestration, as a share of the demo (goal 1%)",
+            f"{extra_s / took_s:.2%} ({min(extra):.2f} to {max(extra):.2f} s)",
+        )
+        yield "orchestration, a task, the command's own start included (goal 30 ms)", f"{1e3 * extra_s / stages:.0f} ms"
+
+
+def shards(count: int, books: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Rows of the table: so many mapped shards, computed and cached, and the server's answers meanwhile."""
+    sets = [word for change in (f"data.world.shards={count}", *SMALL) for word in ("--set", change)]
+    with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
+        home = Home(Path(folder), environment)
+        with home.up() as api_url:
+            for what in ("computed", "cached", "cached, once more"):
+                with Asking(api_url) as asking, Watching() as watching:
+                    seconds, computed, cached = home.run(*sets)
+                yield (
+                    f"{count:,} shards, {books}, {what}: {computed + cached:,} artifacts",
+                    f"{seconds:.1f} s, memory {watching.most_bytes / 1e6:,.0f} MB, answers {asking.said()}",
+                )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--postgres", default="", help="connection URL of an empty database, for the shards once more")
+    parser.add_argument("--turns", type=int, default=5, help="repetitions of the cached demo")
+    parser.add_argument("--skip-demo", action="store_true")
+    given = parser.parse_args(arguments)
+    console = Console()
+    table = Table("what", "measured", title=f"{os.cpu_count()} cores; answers: median / 99% / slowest")
+    rows: list[Iterator[tuple[str, str]]] = []
+    if not given.skip_demo:
+        rows.append(demo(given.turns))
+    if given.shards:
+        rows.append(shards(given.shards, "SQLite", {}))
+        if given.postgres:
+            rows.append(shards(given.shards, "Postgres", {"PREFECT_SERVER_DATABASE_CONNECTION_URL": given.postgres}))
+    for part in rows:
+        for what, measured in part:
+            console.log(f"{what}: {measured}")
+            table.add_row(what, measured)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
