@@ -71,13 +71,13 @@ class Site:
 
     def done(self, deployment: str, **parameters: Any) -> tuple[str, str]:
         """Name and message of the state in which a run of a deployment ends."""
-        run = self.wait(self.start(deployment, **parameters), ended, 180)
+        run = self.wait(self.start(deployment, **parameters), ended)
         return run["state_name"], run["state"]["message"]
 
     def run(self, run_id: str) -> dict[str, Any]:
         return self.get(f"flow_runs/{run_id}")
 
-    def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 120) -> dict[str, Any]:
+    def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 300) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 
         def reached() -> bool:

@@ -100,24 +100,18 @@ def site(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     site.must_not_hold(PASSWORD)
 
 
-def test_runs_are_kept_in_postgres_and_nowhere_else(site: Site) -> None:
-    first = site.wait(site.start(profile="demo", config=tiny()), ended)
-    assert (first["state_name"], first["state"]["message"]) == ("Completed", "13 computed, 0 cached")
-    second = site.wait(site.start(profile="demo", config=tiny()), ended)
-    assert (second["state_name"], second["state"]["message"]) == ("Cached", "0 computed, 13 cached")
-    assert not list(site.home.rglob("*.db")), "there is a SQLite database"
-
-
-def test_the_server_alone_knows_the_password(site: Site) -> None:
+def test_a_run_outlives_a_restart_of_postgres_and_is_kept_there_and_nowhere_else(
+    site: Site, postgres: Postgres
+) -> None:
+    config = tiny("pretrain.horizon.amount=100")
+    first = site.start(profile="demo", config=config)
+    until(lambda: site.processes("nanochat.training"), "training")
     for word in ("prefect worker", "nanochat.stages.supervise"):
         assert site.processes(word)
-        for process in site.processes(word):
-            assert PASSWORD not in str(process.environ())
-
-
-def test_a_run_outlives_a_restart_of_postgres(site: Site, postgres: Postgres) -> None:
-    run_id = site.start(profile="demo", config=tiny("pretrain.horizon.amount=150"))
-    until(lambda: site.processes("nanochat.training"), "training")
+        assert all(PASSWORD not in str(process.environ()) for process in site.processes(word))
     postgres.stop()
     postgres.start()
-    assert site.wait(run_id, ended)["state_type"] == "COMPLETED"
+    run = site.wait(first, ended)
+    assert (run["state_name"], run["state"]["message"]) == ("Completed", "13 computed, 0 cached")
+    assert site.done("demo", profile="demo", config=config) == ("Cached", "0 computed, 13 cached")
+    assert not list(site.home.rglob("*.db")), "there is a SQLite database"
