@@ -19,6 +19,9 @@ KINDS = {
 }
 """Stage → title, the stage that examines it, its score, and whether less (1) or more (-1) of it is better."""
 
+SHOWN = {"bits_per_byte": "bits_per_byte", "chatcore": "ChatCORE"}
+"""Score → the head of its column."""
+
 
 def publish_models(store: Store) -> None:
     """Renews the page; reads the manifests of models and their examinations, all at once."""
@@ -36,7 +39,7 @@ def publish_models(store: Store) -> None:
             continue
         rows = list(_rows(found[stage], found[examined], aliases, depths, score, sign))
         count += len(rows)
-        heads = f"made key depth tokens {score} took aliases"
+        heads = f"made key depth tokens {SHOWN[score]} took aliases"
         parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
     put(KEY, "\n\n".join(parts), f"{count} models, best first")
 

@@ -105,8 +105,8 @@ def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[list[str]]:
 
 
 def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> str:
-    """Markdown of so many rows, of which the first `most` are shown; `none` if there is none."""
-    names = heads.split()
+    """Markdown of the first `most` of so many rows; `none` if there is none. `bits_per_byte` is one head."""
+    names = [head.replace("_", " ") for head in heads.split()]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for position, row in enumerate(rows):
         if position == most:
