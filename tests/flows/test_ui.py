@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,6 +120,28 @@ def test_run_look_follow_run_again(browser: Any, both_pools: Site, form: str) ->
     page.locator(".state-badge", has_text="Cached").first.wait_for(timeout=120_000)
     for each in (rows, models, model, page):
         each.close()
+
+
+def test_a_failed_run_is_retried_with_the_button_and_finds_its_work_done(
+    browser: Any, both_pools: Site, form: str, tmp_path: Path
+) -> None:
+    talk = tmp_path / "talk.jsonl"
+    item = json.dumps([{"task": "conversations", "source": str(talk)}])
+    run_id = both_pools.start(profile="demo", config=tiny(f"conversations.train={item}"))
+    failed = both_pools.wait(run_id, ended)
+    assert (failed["state_name"], str(talk) in failed["state"]["message"]) == ("Failed", True), failed["state"]
+    message = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}
+    talk.write_text(f"{json.dumps(message)}\n" * 40)
+
+    page = browser.new_page()
+    open_run(page, form, run_id)
+    page.get_by_role("button", name="Retry").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    done = both_pools.wait(run_id, lambda run: ended(run) and run["state_name"] != "Failed")
+    counted = re.fullmatch(r"(\d) computed, (\d+) cached", done["state"]["message"])
+    assert counted, done["state"]
+    assert int(counted[2]) >= 7, "what had nothing to do with the failure was done again"
+    page.close()
 
 
 def test_a_run_is_watched_and_cancelled(browser: Any, both_pools: Site, form: str) -> None:
