@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+NORM_EPSILON = torch.finfo(torch.float32).eps
+"""Whatever the dtype: the mean square is taken in fp32, as `torch.nn.functional.rms_norm` does."""
+
 
 class _Norm(Function):
     @staticmethod
@@ -88,7 +91,7 @@ class _ReluSquared(Function):
 
 def norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last dimension, without parameters (arXiv:1910.07467)."""
-    return cast(Tensor, _Norm.apply(x, torch.finfo(x.dtype).eps))
+    return cast(Tensor, _Norm.apply(x, NORM_EPSILON))
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

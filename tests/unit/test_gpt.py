@@ -222,6 +222,14 @@ def test_gradients_written_out_are_right() -> None:
     assert check(relu_squared, draw(4, 6))
 
 
+def test_the_norm_is_that_of_torch_in_every_dtype() -> None:
+    dice = torch.Generator().manual_seed(5)
+    small = torch.randn(6, 64, generator=dice) * 0.02  # where epsilon would show
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = small.to(dtype)
+        torch.testing.assert_close(norm(x), torch.nn.functional.rms_norm(x, (64,)), atol=0.01, rtol=0.01)
+
+
 def test_the_model_learns_one_batch_by_heart() -> None:
     model = GPT(Architecture(model=ModelConfig(depth=2, aspect_ratio=16, head_dim=16), vocab_size=64, sequence_len=16))
     model.init_weights(1)
