@@ -24,8 +24,8 @@ class StepRates:
 def rates(step: int, steps: int, config: OptimizerConfig, muon_weight_decay: float) -> StepRates:
     """Pretraining: of step 0 … steps-1; `muon_weight_decay` is the plan's.
 
-    Rates warm up linearly, stay, and warm down linearly to a fraction; momentum rises for 400 steps, and falls while the
-    rates go down; weight decay follows a cosine to 0. In a run so short that they overlap, the rise goes first.
+    Rates warm up linearly, stay, and warm down linearly to a fraction; momentum rises for 400 steps, and falls while
+    the rates go down; weight decay follows a cosine to 0. Where they overlap, in a short run, the rise goes first.
     """
     warmdown_steps = round(config.warmdown_fraction * steps)
     left = min((steps - step) / warmdown_steps, 1.0) if warmdown_steps else 1.0  # of the warm-down, 1 before it begins

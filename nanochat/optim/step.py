@@ -13,6 +13,7 @@ With one rank nothing is sent. The result is the same for any W but for the roun
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import torch
@@ -49,26 +50,41 @@ class Optimizer:
             if group.kind == "muon"
             for names, lr in _by_shape(group, parameters)
         ]
+        self.waited_s = 0.0
+        """Seconds the host waited for other ranks (on GPUs the stream waits instead, and this stays near 0)."""
         self._parameters = [parameters[name] for group in groups for name in group.names]
 
     def zero_grad(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
 
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """Of all parameters, as this rank has them before a step."""
+        return [parameter.grad for parameter in self._parameters]
+
     @torch.no_grad()
-    def step(self, rates: StepRates) -> None:
-        """Average the gradients over the ranks and update; a parameter without a gradient counts as 0."""
+    def step(self, rates: StepRates, gradient_scale: float = 1.0) -> Tensor:
+        """Average the gradients over the ranks and update; a parameter without a gradient counts as 0.
+
+        Gradients are `gradient_scale` times what they should be. Returns this rank's share of the squared norm of the
+        averaged gradient, (2,) fp32: of Muon's matrices and of AdamW's parameters. Nothing waits for a GPU.
+        """
         for parameter in self._parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        divisor = self.world_size * gradient_scale
         averaging = [(stack, stack.average_grads()) for stack in self._stacks]
-        self._average_adamw()
+        square = self._average_adamw(divisor)
+        squares = []
         for stack, work in averaging:
-            _wait(work)
-            stack.update(rates)
+            self._wait(work)
+            squares.append(stack.update(rates, divisor))
         self._adamw.step(rates.lr_multiplier)
         for stack in self._stacks:
+            self._wait(stack.arriving)
             stack.receive()
+        return torch.stack([torch.stack(squares).sum() if squares else torch.zeros_like(square), square])
 
     def state_dict(self) -> dict[str, Tensor]:
         """All state, flat, by parameter name: the same on every rank and at any world size. All ranks must call."""
@@ -83,16 +99,25 @@ class Optimizer:
         for stack in self._stacks:
             stack.load_state_dict(state)
 
-    def _average_adamw(self) -> None:
-        if self.world_size == 1:
-            return
+    def _average_adamw(self, divisor: float) -> Tensor:
+        """Averages the gradients in place; returns this rank's share (an equal one) of their squared norm."""
         grads = [parameter.grad for parameter in self._adamw.parameters if parameter.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(flat)
-        flat.div_(self.world_size)
-        pieces = flat.split([grad.numel() for grad in grads])
-        for piece, grad in zip(pieces, grads, strict=True):
-            grad.copy_(piece.view_as(grad))
+        if self.world_size > 1:
+            flat = torch.cat([grad.flatten() for grad in grads])
+            self._wait(dist.all_reduce(flat, async_op=True))
+            pieces = flat.split([grad.numel() for grad in grads])
+            for piece, grad in zip(pieces, grads, strict=True):
+                grad.copy_(piece.view_as(grad))
+        for grad in grads:
+            if divisor != 1:
+                grad.div_(divisor)
+        return torch.stack([grad.norm() for grad in grads]).square().sum() / self.world_size
+
+    def _wait(self, work: dist.Work | None) -> None:
+        if work is not None:
+            began = time.monotonic()
+            work.wait()
+            self.waited_s += time.monotonic() - began
 
 
 class _Stack:
@@ -109,15 +134,21 @@ class _Stack:
         self.momentum = torch.zeros((share, *shape), device=device)
         self.second = torch.zeros(second_moment_shape(self.momentum.shape), device=device)
         self._grads = self._new_weights = torch.empty(0)
-        self._arriving: dist.Work | None = None
+        self.arriving: dist.Work | None = None
 
     def average_grads(self) -> dist.Work | None:
-        self._grads = self._stacked([weight.grad for weight in self.weights if weight.grad is not None])
-        # Not reduce-scatter: gloo, for CPUs, hasn't had it everywhere.
-        return dist.all_reduce(self._grads, async_op=True) if self.world_size > 1 else None
+        """Adds the gradients up, each rank's share on that rank."""
+        grads = self._stacked([weight.grad for weight in self.weights if weight.grad is not None])
+        if self.world_size == 1:
+            self._grads = grads
+            return None
+        self._grads = torch.empty_like(self.momentum)
+        return dist.reduce_scatter_tensor(self._grads, grads, async_op=True)
 
-    def update(self, rates: StepRates) -> None:
-        grads = self._grads[self.mine].div_(self.world_size) if self.world_size > 1 else self._grads
+    def update(self, rates: StepRates, divisor: float) -> Tensor:
+        """Steps this rank's share and sends it out; returns the squared norm of its averaged gradients."""
+        grads = self._grads.div_(divisor) if divisor != 1 else self._grads
+        square = grads.square().sum()
         weights = self._stacked(list(self.weights))[self.mine].contiguous()
         muon_step(
             weights,
@@ -128,14 +159,15 @@ class _Stack:
             momentum=rates.muon_momentum,
             weight_decay=rates.muon_weight_decay,
         )
-        self._new_weights, self._arriving = self._gather(weights, async_op=True)
+        self._new_weights, self.arriving = self._gather(weights, async_op=True)
+        return square
 
     def receive(self) -> None:
-        _wait(self._arriving)
+        """The new weights, which have arrived, into the model."""
         for index, weight in enumerate(self.weights):
             weight.copy_(self._new_weights[index])
         self._grads = self._new_weights = torch.empty(0)
-        self._arriving = None
+        self.arriving = None
 
     def state_dict(self) -> dict[str, Tensor]:
         momentum, second = self._gather(self.momentum)[0], self._gather(self.second)[0]
@@ -168,8 +200,3 @@ def _by_shape(group: Group, parameters: Mapping[str, nn.Parameter]) -> list[tupl
     for name in group.names:
         shapes.setdefault(parameters[name].shape, []).append(name)
     return [(tuple(names), group.lr) for names in shapes.values()]
-
-
-def _wait(work: dist.Work | None) -> None:
-    if work is not None:
-        work.wait()

@@ -117,7 +117,7 @@ def test_a_failure_in_the_last_evaluation_costs_no_step(
 ) -> None:
     pretrain(job(data, tmp_path / "whole"), ALONE)
     address = (tmp_path / "checkpoints" / "key").as_uri()
-    evaluated, calls = loop._evaluated, count(1)
+    evaluated, calls = loop._Training._evaluated, count(1)
 
     def fails_at_the_end(*given) -> float:
         if next(calls) == 3:
@@ -125,7 +125,7 @@ def test_a_failure_in_the_last_evaluation_costs_no_step(
         return evaluated(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_evaluated", fails_at_the_end)
+        patch.setattr(loop._Training, "_evaluated", fails_at_the_end)
         with pytest.raises(ValueError, match="evaluation broke"):
             pretrain(job(data, tmp_path / "broke", address), ALONE)
     again = pretrain(job(data, tmp_path / "again", address), ALONE)
