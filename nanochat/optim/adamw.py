@@ -1,27 +1,91 @@
-"""AdamW (arXiv:1711.05101) for tables, the head and scalars: torch's fused kernel, moments in fp32, state by name."""
+"""AdamW (arXiv:1711.05101) for tables, the head and scalars: torch's fused kernel, moments in fp32, state by name.
+
+With W ranks each steps a W-th of every large parameter, and has the moments of that part alone. As every element is
+stepped by itself, the part is any run of the flattened parameter; small ones, and those that W does not divide, are
+stepped by all ranks alike.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.optim.groups import Group
 
 EPSILON = 1e-10
+SMALLEST_SHARED = 1024
+"""Elements of a parameter from which on it is worth sharing out."""
+
+
+class Table:
+    """One parameter as AdamW steps it: `mine`, flat, is this rank's run of its elements."""
+
+    def __init__(self, name: str, weight: nn.Parameter, rank: int, world_size: int) -> None:
+        self.name, self.weights, self.world_size = name, [weight], world_size
+        elements = weight.numel()
+        self.shared = world_size > 1 and elements >= SMALLEST_SHARED and elements % world_size == 0
+        run = elements // world_size if self.shared else elements
+        self._run = slice(rank * run, (rank + 1) * run) if self.shared else slice(0, run)
+        self.mine = weight.detach().view(-1)[self._run]
+        self.arriving: dist.Work | None = None
+
+    def average_grads(self) -> dist.Work | None:
+        """Adds the gradients up over the ranks, each rank's run on that rank."""
+        grad = self.weights[0].grad
+        assert grad is not None
+        flat = grad.reshape(-1)
+        if not self.shared:
+            self.mine.grad = flat
+            return dist.all_reduce(flat, async_op=True) if self.world_size > 1 else None
+        self.mine.grad = torch.empty_like(self.mine)
+        return dist.reduce_scatter_tensor(self.mine.grad, flat, async_op=True)
+
+    def divide_grads(self, divisor: float) -> Tensor:
+        """Divides the gradients that arrived; returns this rank's share of their squared norm."""
+        assert self.mine.grad is not None
+        if divisor != 1:
+            self.mine.grad.div_(divisor)
+        square = self.mine.grad.square().sum()
+        return square if self.shared else square / self.world_size
+
+    def send(self) -> None:
+        """This rank's run sets out, now that it was stepped."""
+        self.mine.grad = None
+        if self.shared:
+            whole = self.weights[0].detach().view(-1)
+            self.arriving = dist.all_gather_into_tensor(whole, self.mine.clone(), async_op=True)
+
+    def receive(self) -> None:
+        """The runs of the others have arrived, in their place."""
+        self.arriving = None
+
+    def whole(self, mine: Tensor) -> Tensor:
+        """All ranks' runs of some state, in the shape of the parameter. Collective."""
+        if self.shared:
+            runs = mine.new_empty(self.weights[0].numel())
+            dist.all_gather_into_tensor(runs, mine)
+            mine = runs
+        return mine.view_as(self.weights[0])
+
+    def run_of(self, whole: Tensor) -> Tensor:
+        """This rank's run of some state, a copy on its device."""
+        return whole.reshape(-1)[self._run].to(self.mine.device, copy=True)
 
 
 class AdamW:
     """A few groups of parameters, each with its rate, betas and decay."""
 
-    def __init__(self, groups: list[Group], parameters: Mapping[str, nn.Parameter]) -> None:
-        self._parameters = {name: parameters[name] for group in groups for name in group.names}
+    def __init__(self, groups: list[Group], parameters: Mapping[str, nn.Parameter], rank: int, world_size: int) -> None:
+        self.tables = [Table(name, parameters[name], rank, world_size) for group in groups for name in group.names]
         self._rates = [group.lr for group in groups]
+        mine = {table.name: table.mine for table in self.tables}
         self._torch = torch.optim.AdamW(
             [
                 {
-                    "params": [parameters[name] for name in group.names],
+                    "params": [mine[name] for name in group.names],
                     "lr": group.lr,
                     "betas": group.betas,
                     "weight_decay": group.weight_decay,
@@ -32,32 +96,28 @@ class AdamW:
             fused=True,
         )
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self._parameters.values())
-
     def step(self, lr_multiplier: float) -> None:
         for group, lr in zip(self._torch.param_groups, self._rates, strict=True):
             group["lr"] = lr * lr_multiplier
         self._torch.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """`<parameter>.first`, `.second` (moments) and `.step`, of parameters that were stepped."""
+        """`<parameter>.first`, `.second` (moments) and `.step`, of parameters that were stepped. Collective."""
         state: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
-            mine = self._torch.state.get(parameter)
+        for table in self.tables:
+            mine = self._torch.state.get(table.mine)
             if mine:
-                state[f"{name}.first"] = mine["exp_avg"]
-                state[f"{name}.second"] = mine["exp_avg_sq"]
-                state[f"{name}.step"] = mine["step"]
+                state[f"{table.name}.first"] = table.whole(mine["exp_avg"])
+                state[f"{table.name}.second"] = table.whole(mine["exp_avg_sq"])
+                state[f"{table.name}.step"] = mine["step"]
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._torch.state.clear()
-        for name, parameter in self._parameters.items():
-            if f"{name}.first" in state:
-                self._torch.state[parameter] = {
-                    "exp_avg": state[f"{name}.first"].to(parameter.device, copy=True),
-                    "exp_avg_sq": state[f"{name}.second"].to(parameter.device, copy=True),
-                    "step": state[f"{name}.step"].to(parameter.device, torch.float32, copy=True),
+        for table in self.tables:
+            if f"{table.name}.first" in state:
+                self._torch.state[table.mine] = {
+                    "exp_avg": table.run_of(state[f"{table.name}.first"]),
+                    "exp_avg_sq": table.run_of(state[f"{table.name}.second"]),
+                    "step": state[f"{table.name}.step"].to(table.mine.device, torch.float32, copy=True),
                 }

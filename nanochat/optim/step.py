@@ -2,19 +2,21 @@
 
 With W ranks the step has three phases, so that the network and the arithmetic overlap:
 
-1. every gradient sets out to be averaged: AdamW's in one flat tensor, Muon's a stack of equal matrices at a time
-   (the stack padded with zeros to a multiple of W);
-2. as they arrive, each rank steps its own share of each stack, and sends the new weights to all; AdamW's parameters,
-   whose state every rank has, are stepped by all;
+1. every gradient sets out to be added up, so that each rank gets its W-th of it: AdamW's a parameter at a time, Muon's
+   a stack of equal matrices at a time (padded with zeros to a multiple of W). After `expect_last_pass` they do so
+   during the backward pass, as soon as they are complete;
+2. as they arrive, each rank steps its own share, whose state it alone has, and sends the new weights to all;
 3. the weights of the others arrive.
 
-With one rank nothing is sent. The result is the same for any W but for the rounding of the average.
+What is sent is the least there is: each gradient and each weight (W-1)/W times. With one rank nothing is sent. The
+result is the same for any W but for the rounding of the average.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from nanochat.config import OptimizerConfig
 from nanochat.errors import DamagedArtifact
-from nanochat.optim.adamw import AdamW
+from nanochat.optim.adamw import AdamW, Table
 from nanochat.optim.groups import Group, parameter_groups
 from nanochat.optim.muon import muon_step, second_moment_shape
 from nanochat.optim.schedule import StepRates
@@ -43,16 +45,25 @@ class Optimizer:
     def __init__(self, parameters: Mapping[str, nn.Parameter], groups: list[Group]) -> None:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        self._adamw = AdamW([group for group in groups if group.kind == "adamw"], parameters)
+        self.waited_s = 0.0
+        """Seconds the host waited for other ranks (on GPUs the stream waits instead, and this stays near 0)."""
+        self._adamw = AdamW(
+            [group for group in groups if group.kind == "adamw"], parameters, self.rank, self.world_size
+        )
         self._stacks = [
             _Stack(names, [parameters[name] for name in names], lr, self.rank, self.world_size)
             for group in groups
             if group.kind == "muon"
             for names, lr in _by_shape(group, parameters)
         ]
-        self.waited_s = 0.0
-        """Seconds the host waited for other ranks (on GPUs the stream waits instead, and this stays near 0)."""
         self._parameters = [parameters[name] for group in groups for name in group.names]
+        self._averaging: dict[_Stack | Table, dist.Work | None] = {}
+        self._incomplete: dict[_Stack | Table, int] = {}
+        """Parts of the model of which so many gradients are still to come in the last pass."""
+        if self.world_size > 1:
+            for part in self._parts:
+                for weight in part.weights:
+                    weight.register_post_accumulate_grad_hook(partial(self._gradient_came, part))
 
     def zero_grad(self) -> None:
         for parameter in self._parameters:
@@ -63,6 +74,10 @@ class Optimizer:
         """Of all parameters, as this rank has them before a step."""
         return [parameter.grad for parameter in self._parameters]
 
+    def expect_last_pass(self) -> None:
+        """The next backward pass is the last of the step: gradients may set out while it runs."""
+        self._incomplete = {part: len(part.weights) for part in self._parts}
+
     @torch.no_grad()
     def step(self, rates: StepRates, gradient_scale: float = 1.0) -> Tensor:
         """Average the gradients over the ranks and update; a parameter without a gradient counts as 0.
@@ -70,21 +85,30 @@ class Optimizer:
         Gradients are `gradient_scale` times what they should be. Returns this rank's share of the squared norm of the
         averaged gradient, (2,) fp32: of Muon's matrices and of AdamW's parameters. Nothing waits for a GPU.
         """
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self._incomplete = {}
+        for part in self._parts:
+            if part not in self._averaging:
+                for weight in part.weights:
+                    if weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
+                self._averaging[part] = part.average_grads()
         divisor = self.world_size * gradient_scale
-        averaging = [(stack, stack.average_grads()) for stack in self._stacks]
-        square = self._average_adamw(divisor)
         squares = []
-        for stack, work in averaging:
-            self._wait(work)
-            squares.append(stack.update(rates, divisor))
-        self._adamw.step(rates.lr_multiplier)
         for stack in self._stacks:
-            self._wait(stack.arriving)
-            stack.receive()
-        return torch.stack([torch.stack(squares).sum() if squares else torch.zeros_like(square), square])
+            self._wait(self._averaging[stack])
+            squares.append(stack.update(rates, divisor))
+        other_squares = []
+        for table in self._adamw.tables:
+            self._wait(self._averaging[table])
+            other_squares.append(table.divide_grads(divisor))
+        self._adamw.step(rates.lr_multiplier)
+        for table in self._adamw.tables:
+            table.send()
+        for part in self._parts:
+            self._wait(part.arriving)
+            part.receive()
+        self._averaging = {}
+        return torch.stack([torch.stack(squares).sum(), torch.stack(other_squares).sum()])
 
     def state_dict(self) -> dict[str, Tensor]:
         """All state, flat, by parameter name: the same on every rank and at any world size. All ranks must call."""
@@ -99,19 +123,17 @@ class Optimizer:
         for stack in self._stacks:
             stack.load_state_dict(state)
 
-    def _average_adamw(self, divisor: float) -> Tensor:
-        """Averages the gradients in place; returns this rank's share (an equal one) of their squared norm."""
-        grads = [parameter.grad for parameter in self._adamw.parameters if parameter.grad is not None]
-        if self.world_size > 1:
-            flat = torch.cat([grad.flatten() for grad in grads])
-            self._wait(dist.all_reduce(flat, async_op=True))
-            pieces = flat.split([grad.numel() for grad in grads])
-            for piece, grad in zip(pieces, grads, strict=True):
-                grad.copy_(piece.view_as(grad))
-        for grad in grads:
-            if divisor != 1:
-                grad.div_(divisor)
-        return torch.stack([grad.norm() for grad in grads]).square().sum() / self.world_size
+    @property
+    def _parts(self) -> list[_Stack | Table]:
+        return [*self._stacks, *self._adamw.tables]
+
+    @torch.no_grad()
+    def _gradient_came(self, part: _Stack | Table, _: Tensor) -> None:
+        """Called by autograd, in the same order on every rank."""
+        if part in self._incomplete:
+            self._incomplete[part] -= 1
+            if not self._incomplete[part]:
+                self._averaging[part] = part.average_grads()
 
     def _wait(self, work: dist.Work | None) -> None:
         if work is not None:

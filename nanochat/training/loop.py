@@ -317,7 +317,9 @@ def optimizer_step(
         _add_over_ranks(counted)
     share = loader.world_size * factor / counted.clamp_min(1)  # the optimizer averages over the ranks
     total = torch.zeros((), dtype=torch.float64, device=loader.device)
-    for inputs_BT, targets_BT in batches:
+    for number, (inputs_BT, targets_BT) in enumerate(batches, 1):
+        if number == len(batches) and scale is None:
+            optimizer.expect_last_pass()
         nats = network(inputs_BT, targets_BT, reduction="sum")
         (nats * share).backward()
         total += nats.detach()

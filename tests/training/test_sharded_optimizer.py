@@ -1,10 +1,11 @@
-"""Real ranks over gloo: two of them step as one does, and one goes on from the state of two."""
+"""Real ranks over gloo: several step as one does, and one goes on from the state of several."""
 
 from __future__ import annotations
 
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -36,6 +37,8 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
         optimizer.load_state_dict(load_file(f"{start}/optimizer.safetensors"))
     for step in steps:
         ids = torch.randint(0, 64, (ROWS, T + 1), generator=torch.Generator().manual_seed(step))[rank::world_size]
+        if step % 2:  # with and without averaging during the backward pass
+            optimizer.expect_last_pass()
         model(ids[:, :-1], ids[:, 1:]).backward()
         optimizer.step(StepRates(1.0, 0.9, 0.3))
         optimizer.zero_grad()
@@ -47,12 +50,13 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
         dist.destroy_process_group()
 
 
-def test_two_ranks_step_as_one_and_one_goes_on_from_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_step_as_one_and_one_goes_on_from_them(ranks: int, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
     train(0, 1, port, str(tmp_path / "one"), range(4), "")
-    mp.spawn(train, (2, port, str(tmp_path / "two"), range(4), ""), nprocs=2)
+    mp.spawn(train, (ranks, port, str(tmp_path / "two"), range(4), ""), nprocs=ranks)
     train(0, 1, port, str(tmp_path / "on"), range(2, 4), str(tmp_path / "two" / "rank-0-step-1"))
     for file in ("model.safetensors", "optimizer.safetensors"):
         one, two, other, on = (
