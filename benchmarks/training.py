@@ -73,11 +73,13 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     from nanochat.model.gpt import GPT
     from nanochat.optim.schedule import rates
     from nanochat.optim.step import build_optimizer
+    from nanochat.ranks import World
     from nanochat.scaling import Architecture, plan_steps
     from nanochat.tokenizer.bpe import Tokenizer
     from nanochat.training.loop import optimizer_step
     from nanochat.training.machine import compute_dtype, fit
     from nanochat.training.metrics import Clock, peak_flops
+    from nanochat.training.micro_batch import micro_batch_rows
 
     device = torch.device(args.device)
     architecture = Architecture(
@@ -89,7 +91,10 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     model.init_weights(1)
     model.to(device)
     clock = Clock()
-    micro_rows = args.micro_rows or (8 if side == "ours" else 32)
+    micro_rows = args.micro_rows or 32
+    if side == "ours" and not args.micro_rows:
+        world = World(0, 1, device)
+        micro_rows = micro_batch_rows(Compute(), model, args.sequence_len, plan.batch_rows, world)
     loader = Loader(
         open_rows([folder / "rows"], "train"), 1, plan.batch_rows, micro_batch_rows=micro_rows, device=device
     )
@@ -98,10 +103,10 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     if side == "ours":
         fitted = fit(model, precision, Compute(), device)
         optimizer = build_optimizer(model, OptimizerConfig(), plan)
-        evaluated, said = fitted.network, fitted.said
+        evaluated, said = model, fitted.said
 
         def step() -> float:
-            found = optimizer_step(fitted.network, optimizer, loader, schedule[position], clock, None)
+            found = optimizer_step(model, optimizer, loader, schedule[position], clock, None)
             return float(found[0] / found[1])
     else:
         from benchmarks.training_peer import PeerNetwork, PeerOptimizer
@@ -117,7 +122,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
                 loss = evaluated(inputs, targets)
                 (loss / len(batches)).backward()
             peer_optimizer.step(schedule[position])
-            return float(loss)
+            return float(loss.detach())
 
     def answer(**found: object) -> None:
         print(json.dumps(found), flush=True)
@@ -256,7 +261,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--sequence-len", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=16_384)
-    parser.add_argument("--micro-rows", type=int, default=0, help="0: ours 8, the peer's 32")
+    parser.add_argument("--micro-rows", type=int, default=0, help="0: ours chooses, the peer's 32")
     parser.add_argument("--precision", default="auto", help="ours; the peer's is fp32 on a CPU and bf16 on a GPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1, help="of each side in a round")

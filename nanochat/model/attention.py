@@ -89,13 +89,16 @@ def by_sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: 
 
 
 def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """FlexAttention; to be called from compiled code, else it computes all scores."""
-    mask = _block_mask(q_BTHD.shape[1], window, q_BTHD.device)
+    """FlexAttention; to be called from compiled code, else it computes all scores. A full context is SDPA's."""
+    if window >= q_BTHD.shape[1] - 1:
+        return by_sdpa(q_BTHD, k_BTKD, v_BTKD, window, scale)
+    T = q_BTHD.shape[1]
+    mask = _block_masks.get((T, window))
     out_BHTD = flex_attention(
         q_BTHD.transpose(1, 2),
         k_BTKD.transpose(1, 2),
         v_BTKD.transpose(1, 2),
-        block_mask=mask,
+        block_mask=mask if mask is not None else _block_mask(T, window, q_BTHD.device),
         scale=scale,
         enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
     )
@@ -105,14 +108,12 @@ def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: 
 
 def by_flash3(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
     """FlashAttention 3, of the package `flash_attn_interface`."""
-    return _flash("flash_attn_interface")(
-        q_BTHD, k_BTKD, v_BTKD, softmax_scale=scale, causal=True, window_size=(window, 0)
-    )
+    return _by_flash("flash_attn_interface", q_BTHD, k_BTKD, v_BTKD, window, scale)
 
 
 def by_flash4(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
     """FlashAttention 4, of the package `flash-attn-4`."""
-    return _flash("flash_attn.cute")(q_BTHD, k_BTKD, v_BTKD, softmax_scale=scale, causal=True, window_size=(window, 0))
+    return _by_flash("flash_attn.cute", q_BTHD, k_BTKD, v_BTKD, window, scale)
 
 
 BACKENDS: dict[str, Backend] = {"flash4": by_flash4, "flash3": by_flash3, "flex": by_flex, "sdpa": by_sdpa}
@@ -153,18 +154,26 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: boo
     return "" if found else f"`{module}` cannot be imported (`pip install {package}`)"
 
 
-@lru_cache(maxsize=4)
-def _flash(module: str) -> Callable[..., Tensor]:
-    function: Callable[..., Any] = importlib.import_module(module).flash_attn_func
+def prepare_backend(name: str, T: int, windows: tuple[int, ...], device: torch.device) -> Backend:
+    """The kernel of that name, with its package imported and its block masks made: no compiler sees through that."""
+    if name in _PACKAGES:
+        module = _PACKAGES[name][0]
+        _flash[module] = importlib.import_module(module).flash_attn_func
+    if name == "flex":
+        for window in set(windows):
+            _block_masks[T, window] = _block_mask(T, window, device)
+    return BACKENDS[name]
 
-    def without_lse(*given: Tensor, **options: Any) -> Tensor:
-        out = function(*given, **options)
-        return out[0] if isinstance(out, tuple) else out
 
-    return without_lse
+_flash: dict[str, Callable[..., Any]] = {}
+_block_masks: dict[tuple[int, int], BlockMask] = {}
 
 
-@lru_cache(maxsize=16)
+def _by_flash(module: str, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+    out = _flash[module](q, k, v, softmax_scale=scale, causal=True, window_size=(window, 0))
+    return out[0] if isinstance(out, tuple) else out  # the log of the mass may come with it
+
+
 def _block_mask(T: int, window: int, device: torch.device) -> BlockMask:
     def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key <= window)

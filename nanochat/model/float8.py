@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 SMALLEST_DIMENSION, MULTIPLE = 128, 16
 
@@ -40,7 +39,6 @@ class _Float8Linear(Function):
         return _product(x, x_scale, weight.T, weight_scale, x_NI.dtype, fast=True)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (grad_NO,) = grads
         x, x_scale, weight, weight_scale = ctx.saved_tensors

@@ -51,7 +51,6 @@ def _tanh(z: Tensor) -> Tensor:
     return z.tanh_()
 
 
-@torch.compiler.disable(recursive=False)
 def head_loss(
     x_NC: Tensor,
     weight_VC: Tensor,
@@ -64,7 +63,7 @@ def head_loss(
     """Cross-entropy in nats, fp32, of softcap(x W^T) against int64 targets; -1 is ignored, and 0 in "none".
 
     "mean" is over the targets that count (0 if there are none). Scalar, or (N,) for "none". `between` is
-    `between_products`, compiled or not; a compiled network calls this function as it is, its chunks are not unrolled.
+    `between_products`, compiled or not.
     """
     count = (targets_N >= 0).sum().clamp_min(1)
     scale = 1 / count if reduction == "mean" else torch.ones((), device=x_NC.device)

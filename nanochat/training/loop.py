@@ -46,8 +46,7 @@ class Schedule:
     batch_rows: int
     seed: int
     rates: Callable[[int], StepRates]
-    evaluate: Callable[[nn.Module], float]
-    """Of the network, which is in evaluation mode."""
+    evaluate: Callable[[], float]
     evaluation_name: str
     """Name of what `evaluate` measures: `validation_bits_per_byte`."""
     evaluate_every_steps: int
@@ -105,7 +104,7 @@ class _Training:
         micro_batch_rows: int, schedule: Schedule,
     ) -> None:  # fmt: skip
         self.job, self.world, self.model, self.optimizer, self.schedule = job, world, model, optimizer, schedule
-        self.network, self.rows, self.micro_batch_rows = fitted.network, rows, micro_batch_rows
+        self.rows, self.micro_batch_rows = rows, micro_batch_rows
         self.step, self.loss, self.smoothed, self.seconds = 0, math.nan, 0.0, 0.0
         self.gradient_norms = (math.nan, math.nan)
         self.scale = LossScale() if fitted.scales_loss else None
@@ -132,7 +131,7 @@ class _Training:
                 assert self.loader
                 rates = schedule.rates(self.step)
                 self.waiting.append(
-                    optimizer_step(self.network, self.optimizer, self.loader, rates, self.clock, self.scale)
+                    optimizer_step(self.model, self.optimizer, self.loader, rates, self.clock, self.scale)
                 )
                 self.step += 1
                 to_evaluate = schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0
@@ -211,9 +210,9 @@ class _Training:
 
     def _evaluated(self) -> float:
         with self.clock.counting("evaluation"):
-            self.network.eval()
-            asked = self.schedule.evaluate(self.network)
-            self.network.train()
+            self.model.eval()
+            asked = self.schedule.evaluate()
+            self.model.train()
         gc.collect()
         return asked
 

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from nanochat.config import Compute
 from nanochat.errors import BadConfig
@@ -21,14 +20,12 @@ WORTH_COMPILING_VOCABULARY = 8192
 
 @dataclass(frozen=True)
 class Fitted:
-    """A network that is ready to train."""
+    """What was chosen."""
 
-    network: nn.Module
-    """To be called; the parameters are those of the model."""
     scales_loss: bool
     """Whether gradients are so small in its dtype that the loss is to be scaled."""
     said: str
-    """What was chosen, for the log."""
+    """The choice, for the log."""
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -51,7 +48,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def fit(model: GPT, precision: str, compute: Compute, device: torch.device) -> Fitted:
-    """Chooses and sets what suits the device. Raises `BadConfig` when something was asked for that does not run."""
+    """Sets in the model what suits the device. Raises `BadConfig` when something was asked for that does not run."""
     cuda = device.type == "cuda"
     compiled = compute.compile == "on" or (compute.compile == "auto" and (cuda or _pays_on_a_cpu(model)))
     dtype = model.compute_dtype
@@ -61,17 +58,17 @@ def fit(model: GPT, precision: str, compute: Compute, device: torch.device) -> F
         for layer in model.modules():
             if isinstance(layer, Linear) and layer is not model.head:
                 layer.float8 = fits_float8(*layer.weight.shape)
-    network: nn.Module = model
     if compiled:
         model.between = torch.compile(between_products)
+        model.prepare_positions(model.architecture.sequence_len)
         if cuda:  # on a CPU it gains a tenth, and takes a minute
-            network = torch.compile(model, dynamic=False)  # pyright: ignore[reportAssignmentType]
+            model.trunk = torch.compile(model.trunk, dynamic=False)
     shown = "fp8" if precision == "fp8" else str(dtype).removeprefix("torch.")
     what = ("network and loss" if cuda else "loss") if compiled else "nothing"
     said = f"{device}: {shown} products, {backend} attention, {what} compiled"
     if precision == "bf16" and dtype == torch.float32:
         said += "; no fast bf16 here"
-    return Fitted(network, dtype == torch.float16, said)
+    return Fitted(dtype == torch.float16, said)
 
 
 def _capability(device: torch.device) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from nanochat.config import Compute
 from nanochat.model.gpt import GPT
 from nanochat.ranks import World
 
-CPU_TOKENS = 4_096
+CPU_TOKENS = 2_048
 """More is not faster there, and takes memory."""
 MOST_TOKENS = 65_536
 """On a GPU; from there on launching kernels costs nothing."""

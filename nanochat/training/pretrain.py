@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nanochat.config import PretrainConfig
 from nanochat.data.loader import sequential
@@ -47,9 +46,9 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, plan.batch_rows, world)
     fitted = fit(model, config.precision, job.compute, world.device)
 
-    def evaluate(network: nn.Module) -> float:
+    def evaluate() -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
-        return bits_per_byte(network, of_equal_shape(batches, micro), token_bytes)
+        return bits_per_byte(model, of_equal_shape(batches, micro), token_bytes)
 
     trained = train(
         job, world, model, fitted, optimizer, rows, micro,

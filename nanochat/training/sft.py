@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nanochat.config import PretrainConfig, SFTConfig
 from nanochat.data.loader import IGNORED, sequential
@@ -52,11 +51,11 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     fitted = fit(model, config.precision, job.compute, world.device)
 
     @torch.no_grad()
-    def evaluate(network: nn.Module) -> float:
+    def evaluate() -> float:
         nats, counted = 0.0, 0.0
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device)
         for inputs_BT, targets_BT in of_equal_shape(batches, micro):
-            nats += network(inputs_BT, targets_BT, reduction="sum").item()
+            nats += model(inputs_BT, targets_BT, reduction="sum").item()
             counted += int((targets_BT != IGNORED).sum())
         nats, counted = sum_over_ranks(nats, counted)
         return nats / max(counted, 1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanochat.config import GuardConfig, ModelConfig
 from nanochat.errors import BadConfig
-from nanochat.model.attention import BACKENDS, best_backend
+from nanochat.model.attention import BACKENDS, best_backend, prepare_backend
 from nanochat.ranks import World
 from nanochat.training.pretrain import pretrain
 from tests.training.tiny import config, job, make_data
@@ -34,6 +34,7 @@ def test_a_kernel_equals_sdpa(name: str, window: int) -> None:
             torch.randn(2, 1024, heads, 128, generator=dice, device=device, dtype=torch.bfloat16).requires_grad_()
             for heads in (4, 2, 2)
         ]
+        prepare_backend(backend, 1024, (window,), device)
         kernel = torch.compile(BACKENDS[backend]) if backend == "flex" else BACKENDS[backend]
         out = kernel(*given, window, 0.12)
         out.float().square().sum().backward()
