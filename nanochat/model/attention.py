@@ -20,7 +20,6 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from nanochat.errors import BadConfig
 
@@ -92,28 +91,25 @@ def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: 
     """FlexAttention; to be called from compiled code, else it computes all scores. A full context is SDPA's."""
     if window >= q_BTHD.shape[1] - 1:
         return by_sdpa(q_BTHD, k_BTKD, v_BTKD, window, scale)
-    T = q_BTHD.shape[1]
-    mask = _block_masks.get((T, window))
-    out_BHTD = flex_attention(
+    out_BHTD = _kernels["flex"](
         q_BTHD.transpose(1, 2),
         k_BTKD.transpose(1, 2),
         v_BTKD.transpose(1, 2),
-        block_mask=mask if mask is not None else _block_mask(T, window, q_BTHD.device),
+        block_mask=_block_masks[q_BTHD.shape[1], window],
         scale=scale,
         enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
     )
-    assert isinstance(out_BHTD, Tensor)
     return out_BHTD.transpose(1, 2)
 
 
 def by_flash3(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
     """FlashAttention 3, of the package `flash_attn_interface`."""
-    return _by_flash("flash_attn_interface", q_BTHD, k_BTKD, v_BTKD, window, scale)
+    return _by_flash("flash3", q_BTHD, k_BTKD, v_BTKD, window, scale)
 
 
 def by_flash4(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
     """FlashAttention 4, of the package `flash-attn-4`."""
-    return _by_flash("flash_attn.cute", q_BTHD, k_BTKD, v_BTKD, window, scale)
+    return _by_flash("flash4", q_BTHD, k_BTKD, v_BTKD, window, scale)
 
 
 BACKENDS: dict[str, Backend] = {"flash4": by_flash4, "flash3": by_flash3, "flex": by_flex, "sdpa": by_sdpa}
@@ -157,25 +153,29 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: boo
 def prepare_backend(name: str, T: int, windows: tuple[int, ...], device: torch.device) -> Backend:
     """The kernel of that name, with its package imported and its block masks made: no compiler sees through that."""
     if name in _PACKAGES:
-        module = _PACKAGES[name][0]
-        _flash[module] = importlib.import_module(module).flash_attn_func
+        _kernels[name] = importlib.import_module(_PACKAGES[name][0]).flash_attn_func
     if name == "flex":
+        library = importlib.import_module("torch.nn.attention.flex_attention")  # takes half a second
+        _kernels[name] = library.flex_attention
         for window in set(windows):
-            _block_masks[T, window] = _block_mask(T, window, device)
+            seen = _window_of(window)
+            _block_masks[T, window] = library.create_block_mask(seen, None, None, T, T, device=device)
     return BACKENDS[name]
 
 
-_flash: dict[str, Callable[..., Any]] = {}
-_block_masks: dict[tuple[int, int], BlockMask] = {}
+_kernels: dict[str, Callable[..., Any]] = {}
+"""Imported functions by name of backend."""
+_block_masks: dict[tuple[int, int], Any] = {}
+"""FlexAttention's, by T and window; on the device of the training process."""
 
 
-def _by_flash(module: str, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    out = _flash[module](q, k, v, softmax_scale=scale, causal=True, window_size=(window, 0))
-    return out[0] if isinstance(out, tuple) else out  # the log of the mass may come with it
-
-
-def _block_mask(T: int, window: int, device: torch.device) -> BlockMask:
+def _window_of(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key <= window)
 
-    return create_block_mask(seen, None, None, T, T, device=device)
+    return seen
+
+
+def _by_flash(name: str, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+    out = _kernels[name](q, k, v, softmax_scale=scale, causal=True, window_size=(window, 0))
+    return out[0] if isinstance(out, tuple) else out  # the log of the mass may come with it
