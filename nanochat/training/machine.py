@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -81,4 +83,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def _pays_on_a_cpu(model: GPT) -> bool:
-    return model.architecture.vocab_size >= WORTH_COMPILING_VOCABULARY and shutil.which("g++") is not None
+    """Whether compiling the loss is won back, and what it takes is there: a C++ compiler, and Python's headers."""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    can = shutil.which("g++") is not None and headers.is_file()
+    return can and model.architecture.vocab_size >= WORTH_COMPILING_VOCABULARY
