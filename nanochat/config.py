@@ -82,14 +82,19 @@ class DataConfig(Config):
 
     source: Annotated[str, Field(min_length=1)] = "world"
     """`world` (the embedded corpus), a folder or file (Parquet, JSONL, text), `https://…` (a shard, or a `.txt` list of
-    shards), `hf://org/name[@revision][/folder]` (a Hugging Face dataset), or `s3://bucket/prefix`."""
+    shards), `hf://org/name[@revision][/folder]` (a Hugging Face dataset), `s3://bucket/prefix`, or another address
+    that fsspec knows (`gs://…`, `ftp://…`)."""
+    subset: str = ""
+    """Of a Hugging Face dataset, the subset (its configuration) as its card names it; empty takes files by folder."""
+    split: str = ""
+    """Of a Hugging Face dataset, the split to train on; empty takes those of training and validation."""
     text_column: Annotated[str, Field(min_length=1)] = "text"
     """Column (Parquet) or field (JSONL) that holds the text."""
     train_shards: Annotated[int, Field(ge=0)] = 0
     """Use the first so many training shards, in order of name; 0 uses all."""
     validation_shard: str = ""
     """Name of the shard held out whole. Empty: a shard named `validation…` or `val…` if there is one, else a sample,
-    chosen by content, of the first shard. Adding shards behind it moves nothing."""
+    chosen by content, of the first shard; the store remembers which that was, and other shards move nothing."""
     validation_documents: Annotated[int, Field(ge=1)] = 1000
     """At most so many documents are held out when they are sampled from the first shard (never over a tenth of it)."""
     world: WorldConfig = WorldConfig()
