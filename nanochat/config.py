@@ -148,6 +148,13 @@ class RowsConfig(Config):
     """T: positions the model sees at once, in tokens."""
 
 
+class DataCardConfig(Config):
+    """What is said of the text."""
+
+    most_languages: Annotated[int, Field(ge=1, le=100)] = 12
+    """Languages named, the most frequent first; the others are counted together."""
+
+
 # --- base model -------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +342,8 @@ class PipelineConfig(Config):
     """Token shards."""
     rows: Annotated[RowsConfig, Field(title="Rows")] = RowsConfig()
     """Packed rows."""
+    data_card: Annotated[DataCardConfig, Field(title="Data card")] = DataCardConfig()
+    """What the text is like."""
     pretrain: Annotated[PretrainConfig, Field(title="Pretraining")] = PretrainConfig()
     """The base model."""
     base_evaluation: Annotated[BaseEvaluationConfig, Field(title="Base evaluation")] = BaseEvaluationConfig()
@@ -357,6 +366,13 @@ class Compute(Config):
 
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Shards worked on at once, and threads of the tokenizer; 0 takes the number of cores."""
+    task_runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """Who works on the shards: threads or processes of this machine, or a Dask or Ray cluster (with its package)."""
+    scheduler: str = ""
+    """Address of the Dask scheduler (`tcp://host:8786`) or Ray head (`ray://host:10001`); empty: a cluster of so many
+    workers on this machine, for the run."""
+    shards_per_task: Annotated[int, Field(ge=0)] = 0
+    """Shards that one task works on; 0: one, or as many as make 64 tasks a stage of more than 64 shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes the GPUs if there are any."""
     ranks: Annotated[int, Field(ge=0, le=1024)] = 0

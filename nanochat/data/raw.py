@@ -29,6 +29,8 @@ from nanochat.progress import Progress
 from nanochat.world.documents import documents as tell
 
 ROW_GROUP_DOCUMENTS = 1024
+ROW_GROUP_BYTES = 64 << 20
+"""A row group of long documents has fewer."""
 SAMPLE_SHARE = 10  # a tenth at most is held out
 
 
@@ -136,13 +138,13 @@ def _with_text(batch: pa.StringArray) -> pa.StringArray:
 
 
 class _Writer:
-    """Row groups of 1,024 documents; the file appears with the first of them."""
+    """Row groups of 1,024 documents, fewer of long ones; the file appears with the first of them."""
 
     def __init__(self, path: Path) -> None:
         self.documents = self.text_bytes = self.characters = 0
         self._path = path
         self._waiting: list[pa.StringArray] = []
-        self._waiting_documents = 0
+        self._waiting_documents = self._waiting_bytes = 0
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, texts: pa.StringArray) -> None:
@@ -155,8 +157,9 @@ class _Writer:
             part = texts[: ROW_GROUP_DOCUMENTS - self._waiting_documents]
             self._waiting.append(part)
             self._waiting_documents += len(part)
+            self._waiting_bytes += total_bytes(part)
             texts = texts[len(part) :]
-            if self._waiting_documents == ROW_GROUP_DOCUMENTS:
+            if self._waiting_documents == ROW_GROUP_DOCUMENTS or self._waiting_bytes > ROW_GROUP_BYTES:
                 self._flush()
 
     def __enter__(self) -> _Writer:
@@ -180,7 +183,7 @@ class _Writer:
                 write_statistics=False,
             )
         self._writer.write_table(table, row_group_size=ROW_GROUP_DOCUMENTS)
-        self._waiting, self._waiting_documents = [], 0
+        self._waiting, self._waiting_documents, self._waiting_bytes = [], 0, 0
 
 
 def write_texts(texts: Iterator[str | None], path: Path, text_column: str) -> None:

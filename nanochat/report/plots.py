@@ -42,6 +42,27 @@ def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
     return _svg(figure)
 
 
+def length_bars(lengths: Sequence[int]) -> str:
+    """Documents by length: bar k counts those of 2^k tokens and more, up to the next."""
+    figure, axes = _figure(height=2.4)
+    first = next((k for k, count in enumerate(lengths) if count), 0)
+    axes.bar(range(first, len(lengths)), lengths[first:], color=LINE, width=0.85, align="edge")
+    axes.set_xlabel("tokens of a document", color=GREY)
+    axes.set_ylabel("documents", color=LINE)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{2**value:,.0f}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return _svg(figure)
+
+
+def language_bars(languages: Mapping[str, float]) -> str:
+    """Share of each language among the documents that were looked at."""
+    figure, axes = _figure(height=0.6 + 0.24 * len(languages))
+    names = list(languages)[::-1]
+    axes.barh(names, [languages[name] for name in names], color=LINE, height=0.6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _svg(figure)
+
+
 def scaling_curve(points: Sequence[tuple[float, float, str]], law: Callable[[float], float] | None) -> str:
     """Bits per byte over FLOPs with a name each, and the law through them on to ten times the most."""
     figure, axes = _figure()

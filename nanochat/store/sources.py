@@ -51,9 +51,8 @@ def list_url(url: str) -> list[SourceFile]:
     Raises `BadSource` when there is none or nobody knows such addresses, `SourceUnreachable`.
     """
     if _is_web(url):
-        found = web.ask(url)
         path = unquote(urlsplit(url).path).lstrip("/")
-        return [SourceFile(url, path, found.identity)]
+        return [SourceFile(url, path, web.ask(url).identity)]
     with _answers(url):
         filesystem, root = _open(url)
         listed: dict[str, Any] = filesystem.find(root, detail=True)

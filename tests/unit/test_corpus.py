@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from hypothesis import strategies as st
 
 from nanochat.config import DataConfig, ShardConfig, WorldConfig
 from nanochat.data import hub, retry
-from nanochat.data.corpus import list_shards, shard_names, write_shard
+from nanochat.data.corpus import fetch_listing, list_shards, shard_names, write_shard
 from nanochat.data.raw import held_out
 from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.store.artifacts import Store
 
 
 def texts(count: int, prefix: str = "document") -> list[str]:
@@ -125,6 +128,44 @@ def test_adding_shards_moves_nothing(tmp_path: Path) -> None:
     assert [len(documents) for documents in held] == [50, 0]
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    first=st.sets(st.integers(0, 30), min_size=1, max_size=6),
+    later=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=6), max_size=4),
+)
+def test_the_split_stays_whatever_shards_come_and_go(tmp_path_factory, first: set[int], later: list[set[int]]) -> None:
+    """The validation documents of the first run are those of all later ones, or a run is refused."""
+    folder = tmp_path_factory.mktemp("split")
+    store = Store(str(folder / "store"), folder / "cache")
+    config = DataConfig(source=str(folder / "data"), validation_documents=3)
+    held: list[str] | None = None
+    for there in (first, *later):
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        for number in there:
+            path = parquet(folder / f"data/shard_{number:02}.parquet", texts(30, f"shard {number}"))
+            os.utime(path, (1, 1))
+        if held is not None and min(first) not in there:
+            with pytest.raises(BadSource, match=f"lost the shard `shard_{min(first):02}`"):
+                list_shards(config, store)
+            continue
+        shards = list_shards(config, store)
+        assert len(shards) == len(there)
+        now = [text for shard in shards for text in written(shard, folder)[1]]
+        assert len(now) == 3 and now == (held or now)
+        held = now
+
+
+def test_a_new_split_is_drawn_when_it_is_asked_for(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    config = DataConfig(source=str(tmp_path / "data"), train_shards=1)
+    parquet(tmp_path / "data/shard_1.parquet", texts(30))
+    list_shards(config, store)
+    parquet(tmp_path / "data/shard_0.parquet", texts(30))
+    assert [shard.name for shard in list_shards(config, store)] == ["shard_1"], "the carrier is among the first"
+    assert [shard.name for shard in fetch_listing(config, store, new_split=True)] == ["shard_0"]
+    assert [shard.name for shard in list_shards(config, store)] == ["shard_0"]
+
+
 def test_adding_world_shards_moves_nothing() -> None:
     few, many = (list_shards(DataConfig(world=WorldConfig(shards=shards))) for shards in (2, 5))
     assert many[:2] == few
@@ -230,6 +271,21 @@ def test_a_rewritten_file_is_another_shard(tmp_path: Path) -> None:
     assert only(DataConfig(source=str(tmp_path))) != before
     with pytest.raises(BadSource, match="changed since the run began"):
         written(before, tmp_path)
+
+
+def test_a_folder_is_held_to_its_sums(tmp_path: Path) -> None:
+    """`sha256sum *.parquet > SHA256SUMS`"""
+    path = parquet(tmp_path / "data/a.parquet", texts(100))
+    sums = tmp_path / "data/SHA256SUMS"
+    sums.write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()} *a.parquet\n")
+    shard = only(DataConfig(source=str(tmp_path / "data")))
+    assert shard.identity.startswith("sha256:")
+    assert len(written(shard, tmp_path)[0]) == 90
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadSource, match=r"a\.parquet` is damaged: its SHA256"):
+        written(shard, tmp_path)
 
 
 # --- bad sources
