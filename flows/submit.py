@@ -25,8 +25,10 @@ from nanochat.progress import Progress
 from nanochat.stages.stage import Stage
 from nanochat.store.artifacts import Artifact, Store
 
-MOST_TASKS = 64
-"""Of one stage, unless `Compute.shards_per_task` says how many shards a task has."""
+ONE_EACH = 64
+"""Up to so many shards have a task each, unless `Compute.shards_per_task` says how many a task has."""
+MOST_TASKS = 32
+"""Of a stage of more."""
 ASK_EVERY_S = 0.5
 
 
@@ -99,11 +101,11 @@ class PrefectRun:
             for place, (config, name) in enumerate(zip(configs, names, strict=True))
         ]
         runner = self.for_shards if stage.resource == "cpu" else self.here
-        size = self.compute.shards_per_task or -(-len(calls) // MOST_TASKS)
-        size = size if stage.resource == "cpu" else 1
+        together = len(calls) > ONE_EACH and stage.resource == "cpu"
+        size = self.compute.shards_per_task or (-(-len(calls) // MOST_TASKS) if together else 1)
         return [
             handle
-            for begin in range(0, len(calls), size or 1)
+            for begin in range(0, len(calls), size)
             for handle in self._submit(stage, calls[begin : begin + size], runner)
         ]
 

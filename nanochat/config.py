@@ -372,7 +372,7 @@ class Compute(Config):
     """Address of the Dask scheduler (`tcp://host:8786`) or Ray head (`ray://host:10001`); empty: a cluster of so many
     workers on this machine, for the run."""
     shards_per_task: Annotated[int, Field(ge=0)] = 0
-    """Shards that one task works on; 0: one, or as many as make 64 tasks a stage of more than 64 shards."""
+    """Shards that one task works on; 0: one, or as many as make 32 tasks of more than 64 shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes the GPUs if there are any."""
     ranks: Annotated[int, Field(ge=0, le=1024)] = 0

@@ -34,13 +34,13 @@ def describe(
     lengths = np.zeros(MOST_DOUBLINGS, np.int64)
     languages: Counter[str] = Counter()
     documents = longest = 0
-    median: list[np.ndarray] = []
+    sampled = [np.empty(0, np.uint32)]
     for done, ledger in enumerate(ledgers, 1):
         for noted in _training(ledger, ["tokens", "language"]):
             tokens = noted.column("tokens").to_numpy()
             documents += len(tokens)
             longest = max(longest, int(tokens.max(initial=0)))
-            median.append(tokens[:: max(1, len(tokens) // 256)])
+            sampled.append(tokens[:: max(1, len(tokens) // 256)])
             lengths += np.bincount(np.log2(np.maximum(tokens, 1)).astype(np.int64), minlength=MOST_DOUBLINGS)
             for counted in pc.call_function("value_counts", [noted.column("language").drop_null()]).to_pylist():
                 languages[counted["values"]] += counted["counts"]
@@ -52,7 +52,7 @@ def describe(
     return {
         "lengths": lengths[: int(np.flatnonzero(lengths).max(initial=0)) + 1].tolist(),
         "longest_tokens": longest,
-        "median_tokens": int(np.median(np.concatenate(median))) if median else 0,
+        "median_tokens": int(np.median(np.concatenate(sampled))) if documents else 0,
         "duplicates": duplicates,
         "validation_in_training": leaked,
         "languages": {name: count / languages.total() for name, count in named.items()},

@@ -19,6 +19,7 @@ from nanochat.errors import BadSource
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 32 << 20
+READ_BUFFER_BYTES = 1 << 20
 PARAGRAPHS_CHARACTERS = 2_000
 LINE_CHARACTERS = 1 << 20
 FORMATS = (".parquet", ".jsonl", ".ndjson", ".txt")
@@ -68,7 +69,7 @@ def read_documents(file: Path, text_column: str, name: str = "") -> Iterator[pa.
 
 
 def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
-    with pq.ParquetFile(file, memory_map=True) as parquet:
+    with open_parquet(file) as parquet:
         _check_text_column(parquet.schema_arrow, text_column, name)
         documents = 0
         for batch in parquet.iter_batches(batch_documents(parquet, text_column), columns=[text_column]):
@@ -83,6 +84,11 @@ def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray
                 f"`{name}` has {documents:,} rows, where its footer says {parquet.metadata.num_rows:,}.",
                 hint="Fetch or write it again.",
             )
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """Read piece by piece: as it comes, Arrow would hold whole row groups, or all of them, before the first batch."""
+    return pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
 
 
 def batch_documents(

@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.data.documents import batch_documents, total_bytes
+from nanochat.data.documents import batch_documents, open_parquet, total_bytes
 from nanochat.data.ledger import Ledger, note
 from nanochat.errors import BadSource
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-READ_DOCUMENTS = 2048
-READ_BYTES = 16 << 20
+READ_DOCUMENTS = 1024
+READ_BYTES = 4 << 20
 """Fewer documents are read at once where they are long: there are as many batches in memory as threads, and three."""
 WRITES_BEHIND = 2
 
@@ -58,7 +58,7 @@ def write_tokens(
     schema = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
     documents = tokens = text_bytes = 0
     with (
-        pq.ParquetFile(raw) as texts,
+        open_parquet(raw) as texts,
         pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
         ) as writer,

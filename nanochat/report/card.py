@@ -31,7 +31,9 @@ def length_rows(card: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     first = next((k for k, count in enumerate(card["lengths"]) if count), 0)
     total = max(sum(card["lengths"]), 1)
     return [
-        (f"{1 << k:,} – {(2 << k) - 1:,}", count, count / total) for k, count in enumerate(card["lengths"]) if k >= first
+        (f"{1 << k:,} – {(2 << k) - 1:,}", count, count / total)
+        for k, count in enumerate(card["lengths"])
+        if k >= first
     ]
 
 

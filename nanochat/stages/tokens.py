@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from nanochat.config import TokensConfig
@@ -13,10 +14,16 @@ from nanochat.store.artifacts import RawShard, TokenShard, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
 
 
+@lru_cache(maxsize=1)
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Once for all shards of a process: it takes as long as encoding 30 MB, and what it has met it knows."""
+    return Tokenizer.load(path)
+
+
 @stage(version=2, produces=TokenShard, resource="cpu")
 def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
     """Encode one raw shard with the vocabulary; every document begins with BOS."""
-    tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
+    tokenizer = load_tokenizer(vocabulary.path / "vocabulary.json")
     threads = context.compute.workers or cores()
     metrics: Metrics = {"vocab_size": tokenizer.vocab_size}
     with Ledger(out / "documents.parquet") as ledger:

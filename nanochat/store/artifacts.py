@@ -110,7 +110,8 @@ class Report(Artifact):
 
 
 KINDS: dict[str, type[Artifact]] = {
-    kind.__name__: kind for kind in (RawShard, Vocabulary, TokenShard, Rows, DataCard, Conversations, Model, Evaluation, Report)
+    kind.__name__: kind
+    for kind in (RawShard, Vocabulary, TokenShard, Rows, DataCard, Conversations, Model, Evaluation, Report)
 }
 
 
