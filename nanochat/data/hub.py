@@ -82,7 +82,7 @@ def _list_declared(
     """The files that the dataset's card, or its layout, gives to a subset and its splits."""
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address):
+    with _errors(address), _choices(address):
         declared = datasets.load_dataset_builder(repo, subset or None, revision=commit).config.data_files or {}
     splits = [split] if split else _used_splits([str(name) for name in declared])
     if split and split not in declared:
@@ -125,7 +125,7 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
 def _list_stream(address: str, repo: str, commit: str, config: str, split: str = "") -> list[HubFile]:
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address):
+    with _errors(address), _choices(address):
         splits = datasets.load_dataset(repo, _config(config), streaming=True, revision=commit)
     found: list[HubFile] = []
     for name in [split] if split else _used_splits([str(name) for name in splits]):
@@ -179,6 +179,18 @@ def _parse(address: str) -> tuple[str, str | None, str]:
         )
     revision = match["revision"]
     return match["repo"], unquote(revision) if revision else None, match["path"] or ""
+
+
+@contextmanager
+def _choices(address: str) -> Iterator[None]:
+    """What the library says to a subset that is not there, or has to be chosen."""
+    try:
+        yield
+    except ValueError as error:
+        said = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+        raise BadSource(
+            f"`{address}`: {'; '.join(said[:2])}.", hint="Name one with `data.subset=…`, or leave `data.split` too."
+        ) from error
 
 
 @contextmanager

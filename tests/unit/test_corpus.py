@@ -373,30 +373,6 @@ class FakeApi:
         return [hub.RepoFile(path=path, size=1, oid="b10b") for path in inside]
 
 
-def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch) -> None:
-    paths = (
-        "data/train-00000.parquet",
-        "data/train-00001.parquet",
-        "data/test-00000.parquet",
-        "data/validation-0.parquet",
-    )
-    for path in paths:
-        parquet(tmp_path / "hub" / path, texts(100, path))
-    monkeypatch.setattr(FakeApi, "files", ("README.md", *paths, "extra/x.jsonl"))
-    monkeypatch.setattr(hub, "HfApi", FakeApi)
-    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, path, **_: str(tmp_path / "hub" / path))
-    shards = list_shards(DataConfig(source="hf://org/name"))
-    assert [(shard.name, shard.validation) for shard in shards] == [
-        ("train-00000", "none"),
-        ("train-00001", "none"),
-        ("validation-0", "all"),
-    ]
-    assert shards[0].url == "hf://org/name@c0ffee/data/train-00000.parquet"
-    assert shards[0].identity == "c0ffee"
-    assert written(shards[0], tmp_path)[0] == texts(100, paths[0])
-    assert [shard.name for shard in list_shards(DataConfig(source="hf://org/name@v1/extra"))] == ["x"]
-
-
 def test_a_dataset_without_such_files_is_streamed(tmp_path: Path, monkeypatch) -> None:
     """The stream itself is real: `datasets` reads the CSV files of a folder."""
     folder = tmp_path / "repository"
