@@ -15,7 +15,17 @@ ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "stage_versions.json"
 
 MEANING = {
-    "download": ["stages/download", "data/corpus", "data/documents", "data/hub", "data/raw", "world"],
+    "download": [
+        "stages/download",
+        "data/corpus",
+        "data/documents",
+        "data/hub",
+        "data/listing",
+        "data/raw",
+        "store/sources",
+        "store/web",
+        "world",
+    ],
     "train_tokenizer": [
         "stages/tokenizer",
         "tokenizer/bpe",
@@ -26,6 +36,7 @@ MEANING = {
     "tokenize": [
         "stages/tokens",
         "data/shards",
+        "data/ledger",
         "tokenizer/bpe",
         "tokenizer/texts",
         "../rustbpe/src/encode",
@@ -33,6 +44,7 @@ MEANING = {
         "../rustbpe/src/vocab",
     ],
     "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
+    "data_card": ["stages/card", "data/card", "report/card", "report/plots"],
     "pretrain": ["stages/pretrain", "training/pretrain", "training/loop", "data/loader", "model", "optim", "scaling"],
     "continue_pretrain": [
         "stages/pretrain",
@@ -57,6 +69,7 @@ MEANING = {
     "report": [
         "stages/report",
         "report/report",
+        "report/card",
         "report/plots",
         "report/template",
         "report/page.html",

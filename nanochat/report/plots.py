@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LINE, SECOND, GREY = "#3b82f6", "#f97316", "#8a8f98"
 
@@ -50,7 +51,7 @@ def length_bars(lengths: Sequence[int]) -> str:
     axes.set_xlabel("tokens of a document", color=GREY)
     axes.set_ylabel("documents", color=LINE)
     axes.xaxis.set_major_formatter(lambda value, _: f"{2**value:,.0f}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 
