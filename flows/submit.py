@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 from prefect.client.schemas.objects import State
+from prefect.exceptions import UnfinishedRun
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
@@ -48,6 +49,8 @@ class Submitted:
             self.future.result(timeout=timeout_s, raise_on_failure=False)
         except TimeoutError:
             return False
+        except UnfinishedRun:  # it never began, because one before it failed
+            return True
         except Exception as error:
             raise StageFailed(f"`{self.calls.label}` was lost ({error!r}).", hint="Start the run again.") from error
         return True
@@ -169,14 +172,18 @@ class PrefectRun:
         if not far or task.progress:
             return task.future
         task.future.wait()
+        if not task.future.state.is_completed():
+            for each in self.tasks:  # the error of the first that failed, and not that this one never began
+                if each.ended(0):
+                    expect_success(each.calls.label, each.future.state)
         return Batch(task.made())
 
     def _heard(self, task: Submitted) -> None:
         """Tells who watches how calls in another process went, and notes what the run has in its hands."""
         watch = WATCH.get()
         state = task.future.state
-        if not state.is_completed():
-            error = state.result(raise_on_failure=False)
+        if not state.is_completed():  # failed, or never begun because one before it did
+            error = state.result(raise_on_failure=False) if state.is_failed() else None
             if isinstance(error, NanochatError):
                 watch.failed(task.calls.label, error)
             return
