@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -200,8 +200,9 @@ def _fetching(shard: ShardConfig) -> Iterator[Path]:
     root = settings.home() / "fetching"
     root.mkdir(parents=True, exist_ok=True)
     for old in root.iterdir():
-        if time.time() - old.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was done with it
+            if time.time() - old.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(old, ignore_errors=True)
     name = hashlib.sha256(f"{shard.url}\n{shard.identity}".encode()).hexdigest()[:32]
     folder = root / name
     folder.mkdir(exist_ok=True)
