@@ -103,14 +103,14 @@ def render_mixture(
     return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, np.asarray(repeats, np.int64), skipped)
 
 
-def write_rows(rendered: Rendered, path: Path, row_tokens: int, bos: int, seed: int) -> int:
-    """Shuffles and packs the conversations into rows of `row_tokens` (T+1), writes them, and returns their number."""
+def write_rows(rendered: Rendered, out: Path, split: Split, row_tokens: int, bos: int, seed: int) -> int:
+    """Shuffles and packs the conversations into the blocks of rows (T+1) of a split, and returns how many rows."""
     order = np.repeat(np.arange(len(rendered)), rendered.repeats)
     order = np.random.default_rng(seed).permutation(order)
     # (N,) row of each conversation, (N,) where it begins in it
     row_of, start_of, rows = plan_padded(np.diff(rendered.offsets)[order], row_tokens, OPEN_ROWS)
     by_row = np.argsort(row_of, kind="stable")
-    with RowWriter(path, row_tokens, rendered.ids.dtype, masked=True) as writer:
+    with RowWriter(out, split, row_tokens, rendered.ids.dtype, masked=True) as writer:
         for first in range(0, rows, BLOCK_ROWS):
             block = min(BLOCK_ROWS, rows - first)
             ids = np.full((block, row_tokens), bos, rendered.ids.dtype)
