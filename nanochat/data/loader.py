@@ -29,7 +29,7 @@ Places = tuple[np.ndarray, np.ndarray, int]
 IGNORED = -1
 AHEAD_BATCHES = 2
 FOUND_ROWS = 4096
-"""Whose place is computed at once."""
+"""Whose places are computed at once (at most an epoch)."""
 
 
 class Batch(NamedTuple):
@@ -107,7 +107,7 @@ class Loader:
 
     def _gather(self, start_row: int) -> Iterator[Places]:
         """Where the rows of each micro-batch of this rank lie."""
-        steps = max(1, FOUND_ROWS // self.rank_rows)
+        steps = max(1, min(FOUND_ROWS, len(self.rows)) // self.rank_rows)
         of_rank = np.arange(self.rank, self.batch_rows, self.world_size)
         while True:
             # (steps, rank_rows)

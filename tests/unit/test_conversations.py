@@ -13,12 +13,13 @@ import pytest
 from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
 from nanochat.data.conversations import questions_of, render_mixture, write_rows
-from nanochat.data.rows import open_masked_rows
+from nanochat.data.index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
 from nanochat.stages.conversations import converse
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents
+from tests.rows import every, index_folder
 
 BOS = 291
 TOKENIZER = SimpleNamespace(dtype=np.dtype(np.uint16), bos=BOS)
@@ -52,10 +53,9 @@ def own(tmp_path):
 
 def rows_of(folder, items, row_tokens=101, seed=1):
     rendered = render_mixture(items, "train", TOKENIZER, row_tokens, 1, silent)
-    count = write_rows(rendered, folder / "train.parquet", row_tokens, BOS, seed)
-    files = open_masked_rows(folder, "train")
-    assert len(files) == count
-    return rendered, *files.take(np.arange(count))
+    count = write_rows(rendered, folder, "train", row_tokens, BOS, seed)
+    rows = open_rows(index_folder(folder, row_tokens, "uint16", {"train": count}, masked=True), "train")
+    return rendered, *every(rows)
 
 
 @pytest.mark.parametrize("row_tokens", [64, 101, 257])
@@ -91,7 +91,7 @@ def test_the_order_is_a_function_of_the_seed(tmp_path, own):
     for folder, seed in zip(folders, (1, 1, 2), strict=True):
         folder.mkdir()
         rows_of(folder, [own], seed=seed)
-    first, same, other = (folder.joinpath("train.parquet").read_bytes() for folder in folders)
+    first, same, other = (folder.joinpath("train-00000.parquet").read_bytes() for folder in folders)
     assert first == same != other
 
 
@@ -132,9 +132,8 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert metrics["train_conversations"] == 340 - metrics["train_skipped"]
     assert metrics["questions"] == 10
     assert 0 < metrics["train_learnt_share"] < 1
-    files = open_masked_rows(out, "train")
-    assert files.row_tokens == 129
-    rows, masks = files.take(np.arange(len(files)))
+    counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
+    rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))
     assert (rows[:, 0] == tokenizer.bos).all()
     learnt = tokenizer.decode(rows[0][masks[0] == 1].tolist())
     assert "<|assistant_end|>" in learnt
