@@ -27,7 +27,7 @@ Places = tuple[np.ndarray, np.ndarray, int]
 """Block (B,) and row in it (B,) of the rows of a batch, and the begin of the first one's window."""
 
 IGNORED = -1
-AHEAD_BATCHES = 2
+AHEAD_BATCHES = 4
 FOUND_ROWS = 4096
 """Whose places are computed at once (at most an epoch)."""
 

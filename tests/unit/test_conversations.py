@@ -12,7 +12,7 @@ import pytest
 
 from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
-from nanochat.data.conversations import questions_of, render_mixture, write_rows
+from nanochat.data.conversations import questions_of, render_mixture, times_seen, write_rows
 from nanochat.data.index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
@@ -84,6 +84,25 @@ def test_repeats_and_limits(tmp_path, own):
     assert rendered.repeats.tolist() == [2] * 54 + [1] * 7
     assert masks.sum() == rendered.learnt_tokens
     assert rendered.seen_tokens > rendered.learnt_tokens
+
+
+def test_epochs_may_be_broken(own):
+    items = [own.model_copy(update={"repeats": 0.5}), own.model_copy(update={"repeats": 2.25})]
+    times = times_seen(items, [54, 100], 1)
+    assert (times[:54].sum(), times[54:].sum()) == (27, 225)
+    assert (set(times[:54]), set(times[54:])) == ({0, 1}, {2, 3})
+    assert (times == times_seen(items, [54, 100], 1)).all() and (times != times_seen(items, [54, 100], 2)).any()
+
+
+def test_weights_are_shares_and_what_runs_out_first_sets_the_size(own):
+    items = [own.model_copy(update={"weight": weight}) for weight in (3.0, 1.0)]
+    times = times_seen(items, [300, 1000], 1)
+    assert (times[:300].sum(), times[300:].sum()) == (300, 100)
+    items[0] = items[0].model_copy(update={"repeats": 2})
+    times = times_seen(items, [300, 1000], 1)
+    assert (times[:300].sum(), times[300:].sum()) == (600, 200)
+    with pytest.raises(BadConfig, match="others have none"):
+        times_seen([*items, own], [300, 1000, 5], 1)
 
 
 def test_the_order_is_a_function_of_the_seed(tmp_path, own):
