@@ -40,7 +40,7 @@ from tests.s3 import serve, weed
 CORPUS = ROOT.parent / "shared/data/corpus"
 T, B = 2048, 32
 BATCHES = 1000
-STEPS, STEP_S = 10_000, 0.005
+STEPS, STEP_S = 10_000, 0.01
 Line = tuple[str, str, str]
 R = TypeVar("R")
 
@@ -236,8 +236,8 @@ def _training(scratch: Path) -> None:
 
 
 def _streaming(scratch: Path) -> list[Line]:
-    """Steps of 5 ms on blocks from S3, of which one answer in five is a fault, and which goes away for a second."""
-    what = f"steps that waited longer than a step, of {STEPS:,} on a faulty S3 store"
+    """Steps of 10 ms on blocks from S3, of which one answer in five is a fault, and which goes away for a second."""
+    what = f"steps that waited longer than a step ({1000 * STEP_S:.0f} ms), of {STEPS:,} on a faulty S3 store"
     if weed() is None:
         return [(what, "no S3 server here", "-")]
     from nanochat.data import rows as rows_module

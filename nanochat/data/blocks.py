@@ -81,22 +81,26 @@ class BlockReader:
         while self._held and self._held[0].begin < begin:
             self._drop(self._held.popleft())
             self._hold(WINDOWS_AHEAD)
-        mapped = self._mapped
-        out = tuple(empty((len(rows), self._row_tokens), dtype) for dtype in self._dtypes)
-        for position, (block, row) in enumerate(zip(blocks.tolist(), rows.tolist(), strict=True)):
-            while block not in mapped:  # windows may be smaller than a batch
-                self._hold(len(self._held) + 1)
-            columns = mapped[block]
-            if isinstance(columns, Future):
-                columns = mapped[block] = columns.result()
-            for column, source in zip(out, columns, strict=True):
-                column[position] = source[row]
+        places = list(zip(blocks.tolist(), rows.tolist(), strict=True))
+        found = {block: self._wait(block) for block, _ in places}
+        out = tuple(empty((len(places), self._row_tokens), dtype) for dtype in self._dtypes)
+        for column, target in enumerate(out):
+            for position, (block, row) in enumerate(places):
+                target[position] = found[block][column][row]
         return out
 
     def close(self) -> None:
         """Ends the threads: fetches that run stop at their next attempt."""
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _wait(self, block: int) -> Columns:
+        while block not in self._mapped:  # windows may be smaller than a batch
+            self._hold(len(self._held) + 1)
+        columns = self._mapped[block]
+        if isinstance(columns, Future):
+            columns = self._mapped[block] = columns.result()
+        return columns
 
     def _hold(self, count: int) -> None:
         while len(self._held) < count and (window := next(self._windows, None)) is not None:
