@@ -274,8 +274,8 @@ class MixtureItem(Config):
     repeats: Annotated[float, Field(gt=0, le=100)] = 1
     """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
     weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0
-    """Share of the mixture, in conversations, relative to the other items' weights: `repeats` is then the most that each
-    is seen, and what runs out first sets the size. 0: each is seen `repeats` times. All items have one, or none."""
+    """Share of the mixture, in conversations, relative to the other items' weights; `repeats` is then the most that
+    each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only so many conversations; 0 uses all."""
 
