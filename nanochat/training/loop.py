@@ -109,6 +109,7 @@ def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowSe
         rows, schedule.seed, schedule.batch_rows, world.rank, world.world_size,
         micro_batch_rows(compute, model, rows.sequence_len, world), world.device, consumed,
     )  # fmt: skip
+    metrics.say(step, schedule.steps, "waiting for the first rows")
     speed, measured_tokens, measured_s = 0.0, 0, 0.0
     last_saved, peak = time.monotonic(), peak_flops(world.device)
     batch_tokens = schedule.batch_rows * rows.sequence_len
