@@ -214,9 +214,8 @@ class _Cache:
     # --- from the store -------------------------------------------------------------------------------------------
 
     def _fetch(self, block: Block, file: IO[bytes]) -> None:
-        columns = decode_block(
-            self._download(block), self._rows.row_tokens, self._rows.dtype, masked=self._rows.masked
-        )  # fmt: skip
+        shape = (self._rows.row_tokens, self._rows.dtype)
+        columns = decode_block(self._download(block), *shape, masked=self._rows.masked, name=block.path)
         if len(columns[0]) != block.rows:
             raise BadSource(f"`{block.path}` has {len(columns[0])} rows instead of {block.rows}.")
         for column in columns:

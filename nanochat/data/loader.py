@@ -45,7 +45,8 @@ class Loader:
     """Endless training batches of this rank.
 
     `step()` yields the micro-batches of one optimizer step; `rows_consumed` is the state to save after it, and
-    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end.
+    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end. `window_rows` is
+    part of the order, and smaller in tests (0: 2^29 tokens).
     When the batch does not divide by the world size, ranks have unequal rows (`rank_rows`): weigh the loss by tokens.
     Raises `BadConfig` when a rank would have no row.
     """

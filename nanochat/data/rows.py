@@ -99,17 +99,20 @@ class RowWriter:
         self._blocks += 1
 
 
-def decode_block(data: bytes, row_tokens: int, dtype: np.dtype, *, masked: bool) -> tuple[np.ndarray, ...]:
-    """Ids (N, T+1) and, for masked rows, masks (N, T+1) uint8 of the file of a block. Raises `BadSource`."""
+def decode_block(data: bytes, row_tokens: int, dtype: np.dtype, *, masked: bool, name: str) -> tuple[np.ndarray, ...]:
+    """Ids (N, T+1) and, for masked rows, masks (N, T+1) uint8 of the file of a block.
+
+    Raises `BadSource`, with the file's `name`.
+    """
     names = ["row", "mask"][: 1 + masked]
     try:
         table = pq.read_table(pa.BufferReader(data), columns=names, use_threads=False)
         columns = []
-        for name, kind in zip(names, (dtype, np.dtype(np.uint8)), strict=False):
-            array = table.column(name).combine_chunks()
+        for column, kind in zip(names, (dtype, np.dtype(np.uint8)), strict=False):
+            array = table.column(column).combine_chunks()
             if array.type.byte_width != row_tokens * kind.itemsize or array.null_count:
                 raise ValueError(f"a row of {array.type.byte_width} bytes instead of {row_tokens * kind.itemsize}")
             columns.append(np.frombuffer(array.buffers()[1], kind, len(array) * row_tokens).reshape(-1, row_tokens))
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise BadSource(f"This is no file of packed rows: {str(error).splitlines()[0]}.") from error
+        raise BadSource(f"`{name}` is no file of packed rows: {str(error).splitlines()[0]}.") from error
     return tuple(columns)

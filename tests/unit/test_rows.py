@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from nanochat.data import blocks as blocks_module
 from nanochat.data import rows as rows_module
 from nanochat.data.blocks import BlockReader
-from nanochat.data.index import RowSet, open_rows
+from nanochat.data.index import RowSet, open_rows, write_index
 from nanochat.data.order import Order
 from nanochat.data.rows import RowWriter
-from nanochat.errors import BadSource, DamagedArtifact, StoreUnreachable
+from nanochat.errors import BadConfig, BadSource, DamagedArtifact, StoreUnreachable
+from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.objects import Objects
+from nanochat.store.producer import describe_producer
 from tests.rows import every, index_folder, train_rows, write_rows
 
 
@@ -76,6 +79,41 @@ def test_no_rows_is_said(tmp_path: Path) -> None:
         open_rows(write_rows(tmp_path, train=numbered(5, 9)), "validation")
 
 
+def published(store: Store, folder: Path, name: str, rows: np.ndarray) -> Artifact:
+    """Rows as the stage publishes them."""
+    folder.mkdir()
+    with RowWriter(folder, "train", rows.shape[1], rows.dtype) as writer:
+        writer.write(rows)
+    metrics = {"sequence_len": rows.shape[1] - 1, "dtype": rows.dtype.name, "block_rows": writer.block_rows,
+               "train_rows": len(rows), "validation_rows": 0}  # fmt: skip
+    manifest = store.publish(
+        folder, stage="pack", stage_version=1, kind="Rows", key=name * 64, config={}, inputs={}, metrics=metrics,
+        producer=describe_producer(datetime.now(UTC)),
+    )  # fmt: skip
+    return store.artifact(manifest, reused=False)
+
+
+def test_an_index_numbers_the_rows_of_all_shards_through(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 300)
+    store, written = Store(str(tmp_path / "store"), tmp_path / "cache"), numbered(100, 9)
+    shards = [published(store, tmp_path / n, n, part) for n, part in (("a", written[:37]), ("b", written[37:]))]
+    rows = open_rows(write_index(shards, tmp_path), "train")
+    assert [block.rows for block in rows.blocks] == [16, 16, 5, 16, 16, 16, 15]
+    assert (every(rows)[0] == written).all()
+
+
+def test_shards_must_agree(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    a, b, c = (
+        published(store, tmp_path / name, name, rows)
+        for name, rows in (("a", numbered(5, 9)), ("b", numbered(5, 8)), ("c", numbered(5, 9, "uint32")))
+    )
+    with pytest.raises(BadConfig, match=r"pack/aaaaaaaa has T = 8 of uint16, pack/bbbbbbbb has T = 7"):
+        write_index([a, b], tmp_path)
+    with pytest.raises(BadConfig, match="uint32"):
+        write_index([a, c], tmp_path)
+
+
 # --- what the store holds -------------------------------------------------------------------------------------------
 
 
@@ -95,10 +133,10 @@ def test_a_flipped_byte_in_the_store_is_found(tmp_path: Path) -> None:
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, train=numbered(50, 9))
-    with pytest.raises(BadSource, match="no file of packed rows"):
+    with pytest.raises(BadSource, match=r"`train-00000\.parquet` is no file of packed rows"):
         every(open_rows(index_folder(tmp_path, 8, "uint16", {"train": 50}), "train"))
     (tmp_path / "train-00000.parquet").write_bytes(b"nonsense")
-    with pytest.raises(BadSource, match="no file of packed rows"):
+    with pytest.raises(BadSource, match=r"`train-00000\.parquet` is no file of packed rows"):
         every(open_rows(index_folder(tmp_path, 9, "uint16", {"train": 50}), "train"))
 
 
