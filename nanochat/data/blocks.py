@@ -3,7 +3,7 @@
 1. an index (`nanochat.data.index`) says which blocks a split has: file in the store, size, SHA-256, rows;
 2. a few threads fetch the blocks of the window that is read and of the next one, in that order; a block is checked
    against size and SHA-256, decompressed into the cache, and mapped;
-3. `take` copies rows out of the mapped blocks, and waits only for a block that is not there yet.
+3. `take` waits for the first window, then copies rows out of the mapped blocks, and waits only for what is late.
 
 The cache is shared by all processes of a machine: one fetches a block, the others find it. What no window needs goes,
 the oldest first, when the cache is over its limit; a block that another process has mapped lives on until it is done
@@ -64,6 +64,7 @@ class BlockReader:
         self._held: deque[Window] = deque()
         self._uses: Counter[int] = Counter()  # by how many of the held windows
         self._mapped: dict[int, Columns | Future[Columns]] = {}
+        self._began = False
         self._closed = threading.Event()
         self._cache = _Cache(rows, self._closed)
         self._pool = ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch")
@@ -81,6 +82,10 @@ class BlockReader:
         while self._held and self._held[0].begin < begin:
             self._drop(self._held.popleft())
             self._hold(WINDOWS_AHEAD)
+        if not self._began:  # with a whole window, so that no step waits for its rest
+            self._began = True
+            for block in self._held[0].blocks.tolist():
+                self._wait(block)
         places = list(zip(blocks.tolist(), rows.tolist(), strict=True))
         found = {block: self._wait(block) for block, _ in places}
         out = tuple(empty((len(places), self._row_tokens), dtype) for dtype in self._dtypes)
@@ -154,9 +159,9 @@ class _Cache:
                 return found
             part.truncate(0)
             self._fetch(block, part)
+            found = self._open(Path(part.name), block)  # before its name is there: others may delete what is
             Path(part.name).replace(place)
         self._make_room()
-        found = self._open(place, block)
         assert found is not None
         return found
 

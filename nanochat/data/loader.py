@@ -135,7 +135,7 @@ def sequential(
     and reduce once at the end.
     """
     count = min(limit_rows or len(rows), len(rows))
-    order = Order([block.rows for block in rows.blocks], None, max(1, WINDOW_TOKENS // rows.row_tokens))
+    order = Order([block.rows for block in rows.blocks], None, window_rows=1)  # a block each: no more is fetched
 
     def places() -> Iterator[Places]:
         for begin in range(rank, count, batch_rows * world_size):
