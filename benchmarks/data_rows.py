@@ -266,6 +266,7 @@ def _streaming(scratch: Path) -> list[Line]:
         loader = Loader(RowSet(index, "train"), 1, batch_rows, window_rows=16 * block_rows)
         batches, stalls, longest = iter(loader), 0, 0.0
         next(batches)
+        late = _watch_blocks()
         for _ in range(STEPS):
             time.sleep(STEP_S)
             asked = time.perf_counter()
@@ -278,10 +279,27 @@ def _streaming(scratch: Path) -> list[Line]:
     return [
         (
             what,
-            f"{stalls} (the longest wait {1000 * longest:.1f} ms; {faults} faults in {reads} reads)",
+            f"{stalls} (longest {1000 * longest:.1f} ms, of which for a block {1000 * max(late):.1f} ms; "
+            f"{faults} faults in {reads} reads)",
             f"limit 1; {kept} of {len(local.blocks['train'])} blocks kept",
         )
     ]
+
+
+def _watch_blocks() -> list[float]:
+    """Seconds that a row waited for its block, from now on: what is beyond is the machine's other work."""
+    from nanochat.data.blocks import BlockReader
+
+    waited, original = [0.0], BlockReader._wait
+
+    def timed(reader: BlockReader, block: int):
+        began = time.perf_counter()
+        columns = original(reader, block)
+        waited.append(time.perf_counter() - began)
+        return columns
+
+    BlockReader._wait = timed
+    return waited
 
 
 def _proxy(endpoint: str) -> None:
