@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -179,3 +180,22 @@ def test_a_dropped_iterator_ends_its_thread(rows) -> None:
     batches = sequential(rows, 1)
     assert len(list(islice(batches, 2))) == 2
     batches.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_gpu_that_lags_behind_gets_the_same_batches(tmp_path: Path, masked: bool) -> None:
+    """Copies wait behind the GPU's work while the thread fills buffer after buffer: none may be filled too early."""
+    dice = np.random.default_rng(0)
+    ids = dice.integers(0, 1 << 16, (64, 513)).astype(np.uint16)
+    rows = train_rows(tmp_path, ids, dice.integers(0, 2, ids.shape).astype(np.uint8) if masked else None)
+    found = []
+    with closing(Loader(rows, 1, 16)) as here, closing(Loader(rows, 1, 16, device="cuda")) as there:
+        expected = list(islice(here, 50))
+        for batch in islice(there, 50):
+            torch.cuda._sleep(20_000_000)
+            found.append(batch)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.inputs_BT.cpu() == theirs.inputs_BT).all()
+        assert (mine.targets_BT.cpu() == theirs.targets_BT).all()
