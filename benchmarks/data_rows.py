@@ -279,8 +279,8 @@ def _streaming(scratch: Path) -> list[Line]:
     return [
         (
             what,
-            f"{stalls} (longest {1000 * longest:.1f} ms, of which for a block {1000 * max(late):.1f} ms; "
-            f"{faults} faults in {reads} reads)",
+            f"{stalls} (longest {1000 * longest:.1f} ms), {sum(each > STEP_S for each in late)} of them for a block "
+            f"(longest {1000 * max(late):.1f} ms); {faults} faults in {reads} reads",
             f"limit 1; {kept} of {len(local.blocks['train'])} blocks kept",
         )
     ]

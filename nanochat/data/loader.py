@@ -27,7 +27,8 @@ Places = tuple[np.ndarray, np.ndarray, int]
 """Block (B,) and row in it (B,) of the rows of a batch, and the begin of the first one's window."""
 
 IGNORED = -1
-AHEAD_BATCHES = 4
+AHEAD_BATCHES = 8
+"""So that a thread that waits for its turn on the CPU makes no step wait."""
 FOUND_ROWS = 4096
 """Whose places are computed at once (at most an epoch)."""
 
