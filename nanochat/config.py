@@ -269,14 +269,25 @@ class BaseEvaluationConfig(Config):
 class MixtureItem(Config):
     """One source of conversations."""
 
-    task: Literal["world", "spelling", "smoltalk", "mmlu", "gsm8k", "arc_easy", "arc_challenge", "conversations"] = (
-        "world"
-    )
-    """Which conversations; `conversations` reads your own JSONL or Parquet with a `messages` column."""
+    task: Literal[
+        "world",
+        "identity",
+        "spelling",
+        "smoltalk",
+        "mmlu",
+        "gsm8k",
+        "arc_easy",
+        "arc_challenge",
+        "conversations",
+    ] = "world"
+    """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, or `prompt` and `completion`."""
     source: str = ""
-    """Where they are, when not in the task's usual place: a folder, a file, or `hf://org/name`."""
-    repeats: Annotated[int, Field(ge=1, le=100)] = 1
-    """How often each conversation is seen."""
+    """Where they are, when not in the task's usual place: a folder, a file (JSONL or Parquet), or `hf://org/name`."""
+    repeats: Annotated[float, Field(gt=0, le=100)] = 1
+    """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
+    weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0
+    """Share of the mixture, in conversations, relative to the other items' weights; `repeats` is then the most that
+    each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only so many conversations; 0 uses all."""
 

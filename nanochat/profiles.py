@@ -114,6 +114,7 @@ _SFT_MIXTURE = ConversationsConfig(
         MixtureItem(task="smoltalk"),
         MixtureItem(task="mmlu", repeats=3),
         MixtureItem(task="gsm8k", repeats=4),
+        MixtureItem(task="identity", repeats=2),
         MixtureItem(task="spelling", limit=80_000),
     ),
     validation=(

@@ -5,22 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import PretrainConfig
+from nanochat.data.index import write_index
 from nanochat.errors import BadConfig, BadSource
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Model, Rows, Vocabulary
 
 
-@stage(version=1, produces=Model, resource="gpu")
+@stage(version=2, produces=Model, resource="gpu")
 def pretrain(
     config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
     """Learn the language: next-token prediction on the packed rows."""
-    inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": [part.path for part in rows]}
+    inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": write_index(rows, context.folder)}
     return launch("nanochat.training.pretrain", config, inputs, out, context)
 
 
-@stage(version=1, produces=Model, resource="gpu")
+@stage(version=2, produces=Model, resource="gpu")
 def continue_pretrain(
     config: PretrainConfig, base: Model, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
@@ -35,6 +36,6 @@ def continue_pretrain(
     if spoken.digest != vocabulary.digest:
         raise BadSource("The new text was tokenized with another vocabulary than the base model's.")
     inputs: dict[str, Path | list[Path]] = {
-        "base": base.path, "vocabulary": vocabulary.path, "rows": [part.path for part in rows]
+        "base": base.path, "vocabulary": vocabulary.path, "rows": write_index(rows, context.folder)
     }  # fmt: skip
     return launch("nanochat.training.pretrain", config, inputs, out, context)

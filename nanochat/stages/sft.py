@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import SFTConfig
+from nanochat.data.index import write_index
 from nanochat.errors import BadSource
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Artifact, Conversations, Model
 
 
-@stage(version=1, produces=Model, resource="gpu")
+@stage(version=2, produces=Model, resource="gpu")
 def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Path, context: Context) -> Metrics:
     """Learn to answer: loss only on the assistant's tokens."""
     spoken, rendered = (_vocabulary(artifact) for artifact in (base, conversations))
@@ -21,7 +22,8 @@ def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Pa
             f"({spoken[:12]}).",
             hint="Run `converse` with the vocabulary that the base model was trained with.",
         )
-    inputs: dict[str, Path | list[Path]] = {"base": base.path, "conversations": conversations.path}
+    rows = write_index([conversations], context.folder)
+    inputs: dict[str, Path | list[Path]] = {"base": base.path, "conversations": rows}
     return launch("nanochat.training.sft", config, inputs, out, context)
 
 

@@ -139,6 +139,11 @@ class Store:
         self._lock = threading.Lock()
         self._fetching: dict[str, threading.Lock] = {}
 
+    @property
+    def cache_root(self) -> Path:
+        """Local folder of copies."""
+        return self._cache.root
+
     # --- finding and publishing -----------------------------------------------------------------------------------
 
     def find(self, stage: str, key: str) -> Manifest | None:

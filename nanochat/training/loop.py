@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from nanochat.config import Compute
+from nanochat.data.index import RowSet
 from nanochat.data.loader import IGNORED, Loader
-from nanochat.data.rows import RowFiles
 from nanochat.errors import BadSource, DamagedArtifact, Diverged, NotEnoughMemory
 from nanochat.job import Job
 from nanochat.model.gpt import GPT
@@ -64,7 +64,7 @@ class Trained:
     history: list[str]
 
 
-def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
+def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowSet, schedule: Schedule) -> Trained:
     """Trains to the end of the schedule, from the newest whole checkpoint if there is one.
 
     Raises `Diverged` on NaN or infinity, `BadSource` on a batch in which nothing is to be learnt, `NotEnoughMemory`
@@ -83,7 +83,7 @@ def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFil
         ) from error
 
 
-def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
+def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowSet, schedule: Schedule) -> Trained:
     metrics = Metrics(job, writes=world.is_first)
     checkpoints = Checkpoints(job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints)
     step, consumed, loss, smoothed, seconds = 0, 0, math.nan, 0.0, 0.0
@@ -109,6 +109,7 @@ def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFi
         rows, schedule.seed, schedule.batch_rows, world.rank, world.world_size,
         micro_batch_rows(compute, model, rows.sequence_len, world), world.device, consumed,
     )  # fmt: skip
+    metrics.say(step, schedule.steps, "waiting for the first rows")
     speed, measured_tokens, measured_s = 0.0, 0, 0.0
     last_saved, peak = time.monotonic(), peak_flops(world.device)
     batch_tokens = schedule.batch_rows * rows.sequence_len

@@ -389,8 +389,9 @@ fn rows<'py, Id: Copy + Send + Element>(
     }
     let (filled, count, dropped) = py.detach(|| {
         let (plan, dropped) = packing::plan(offsets, row_tokens);
-        let filled = ids.first().map_or_else(Vec::new, |&bos| packing::fill(ids, &plan, row_tokens, bos));
-        (filled, plan.len(), dropped)
+        let filled = ids.first().map_or_else(Vec::new, |&bos| packing::fill(ids, &plan, bos));
+        let count = filled.len() / row_tokens;
+        (filled, count, dropped)
     });
     let array: Bound<'py, PyArray2<Id>> = filled.into_pyarray(py).reshape([count, row_tokens])?;
     Ok((array.into_any(), dropped))
