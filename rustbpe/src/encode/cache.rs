@@ -130,6 +130,12 @@ impl<I: Id> Cache<I> {
         self.lines.as_slice()
     }
 
+    /// Asks for the place of a small piece that may have more ids than small ones have room for.
+    #[inline(always)]
+    pub fn prepare_wide(&self, halves: Halves) {
+        prefetch(self.lines.at(place(self.bits, halves, false) as usize));
+    }
+
     /// The ids of a small piece that has more of them than small ones have room for.
     #[allow(unsafe_code)]
     pub fn get_wide(&self, halves: Halves) -> Option<(usize, I::Inline)> {

@@ -9,6 +9,8 @@ use crate::hash::Map;
 
 /// Pieces up to this many bytes are kept on the stack and searched for their lowest rule.
 const SHORT: usize = 64;
+/// Pieces up to this many bytes are searched group by group.
+const MIDDLING: usize = 1024;
 /// Short pieces that are merged side by side: each step of one waits for the step before, so others may use the time.
 const LANES: usize = 4;
 
@@ -17,6 +19,7 @@ const LANES: usize = 4;
 pub struct Merged {
     ids: Vec<u32>,
     of_piece: Vec<Range<usize>>,
+    groups: Groups,
 }
 
 impl Merged {
@@ -31,7 +34,7 @@ impl Merged {
         self.of_piece.clear();
         self.of_piece.resize(pieces.len(), 0..0);
         compiled_for_this_processor(known, text, pieces, self);
-        for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > SHORT) {
+        for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > MIDDLING) {
             let before = self.ids.len();
             Long::new(known, &text[range.clone()]).merge(&mut self.ids);
             self.of_piece[piece] = before..self.ids.len();
@@ -69,6 +72,13 @@ fn short_ones(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut 
     side_by_side::<17>(known, text, pieces, 1..=16, merged);
     side_by_side::<33>(known, text, pieces, 17..=32, merged);
     side_by_side::<{ SHORT + 1 }>(known, text, pieces, 33..=SHORT, merged);
+    for (piece, range) in pieces.iter().enumerate() {
+        if (SHORT + 1..=MIDDLING).contains(&range.len()) {
+            let before = merged.ids.len();
+            merged.groups.merge(known, &text[range.clone()], &mut merged.ids);
+            merged.of_piece[piece] = before..merged.ids.len();
+        }
+    }
 }
 
 #[inline(always)]
@@ -181,6 +191,85 @@ const NO_ID: u32 = crate::vocab::MAX_IDS as u32;
 #[inline(always)]
 fn with_place(rule: u32, at: usize) -> u32 {
     (rule << PLACE_BITS) | (at % SHORT) as u32
+}
+
+/// A piece of middling length: parts in a linked list, each where its first byte is; rules with their places, and the
+/// lowest of each group of them.
+#[derive(Default)]
+struct Groups {
+    parts: Vec<u32>,
+    rules: Vec<[u32; GROUP]>,
+    lowest: Vec<u32>,
+    next: Vec<u32>,
+    before: Vec<u32>,
+}
+
+const GROUP: usize = 32;
+
+impl Groups {
+    #[inline(always)]
+    fn set(&mut self, at: usize, rule: u32) {
+        let rule = if rule == NONE { NONE } else { rule << MIDDLING.trailing_zeros() | at as u32 };
+        self.rules[at / GROUP][at % GROUP] = rule;
+    }
+
+    #[inline(always)]
+    fn find_lowest(&mut self, group: usize) {
+        self.lowest[group] = self.rules[group].iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+    }
+
+    #[inline(always)]
+    fn merge(&mut self, known: &Rules, piece: &[u8], ids: &mut Vec<u32>) {
+        let length = piece.len() as u32;
+        self.parts.clear();
+        self.parts.extend(piece.iter().map(|&byte| known.byte_id(byte)));
+        self.next.clear();
+        self.next.extend(1..=length);
+        self.before.clear();
+        self.before.extend((0..length).map(|at| at.wrapping_sub(1)));
+        self.rules.clear();
+        self.rules.resize(piece.len().div_ceil(GROUP), [NONE; GROUP]);
+        self.lowest.clear();
+        self.lowest.resize(self.rules.len(), NONE);
+        for (at, two) in piece.windows(2).enumerate() {
+            self.set(at, known.rule_of_bytes(two[0], two[1]));
+        }
+        for group in 0..self.rules.len() {
+            self.find_lowest(group);
+        }
+        loop {
+            let lowest = self.lowest.iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+            if lowest == NONE {
+                break;
+            }
+            let at = lowest as usize % MIDDLING;
+            let merged = known.id(lowest >> MIDDLING.trailing_zeros());
+            let follower = self.next[at] as usize;
+            let after = self.next[follower] as usize;
+            self.parts[at] = merged;
+            self.next[at] = after as u32;
+            self.set(follower, NONE);
+            match self.parts.get(after) {
+                Some(&part) => {
+                    self.before[after] = at as u32;
+                    self.set(at, known.rule(merged, part));
+                }
+                None => self.set(at, NONE),
+            }
+            let before = self.before[at] as usize;
+            if let Some(&part) = self.parts.get(before) {
+                self.set(before, known.rule(part, merged));
+                self.find_lowest(before / GROUP);
+            }
+            self.find_lowest(at / GROUP);
+            self.find_lowest(follower / GROUP);
+        }
+        let mut at = 0;
+        while let Some(&part) = self.parts.get(at) {
+            ids.push(part);
+            at = self.next[at] as usize;
+        }
+    }
 }
 
 /// A long piece: parts in a linked list, and for each rule the places where it may apply. A rule's places are worked
