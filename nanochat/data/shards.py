@@ -22,7 +22,8 @@ from nanochat.errors import BadSource
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-READ_DOCUMENTS = 2048
+READ_DOCUMENTS = 512
+"""A batch: large enough to be worth a hand-over, so small that no thread waits long for its first or last one."""
 WRITES_BEHIND = 2
 
 

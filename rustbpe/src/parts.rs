@@ -9,9 +9,9 @@ use crate::split::Splitter;
 use crate::text::Text;
 
 /// Bytes of text that a thread takes at a time: its ids stay in the cache until they are collected.
-const PART_BYTES: usize = 256 << 10;
+const PART_BYTES: usize = 128 << 10;
 /// A text is cut only if it is this long.
-const LONG_TEXT_BYTES: usize = 4 * PART_BYTES;
+const LONG_TEXT_BYTES: usize = 8 * PART_BYTES;
 
 /// Some whole texts, or a stretch of a long one.
 #[derive(Clone, PartialEq, Eq, Debug)]

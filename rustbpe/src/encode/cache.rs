@@ -172,7 +172,7 @@ impl<I: Id> Cache<I> {
 
     /// Doubles the table if much had to be forgotten; all places change.
     pub fn grow_if_crowded(&mut self) {
-        if self.forgotten < 1 << (self.bits - 2) || self.bits == MOST_LINE_BITS {
+        if self.forgotten < 1 << (self.bits - 4) || self.bits == MOST_LINE_BITS {
             return;
         }
         let crowded = std::mem::replace(&mut self.lines, empty(self.bits + 1));

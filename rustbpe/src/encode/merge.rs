@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use super::rules::{Rules, NONE};
 use crate::hash::Map;
@@ -19,6 +19,7 @@ const LANES: usize = 4;
 pub struct Merged {
     ids: Vec<u32>,
     of_piece: Vec<Range<usize>>,
+    lanes: [Lane; LANES],
     groups: Groups,
 }
 
@@ -69,9 +70,7 @@ fn with_avx2(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut M
 
 #[inline(always)]
 fn short_ones(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
-    side_by_side::<17>(known, text, pieces, 1..=16, merged);
-    side_by_side::<33>(known, text, pieces, 17..=32, merged);
-    side_by_side::<{ SHORT + 1 }>(known, text, pieces, 33..=SHORT, merged);
+    side_by_side(known, text, pieces, merged);
     for (piece, range) in pieces.iter().enumerate() {
         if (SHORT + 1..=MIDDLING).contains(&range.len()) {
             let before = merged.ids.len();
@@ -82,20 +81,11 @@ fn short_ones(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut 
 }
 
 #[inline(always)]
-fn side_by_side<const PLACES: usize>(
-    known: &Rules,
-    text: &[u8],
-    pieces: &[Range<usize>],
-    lengths: RangeInclusive<usize>,
-    merged: &mut Merged,
-) {
-    if !pieces.iter().any(|piece| lengths.contains(&piece.len())) {
-        return;
-    }
-    let mut waiting = (0..pieces.len()).filter(|&piece| lengths.contains(&pieces[piece].len()));
-    let mut lanes: [Lane<PLACES>; LANES] = std::array::from_fn(|_| Lane::idle());
+fn side_by_side(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
+    let Merged { ids, of_piece, lanes, .. } = merged;
+    let mut waiting = (0..pieces.len()).filter(|&piece| pieces[piece].len() <= SHORT);
     let mut busy = 0;
-    for lane in &mut lanes {
+    for lane in lanes.iter_mut() {
         let Some(piece) = waiting.next() else { break };
         lane.begin(known, piece, &text[pieces[piece].clone()]);
         busy += 1;
@@ -107,7 +97,9 @@ fn side_by_side<const PLACES: usize>(
                 at += 1;
                 continue;
             }
-            lanes[at].end(merged);
+            let before = ids.len();
+            lanes[at].end(ids);
+            of_piece[lanes[at].piece] = before..ids.len();
             if let Some(piece) = waiting.next() {
                 lanes[at].begin(known, piece, &text[pieces[piece].clone()]);
             } else {
@@ -119,44 +111,62 @@ fn side_by_side<const PLACES: usize>(
 }
 
 /// A piece that is being merged. Each part stays where its first byte is; a bit says whether one begins there. Rules
-/// are kept with their places, so that the lowest of these numbers is the lowest rule at its leftmost place. `PLACES`
-/// is one more than the bytes that a piece may have: the last place is nobody's, and a neighbour for those who have
-/// none.
-struct Lane<const PLACES: usize> {
+/// are kept with their places, so that the lowest of these numbers is the lowest rule at its leftmost place. The last
+/// place is nobody's, and a neighbour for those who have none.
+struct Lane {
     piece: usize,
-    parts: [u32; PLACES],
-    rules: [u32; PLACES],
+    parts: [u32; SHORT + 1],
+    rules: [u32; SHORT + 1],
+    /// Of 16 rules, as many as the piece needs.
+    groups: usize,
     begun: u64,
 }
 
-impl<const PLACES: usize> Lane<PLACES> {
-    const NOBODY: usize = PLACES - 1;
+const NOBODY: usize = SHORT;
 
-    fn idle() -> Self {
-        Lane { piece: 0, parts: [NO_ID; PLACES], rules: [NONE; PLACES], begun: 0 }
+impl Default for Lane {
+    fn default() -> Lane {
+        Lane { piece: 0, parts: [NO_ID; SHORT + 1], rules: [NONE; SHORT + 1], groups: 0, begun: 0 }
     }
+}
 
+impl Lane {
     #[inline(always)]
     fn begin(&mut self, known: &Rules, piece: usize, bytes: &[u8]) {
         self.piece = piece;
         self.begun = u64::MAX >> (SHORT - bytes.len());
+        self.groups = bytes.len().div_ceil(16);
         for (at, &byte) in bytes.iter().enumerate() {
             self.parts[at] = known.byte_id(byte);
         }
-        self.rules = [NONE; PLACES];
+        for group in self.rules.as_chunks_mut::<16>().0.iter_mut().take(self.groups) {
+            *group = [NONE; 16];
+        }
         for (at, two) in bytes.windows(2).enumerate() {
             self.rules[at] = with_place(known.rule_of_bytes(two[0], two[1]), at);
         }
     }
 
+    #[inline(always)]
+    fn lowest(&self) -> u32 {
+        let (groups, _) = self.rules.as_chunks::<16>();
+        let mut lowest = groups[0];
+        for group in &groups[1..self.groups.max(1)] {
+            for (lowest, &rule) in lowest.iter_mut().zip(group) {
+                *lowest = rule.min(*lowest);
+            }
+        }
+        lowest.into_iter().fold(NONE, u32::min)
+    }
+
     /// Applies one rule; false if there is none.
     #[inline(always)]
     fn step(&mut self, known: &Rules) -> bool {
-        let lowest = self.rules[..Self::NOBODY].iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+        let lowest = self.lowest();
         if lowest >> PLACE_BITS == NONE >> PLACE_BITS {
             return false;
         }
-        let place = |at: u32| (at as usize).min(Self::NOBODY);
+        let place = |at: u32| (at as usize).min(NOBODY);
         let at = place(lowest % SHORT as u32);
         let merged = known.id(lowest >> PLACE_BITS);
         let behind = self.begun & (u64::MAX << at << 1);
@@ -172,14 +182,12 @@ impl<const PLACES: usize> Lane<PLACES> {
     }
 
     #[inline(always)]
-    fn end(&mut self, merged: &mut Merged) {
-        let before = merged.ids.len();
+    fn end(&self, ids: &mut Vec<u32>) {
         let mut left = self.begun;
         while left != 0 {
-            merged.ids.push(self.parts[(left.trailing_zeros() as usize).min(Self::NOBODY)]);
+            ids.push(self.parts[(left.trailing_zeros() as usize).min(NOBODY)]);
             left &= left - 1;
         }
-        merged.of_piece[self.piece] = before..merged.ids.len();
     }
 }
 
