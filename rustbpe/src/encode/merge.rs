@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::rules::{Rules, NONE};
 use crate::hash::Map;
+use crate::memory::advise_huge;
 
 /// Pieces up to this many bytes are kept on the stack and searched for their lowest rule.
 const SHORT: usize = 64;
@@ -294,16 +295,24 @@ struct Long<'a> {
 
 const NOWHERE: u32 = u32::MAX;
 
+/// In huge pages, if there are so many: the kernel takes longer to hand out small ones than we to fill them.
+fn vec_of(count: usize, values: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut made = Vec::with_capacity(count);
+    advise_huge(&made);
+    made.extend(values);
+    made
+}
+
 impl<'a> Long<'a> {
     /// Of a piece of less than 2³² bytes.
     fn new(known: &'a Rules, piece: &[u8]) -> Long<'a> {
         let length = piece.len() as u32;
         let mut long = Long {
             known,
-            parts: piece.iter().map(|&byte| known.byte_id(byte)).collect(),
-            rules: vec![NONE; piece.len()],
-            next: (1..=length).collect(),
-            before: (0..length).map(|at| at.wrapping_sub(1)).collect(),
+            parts: vec_of(piece.len(), piece.iter().map(|&byte| known.byte_id(byte))),
+            rules: vec_of(piece.len(), piece.iter().map(|_| NONE)),
+            next: vec_of(piece.len(), 1..=length),
+            before: vec_of(piece.len(), (0..length).map(|at| at.wrapping_sub(1))),
             places: Map::default(),
             waiting: BinaryHeap::new(),
         };
