@@ -8,8 +8,6 @@ streaming).
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -19,15 +17,14 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-PARTS = ("benchmarks.data_tokens", "benchmarks.data_rows")
+from benchmarks import data_rows, data_tokens
 
 
 def main(*folders: Path) -> None:
     table = Table("what", "figure", "next to")
-    for part in PARTS:
-        if importlib.util.find_spec(part):
-            for line in importlib.import_module(part).measure(*folders):
-                table.add_row(*line)
+    for part in (data_tokens, data_rows):
+        for line in part.measure(*folders):
+            table.add_row(*line)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

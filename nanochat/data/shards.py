@@ -23,7 +23,8 @@ from nanochat.errors import BadSource
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-READ_DOCUMENTS = 1024
+READ_DOCUMENTS = 512
+"""A batch: large enough to be worth a hand-over, so small that no thread waits long for its first or last one."""
 READ_BYTES = 4 << 20
 """Fewer documents are read at once where they are long: there are as many batches in memory as threads, and three."""
 WRITES_BEHIND = 2

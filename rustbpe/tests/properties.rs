@@ -182,6 +182,19 @@ fn full_caches_are_right() {
 }
 
 #[test]
+fn ways_to_merge_agree_where_one_takes_over_from_another() {
+    let mut state = 1u32;
+    let mut letters = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from(b"abct"[(state >> 30) as usize])
+    };
+    for length in [15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 1023, 1024, 1025] {
+        let piece: String = (0..length).map(|_| letters()).collect();
+        assert_eq!(encoder().encode(&piece).unwrap(), slowly(piece.as_bytes()), "{length} bytes");
+    }
+}
+
+#[test]
 fn a_run_of_one_character_is_linear() {
     for run in ["a", " ", "é", "!", "\n"] {
         let text = run.repeat(1_000_000);
