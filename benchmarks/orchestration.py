@@ -37,7 +37,7 @@ from rich.table import Table
 
 ASK_EVERY_S = 0.5
 SMALL = (
-    "data.world.documents_per_shard=4", "data.validation_documents=2", "tokenizer.vocab_size=512",
+    "data.world.documents_per_shard=10", "data.validation_documents=1", "tokenizer.vocab_size=512",
     "rows.sequence_len=64", "pretrain.model.depth=1", "pretrain.batch_tokens=512", "pretrain.horizon.unit=steps",
     "pretrain.horizon.amount=4", "pretrain.evaluate_every_steps=0", "base_evaluation.evaluation_tokens=512",
     "base_evaluation.sample_tokens=4", "base_evaluation.free_samples=1",

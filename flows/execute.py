@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.models import publish_models
-from flows.pages import publish_run
-from flows.tasks import WATCH, Handle, PrefectRun, Stopped, open_store
+from flows.pages import publish_run, remember
+from flows.runners import runners
+from flows.submit import Handle, PrefectRun
+from flows.tasks import WATCH, Stopped, open_store
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
-from nanochat.errors import NanochatError, StageFailed
+from nanochat.errors import NanochatError
 from nanochat.pipeline import Handles
 from nanochat.profiles import PROFILES, parse
 from nanochat.profiles import profile as profile_named
@@ -111,37 +112,26 @@ def execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H
 
 def _execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H], Said | None]) -> Said:
     store = asked.store
-    with ThreadPoolTaskRunner(max_workers=asked.compute.workers or settings.cores()) as runner:
-        run = PrefectRun(runner, store.objects.root, asked.compute, asked.gpu_pool)
-        handles = graph(run)
+    with runners(asked.compute) as (here, for_shards):
+        run = PrefectRun(store, asked.compute, here, for_shards, asked.gpu_pool)
         try:
-            for future in run.futures.values():
-                future.wait()
+            handles = graph(run)
+            run.wait()
         except BaseException:  # a worker's SIGTERM: the tasks' threads would go on
             WATCH.get().stop("The run was told to end.")
             raise
-    for label, future in run.futures.items():
-        expect_success(label, future.state)
+        made = {
+            call.label: each for task in run.tasks for call, each in zip(task.calls.calls, task.made(), strict=True)
+        }
+    remember(made.values())
     said = closing(handles.each(lambda handle: _artifact(store, handle)))
-    outcome = {label: (future.result(), future.state.name == "Cached") for label, future in run.futures.items()}
     publish_models(store)
-    publish_run(flow_run.name or asked.profile, flow_run.id or "", outcome)
-    cached = sum(reused for _, reused in outcome.values())
-    counted = f"{len(outcome) - cached} computed, {cached} cached"
-    name = "Cached" if cached == len(outcome) else ""
+    publish_run(flow_run.name or asked.profile, flow_run.id or "", made)
+    cached = sum(each.reused for each in made.values())
+    counted = f"{len(made) - cached} computed, {cached} cached"
+    name = "Cached" if cached == len(made) else ""
     return Said(f"{said.message} ({counted})", said.name or name) if said else Said(counted, name)
 
 
 def _artifact(store: Store, handle: Handle) -> Artifact:
-    return handle if isinstance(handle, Artifact) else store.artifact(handle.result(), reused=True)
-
-
-def expect_success(label: str, state: State[Any]) -> None:
-    """Raises the error with which a task ended."""
-    if state.is_cancelled():
-        raise Stopped(state.message or "Cancelled.")
-    if state.is_failed() or state.is_crashed():
-        error = state.result(raise_on_failure=False)
-        if isinstance(error, NanochatError):
-            raise error
-        raise StageFailed(f"`{label}` broke: {error!r}.", hint="That is a mistake of ours; its log has the traceback.")
+    return handle if isinstance(handle, Artifact) else store.artifact(handle.made().manifest, reused=True)

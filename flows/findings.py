@@ -28,6 +28,9 @@ def findings(store: Store, manifest: Manifest) -> list[str]:
         return [
             paragraph for paragraph in (_tasks(found.get("tasks", {})), _samples(found.get("samples", []))) if paragraph
         ]
+    if manifest.kind == "DataCard":
+        picture = base64.b64encode(_read(store, manifest, "lengths.svg").encode()).decode()
+        return [_read(store, manifest, "card.md"), f"![lengths of documents](data:image/svg+xml;base64,{picture})"]
     if manifest.kind == "Report":
         return [_read(store, manifest, "report.md")]
     return []

@@ -6,12 +6,13 @@ Both of Prefect's UIs are served: tables, links and `data:` images work in both,
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 
+from flows.calls import Made
 from flows.findings import findings
 from nanochat import settings
 from nanochat.console import duration, headline, number
@@ -32,16 +33,40 @@ def page_key(stage: str, key: str) -> str:
     return f"{stage.replace('_', '-')}-{key[:16]}"
 
 
-def publish(store: Store, artifact: Artifact, summary: str) -> None:
-    """The artifact's page in the UI, on hits too."""
-    manifest = artifact.manifest
-    description = f"{manifest.stage} → {manifest.kind} `{manifest.key[:12]}`. {headline(manifest.metrics)}".strip()
-    put(page_key(manifest.stage, manifest.key), page(store, manifest, summary, reused=artifact.reused), description)
+def publish(store: Store, artifacts: Sequence[Artifact], summary: str, label: str) -> UUID:
+    """The page of a task's artifact in the UI, on hits too; several of one stage share a page."""
+    manifest = artifacts[0].manifest
+    key = page_key(manifest.stage, manifest.key)
+    if len(artifacts) == 1:
+        description = f"{manifest.stage} → {manifest.kind} `{manifest.key[:12]}`. {headline(manifest.metrics)}".strip()
+        return put(key, page(store, manifest, summary, reused=artifacts[0].reused), description)
+    return put(f"{key}-and-{len(artifacts) - 1}-more", _page_of_several(artifacts, summary, label), f"{label}.")
 
 
-def put(key: str, markdown: str, description: str) -> None:
+def remember(made: Iterable[Made]) -> None:
+    """Links that are made from now on lead to the pages that other processes published."""
+    for each in made:
+        if each.page is not None:
+            published[page_key(each.manifest.stage, each.manifest.key)] = each.page
+
+
+def put(key: str, markdown: str, description: str) -> UUID:
     """Publishes a version of a page; links that are made from now on lead to it."""
     published[key] = cast(UUID, create_markdown_artifact(markdown, key=key, description=description))
+    return published[key]
+
+
+def _page_of_several(artifacts: Sequence[Artifact], summary: str, label: str) -> str:
+    rows = (
+        [f"`{each.key[:12]}`", f"`{each.digest[:12]}`", _state(each.manifest, each.reused), headline(each.metrics)]
+        for each in artifacts
+    )
+    shards = table("artifact digest state result", rows, len(artifacts), most=len(artifacts))
+    return f"# {label}\n\n{summary}\n\n{shards}\n\n`nanochat show KEY` tells all of one."
+
+
+def _state(manifest: Manifest, reused: bool) -> str:
+    return "cached" if reused else f"done in {duration(manifest.producer.seconds)}"
 
 
 def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str:
@@ -116,16 +141,16 @@ def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> 
     return "\n".join(lines) if len(lines) > 2 else "none"
 
 
-def publish_run(name: str, run_id: str, outcome: Mapping[str, tuple[Manifest, bool]]) -> None:
-    """The run's own page: label → manifest and whether it was reused, with links to the artifacts' pages."""
+def publish_run(name: str, run_id: str, outcome: Mapping[str, Made]) -> None:
+    """The run's own page: what became of each label, with links to the artifacts' pages."""
     rows = (
         [
             label,
-            link(manifest.stage, manifest.key),
-            "cached" if reused else f"done in {duration(manifest.producer.seconds)}",
-            headline(manifest.metrics),
+            link(made.manifest.stage, made.manifest.key),
+            _state(made.manifest, made.reused),
+            headline(made.manifest.metrics),
         ]
-        for label, (manifest, reused) in outcome.items()
+        for label, made in outcome.items()
     )
     put(
         f"run-{run_id[:8]}",

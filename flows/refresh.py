@@ -13,7 +13,7 @@ from flows.branches import artifact
 from flows.execute import Asked, Said, answered, asked, execute, title
 from flows.pages import link, put, table
 from flows.pipeline import ProfileName
-from flows.tasks import PrefectRun
+from flows.submit import PrefectRun
 from nanochat import branches
 from nanochat.config import Compute, PipelineConfig
 from nanochat.errors import NotFound

@@ -8,8 +8,10 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.execute import Said, answered, expect_success
+from flows.calls import Call, Calls
+from flows.execute import Said, answered
 from flows.place import FLOW
+from flows.submit import expect_success
 from flows.tasks import WATCH, open_store, stage_task
 from nanochat.config import Compute
 from nanochat.errors import NotFound
@@ -48,9 +50,10 @@ def stage_flow(
         manifests = {name: [_manifest(opened, each) for each in given] for name, given in inputs.items()}
         given = {name: found if chosen.inputs[name].many else found[0] for name, found in manifests.items()}
         try:
-            state: State[Any] = stage_task(chosen)(
-                stage=chosen, config=parse(chosen.config_type, config), inputs=given, label=label, store=store,
-                compute=parse(Compute, compute), return_state=True,
+            call = Call(parse(chosen.config_type, config), label, given)
+            state: State[Any] = stage_task(chosen, label)(
+                stage=chosen, calls=Calls([call]), upstream=[], store=store, compute=parse(Compute, compute),
+                return_state=True,
             )  # fmt: skip
         except BaseException:
             WATCH.get().stop("The run was told to end.")

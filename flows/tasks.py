@@ -1,44 +1,38 @@
 """Stage → Prefect task: the only adaptor.
 
 The store decides what is reused, so tasks run with `NO_CACHE`: on a hit the body has run too, has published its
-artifact to the UI, and returns Prefect's own *Cached* state. Between tasks go manifests, which any task runner can
-carry; the payload stays in the store.
+artifact to the UI, and returns Prefect's own *Cached* state.
 """
 
 from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
-from prefect.task_runners import TaskRunner
 
-from flows.pages import publish
+from flows.calls import Batch, Call, Calls, Given, Made, Upstream
+from flows.pages import publish, remember
 from flows.place import elsewhere
 from flows.progress import TaskProgress
 from nanochat import settings
-from nanochat.config import Compute, Config
+from nanochat.config import Compute
 from nanochat.errors import NanochatError, StageFailed
-from nanochat.pipeline import Each, Unwatched, Watch, deal
+from nanochat.pipeline import Unwatched, Watch
 from nanochat.progress import Progress
 from nanochat.stages.stage import Inputs, Stage
 from nanochat.store.artifacts import Artifact, Store
-from nanochat.store.manifest import Manifest
 
 TURN_POLL_S = 0.5
-Handle = PrefectFuture[Manifest] | Artifact
-"""What a task will make, or what was there before the run."""
 
 
 class Stopped(NanochatError):
@@ -95,72 +89,85 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, NanochatError) and state.data.transient
 
 
-@task(
+def run_calls(
+    stage: Stage, calls: Calls, upstream: list[Batch], store: str, compute: Compute, gpu_pool: str = ""
+) -> Any:
+    """Reuses or computes the artifacts of calls, one after the other, and publishes them to the UI.
+
+    Failed and Cancelled states carry the error's sentence, not a traceback; what was made before it is in the store.
+    """
+    logger = get_run_logger()
+    watch = WATCH.get()
+    opened = open_store(store)
+    label = calls.label
+    made: list[Artifact] = []
+    try:
+        for batch in upstream:
+            remember(batch.made)
+        for call in calls.calls:
+            label = call.label
+            progress = TaskProgress(label, logger, watch.started(label, stage), drawn=stage.resource == "gpu")
+            artifacts = {name: _artifacts(opened, given, upstream) for name, given in call.inputs.items()}
+            artifact = _artifact(stage, call, artifacts, opened, compute, gpu_pool, progress)
+            progress.ended()
+            watch.ended(label, artifact, progress.seconds)
+            made.append(artifact)
+        page = publish(opened, made, stage.summary, calls.label)
+    except Stopped as stop:
+        return Cancelled(message=stop.message)
+    except NanochatError as error:
+        watch.failed(label, error)
+        return Failed(message=str(error), data=error)
+    batch = Batch([Made(artifact.manifest, artifact.reused, page) for artifact in made])
+    return Completed(name="Cached", data=batch) if all(artifact.reused for artifact in made) else batch
+
+
+RUN_CALLS = task(
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=3,
     retry_delay_seconds=[2, 10, 60],
     retry_jitter_factor=0.5,
     retry_condition_fn=is_transient,
-)
-def run_stage(
+)(run_calls)
+"""Not a decorator: workers of other processes find the function by its name."""
+
+
+def _artifact(
     stage: Stage,
-    config: Config,
-    inputs: dict[str, Manifest | list[Manifest]],
-    label: str,
-    store: str,
+    call: Call,
+    inputs: Inputs,
+    store: Store,
     compute: Compute,
-    gpu_pool: str = "",
-) -> Any:
-    """Reuses or computes one artifact; Failed and Cancelled states carry the error's sentence, not a traceback."""
-    logger = get_run_logger()
-    watch = WATCH.get()
-    opened = open_store(store)
-    try:
-        progress = TaskProgress(label, logger, watch.started(label, stage), drawn=stage.resource == "gpu")
-        artifacts = {name: _artifacts(opened, given) for name, given in inputs.items()}
-        artifact = stage.find(config, artifacts, opened)
-        if artifact is None and gpu_pool and stage.resource == "gpu":
-            artifact = _elsewhere(gpu_pool, stage, config, artifacts, label, store, compute, progress)
-        elif artifact is None:
-            with _turn(progress) if stage.resource == "gpu" else nullcontext():
-                artifact = stage.run(
-                    config,
-                    artifacts,
-                    store=opened,
-                    compute=compute,
-                    progress=progress,
-                    folder_root=settings.home() / "runs",
-                    run_name=flow_run.name or "",
-                )
-        publish(opened, artifact, stage.summary)
-        progress.ended()
-        watch.ended(label, artifact, progress.seconds)
-    except Stopped as stop:
-        return Cancelled(message=stop.message)
-    except NanochatError as error:
-        watch.failed(label, error)
-        return Failed(message=str(error), data=error)
-    return Completed(name="Cached", data=artifact.manifest) if artifact.reused else artifact.manifest
+    gpu_pool: str,
+    progress: Progress,
+) -> Artifact:
+    if (found := stage.find(call.config, inputs, store)) is not None:
+        return found
+    if gpu_pool and stage.resource == "gpu":
+        return _elsewhere(gpu_pool, stage, call, inputs, store, compute, progress)
+    with _turn(progress) if stage.resource == "gpu" else nullcontext():
+        return stage.run(
+            call.config,
+            inputs,
+            store=store,
+            compute=compute,
+            progress=progress,
+            folder_root=settings.home() / "runs",
+            run_name=flow_run.name or "",
+        )
 
 
 def _elsewhere(
-    pool: str,
-    stage: Stage,
-    config: Config,
-    inputs: Inputs,
-    label: str,
-    store: str,
-    compute: Compute,
-    progress: Progress,
+    pool: str, stage: Stage, call: Call, inputs: Inputs, store: Store, compute: Compute, progress: Progress
 ) -> Artifact:
-    state = elsewhere(pool, stage, config, inputs, label, store, compute, progress)
+    state = elsewhere(pool, stage, call.config, inputs, call.label, store.objects.root, compute, progress)
     if state.is_cancelled():
-        raise Stopped(f"`{label}` was cancelled in the pool `{pool}`.")
-    made = open_store(store).read(stage.name, stage.key(config, inputs))
+        raise Stopped(f"`{call.label}` was cancelled in the pool `{pool}`.")
+    made = store.read(stage.name, stage.key(call.config, inputs))
     if not state.is_completed() or made is None:
-        raise StageFailed(f"`{label}` failed in the pool `{pool}`: {state.message or state.name}")
-    return open_store(store).artifact(made, reused=False)
+        raise StageFailed(f"`{call.label}` failed in the pool `{pool}`: {state.message or state.name}")
+    return store.artifact(made, reused=False)
 
 
 @contextmanager
@@ -181,60 +188,22 @@ def _turn(progress: Progress) -> Iterator[None]:
         yield
 
 
-def _artifacts(store: Store, given: Manifest | list[Manifest]) -> Artifact | list[Artifact]:
-    if isinstance(given, list):
-        return [store.artifact(manifest, reused=True) for manifest in given]
-    return store.artifact(given, reused=True)
+def _artifacts(store: Store, given: Given | Sequence[Given], upstream: Sequence[Batch]) -> Artifact | list[Artifact]:
+    if isinstance(given, Sequence):
+        return [_input(store, each, upstream) for each in given]
+    return _input(store, given, upstream)
 
 
-def stage_task(stage: Stage) -> Task[..., Any]:
+def _input(store: Store, given: Given, upstream: Sequence[Batch]) -> Artifact:
+    manifest = upstream[given.task].made[given.place].manifest if isinstance(given, Upstream) else given
+    return store.artifact(manifest, reused=True)
+
+
+def stage_task(stage: Stage, label: str) -> Task[..., Any]:
     """The task with what the UI shows of a stage."""
-    return run_stage.with_options(
+    return RUN_CALLS.with_options(
         name=stage.name,
         description=stage.summary,
         tags={stage.resource},  # each set of tags costs a question to the server; the name says the stage
-        task_run_name="{label}",
+        task_run_name=label.replace("{", "{{").replace("}", "}}"),
     )
-
-
-def _handed(given: Any) -> Any:
-    """Futures as they are; artifacts that were there before the run as their manifests."""
-    if isinstance(given, list):
-        return [_handed(each) for each in given]
-    return given.manifest if isinstance(given, Artifact) else given
-
-
-@dataclass(frozen=True)
-class PrefectRun:
-    """Executes the graph as Prefect tasks; its handles are futures of manifests."""
-
-    runner: TaskRunner[Any]
-    store: str
-    compute: Compute
-    gpu_pool: str = ""
-    """Work pool for stages that train or examine; empty: here."""
-    futures: dict[str, PrefectFuture[Manifest]] = field(default_factory=dict)
-    """Label → future, in the order of the graph."""
-
-    def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle:
-        return self._submit(stage, config, stage.name, inputs)
-
-    def map(
-        self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
-    ) -> list[Handle]:
-        calls = enumerate(zip(configs, names, strict=True))
-        return [self._submit(stage, config, f"{stage.name} {name}", deal(i, inputs)) for i, (config, name) in calls]
-
-    def _submit(self, stage: Stage, config: Config, label: str, inputs: Mapping[str, Any]) -> PrefectFuture[Manifest]:
-        parameters = dict(
-            stage=stage,
-            config=config,
-            inputs={name: _handed(given) for name, given in inputs.items()},
-            label=label,
-            store=self.store,
-            compute=self.compute,
-            gpu_pool=self.gpu_pool,
-        )
-        future = self.runner.submit(stage_task(stage), parameters)
-        self.futures[label] = future
-        return future

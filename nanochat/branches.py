@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import PipelineConfig, PretrainConfig
-from nanochat.data.corpus import list_shards
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare
 from nanochat.stages.compare import compare
@@ -74,7 +73,7 @@ def read_on(run: Run, config: PipelineConfig, base: Artifact) -> Result:
     Its vocabulary stays. Raises `NotFound` when no train shard is new.
     """
     known = [_text_of(each.config) for each in ancestors(base.store, base.manifest) if each.stage == "download"]
-    listed = list_shards(config.data)
+    listed = run.shards(config.data)
     new = [shard for shard in listed if _text_of(shard.canonical()) not in known]
     if not new:
         raise NotFound("There is no new shard: the model has read them all.", hint="Raise `data.train_shards`?")
@@ -88,14 +87,14 @@ def ladder(run: Run, config: PipelineConfig, depths: Sequence[int]) -> Ladder:
     """The same text and recipe at several depths, and a comparison."""
     if len(set(depths)) < 2 or len(set(depths)) < len(depths):
         raise BadConfig(f"A ladder takes two depths or more, each once, and not {list(depths)}.")
-    text = prepare(run, config, list_shards(config.data))
+    text = prepare(run, config, run.shards(config.data))
     configs = [_with_depth(config, depth) for depth in depths]
     names = [f"d{depth}" for depth in depths]
     bases = run.map(pretrain, configs, names, vocabulary=text.vocabulary, rows=text.rows)
     examinations = [config.base_evaluation] * len(depths)
     evaluations = run.map(evaluate_base, examinations, names, model=Each(bases), rows=text.rows)
     comparison = run(compare, config.report, bases=bases, evaluations=evaluations)
-    return Ladder(text.raw, text.vocabulary, text.tokens, text.rows, bases, evaluations, comparison)
+    return Ladder(text.raw, text.vocabulary, text.tokens, text.rows, text.data_card, bases, evaluations, comparison)
 
 
 def vocabulary_of(model: Artifact) -> Artifact:

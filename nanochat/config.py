@@ -82,14 +82,19 @@ class DataConfig(Config):
 
     source: Annotated[str, Field(min_length=1)] = "world"
     """`world` (the embedded corpus), a folder or file (Parquet, JSONL, text), `https://…` (a shard, or a `.txt` list of
-    shards), `hf://org/name[@revision][/folder]` (a Hugging Face dataset), or `s3://bucket/prefix`."""
+    shards), `hf://org/name[@revision][/folder]` (a Hugging Face dataset), `s3://bucket/prefix`, or another address
+    that fsspec knows (`gs://…`, `ftp://…`)."""
+    subset: str = ""
+    """Of a Hugging Face dataset, the subset (its configuration) as its card names it; empty takes files by folder."""
+    split: str = ""
+    """Of a Hugging Face dataset, the split to train on; empty takes those of training and validation."""
     text_column: Annotated[str, Field(min_length=1)] = "text"
     """Column (Parquet) or field (JSONL) that holds the text."""
     train_shards: Annotated[int, Field(ge=0)] = 0
     """Use the first so many training shards, in order of name; 0 uses all."""
     validation_shard: str = ""
     """Name of the shard held out whole. Empty: a shard named `validation…` or `val…` if there is one, else a sample,
-    chosen by content, of the first shard. Adding shards behind it moves nothing."""
+    chosen by content, of the first shard; the store remembers which that was, and other shards move nothing."""
     validation_documents: Annotated[int, Field(ge=1)] = 1000
     """At most so many documents are held out when they are sampled from the first shard (never over a tenth of it)."""
     world: WorldConfig = WorldConfig()
@@ -141,6 +146,13 @@ class RowsConfig(Config):
 
     sequence_len: Annotated[int, Field(ge=8, le=1 << 20)] = 2048
     """T: positions the model sees at once, in tokens."""
+
+
+class DataCardConfig(Config):
+    """What is said of the text."""
+
+    most_languages: Annotated[int, Field(ge=1, le=100)] = 12
+    """Languages named, the most frequent first; the others are counted together."""
 
 
 # --- base model -------------------------------------------------------------------------------------------------------
@@ -270,14 +282,25 @@ class BaseEvaluationConfig(Config):
 class MixtureItem(Config):
     """One source of conversations."""
 
-    task: Literal["world", "spelling", "smoltalk", "mmlu", "gsm8k", "arc_easy", "arc_challenge", "conversations"] = (
-        "world"
-    )
-    """Which conversations; `conversations` reads your own JSONL or Parquet with a `messages` column."""
+    task: Literal[
+        "world",
+        "identity",
+        "spelling",
+        "smoltalk",
+        "mmlu",
+        "gsm8k",
+        "arc_easy",
+        "arc_challenge",
+        "conversations",
+    ] = "world"
+    """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, or `prompt` and `completion`."""
     source: str = ""
-    """Where they are, when not in the task's usual place: a folder, a file, or `hf://org/name`."""
-    repeats: Annotated[int, Field(ge=1, le=100)] = 1
-    """How often each conversation is seen."""
+    """Where they are, when not in the task's usual place: a folder, a file (JSONL or Parquet), or `hf://org/name`."""
+    repeats: Annotated[float, Field(gt=0, le=100)] = 1
+    """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
+    weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0
+    """Share of the mixture, in conversations, relative to the other items' weights; `repeats` is then the most that
+    each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only so many conversations; 0 uses all."""
 
@@ -345,6 +368,8 @@ class PipelineConfig(Config):
     """Token shards."""
     rows: Annotated[RowsConfig, Field(title="Rows")] = RowsConfig()
     """Packed rows."""
+    data_card: Annotated[DataCardConfig, Field(title="Data card")] = DataCardConfig()
+    """What the text is like."""
     pretrain: Annotated[PretrainConfig, Field(title="Pretraining")] = PretrainConfig()
     """The base model."""
     base_evaluation: Annotated[BaseEvaluationConfig, Field(title="Base evaluation")] = BaseEvaluationConfig()
@@ -367,6 +392,13 @@ class Compute(Config):
 
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Shards worked on at once, and threads of the tokenizer; 0 takes the number of cores."""
+    task_runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """Who works on the shards: threads or processes of this machine, or a Dask or Ray cluster (with its package)."""
+    scheduler: str = ""
+    """Address of the Dask scheduler (`tcp://host:8786`) or Ray head (`ray://host:10001`); empty: a cluster of so many
+    workers on this machine, for the run."""
+    shards_per_task: Annotated[int, Field(ge=0)] = 0
+    """Shards that one task works on; 0: one, or as many as make 32 tasks of more than 64 shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; `auto` takes the GPUs if there are any."""
     ranks: Annotated[int, Field(ge=0, le=1024)] = 0

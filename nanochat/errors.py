@@ -37,6 +37,15 @@ class SourceUnreachable(NanochatError):
 
     transient = True
 
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        """So long does the server ask us to wait."""
+
+
+class DamagedTransfer(SourceUnreachable):
+    """The bytes that came are not those that the source promises."""
+
 
 class StoreError(NanochatError):
     """The store refused or cannot be used: bad address, bad credentials, no create-only writes."""

@@ -26,7 +26,7 @@ class Job(BaseModel):
     config: dict[str, Any]
     """The stage's config, as JSON."""
     inputs: dict[str, list[str]]
-    """Name of each input → local folders of its payload (one, or one a shard)."""
+    """Name of each input → the local folder of its payload, or the file that says where it is to be read."""
     out: str
     """Local folder for the payload."""
     folder: str
@@ -49,12 +49,9 @@ class Job(BaseModel):
         return cls.model_validate_json(Path(path).read_text())
 
     def input(self, name: str) -> Path:
-        """The one folder of an input."""
-        (folder,) = self.inputs[name]
-        return Path(folder)
-
-    def input_list(self, name: str) -> list[Path]:
-        return [Path(folder) for folder in self.inputs[name]]
+        """Where an input is."""
+        (path,) = self.inputs[name]
+        return Path(path)
 
     def event(self, done: float, total: float, unit: str, message: str = "") -> None:
         """A line for who follows the work."""

@@ -13,12 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from nanochat.config import Compute, Config, PipelineConfig, ShardConfig
+from nanochat.config import Compute, Config, DataConfig, PipelineConfig, ShardConfig
 from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
 from nanochat.scaling import plan_training
 from nanochat.settings import cores
+from nanochat.stages.card import data_card
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
 from nanochat.stages.download import download
@@ -34,7 +35,7 @@ from nanochat.store.artifacts import Artifact, Store, references
 from nanochat.store.differences import Call, in_key, nearest
 
 STAGES: tuple[Stage, ...] = (
-    download, train_tokenizer, tokenize, pack, pretrain, evaluate_base, converse, sft, evaluate_chat, report,
+    download, train_tokenizer, tokenize, pack, data_card, pretrain, evaluate_base, converse, sft, evaluate_chat, report,
     continue_pretrain, compare,
 )  # fmt: skip
 
@@ -51,6 +52,10 @@ class Each:
 
 class Run(Protocol):
     """Executes stages; see the module's docstring."""
+
+    def shards(self, data: DataConfig) -> tuple[ShardConfig, ...]:
+        """The shards of a source, with what the store has pinned of it."""
+        ...
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle: ...
 
@@ -78,6 +83,7 @@ class Text(Handles):
     vocabulary: Handle
     tokens: list[Handle]
     rows: list[Handle]
+    data_card: Handle
 
 
 @dataclass(frozen=True)
@@ -95,20 +101,36 @@ class Result(Text):
 def pipeline(run: Run, config: PipelineConfig) -> Result:
     """From raw text to a chat model and its report. Raises `BadConfig` at once if the arithmetic does not work out."""
     plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
-    text = prepare(run, config, list_shards(config.data))
+    text = prepare(run, config, run.shards(config.data))
     base = run(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
     return finish(run, config, text, base)
 
 
 def prepare(run: Run, config: PipelineConfig, shards: Sequence[ShardConfig], vocabulary: Handle | None = None) -> Text:
-    """From shards to packed rows; learns a vocabulary unless there is one."""
+    """From shards to packed rows and what they are like; learns a vocabulary unless there is one."""
     names = [shard.name for shard in shards]
     raw = run.map(download, shards, names)
     if vocabulary is None:
         vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
     tokens = run.map(tokenize, [config.tokens] * len(raw), names, raw=Each(raw), vocabulary=vocabulary)
     rows = run.map(pack, [config.rows] * len(raw), names, tokens=Each(tokens))
-    return Text(raw, vocabulary, tokens, rows)
+    return Text(raw, vocabulary, tokens, rows, run(data_card, config.data_card, raw=raw, tokens=tokens, rows=rows))
+
+
+@dataclass(frozen=True)
+class Gathered(Handles):
+    """What comes from elsewhere."""
+
+    raw: list[Handle]
+    vocabulary: Handle
+    conversations: Handle
+
+
+def gather(run: Run, config: PipelineConfig, shards: Sequence[ShardConfig]) -> Gathered:
+    """All that the network is needed for, and the vocabulary, in which conversations are kept."""
+    raw = run.map(download, shards, [shard.name for shard in shards])
+    vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
+    return Gathered(raw, vocabulary, run(converse, config.conversations, vocabulary=vocabulary))
 
 
 def finish(run: Run, config: PipelineConfig, text: Text, base: Handle) -> Result:
@@ -119,7 +141,7 @@ def finish(run: Run, config: PipelineConfig, text: Text, base: Handle) -> Result
     chat_evaluation = run(evaluate_chat, config.chat_evaluation, model=chat, conversations=conversations)
     made: dict[str, Any] = {
         "raw": text.raw, "vocabulary": text.vocabulary, "tokens": text.tokens, "rows": text.rows,
-        "base": base, "base_evaluation": base_evaluation,
+        "data_card": text.data_card, "base": base, "base_evaluation": base_evaluation,
         "conversations": conversations, "chat": chat, "chat_evaluation": chat_evaluation,
     }  # fmt: skip
     return Result(**made, report=run(report, config.report, **made))
@@ -171,6 +193,9 @@ class PlainRun:
     compute: Compute
     folder_root: Path
     watch: Watch = Unwatched()
+
+    def shards(self, data: DataConfig) -> tuple[ShardConfig, ...]:
+        return list_shards(data, self.store)
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Artifact:
         return self._run(stage, config, stage.name, inputs)
@@ -224,6 +249,9 @@ class Plan:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.entries: list[Planned] = []
+
+    def shards(self, data: DataConfig) -> tuple[ShardConfig, ...]:
+        return list_shards(data, self.store, keep=False)
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Planned:
         return self._plan(stage, config, stage.name, inputs)

@@ -33,6 +33,9 @@ from nanochat.errors import BadConfig, NotFound
 
 C = TypeVar("C", bound=Config)
 
+CLIMBMIX = "hf://karpathy/climbmix-400b-shuffle@915333b4f8b8684f39aeaafea600fea6f43fb703"
+"""6,543 shards of about 250 million characters; the last, `shard_06542`, is held out. The revision is pinned."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -79,7 +82,7 @@ DEMO = Profile(
 CPU = Profile(
     "A small model of your own text on a laptop, in tens of minutes: set `data.source`.",
     PipelineConfig(
-        data=DataConfig(source="hf://karpathy/climbmix-400b-shuffle", train_shards=1),
+        data=DataConfig(source=CLIMBMIX, train_shards=1),
         tokenizer=TokenizerConfig(vocab_size=8192, max_characters=100_000_000),
         rows=RowsConfig(sequence_len=512),
         pretrain=PretrainConfig(
@@ -111,6 +114,7 @@ _SFT_MIXTURE = ConversationsConfig(
         MixtureItem(task="smoltalk"),
         MixtureItem(task="mmlu", repeats=3),
         MixtureItem(task="gsm8k", repeats=4),
+        MixtureItem(task="identity", repeats=2),
         MixtureItem(task="spelling", limit=80_000),
     ),
     validation=(
@@ -124,7 +128,7 @@ _SFT_MIXTURE = ConversationsConfig(
 D12 = Profile(
     "Depth 12 (286 M parameters) on one GPU, about the size of GPT-2.",
     PipelineConfig(
-        data=DataConfig(source="hf://karpathy/climbmix-400b-shuffle", train_shards=40, validation_shard="shard_06542"),
+        data=DataConfig(source=CLIMBMIX, train_shards=40, validation_shard="shard_06542"),
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat d12"),
     ),
@@ -134,7 +138,7 @@ D12 = Profile(
 SPEEDRUN = Profile(
     "Depth 24 (1.38 B parameters) on a node of eight GPUs: GPT-2's CORE in under two hours.",
     PipelineConfig(
-        data=DataConfig(source="hf://karpathy/climbmix-400b-shuffle", train_shards=170, validation_shard="shard_06542"),
+        data=DataConfig(source=CLIMBMIX, train_shards=170, validation_shard="shard_06542"),
         pretrain=PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(unit="tokens_per_parameter", amount=8)),
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat speedrun"),

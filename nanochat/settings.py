@@ -21,6 +21,14 @@ def cache_bytes() -> int:
     return int(float(os.environ.get("NANOCHAT_CACHE_GB", "100")) * 1e9)
 
 
+def rows_cache_bytes() -> int:
+    """`NANOCHAT_ROWS_GB`: size limit of the packed rows that training keeps uncompressed (50).
+
+    Two windows of 2^29 tokens, 2.2 GB, are kept in any case.
+    """
+    return int(float(os.environ.get("NANOCHAT_ROWS_GB", "50")) * 1e9)
+
+
 def s3_endpoint() -> str:
     """`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: the S3 server, when it is not Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")

@@ -20,11 +20,22 @@ TRAINING = [
     "training/loss_scale",
     "training/machine",
     "data/loader",
+    "data/order",
     "model",
     "optim",
 ]
 MEANING = {
-    "download": ["stages/download", "data/corpus", "data/documents", "data/hub", "data/raw", "world"],
+    "download": [
+        "stages/download",
+        "data/corpus",
+        "data/documents",
+        "data/hub",
+        "data/listing",
+        "data/raw",
+        "store/sources",
+        "store/web",
+        "world",
+    ],
     "train_tokenizer": [
         "stages/tokenizer",
         "tokenizer/bpe",
@@ -35,6 +46,7 @@ MEANING = {
     "tokenize": [
         "stages/tokens",
         "data/shards",
+        "data/ledger",
         "tokenizer/bpe",
         "tokenizer/texts",
         "../rustbpe/src/encode",
@@ -42,10 +54,19 @@ MEANING = {
         "../rustbpe/src/vocab",
     ],
     "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
+    "data_card": ["stages/card", "data/card", "report/card", "report/plots"],
     "pretrain": ["stages/pretrain", "training/pretrain", "scaling", *TRAINING],
     "continue_pretrain": ["stages/pretrain", "training/pretrain", "scaling", *TRAINING],
     "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
-    "converse": ["stages/conversations", "data/conversations", "tokenizer/chat", "tasks", "world"],
+    "converse": [
+        "stages/conversations",
+        "data/conversations",
+        "data/rows",
+        "../rustbpe/src/pack",
+        "tokenizer/chat",
+        "tasks",
+        "world",
+    ],
     "sft": ["stages/sft", "training/sft", *TRAINING],
     "evaluate_chat": [
         "stages/evaluate",
@@ -58,6 +79,7 @@ MEANING = {
     "report": [
         "stages/report",
         "report/report",
+        "report/card",
         "report/plots",
         "report/template",
         "report/page.html",

@@ -99,6 +99,39 @@ def say_where(result: Result) -> None:
 
 
 @app.command
+def fetch(
+    *,
+    profile: ProfileName = "demo",
+    changes: Changes = None,
+    compute: ComputeChanges = None,
+    store: StoreUrl = "",
+    new_split: Annotated[
+        bool, Parameter(negative="", help="Draw the validation sample anew: models of before cannot be compared.")
+    ] = False,
+) -> None:
+    """Fill the store ahead, for machines without a network: shards, vocabulary, conversations.
+
+    What the source has now is pinned in the store: `nanochat run` with the same settings asks nobody from then on.
+    `nanochat fetch` again looks for what is new.
+
+    Example: `nanochat fetch --profile speedrun --store s3://bucket/nanochat`
+    """
+    from nanochat.console import Screen, duration
+    from nanochat.data.corpus import fetch_listing
+    from nanochat.pipeline import PlainRun, gather
+
+    began = time.monotonic()
+    config, how = _configured(profile, changes, compute)
+    opened = open_store(store)
+    with Screen(out) as screen:
+        screen.say(f"source  {config.data.source}")
+        shards = fetch_listing(config.data, opened, new_split=new_split)
+        gather(PlainRun(opened, how, settings.home() / "runs", _PlainWatch(screen)), config, shards)
+    out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
+    out.print(f"{len(shards)} shards are in {opened.objects.root}: runs on them need no network.", soft_wrap=True)
+
+
+@app.command
 def plan(
     *, profile: ProfileName = "demo", changes: Changes = None, compute: ComputeChanges = None, store: StoreUrl = ""
 ) -> None:

@@ -1,7 +1,8 @@
 """Conversations to rows: a mixture of tasks, rendered with a loss mask, shuffled, packed best fit and padded.
 
 1. every conversation of the mixture becomes ids and a mask (1 = the token is the assistant's, to be learnt);
-2. their order, each as often as its item repeats, is a permutation that depends on the seed alone;
+2. how often each is seen follows from the items' weights and epochs; their order is a permutation that depends on the
+   seed alone;
 3. a plan puts whole conversations into rows of T+1 tokens; what stays free at a row's end is BOS with mask 0.
 
 A conversation is never split over rows; one that is longer than a row was cut when it was rendered.
@@ -77,7 +78,7 @@ def render_mixture(
     dtype = tokenizer.dtype
     ids: list[np.ndarray] = []
     masks: list[np.ndarray] = []
-    repeats: list[int] = []
+    counts: list[int] = []
     skipped = 0
     for item in items:
         before = len(ids)
@@ -89,7 +90,6 @@ def render_mixture(
                 continue
             ids.append(np.asarray(tokens, dtype))
             masks.append(np.asarray(mask, np.uint8))
-            repeats.append(item.repeats)
             if len(ids) % REPORT_EVERY == 0:
                 progress(len(ids), 0, "conversations", f"{item.task} ({split})")
         if len(ids) == before:
@@ -98,19 +98,44 @@ def render_mixture(
                 + (f" in `{item.source}`." if item.source else "."),
                 hint="Give it another `source`, or longer rows (`conversations.sequence_len`).",
             )
+        counts.append(len(ids) - before)
     lengths = [len(tokens) for tokens in ids]
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, np.asarray(repeats, np.int64), skipped)
+    return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, times_seen(items, counts, seed), skipped)
 
 
-def write_rows(rendered: Rendered, path: Path, row_tokens: int, bos: int, seed: int) -> int:
-    """Shuffles and packs the conversations into rows of `row_tokens` (T+1), writes them, and returns their number."""
+def times_seen(items: Sequence[MixtureItem], counts: Sequence[int], seed: int) -> np.ndarray:
+    """How often each conversation is seen (N,) int64, items of `counts` conversations one after the other.
+
+    Raises `BadConfig` when some items have weights and others have none.
+    """
+    weights = [item.weight for item in items]
+    if any(weights) and not all(weights):
+        raise BadConfig(
+            "Some items of a mixture have a `weight` and others have none.", hint="Give each of them one, or none."
+        )
+    wanted = [item.repeats * count for item, count in zip(items, counts, strict=True)]
+    if any(weights):
+        size = min(most / weight for most, weight in zip(wanted, weights, strict=True))
+        wanted = [weight * size for weight in weights]
+    dice = np.random.default_rng(seed)
+    seen = []
+    for conversations, count in zip(wanted, counts, strict=True):
+        whole, rest = divmod(max(1, round(conversations)), count)
+        times = np.full(count, whole, np.int64)
+        times[dice.permutation(count)[:rest]] += 1
+        seen.append(times)
+    return np.concatenate(seen)
+
+
+def write_rows(rendered: Rendered, out: Path, split: Split, row_tokens: int, bos: int, seed: int) -> int:
+    """Shuffles and packs the conversations into the blocks of rows (T+1) of a split, and returns how many rows."""
     order = np.repeat(np.arange(len(rendered)), rendered.repeats)
     order = np.random.default_rng(seed).permutation(order)
     # (N,) row of each conversation, (N,) where it begins in it
     row_of, start_of, rows = plan_padded(np.diff(rendered.offsets)[order], row_tokens, OPEN_ROWS)
     by_row = np.argsort(row_of, kind="stable")
-    with RowWriter(path, row_tokens, rendered.ids.dtype, masked=True) as writer:
+    with RowWriter(out, split, row_tokens, rendered.ids.dtype, masked=True) as writer:
         for first in range(0, rows, BLOCK_ROWS):
             block = min(BLOCK_ROWS, rows - first)
             ids = np.full((block, row_tokens), bos, rendered.ids.dtype)

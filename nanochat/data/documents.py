@@ -19,6 +19,7 @@ from nanochat.errors import BadSource
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 32 << 20
+READ_BUFFER_BYTES = 1 << 20
 PARAGRAPHS_CHARACTERS = 2_000
 LINE_CHARACTERS = 1 << 20
 FORMATS = (".parquet", ".jsonl", ".ndjson", ".txt")
@@ -68,14 +69,38 @@ def read_documents(file: Path, text_column: str, name: str = "") -> Iterator[pa.
 
 
 def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
-    with pq.ParquetFile(file, memory_map=True) as parquet:
+    with open_parquet(file) as parquet:
         _check_text_column(parquet.schema_arrow, text_column, name)
-        for batch in parquet.iter_batches(BATCH_DOCUMENTS, columns=[text_column]):
+        documents = 0
+        for batch in parquet.iter_batches(batch_documents(parquet, text_column), columns=[text_column]):
             texts = batch.column(0)
             if not pa.types.is_string(texts.type):
                 texts = texts.cast(pa.string())
             texts.validate(full=True)  # the bytes may not be UTF-8, whatever the schema says
+            documents += len(texts)
             yield texts
+        if documents != parquet.metadata.num_rows:
+            raise BadSource(
+                f"`{name}` has {documents:,} rows, where its footer says {parquet.metadata.num_rows:,}.",
+                hint="Fetch or write it again.",
+            )
+
+
+def open_parquet(file: Path) -> pq.ParquetFile:
+    """Read piece by piece: as it comes, Arrow would hold whole row groups, or all of them, before the first batch."""
+    return pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
+
+
+def batch_documents(
+    parquet: pq.ParquetFile, column: str, most: int = BATCH_DOCUMENTS, most_bytes: int = BATCH_CHARACTERS
+) -> int:
+    """Documents to read at once, so that long ones do not fill the memory: of the row group with the longest ones, by
+    its mean, no more than `most_bytes`."""
+    metadata = parquet.metadata
+    place = metadata.schema.names.index(column)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    bytes_each = [group.column(place).total_uncompressed_size / max(group.num_rows, 1) for group in groups]
+    return max(1, min(most, int(most_bytes / max([1.0, *bytes_each]))))
 
 
 def _check_text_column(schema: pa.Schema, text_column: str, name: str) -> None:

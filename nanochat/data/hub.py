@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub: `hf://org/name[@revision][/folder]`.
+"""Datasets of the Hugging Face Hub: `hf://org/name[@revision][/folder]`, of which a subset and a split may be chosen.
 
 A revision is resolved to its commit once, so that the addresses of all shards are of one state. Parquet and JSONL files
 are fetched as they are; a repository that has none of them is streamed through `datasets`, a shard of its stream each.
@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
 from nanochat.data.documents import file_format
 from nanochat.data.raw import write_texts
@@ -34,6 +35,8 @@ from nanochat.progress import Progress
 
 ADDRESS = re.compile(r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?")
 STREAM = "hf-stream://"
+FETCHED = (".parquet", ".jsonl", ".ndjson")
+"""Formats of files that are fetched as they are."""
 SPLITS = re.compile(r"(train|validation|val|valid|dev|test)(?![a-z])")
 USED_SPLITS = ("train", "validation", "val", "valid")
 
@@ -47,10 +50,10 @@ class HubFile:
     identity: str
 
 
-def list_files(address: str) -> list[HubFile]:
-    """The files of a dataset that may be shards.
+def list_files(address: str, subset: str = "", split: str = "") -> list[HubFile]:
+    """The files of a dataset that may be shards: of one subset or split, as its card says, or by their names.
 
-    Where file names tell splits, only those of training and validation are taken. Raises `BadSource` when the dataset
+    Where names tell splits, only those of training and validation are taken. Raises `BadSource` when the dataset
     is not there or not ours to read, `SourceUnreachable` when the Hub does not answer.
     """
     repo, revision, folder = _parse(address)
@@ -58,12 +61,43 @@ def list_files(address: str) -> list[HubFile]:
         api = HfApi()
         commit = api.dataset_info(repo, revision=revision).sha
         assert commit is not None
-        paths = api.list_repo_files(repo, repo_type="dataset", revision=commit)
-    inside = [path for path in paths if not folder or path == folder or path.startswith(f"{folder}/")]
-    files = [path for path in inside if file_format(path) in (".parquet", ".jsonl", ".ndjson")]
+        tree = api.list_repo_tree(repo, folder or None, recursive=True, repo_type="dataset", revision=commit)
+        there = {entry.path: _identity(entry, commit) for entry in tree if isinstance(entry, RepoFile)}
+    if subset or split:
+        return _list_declared(address, repo, commit, subset, split, there)
+    files = [path for path in there if file_format(path) in FETCHED]
     if files:
-        return [HubFile(path, f"hf://{repo}@{commit}/{path}", commit) for path in _used_splits(files)]
+        return [HubFile(path, f"hf://{repo}@{commit}/{path}", there[path]) for path in _used_splits(files)]
     return _list_stream(address, repo, commit, folder)
+
+
+def _identity(file: RepoFile, commit: str) -> str:
+    """Of a large file the Hub tells the SHA-256."""
+    return f"sha256:{file.lfs.sha256}" if file.lfs else commit
+
+
+def _list_declared(
+    address: str, repo: str, commit: str, subset: str, split: str, there: Mapping[str, str]
+) -> list[HubFile]:
+    """The files that the dataset's card, or its layout, gives to a subset and its splits."""
+    import datasets  # noqa: PLC0415  # a second, only for those who need it
+
+    with _errors(address), _choices(address):
+        declared = datasets.load_dataset_builder(repo, subset or None, revision=commit).config.data_files or {}
+    splits = [split] if split else _used_splits([str(name) for name in declared])
+    if split and split not in declared:
+        raise BadSource(
+            f"`{address}` has no split `{split}`; it has {', '.join(f'`{name}`' for name in declared) or 'none'}."
+        )
+    files: list[HubFile] = []
+    for name in splits:
+        # `…@<commit>/<path>`: the only place where the library says which file it would read
+        paths = [str(url).rpartition(f"@{commit}/")[2] for url in declared[name]]
+        if not all(file_format(path) in FETCHED and path in there for path in paths):
+            return _list_stream(address, repo, commit, subset, split)
+        where = "" if len(splits) == 1 else f"{name}/"
+        files += [HubFile(f"{where}{path}", f"hf://{repo}@{commit}/{path}", there[path]) for path in paths]
+    return files
 
 
 def fetch_file(url: str, folder: Path) -> Path:
@@ -88,16 +122,16 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
     return path
 
 
-def _list_stream(address: str, repo: str, commit: str, config: str) -> list[HubFile]:
+def _list_stream(address: str, repo: str, commit: str, config: str, split: str = "") -> list[HubFile]:
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address):
+    with _errors(address), _choices(address):
         splits = datasets.load_dataset(repo, _config(config), streaming=True, revision=commit)
     found: list[HubFile] = []
-    for split in _used_splits([str(split) for split in splits]):
-        count = splits[split].num_shards
-        where = f"{STREAM}{repo}@{commit}/{quote(config, safe='') or 'default'}/{split}"
-        found += [HubFile(f"{split}-{i:05d}", f"{where}/{i}/{count}", commit) for i in range(count)]
+    for name in [split] if split else _used_splits([str(name) for name in splits]):
+        count = splits[name].num_shards
+        where = f"{STREAM}{repo}@{commit}/{quote(config, safe='') or 'default'}/{name}"
+        found += [HubFile(f"{name}-{i:05d}", f"{where}/{i}/{count}", commit) for i in range(count)]
     return found
 
 
@@ -145,6 +179,18 @@ def _parse(address: str) -> tuple[str, str | None, str]:
         )
     revision = match["revision"]
     return match["repo"], unquote(revision) if revision else None, match["path"] or ""
+
+
+@contextmanager
+def _choices(address: str) -> Iterator[None]:
+    """What the library says to a subset that is not there, or has to be chosen."""
+    try:
+        yield
+    except ValueError as error:
+        said = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+        raise BadSource(
+            f"`{address}`: {'; '.join(said[:2])}.", hint="Name one with `data.subset=…`, or leave `data.split` too."
+        ) from error
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Batches for training and validation.
 
-The order of training is a pure function: position p of the endless sequence of rows is row `shuffled(p mod N)` of
-epoch p // N, and step s takes the positions [s*R, (s+1)*R) for a global batch of R rows. Rank r takes every W-th of
-them, in micro-batches. So the whole state is one integer, the rows consumed by all ranks together, and any world size
-and micro-batch sees the same global batches. A thread gathers rows ahead of time; they travel to the device as they
-are stored (uint16 mostly) and are widened there.
+The order of training is a pure function (`nanochat.data.order`): step s takes the positions [s*R, (s+1)*R) of the
+endless sequence of rows for a global batch of R rows. Rank r takes every W-th of them, in micro-batches. So the whole
+state is one integer, the rows consumed by all ranks together, and any world size and micro-batch sees the same global
+batches. A thread gathers rows ahead of time; for a GPU they travel as they are stored (uint16 mostly) from pinned
+memory, and are widened there.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.data.rows import RowFiles
+from nanochat.data.blocks import BlockReader
+from nanochat.data.index import RowSet
+from nanochat.data.order import WINDOW_TOKENS, Order
 from nanochat.errors import BadConfig
 
+Places = tuple[np.ndarray, np.ndarray, int]
+"""Block (B,) and row in it (B,) of the rows of a batch, and the begin of the first one's window."""
+
 IGNORED = -1
-AHEAD_BATCHES = 2
-ROUNDS = 8
+AHEAD_BATCHES = 8
+"""So that a thread that waits for its turn on the CPU makes no step wait."""
+FOUND_ROWS = 4096
+"""Whose places are computed at once (at most an epoch)."""
 
 
 class Batch(NamedTuple):
@@ -35,52 +42,19 @@ class Batch(NamedTuple):
     """(B, T) int64: the next token, or -1 where it is not to be learnt."""
 
 
-def row_at(positions: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """Indices (N,) int64 of the rows at those positions (N,) of the endless shuffled sequence.
-
-    Each epoch is a permutation made by a Feistel network over a x b >= rows cells, walked until it lands on a row
-    (format-preserving encryption; Black and Rogaway, 2002). It needs no memory and no time to start, at any number of
-    rows, and depends on no library's stream of random numbers.
-    """
-    positions = np.asarray(positions, np.uint64)
-    epochs, cells = np.divmod(positions, np.uint64(rows))
-    keys = _mix(_mix(np.full_like(epochs, seed)) ^ epochs)
-    a = np.uint64(int(np.ceil(np.sqrt(rows))))
-    b = np.uint64(-(-rows // int(a)))
-    cells = _permuted(cells, keys, a, b)
-    while (outside := cells >= np.uint64(rows)).any():
-        cells[outside] = _permuted(cells[outside], keys[outside], a, b)
-    return cells.astype(np.int64)
-
-
-def _permuted(cells: np.ndarray, keys: np.ndarray, a: np.uint64, b: np.uint64) -> np.ndarray:
-    left, right = np.divmod(cells, b)  # left < a, right < b
-    for number in range(0, ROUNDS, 2):
-        left = (left + _mix(right ^ _mix(keys + np.uint64(number))) % a) % a
-        right = (right + _mix(left ^ _mix(keys + np.uint64(number + 1))) % b) % b
-    return left * b + right
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """Finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
 class Loader:
     """Endless training batches of this rank.
 
     `step()` yields the micro-batches of one optimizer step; `rows_consumed` is the state to save after it, and
-    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end.
+    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end. `window_rows` is
+    part of the order, and smaller in tests (0: 2^29 tokens).
     When the batch does not divide by the world size, ranks have unequal rows (`rank_rows`): weigh the loss by tokens.
     Raises `BadConfig` when a rank would have no row.
     """
 
     def __init__(
         self,
-        rows: RowFiles,
+        rows: RowSet,
         seed: int,
         batch_rows: int,
         rank: int = 0,
@@ -88,6 +62,7 @@ class Loader:
         micro_batch_rows: int = 0,
         device: torch.device | str = "cpu",
         start_row: int = 0,
+        window_rows: int = 0,
     ) -> None:
         if not 0 < world_size <= batch_rows:
             raise BadConfig(
@@ -107,17 +82,16 @@ class Loader:
         self.rows_consumed = start_row
         """Rows consumed by all ranks in whole steps, since the beginning of training."""
         self.device = torch.device(device)
-        self._ahead = _Ahead(self._gather(start_row), self.device)
+        self._order = Order(
+            [block.rows for block in rows.blocks], seed, window_rows or max(1, WINDOW_TOKENS // rows.row_tokens)
+        )
+        reader = BlockReader(rows, self._order.windows(start_row))
+        self._ahead = _Ahead(reader, self._gather(start_row), self.device)
 
     @property
     def epoch(self) -> float:
         """Times the rows were seen."""
         return self.rows_consumed / len(self.rows)
-
-    def indices(self, start_row: int) -> np.ndarray:
-        """Row indices (rank_rows,) of this rank in the step that begins at `start_row`."""
-        positions = np.arange(start_row + self.rank, start_row + self.batch_rows, self.world_size)
-        return row_at(positions, len(self.rows), self.seed)
 
     def step(self) -> Iterator[Batch]:
         """The micro-batches of the next optimizer step."""
@@ -133,16 +107,23 @@ class Loader:
         """Ends the thread."""
         self._ahead.close()
 
-    def _gather(self, start_row: int) -> Iterator[tuple[np.ndarray, ...]]:
+    def _gather(self, start_row: int) -> Iterator[Places]:
+        """Where the rows of each micro-batch of this rank lie."""
+        steps = max(1, min(FOUND_ROWS, len(self.rows)) // self.rank_rows)
+        of_rank = np.arange(self.rank, self.batch_rows, self.world_size)
         while True:
-            indices = self.indices(start_row)
-            for begin in range(0, len(indices), self.micro_batch_rows):
-                yield self.rows.take(indices[begin : begin + self.micro_batch_rows])
-            start_row += self.batch_rows
+            # (steps, rank_rows)
+            positions = start_row + self.batch_rows * np.arange(steps)[:, None] + of_rank
+            found = [part.reshape(positions.shape) for part in self._order.find(positions.ravel())]
+            for step in range(steps):
+                for begin in range(0, self.rank_rows, self.micro_batch_rows):
+                    blocks, rows, windows = (part[step, begin : begin + self.micro_batch_rows] for part in found)
+                    yield blocks, rows, int(windows[0])
+            start_row += steps * self.batch_rows
 
 
 def sequential(
-    rows: RowFiles,
+    rows: RowSet,
     batch_rows: int,
     rank: int = 0,
     world_size: int = 1,
@@ -154,9 +135,15 @@ def sequential(
     The last batch may be smaller, and ranks may have unequal numbers of batches (even none): add up sums and counts,
     and reduce once at the end.
     """
-    mine = np.arange(rank, min(limit_rows or len(rows), len(rows)), world_size)
-    batches = (rows.take(mine[begin : begin + batch_rows]) for begin in range(0, len(mine), batch_rows))
-    ahead = _Ahead(batches, torch.device(device))
+    count = min(limit_rows or len(rows), len(rows))
+    order = Order([block.rows for block in rows.blocks], None, window_rows=1)  # a block each: no more is fetched
+
+    def places() -> Iterator[Places]:
+        for begin in range(rank, count, batch_rows * world_size):
+            blocks, within, windows = order.find(np.arange(begin, count, world_size)[:batch_rows])
+            yield blocks, within, int(windows[0])
+
+    ahead = _Ahead(BlockReader(rows, order.windows(0, count)), places(), torch.device(device))
     try:
         yield from ahead
     finally:
@@ -164,9 +151,10 @@ def sequential(
 
 
 class _Ahead:
-    """Runs an iterator of stored rows on a thread, a few batches ahead, and yields them on the device."""
+    """Takes rows on a thread, a few batches ahead, and yields them on the device."""
 
-    def __init__(self, batches: Iterator[tuple[np.ndarray, ...]], device: torch.device) -> None:
+    def __init__(self, reader: BlockReader, batches: Iterator[Places], device: torch.device) -> None:
+        self._reader = reader
         self._device = device
         self._queue: queue.Queue[tuple[Tensor, ...] | BaseException | None] = queue.Queue(AHEAD_BATCHES)
         self._closed = threading.Event()
@@ -186,31 +174,25 @@ class _Ahead:
         if found is None:
             self.close()
             raise StopIteration
-        return _on_device(found, self._device)
+        return Batch(*found) if self._device.type == "cpu" else _widened_there(found, self._device)
 
     def close(self) -> None:
         self._closed.set()
+        self._reader.close()
         self._thread.join(timeout=10)
 
-    def _run(self, batches: Iterator[tuple[np.ndarray, ...]]) -> None:
+    def _run(self, batches: Iterator[Places]) -> None:
+        on_gpu = self._device.type == "cuda"
         try:
-            if self._device.type == "cuda":
+            if on_gpu:
                 torch.cuda.set_device(self._device)  # or pinning would open a context on GPU 0, in every rank
-            for columns in batches:
-                if not self._put(tuple(self._host(column) for column in columns)):
+            for places in batches:
+                columns = self._reader.take(*places, empty=_pinned if on_gpu else np.empty)
+                if not self._put(tuple(map(_signed, columns)) if on_gpu else _widened_here(*columns)):
                     return
             self._put(None)
         except BaseException as error:  # noqa: BLE001  # raised again where the batch is waited for
             self._put(error)
-
-    def _host(self, column: np.ndarray) -> Tensor:
-        """The stored integers as a tensor of signed ones of the same width, pinned for a GPU.
-
-        Pinned memory comes from PyTorch's caching allocator, which hands a block out again only when the copies from
-        it are done; no buffer of ours can be overwritten on its way.
-        """
-        signed = torch.from_numpy(column.view(f"i{column.dtype.itemsize}"))
-        return signed.pin_memory() if self._device.type == "cuda" else signed
 
     def _put(self, found: tuple[Tensor, ...] | BaseException | None) -> bool:
         while not self._closed.is_set():
@@ -222,8 +204,30 @@ class _Ahead:
         return False
 
 
-def _on_device(columns: tuple[Tensor, ...], device: torch.device) -> Batch:
-    """Widened on the device: ids (B, T+1), and the mask (B, T+1) if there is one."""
+def _pinned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Memory from which a GPU copies while the CPU goes on.
+
+    It comes from PyTorch's caching allocator, which hands a block out again only when the copies from it are done: as
+    many buffers turn as there are batches on their way, and none is overwritten.
+    """
+    return torch.empty(shape, dtype=getattr(torch, f"int{8 * dtype.itemsize}"), pin_memory=True).numpy().view(dtype)
+
+
+def _signed(column: np.ndarray) -> Tensor:
+    """The stored integers as a tensor of signed ones of the same width."""
+    return torch.from_numpy(column.view(f"i{column.dtype.itemsize}"))
+
+
+def _widened_here(ids: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) of ids (B, T+1), and of the mask (B, T+1) if there is one."""
+    inputs, targets = ids[:, :-1].astype(np.int64), ids[:, 1:].astype(np.int64)
+    if mask is not None:
+        targets[mask[:, 1:] == 0] = IGNORED
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _widened_there(columns: tuple[Tensor, ...], device: torch.device) -> Batch:
+    """The same on the device."""
     ids, *masks = (column.to(device, non_blocking=True) for column in columns)
     rows = ids.to(torch.int64) & ((1 << 8 * ids.element_size()) - 1)  # they were unsigned
     targets_BT = rows[:, 1:]

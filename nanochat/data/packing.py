@@ -26,22 +26,25 @@ class Packed:
     """What became of the tokens of a file."""
 
     rows: int
+    tokens: int
+    """All that were given; no row has padding."""
     dropped_tokens: int
-    itemsize: int
+    """Of them, those that did not fill a row."""
+    dtype: np.dtype
 
 
-def pack_tokens(source: Path, out: Path, row_tokens: int, progress: Progress = silent) -> Packed:
-    """Packs the documents of a token file into rows (N, row_tokens); `out` appears if there is at least one."""
+def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: Progress = silent) -> Packed:
+    """Packs the documents of a token file into the blocks of rows (N, row_tokens) of a split, in the folder `out`."""
     file = TokenFile(source)
     done = dropped_tokens = 0
-    with RowWriter(out, row_tokens, file.dtype) as writer:
+    with RowWriter(out, split, row_tokens, file.dtype) as writer:
         for ids, offsets in windows(file, max(WINDOW_TOKENS, WINDOW_ROWS * row_tokens)):
             rows, dropped = _rustbpe.pack(ids, offsets, row_tokens)
             writer.write(rows)
             dropped_tokens += dropped
             done += len(ids)
             progress(done, file.tokens, "tokens", "", {"rows": writer.rows})
-    return Packed(writer.rows, dropped_tokens, file.dtype.itemsize)
+    return Packed(writer.rows, file.tokens, dropped_tokens, file.dtype)
 
 
 def windows(file: TokenFile, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

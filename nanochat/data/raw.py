@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,9 @@ from nanochat.progress import Progress
 from nanochat.world.documents import documents as tell
 
 ROW_GROUP_DOCUMENTS = 1024
+ROW_GROUP_BYTES = 64 << 20
+"""A row group of long documents has fewer."""
+PRUNE_EVERY_BATCHES = 256
 SAMPLE_SHARE = 10  # a tenth at most is held out
 
 
@@ -90,13 +93,14 @@ def split_documents(shard: ShardConfig, documents: Documents, out: Path, progres
     }
 
 
-def held_out(hashes: np.ndarray, limit: int) -> np.ndarray:
+def held_out(hashes: np.ndarray, limit: int, documents: int | None = None) -> np.ndarray:
     """Which hashes are held out: the smallest, while their documents are at most `limit` and a tenth of all.
 
-    `hashes` (documents,) uint64; equal documents stay together. Depends on neither order nor other shards.
+    `hashes` (documents,) uint64, or the smallest of so many `documents`; equal documents stay together. Depends on
+    neither order nor other shards.
     """
     values, counts = np.unique(hashes, return_counts=True)
-    room = min(limit, len(hashes) // SAMPLE_SHARE)
+    room = min(limit, (len(hashes) if documents is None else documents) // SAMPLE_SHARE)
     chosen: list[int] = []
     for value, count in zip(values, counts, strict=True):
         if room == 0:
@@ -108,21 +112,33 @@ def held_out(hashes: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _choose(shard: ShardConfig, documents: Documents, progress: Progress) -> np.ndarray:
-    hashes = [np.empty(0, np.uint64)]
-    done = 0
+    smallest = np.empty(0, np.uint64)
+    waiting: list[np.ndarray] = []
+    done = with_text = 0
     for batch in documents.read():
-        hashes.append(_hashes(_with_text(batch)))
+        waiting.append(_hashes(_with_text(batch)))
+        with_text += len(waiting[-1])
         done += len(batch)
+        if len(waiting) == PRUNE_EVERY_BATCHES:
+            smallest, waiting = _smallest([smallest, *waiting], shard.validation_documents), []
         progress(done, documents.total, "documents", "choosing validation documents")
-    every = np.concatenate(hashes)
-    chosen = held_out(every, shard.validation_documents)
-    if len(every) and not len(chosen):
+    smallest = _smallest([smallest, *waiting], shard.validation_documents)
+    chosen = held_out(smallest, shard.validation_documents, with_text)
+    if with_text and not len(chosen):
         raise BadSource(
-            f"`{shard.url}` has only {len(np.unique(every))} different documents: "
+            f"`{shard.url}` has only {len(np.unique(smallest))} different documents: "
             "no sample of at most a tenth can be held out.",
             hint="Give more text, or name a shard to hold out whole with `data.validation_shard=…`.",
         )
     return chosen
+
+
+def _smallest(hashes: Sequence[np.ndarray], limit: int) -> np.ndarray:
+    """More of the smallest than can be chosen, each as often as it is there: what a large shard need not keep goes."""
+    every = np.concatenate(hashes)
+    values = np.unique(every)
+    most = 4 * limit + 1024
+    return every if len(values) <= most else every[every < values[most]]
 
 
 def _hashes(texts: pa.StringArray) -> np.ndarray:
@@ -136,13 +152,13 @@ def _with_text(batch: pa.StringArray) -> pa.StringArray:
 
 
 class _Writer:
-    """Row groups of 1,024 documents; the file appears with the first of them."""
+    """Row groups of 1,024 documents, fewer of long ones; the file appears with the first of them."""
 
     def __init__(self, path: Path) -> None:
         self.documents = self.text_bytes = self.characters = 0
         self._path = path
         self._waiting: list[pa.StringArray] = []
-        self._waiting_documents = 0
+        self._waiting_documents = self._waiting_bytes = 0
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, texts: pa.StringArray) -> None:
@@ -155,8 +171,9 @@ class _Writer:
             part = texts[: ROW_GROUP_DOCUMENTS - self._waiting_documents]
             self._waiting.append(part)
             self._waiting_documents += len(part)
+            self._waiting_bytes += total_bytes(part)
             texts = texts[len(part) :]
-            if self._waiting_documents == ROW_GROUP_DOCUMENTS:
+            if self._waiting_documents == ROW_GROUP_DOCUMENTS or self._waiting_bytes > ROW_GROUP_BYTES:
                 self._flush()
 
     def __enter__(self) -> _Writer:
@@ -180,7 +197,7 @@ class _Writer:
                 write_statistics=False,
             )
         self._writer.write_table(table, row_group_size=ROW_GROUP_DOCUMENTS)
-        self._waiting, self._waiting_documents = [], 0
+        self._waiting, self._waiting_documents, self._waiting_bytes = [], 0, 0
 
 
 def write_texts(texts: Iterator[str | None], path: Path, text_column: str) -> None:

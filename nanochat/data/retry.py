@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,17 +11,34 @@ from nanochat.errors import NanochatError
 
 T = TypeVar("T")
 
-TRIES = 4
+TRIES = 5
 FIRST_WAIT_S = 1.0
+JITTER = 0.25
+"""Up to this share longer, so that shards that failed together do not ask again together."""
 
 
-def patiently(attempt: Callable[[], T], *, tries: int = TRIES, wait_s: float = FIRST_WAIT_S) -> T:
-    """The result of `attempt`, tried again after 1, 2, 4 seconds while its error is transient."""
-    for number in range(tries - 1):
+def patiently(
+    attempt: Callable[[], T],
+    *,
+    tries: int = TRIES,
+    wait_s: float = FIRST_WAIT_S,
+    reached: Callable[[], float] = lambda: 0.0,
+) -> T:
+    """The result of `attempt`, tried again after 1, 2, 4, 8 seconds, or as long as the server asks for, while its
+    error is transient.
+
+    `reached` says how far it is; a try that came further than all before counts as the first: a large file over a bad
+    line takes as many as it needs.
+    """
+    failed, furthest = 0, reached()
+    while True:
         try:
             return attempt()
         except NanochatError as error:
-            if not error.transient:
+            failed += 1
+            if (now := reached()) > furthest:
+                failed, furthest = 1, now
+            if not error.transient or failed == tries:
                 raise
-            time.sleep(wait_s * 2**number)
-    return attempt()
+            asked_s: float = getattr(error, "retry_after_s", 0.0)
+            time.sleep(max(asked_s, wait_s * 2 ** (failed - 1)) * random.uniform(1, 1 + JITTER))  # noqa: S311 - not a secret

@@ -17,12 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.data.documents import total_bytes
+from nanochat.data.documents import batch_documents, open_parquet, total_bytes
+from nanochat.data.ledger import Ledger, note
 from nanochat.errors import BadSource
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-READ_DOCUMENTS = 2048
+READ_DOCUMENTS = 512
+"""A batch: large enough to be worth a hand-over, so small that no thread waits long for its first or last one."""
+READ_BYTES = 4 << 20
+"""Fewer documents are read at once where they are long: there are as many batches in memory as threads, and three."""
 WRITES_BEHIND = 2
 
 
@@ -36,17 +40,26 @@ class Encoded:
 
 
 def write_tokens(
-    raw: Path, out: Path, tokenizer: Tokenizer, row_group_tokens: int, threads: int, progress: Progress = silent
+    raw: Path,
+    out: Path,
+    tokenizer: Tokenizer,
+    row_group_tokens: int,
+    threads: int,
+    progress: Progress = silent,
+    *,
+    source: str = "",
+    ledger: Ledger | None = None,
 ) -> Encoded:
     """Encodes the documents of a raw file into `out`; memory is bounded by a few row groups and batches of documents.
 
-    A thread reads ahead and another compresses what is done, while `threads` encode.
+    A thread reads ahead and another compresses what is done, while `threads` encode. `source` is the digest of what
+    the raw file belongs to; the footer keeps it, with the vocabulary's, the dtype and the counts.
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     schema = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
     documents = tokens = text_bytes = 0
     with (
-        pq.ParquetFile(raw) as texts,
+        open_parquet(raw) as texts,
         pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
         ) as writer,
@@ -55,11 +68,15 @@ def write_tokens(
         total = texts.metadata.num_rows
         waiting = _Documents(dtype)
         writing: deque[Future[None]] = deque()
+        noted: deque[pa.RecordBatch] = deque()
 
         def columns() -> Iterator[pa.Array]:
             nonlocal text_bytes
-            for batch in texts.iter_batches(READ_DOCUMENTS, columns=["text"], use_threads=False):
+            at_once = batch_documents(texts, "text", READ_DOCUMENTS, READ_BYTES)
+            for batch in texts.iter_batches(at_once, columns=["text"], use_threads=False):
                 text_bytes += total_bytes(batch.column(0))
+                if ledger is not None:
+                    noted.append(note(batch.column(0), total, validation=out.stem == "validation"))
                 yield batch.column(0)
 
         def write(group: pa.ChunkedArray) -> None:
@@ -71,6 +88,8 @@ def write_tokens(
         for ids, offsets in tokenizer.encode_batches(columns(), threads=threads, before=tokenizer.bos):
             documents += len(offsets) - 1
             tokens += len(ids)
+            if ledger is not None:
+                ledger.add(noted.popleft(), np.diff(offsets))
             waiting.add(ids, offsets)
             while (group := waiting.first(row_group_tokens)) is not None:
                 write(group)
@@ -83,6 +102,7 @@ def write_tokens(
             {
                 "dtype": dtype.name,
                 "vocabulary": tokenizer.digest,
+                "source": source,
                 "documents": str(documents),
                 "tokens": str(tokens),
             }
@@ -138,6 +158,8 @@ class TokenFile:
             self.dtype = np.dtype(footer[b"dtype"].decode()).newbyteorder("<")
             self.vocabulary = footer[b"vocabulary"].decode()
             """Digest of the vocabulary."""
+            self.source = footer[b"source"].decode()
+            """Digest of the raw shard."""
             self.documents = int(footer[b"documents"])
             self.tokens = int(footer[b"tokens"])
         except (pa.ArrowException, OSError, KeyError) as error:

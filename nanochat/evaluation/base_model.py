@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from nanochat.config import BaseEvaluationConfig
+from nanochat.data.index import open_rows
 from nanochat.data.loader import sequential
-from nanochat.data.rows import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte
 from nanochat.inference.engine import Engine
 from nanochat.job import Job
@@ -26,7 +26,7 @@ def evaluate_base(job: Job, world: World) -> dict[str, Any]:
     config = BaseEvaluationConfig.model_validate(job.config)
     model = load_model(job.input("model"), world.device)
     tokenizer = Tokenizer.load(job.input("model") / "vocabulary.json")
-    rows = open_rows(job.input_list("rows"), "validation")
+    rows = open_rows(job.input("rows"), "validation")
     limit = max(1, config.evaluation_tokens // rows.sequence_len)
     batch_rows = max(1, BATCH_TOKENS // rows.sequence_len)
     if world.is_first:

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LINE, SECOND, GREY = "#3b82f6", "#f97316", "#8a8f98"
 
@@ -38,6 +39,27 @@ def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
         axes.plot([chance, chance], [row - 0.38, row + 0.38], color=SECOND, linewidth=2)
         axes.text(tasks[name]["accuracy"] + 0.01, row, f"{tasks[name]['accuracy']:.0%}", va="center", color=GREY)
     axes.set_xlim(0, 1.08)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _svg(figure)
+
+
+def length_bars(lengths: Sequence[int]) -> str:
+    """Documents by length: bar k counts those of 2^k tokens and more, up to the next."""
+    figure, axes = _figure(height=2.4)
+    first = next((k for k, count in enumerate(lengths) if count), 0)
+    axes.bar(range(first, len(lengths)), lengths[first:], color=LINE, width=0.85, align="edge")
+    axes.set_xlabel("tokens of a document", color=GREY)
+    axes.set_ylabel("documents", color=LINE)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{2**value:,.0f}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _svg(figure)
+
+
+def language_bars(languages: Mapping[str, float]) -> str:
+    """Share of each language among the documents that were looked at."""
+    figure, axes = _figure(height=0.6 + 0.24 * len(languages))
+    names = list(languages)[::-1]
+    axes.barh(names, [languages[name] for name in names], color=LINE, height=0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return _svg(figure)
 

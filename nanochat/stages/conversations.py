@@ -6,22 +6,27 @@ from pathlib import Path
 
 from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
 from nanochat.data.conversations import questions_of, render_mixture, write_rows
+from nanochat.data.rows import rows_per_block
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
 from nanochat.tasks.conversation import Split
 from nanochat.tokenizer.bpe import Tokenizer
 
 
-@stage(version=1, produces=Conversations, resource="cpu")
+@stage(version=2, produces=Conversations, resource="cpu")
 def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
     """Render the conversations to learn from to rows with a loss mask, and collect the held-out questions."""
     tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
     row_tokens = config.sequence_len + 1
-    metrics: Metrics = {"sequence_len": config.sequence_len}
+    metrics: Metrics = {
+        "sequence_len": config.sequence_len,
+        "dtype": tokenizer.dtype.name,
+        "block_rows": rows_per_block(row_tokens, tokenizer.dtype),
+    }
     mixtures: dict[Split, tuple[MixtureItem, ...]] = {"train": config.train, "validation": config.validation}
     for split, items in mixtures.items():
         rendered = render_mixture(items, split, tokenizer, row_tokens, config.seed, context.progress)
-        rows = write_rows(rendered, out / f"{split}.parquet", row_tokens, tokenizer.bos, config.seed)
+        rows = write_rows(rendered, out, split, row_tokens, tokenizer.bos, config.seed)
         metrics[f"{split}_rows"] = rows
         metrics[f"{split}_conversations"] = int(rendered.repeats.sum())
         metrics[f"{split}_tokens"] = rendered.seen_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import BaseEvaluationConfig, ChatEvaluationConfig
+from nanochat.data.index import write_index
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Evaluation, Model, Rows
@@ -15,7 +16,7 @@ def evaluate_base(
     config: BaseEvaluationConfig, model: Model, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
     """Bits per byte on held-out text, and samples."""
-    inputs: dict[str, Path | list[Path]] = {"model": model.path, "rows": [part.path for part in rows]}
+    inputs: dict[str, Path | list[Path]] = {"model": model.path, "rows": write_index(rows, context.folder)}
     return launch("nanochat.evaluation.base_model", config, inputs, out, context)
 
 

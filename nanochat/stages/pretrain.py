@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import Compute, PretrainConfig
+from nanochat.data.index import write_index
 from nanochat.errors import BadConfig, BadSource
 from nanochat.scaling import plan_training
 from nanochat.stages.launch import launch, rank_count
@@ -18,7 +19,7 @@ def pretrain(
 ) -> Metrics:
     """Learn the language: next-token prediction on the packed rows."""
     check(config, vocabulary, rows, context.compute)
-    inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": [part.path for part in rows]}
+    inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": write_index(rows, context.folder)}
     return launch("nanochat.training.pretrain", config, inputs, out, context)
 
 
@@ -38,7 +39,7 @@ def continue_pretrain(
         raise BadSource("The new text was tokenized with another vocabulary than the base model's.")
     check(config, vocabulary, rows, context.compute)
     inputs: dict[str, Path | list[Path]] = {
-        "base": base.path, "vocabulary": vocabulary.path, "rows": [part.path for part in rows]
+        "base": base.path, "vocabulary": vocabulary.path, "rows": write_index(rows, context.folder)
     }  # fmt: skip
     return launch("nanochat.training.pretrain", config, inputs, out, context)
 

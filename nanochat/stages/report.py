@@ -9,6 +9,7 @@ from nanochat.report.report import Made, render
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import (
     Conversations,
+    DataCard,
     Evaluation,
     Model,
     RawShard,
@@ -19,13 +20,14 @@ from nanochat.store.artifacts import (
 )
 
 
-@stage(version=3, produces=Report, resource="cpu")
+@stage(version=4, produces=Report, resource="cpu")
 def report(
     config: ReportConfig,
     raw: list[RawShard],
     vocabulary: Vocabulary,
     tokens: list[TokenShard],
     rows: list[Rows],
+    data_card: DataCard,
     base: Model,
     base_evaluation: Evaluation,
     conversations: Conversations,
@@ -43,6 +45,7 @@ def report(
             "train_tokenizer": [vocabulary],
             "tokenize": list(tokens),
             "pack": list(rows),
+            "data_card": [data_card],
             base.stage: [base],
             "evaluate_base": [base_evaluation],
             "converse": [conversations],

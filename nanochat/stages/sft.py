@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import SFTConfig
+from nanochat.data.index import write_index
 from nanochat.errors import BadSource
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context, Metrics, stage
@@ -21,7 +22,8 @@ def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Pa
             f"({spoken[:12]}).",
             hint="Run `converse` with the vocabulary that the base model was trained with.",
         )
-    inputs: dict[str, Path | list[Path]] = {"base": base.path, "conversations": conversations.path}
+    rows = write_index([conversations], context.folder)
+    inputs: dict[str, Path | list[Path]] = {"base": base.path, "conversations": rows}
     return launch("nanochat.training.sft", config, inputs, out, context)
 
 

@@ -14,6 +14,7 @@ what it did, and waits for the other's. Bump `version` when the meaning of a sta
 from __future__ import annotations
 
 import errno
+import importlib
 import inspect
 import shutil
 import typing
@@ -68,6 +69,10 @@ class Stage:
     config_type: type[Config]
     inputs: Mapping[str, Input]
     function: Callable[..., Metrics]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name: a worker on another machine has the same code."""
+        return _stage_named, (self.function.__module__, self.name)
 
     def key(self, config: Config, inputs: Inputs) -> str:
         """What is asked for: hash of name, version, canonical config and the digests of the inputs."""
@@ -191,6 +196,10 @@ def stage(
         )
 
     return declare
+
+
+def _stage_named(module: str, name: str) -> Stage:
+    return getattr(importlib.import_module(module), name)
 
 
 def _input(stage_name: str, name: str, annotation: Any) -> Input:

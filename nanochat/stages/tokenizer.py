@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nanochat.config import TokenizerConfig
-from nanochat.data.documents import total_bytes, total_characters
+from nanochat.data.documents import open_parquet, total_bytes, total_characters
 from nanochat.settings import cores
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import RawShard, Vocabulary
@@ -26,7 +25,7 @@ def first_texts(files: Sequence[Path], document_characters: int, max_characters:
     """Batches of documents in order, each cut to `document_characters`, until there are `max_characters`."""
     left = max_characters
     for file in files:
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(1024, columns=["text"]):
                 texts = pc.call_function(
                     "utf8_slice_codeunits", [batch.column(0)], pc.SliceOptions(0, document_characters)

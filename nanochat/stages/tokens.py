@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from nanochat.config import TokensConfig
+from nanochat.data.ledger import Ledger
 from nanochat.data.shards import Encoded, write_tokens
 from nanochat.settings import cores
 from nanochat.stages.stage import Context, Metrics, stage
@@ -12,22 +14,30 @@ from nanochat.store.artifacts import RawShard, TokenShard, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
 
 
-@stage(version=1, produces=TokenShard, resource="cpu")
+@lru_cache(maxsize=1)
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Once for all shards of a process: it takes as long as encoding 30 MB, and what it has met it knows."""
+    return Tokenizer.load(path)
+
+
+@stage(version=2, produces=TokenShard, resource="cpu")
 def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
     """Encode one raw shard with the vocabulary; every document begins with BOS."""
-    tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
+    tokenizer = load_tokenizer(vocabulary.path / "vocabulary.json")
     threads = context.compute.workers or cores()
     metrics: Metrics = {"vocab_size": tokenizer.vocab_size}
-    for split in ("train", "validation"):
-        source = raw.path / f"{split}.parquet"
-        encoded = Encoded(documents=0, tokens=0, text_bytes=0)
-        if source.exists():
-            encoded = write_tokens(
-                source, out / source.name, tokenizer, config.row_group_tokens, threads, context.progress
-            )
-        metrics[f"{split}_documents"] = encoded.documents
-        metrics[f"{split}_tokens"] = encoded.tokens
-        metrics[f"{split}_bytes"] = encoded.text_bytes
+    with Ledger(out / "documents.parquet") as ledger:
+        for split in ("train", "validation"):
+            file = raw.path / f"{split}.parquet"
+            encoded = Encoded(documents=0, tokens=0, text_bytes=0)
+            if file.exists():
+                encoded = write_tokens(
+                    file, out / file.name, tokenizer, config.row_group_tokens, threads, context.progress,
+                    source=raw.digest, ledger=ledger,
+                )  # fmt: skip
+            metrics[f"{split}_documents"] = encoded.documents
+            metrics[f"{split}_tokens"] = encoded.tokens
+            metrics[f"{split}_bytes"] = encoded.text_bytes
     tokens = metrics["train_tokens"] + metrics["validation_tokens"]
     metrics["bytes_per_token"] = (metrics["train_bytes"] + metrics["validation_bytes"]) / max(tokens, 1)
     return metrics

@@ -89,6 +89,10 @@ class Rows(Artifact):
     """Packed rows of one token shard."""
 
 
+class DataCard(Artifact):
+    """What the text of a run is like."""
+
+
 class Conversations(Artifact):
     """Conversations as rows with a loss mask, and held-out questions."""
 
@@ -106,7 +110,8 @@ class Report(Artifact):
 
 
 KINDS: dict[str, type[Artifact]] = {
-    kind.__name__: kind for kind in (RawShard, Vocabulary, TokenShard, Rows, Conversations, Model, Evaluation, Report)
+    kind.__name__: kind
+    for kind in (RawShard, Vocabulary, TokenShard, Rows, DataCard, Conversations, Model, Evaluation, Report)
 }
 
 
@@ -133,6 +138,11 @@ class Store:
         self._verified: dict[str, Path] = {}
         self._lock = threading.Lock()
         self._fetching: dict[str, threading.Lock] = {}
+
+    @property
+    def cache_root(self) -> Path:
+        """Local folder of copies."""
+        return self._cache.root
 
     # --- finding and publishing -----------------------------------------------------------------------------------
 

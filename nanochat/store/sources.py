@@ -1,95 +1,183 @@
 """Files anywhere on the network, to read from: what there is behind a URL, and its bytes.
 
-Not part of the store: sources are other people's, and only read.
+Not part of the store: sources are other people's, and only read. `http(s)://` is read by `web.py`, everything else by
+whatever fsspec has for it: `s3://` here, and `gs://`, `az://`, `ftp://`, … where their packages are installed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import fsspec
 from botocore import exceptions as boto
 
-from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
+from nanochat.store import web
 from nanochat.store.objects import open_s3
+from nanochat.store.web import is_hash
 
 CHUNK_BYTES = 1 << 20
+MD5 = re.compile(r"[0-9a-f]{32}")
+IDENTITY_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "sha256", "generation", "version")
+"""What file systems of object stores call that which changes with the bytes."""
+COMMON_SCHEMES = ("s3", "gs", "az", "ftp", "sftp")
+TIME_FIELDS = ("LastModified", "last_modified", "updated", "mtime", "modify", "created")
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source; `identity` changes when its bytes do (ETag, or size and time)."""
+    """A file of a source."""
 
     url: str
-    name: str
-    size: int
+    path: str
+    """Inside its source, with `/`."""
     identity: str
+    """Changes when the bytes do: `sha256:…` or `md5:…` of them, an ETag, or size and time."""
 
 
 def list_url(url: str) -> list[SourceFile]:
-    """The files below an `s3://` prefix, or the one behind `http(s)://`; raises `BadSource`, `SourceUnreachable`."""
+    """The files below a prefix, or the one behind `http(s)://`.
+
+    Raises `BadSource` when there is none or nobody knows such addresses, `SourceUnreachable`.
+    """
+    if _is_web(url):
+        path = unquote(urlsplit(url).path).lstrip("/")
+        return [SourceFile(url, path, web.ask(url).identity)]
     with _answers(url):
-        filesystem = _filesystem(url)
-        if url.startswith("s3://"):
-            found: dict[str, Any] = filesystem.find(url, detail=True)
-            if not found:
-                raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.")
-            return [
-                SourceFile(f"s3://{path}", PurePosixPath(path).name, info["size"], str(info.get("ETag", "")).strip('"'))
-                for path, info in sorted(found.items())
-            ]
-        info = filesystem.info(url)
-        size = int(info.get("size") or 0)
-        identity = str(info.get("ETag") or f"{size}-{info.get('Last-Modified', '')}").strip('"')
-        return [SourceFile(url, PurePosixPath(url.split("?")[0]).name, size, identity)]
+        filesystem, root = _open(url)
+        listed: dict[str, Any] = filesystem.find(root, detail=True)
+        if not listed:
+            raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.")
+        found: list[SourceFile] = []
+        for path, info in sorted(listed.items()):
+            inside = path.removeprefix(root).strip("/")
+            place = f"{url.rstrip('/')}/{inside}" if inside else url
+            found.append(SourceFile(place, inside or PurePosixPath(path).name, _identity(info)))
+        return found
 
 
-def fetch_url(url: str, local: Path, progress: Progress) -> None:
-    """Copies a file here, whole: a short read is an error. Raises `BadSource` (404 …) or `SourceUnreachable`."""
-    with _answers(url):
-        filesystem = _filesystem(url)
-        expected = int(filesystem.info(url).get("size") or 0)
+def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> None:
+    """Copies a file here, whole; what `local` already has of it is kept, and the rest asked for.
+
+    `identity` is what it had when it was listed; one that is a hash is held against the bytes. Raises `BadSource`
+    (there is none, it changed …), or `SourceUnreachable` when trying again may help.
+    """
+    if _is_web(url):
+        promised = web.fetch(url, local, progress, identity)
+    else:
+        with _answers(url):
+            promised = _fetch(*_open(url), url, local, progress, identity)
+    if promised := identity if is_hash(identity) else promised:
+        try:
+            check_hash(local, promised, url)
+        except DamagedTransfer:
+            local.unlink()  # nothing to go on from
+            raise
+
+
+def check_hash(local: Path, promised: str, url: str) -> None:
+    """Raises `DamagedTransfer` unless the file has the hash (`sha256:…` or `md5:…`)."""
+    name, _, wanted = promised.partition(":")
+    with local.open("rb") as file:
+        found = hashlib.file_digest(file, name).hexdigest()
+    if found != wanted:
+        raise DamagedTransfer(
+            f"{url} is damaged: its {name.upper()} is {found[:12]}… instead of {wanted[:12]}….",
+            hint="Fetch it again; if that does not help, it is damaged where it lies.",
+        )
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _fetch(filesystem: Any, path: str, url: str, local: Path, progress: Progress, identity: str) -> str:
+    """Copies a file of a file system; returns the hash that it promises for it, if any."""
+    info = filesystem.info(path)
+    if identity and not is_hash(identity) and _identity(info) != identity:
+        local.unlink(missing_ok=True)
+        raise BadSource(f"{url} changed since the run began.", hint="Start the run again.")
+    expected = info.get("size")
+    done = local.stat().st_size if local.exists() else 0
+    if expected is not None and done > expected:
         done = 0
-        with (
-            filesystem.open(url, "rb", block_size=0 if url.startswith("http") else None) as source,
-            local.open("wb") as file,
-        ):
-            while chunk := source.read(CHUNK_BYTES):
-                file.write(chunk)
-                done += len(chunk)
-                progress(done, expected, "bytes", f"{done / 1e6:,.0f} MB of {PurePosixPath(url).name}")
-        if expected and done != expected:
-            raise SourceUnreachable(f"{url} ended after {done:,} of {expected:,} bytes.")
+    with filesystem.open(path, "rb") as source, local.open("r+b" if done else "wb") as file:
+        source.seek(done)
+        file.seek(done)
+        while chunk := source.read(CHUNK_BYTES):
+            file.write(chunk)
+            done += len(chunk)
+            progress(done, expected or 0, "bytes", f"{done / 1e6:,.0f} MB of {PurePosixPath(url).name}")
+    if expected is not None and done != expected:
+        raise SourceUnreachable(f"{url} ended after {done:,} of {expected:,} bytes.")
+    return _s3_hash(filesystem, path, identity) if url.startswith("s3://") else ""
 
 
-def _filesystem(url: str) -> Any:
+def _s3_hash(filesystem: Any, path: str, tag: str) -> str:
+    """An ETag is the MD5 of what was put in one part, and not encrypted with a key of its owner's."""
+    if not MD5.fullmatch(tag):
+        return ""
+    bucket, _, key = path.partition("/")
+    head = filesystem.call_s3("head_object", Bucket=bucket, Key=key)
+    encrypted = head.get("SSECustomerAlgorithm") or head.get("ServerSideEncryption", "AES256") != "AES256"
+    return "" if encrypted else f"md5:{tag}"
+
+
+def _identity(info: dict[str, Any]) -> str:
+    for field in IDENTITY_FIELDS:
+        if info.get(field):
+            return str(info[field]).strip('"')
+    times = [info[field] for field in TIME_FIELDS if info.get(field)]
+    seconds = [time.timestamp() if isinstance(time, datetime) else time for time in times[:1]]
+    return "-".join(str(each) for each in (info.get("size", ""), *seconds))
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and the path that it has there."""
     if url.startswith("s3://"):
-        return open_s3()
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
-    return fsspec.filesystem("http", client_kwargs={"timeout": timeout}, use_listings_cache=False)
+        return open_s3(), url.removeprefix("s3://").rstrip("/")
+    scheme = urlsplit(url).scheme
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise BadSource(
+            f"Sources of the kind `{scheme}://` need a package that is not here ({said}).",
+            hint="Install it into this environment.",
+        ) from error
+    except ValueError as error:
+        raise BadSource(
+            f"`{url}`: sources of the kind `{scheme}://` are unknown.",
+            hint=f"Known are `http://`, `https://`, `hf://` and {', '.join(f'`{k}://`' for k in COMMON_SCHEMES)}.",
+        ) from error
 
 
 @contextmanager
 def _answers(url: str) -> Iterator[None]:
+    """The errors of file systems as ours."""
     try:
         yield
     except FileNotFoundError as error:
         raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.") from error
     except PermissionError as error:
         raise BadSource(f"{url} may not be read: {error}.", hint="Check the credentials.") from error
-    except aiohttp.ClientResponseError as error:
-        if error.status in (408, 425, 429) or error.status >= 500:
-            raise SourceUnreachable(f"{url} answered {error.status} {error.message}.") from error
-        raise BadSource(f"{url} answered {error.status} {error.message}.", hint="Check `data.source`.") from error
-    except (aiohttp.ClientError, TimeoutError, boto.HTTPClientError) as error:
+    except (aiohttp.ClientError, ConnectionError, TimeoutError, boto.HTTPClientError) as error:
         raise SourceUnreachable(
             f"{url} did not answer ({type(error).__name__}).", hint="Check the network and the address."
         ) from error
     except (boto.BotoCoreError, boto.ClientError) as error:
         raise BadSource(f"{url} cannot be read: {error}.", hint="Check the address and the credentials.") from error
+    except OSError as error:
+        if error.filename:  # a disk of ours
+            raise
+        raise SourceUnreachable(f"{url} cannot be read: {error}.") from error

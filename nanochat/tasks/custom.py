@@ -1,10 +1,11 @@
-"""Your own conversations: JSON lines or Parquet with a `messages` field, one file or a folder of them.
+"""Your own conversations: JSON lines or Parquet, one file or a folder of them, or a dataset of the hub.
 
-Every tenth row, beginning with the first, is the validation split.
+A row has any of the forms in `formats.py`. Every tenth, beginning with the first, is the validation split.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,29 +15,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
-from nanochat.tasks.conversation import Conversation, Split, Task, checked
+from nanochat.tasks.conversation import Conversation, Split, Task
+from nanochat.tasks.formats import FIELDS, conversation_of
+from nanochat.tasks.hub import hub_rows
 
 EVERY = 10
-SUFFIXES = (".jsonl", ".ndjson", ".parquet")
+LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst")
+SUFFIXES = (*LINES, ".parquet")
 
 
 def task(source: str) -> Task:
     if not source:
         raise BadConfig(
-            "The task `conversations` needs a `source`.", hint="Name a JSONL or Parquet file, or a folder of them."
+            "The task `conversations` needs a `source`.",
+            hint="Name a JSONL or Parquet file, a folder of them, or a dataset: `hf://org/name`.",
         )
 
     def conversations(split: Split) -> Iterator[Conversation]:
-        for number, (where, row) in enumerate(_rows(Path(source).expanduser())):
+        for number, (where, row) in enumerate(_rows(source)):
             if (number % EVERY == 0) == (split == "validation"):
-                yield checked(row, where)
+                yield conversation_of(row, where)
 
     return Task("conversations", conversations)
 
 
-def _rows(source: Path) -> Iterator[tuple[str, Any]]:
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    files = [file for file in files if file.suffix in SUFFIXES]
+def _rows(source: str) -> Iterator[tuple[str, Any]]:
+    if source.startswith("hf://"):
+        yield from hub_rows(source, "", None, "train")
+        return
+    place = Path(source).expanduser()
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    files = [file for file in files if file.name.endswith(SUFFIXES)]
     if not files:
         raise BadSource(
             f"`{source}` is no file of conversations and no folder of them.",
@@ -48,12 +57,12 @@ def _rows(source: Path) -> Iterator[tuple[str, Any]]:
 
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
     try:
-        with file.open("rb") as lines:
+        with io.BufferedReader(pa.input_stream(str(file))) as lines:  # pyright: ignore[reportArgumentType]
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"`{file}`, line {number},", _parsed(line, file, number)
-    except OSError as error:
-        raise BadSource(f"`{file}` cannot be read: {error.strerror}.") from error
+    except (OSError, pa.ArrowException) as error:
+        raise BadSource(f"`{file}` cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def _parsed(line: bytes, file: Path, number: int) -> Any:
@@ -66,11 +75,11 @@ def _parsed(line: bytes, file: Path, number: int) -> Any:
 def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         with pq.ParquetFile(file) as parquet:
-            if "messages" not in parquet.schema_arrow.names:
-                names = ", ".join(f"`{name}`" for name in parquet.schema_arrow.names)
-                raise BadSource(f"`{file}` has no column `messages` (it has {names}).")
+            columns = [name for name in parquet.schema_arrow.names if name in FIELDS]
+            if not columns:
+                conversation_of(dict.fromkeys(parquet.schema_arrow.names), f"`{file}`")
             number = 0
-            for batch in parquet.iter_batches(1024, columns=["messages"]):
+            for batch in parquet.iter_batches(1024, columns=columns):
                 for row in batch.to_pylist():
                     yield f"`{file}`, row {number},", row
                     number += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.config import MixtureItem
-from nanochat.tasks import arc, custom, gsm8k, mmlu, smoltalk, spelling, world
+from nanochat.tasks import arc, custom, gsm8k, identity, mmlu, smoltalk, spelling, world
 from nanochat.tasks.conversation import Question, Task
 
 
@@ -17,6 +17,8 @@ def load_task(item: MixtureItem, seed: int) -> Task:
         return world.task(seed, item.limit)
     if item.task == "spelling":
         return spelling.task(seed, item.limit)
+    if item.task == "identity":
+        return identity.task(seed, item.limit)
     if item.task == "smoltalk":
         return smoltalk.task(item.source)
     if item.task == "mmlu":

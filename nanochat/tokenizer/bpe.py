@@ -209,7 +209,7 @@ class Tokenizer:
         """Pairs of ids in order of priority; of a vocabulary made of ranks, those that tiktoken's rule amounts to."""
         return derived_merges(self._tokens) if self._given_merges is None else list(self._given_merges)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what `save` writes, but for its last newline."""
         return hashlib.sha256(canonical_json(self._stored()).encode()).hexdigest()
@@ -290,7 +290,7 @@ class Tokenizer:
         """What `encode_batch` gives, of one batch after the other, in order; as many are encoded at once as there are
         threads, while the next one is made.
 
-        So reading a file takes no time of its own: `pq.ParquetFile(path).iter_batches(2048, columns=["text"])` is such
+        So reading a file takes no time of its own: `pq.ParquetFile(path).iter_batches(512, columns=["text"])` is such
         batches. Held in memory are `threads` + 3 of them at most.
         """
         threads = threads or cores()

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.config import GuardConfig
+from nanochat.data.index import RowSet
 from nanochat.data.loader import IGNORED, Loader
-from nanochat.data.rows import RowFiles
 from nanochat.errors import BadSource, DamagedArtifact, Diverged, NotEnoughMemory
 from nanochat.job import Job
 from nanochat.model.gpt import GPT
@@ -72,7 +72,7 @@ class Trained:
 
 
 def train(
-    job: Job, world: World, model: GPT, fitted: Fitted, optimizer: Optimizer, rows: RowFiles, micro_batch_rows: int,
+    job: Job, world: World, model: GPT, fitted: Fitted, optimizer: Optimizer, rows: RowSet, micro_batch_rows: int,
     schedule: Schedule,
 ) -> Trained:  # fmt: skip
     """Trains to the end of the schedule, from the newest whole checkpoint if there is one.
@@ -100,7 +100,7 @@ class _Training:
     """A run of the loop, and where it stands."""
 
     def __init__(
-        self, job: Job, world: World, model: GPT, fitted: Fitted, optimizer: Optimizer, rows: RowFiles,
+        self, job: Job, world: World, model: GPT, fitted: Fitted, optimizer: Optimizer, rows: RowSet,
         micro_batch_rows: int, schedule: Schedule,
     ) -> None:  # fmt: skip
         self.job, self.world, self.model, self.optimizer, self.schedule = job, world, model, optimizer, schedule
@@ -118,7 +118,9 @@ class _Training:
         self.waiting: list[Tensor] = []
         """Numbers of steps that nobody has looked at yet."""
         self.loader: Loader | None = None
-        self.metrics.say(0, schedule.steps, f"{fitted.said}, micro-batches of {micro_batch_rows} rows")
+        self.metrics.say(
+            0, schedule.steps, f"{fitted.said}, micro-batches of {micro_batch_rows} rows; waiting for the first"
+        )
 
     def run(self) -> Trained:
         schedule, compute = self.schedule, self.job.compute

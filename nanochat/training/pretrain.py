@@ -1,7 +1,8 @@
 """The pretraining worker: `python -m nanochat.training.pretrain job.json`, under torchrun.
 
-1. rows (uint16) → 2. loader: batches in a fixed order → 3. loss, gradient accumulation → 4. Muon and AdamW, schedules
-→ 5. validation bits per byte now and then → 6. weights, architecture and vocabulary as payload.
+1. blocks of rows (uint16) from the store → 2. loader: batches in a fixed order → 3. loss, gradient accumulation
+→ 4. Muon and AdamW, schedules → 5. validation bits per byte now and then → 6. weights, architecture and vocabulary as
+payload.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 import torch
 
 from nanochat.config import PretrainConfig
+from nanochat.data.index import open_rows
 from nanochat.data.loader import sequential
-from nanochat.data.rows import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
 from nanochat.job import Job
 from nanochat.model.files import load_model, save_model
@@ -35,8 +36,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     config = PretrainConfig.model_validate(job.config)
     vocabulary = job.input("vocabulary") / "vocabulary.json"
     tokenizer = Tokenizer.load(vocabulary)
-    folders = job.input_list("rows")
-    rows, held_out = open_rows(folders, "train"), open_rows(folders, "validation")
+    rows, held_out = (open_rows(job.input("rows"), split) for split in ("train", "validation"))
     plan = plan_training(config, tokenizer.vocab_size, rows.sequence_len)
 
     model = _model(job, config, plan.architecture, world)

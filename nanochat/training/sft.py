@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from nanochat.config import PretrainConfig, SFTConfig
+from nanochat.data.index import open_rows
 from nanochat.data.loader import IGNORED, sequential
-from nanochat.data.rows import open_masked_rows
 from nanochat.evaluation.bits_per_byte import of_equal_shape
 from nanochat.job import Job
 from nanochat.model.files import load_model, save_model
@@ -32,8 +32,8 @@ BASE_FILE = "pretrain.json"
 def sft(job: Job, world: World) -> dict[str, Any]:
     """Fine-tunes a base model on conversations; returns the stage's metrics."""
     config = SFTConfig.model_validate(job.config)
-    base, conversations = job.input("base"), job.input("conversations")
-    rows, held_out = open_masked_rows(conversations, "train"), open_masked_rows(conversations, "validation")
+    base = job.input("base")
+    rows, held_out = (open_rows(job.input("conversations"), split) for split in ("train", "validation"))
     model = load_model(base, world.device, compute_dtype(config.precision, world.device))
     before = json.loads((base / BASE_FILE).read_text())
     pretrained = PretrainConfig.model_validate(before["config"])

@@ -9,6 +9,7 @@ mod memory;
 pub mod pack;
 mod parts;
 pub mod split;
+pub mod text;
 pub mod train;
 pub mod vocab;
 

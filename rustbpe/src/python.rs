@@ -15,6 +15,7 @@ use crate::encode::{Buffer, EncodeError, Encoder, Output, Rules};
 use crate::memory::advise_huge;
 use crate::pack as packing;
 use crate::split::{scheme, Splitter};
+use crate::text::{Text, Unchecked};
 use crate::train::{Counter, TrainError};
 use crate::vocab::Vocab;
 
@@ -45,8 +46,8 @@ fn all_texts<'a>(values: &'a [Bound<'_, PyString>]) -> PyResult<Vec<Cow<'a, str>
     values.iter().map(text).collect()
 }
 
-/// The texts of Arrow string arrays, as they lie there; bytes that are not UTF-8 become U+FFFD in a copy.
-fn chunk_texts<'a>(chunks: &'a [Chunk<'_>]) -> PyResult<Vec<Cow<'a, str>>> {
+/// The texts of Arrow string arrays, as they lie there.
+fn chunk_texts<'a>(chunks: &'a [Chunk<'_>]) -> PyResult<Vec<Unchecked<'a>>> {
     let mut texts = Vec::new();
     for (bytes, offsets) in chunks {
         if let Ok(offsets) = offsets.extract::<PyReadonlyArray1<'_, i32>>() {
@@ -63,18 +64,13 @@ fn chunk_texts<'a>(chunks: &'a [Chunk<'_>]) -> PyResult<Vec<Cow<'a, str>>> {
 fn append_texts<'a, Offset: Copy + TryInto<usize>>(
     bytes: &'a [u8],
     offsets: &[Offset],
-    texts: &mut Vec<Cow<'a, str>>,
+    texts: &mut Vec<Unchecked<'a>>,
 ) -> PyResult<()> {
-    let bounds: Option<Vec<usize>> = offsets.iter().map(|&offset| offset.try_into().ok()).collect();
-    let bounds = bounds.filter(|bounds| bounds.is_sorted() && bounds.last().is_none_or(|&end| end <= bytes.len()));
-    let bounds = bounds.ok_or_else(|| value_error("the offsets do not fit the bytes"))?;
-    let (Some(&first), Some(&last)) = (bounds.first(), bounds.last()) else { return Ok(()) };
-    // in one go, because short texts would spoil the speed of the check
-    let whole = simdutf8::basic::from_utf8(&bytes[first..last]).ok();
-    texts.extend(bounds.windows(2).map(|bounds| {
-        let part = whole.and_then(|whole| whole.get(bounds[0] - first..bounds[1] - first));
-        part.map_or_else(|| String::from_utf8_lossy(&bytes[bounds[0]..bounds[1]]), Cow::Borrowed)
-    }));
+    let at = |offset: Offset| offset.try_into().unwrap_or(usize::MAX);
+    for bounds in offsets.windows(2) {
+        let text = bytes.get(at(bounds[0])..at(bounds[1]));
+        texts.push(Unchecked(text.ok_or_else(|| value_error("the offsets do not fit the bytes"))?));
+    }
     Ok(())
 }
 
@@ -308,7 +304,7 @@ impl PyEncoder {
     fn batch<'py>(
         &self,
         py: Python<'py>,
-        texts: &[Cow<'_, str>],
+        texts: &[impl Text],
         threads: usize,
         wide: bool,
         around: (Option<u32>, Option<u32>),
@@ -328,7 +324,7 @@ impl PyEncoder {
     fn batch_of<'py, I: Output + Element>(
         &self,
         py: Python<'py>,
-        texts: &[Cow<'_, str>],
+        texts: &[impl Text],
         threads: usize,
         (before, after): (Option<u32>, Option<u32>),
         out: Option<Bound<'py, PyAny>>,
@@ -351,7 +347,7 @@ impl PyEncoder {
         }
         let encoded = py.detach(|| {
             // most texts have more than three bytes an id; for others it grows
-            let bytes: usize = texts.iter().map(|text| text.len()).sum();
+            let bytes: usize = texts.iter().map(|text| text.bytes().len()).sum();
             let mut ids: Vec<I> = Vec::with_capacity(bytes / 3 + 2 * texts.len());
             advise_huge(&ids);
             let offsets = self.encoder.encode_batch(texts, threads, before, after, &mut ids)?;
@@ -389,8 +385,9 @@ fn rows<'py, Id: Copy + Send + Element>(
     }
     let (filled, count, dropped) = py.detach(|| {
         let (plan, dropped) = packing::plan(offsets, row_tokens);
-        let filled = ids.first().map_or_else(Vec::new, |&bos| packing::fill(ids, &plan, row_tokens, bos));
-        (filled, plan.len(), dropped)
+        let filled = ids.first().map_or_else(Vec::new, |&bos| packing::fill(ids, &plan, bos));
+        let count = filled.len() / row_tokens;
+        (filled, count, dropped)
     });
     let array: Bound<'py, PyArray2<Id>> = filled.into_pyarray(py).reshape([count, row_tokens])?;
     Ok((array.into_any(), dropped))

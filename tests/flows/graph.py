@@ -113,7 +113,7 @@ def pipeline(run: Run, config: PipelineConfig) -> Result:
     base = run(pretrain, config.pretrain, tokens=tokens)
     chat = run(sft, config.sft, conversations=conversations)
     return Result(
-        raw=raw, vocabulary=vocabulary, tokens=tokens, rows=[], base=base, base_evaluation=base,
+        raw=raw, vocabulary=vocabulary, tokens=tokens, rows=[], data_card=vocabulary, base=base, base_evaluation=base,
         conversations=conversations, chat=chat, chat_evaluation=chat,
         report=run(report, config.report, base=base, chat=chat),
     )  # fmt: skip

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.prefect
 def made(both_pools: Site) -> Site:
     """A site on which the pipeline has run, with its training in the pool for GPUs."""
     state = both_pools.done("demo", profile="demo", config=tiny(), gpu_pool="gpu")
-    assert state == ("Completed", "13 computed, 0 cached")
+    assert state == ("Completed", "14 computed, 0 cached")
     return both_pools
 
 
@@ -35,7 +35,7 @@ def test_what_trains_runs_in_the_pool_for_gpus_and_nothing_else(made: Site) -> N
     assert {run["name"] for run in runs} == {"pretrain", "evaluate_base", "sft", "evaluate_chat"}
     assert {(run["work_pool_name"], run["state_name"]) for run in runs} == {("gpu", "Completed")}
     assert all(run["parent_task_run_id"] for run in runs), "the UI does not show them below the run"
-    assert made.done("demo", profile="demo", config=tiny(), gpu_pool="gpu") == ("Cached", "0 computed, 13 cached")
+    assert made.done("demo", profile="demo", config=tiny(), gpu_pool="gpu") == ("Cached", "0 computed, 14 cached")
     state, message = made.done("demo", profile="demo", config=tiny("sft.epochs=2"), gpu_pool="nowhere")
     assert state == "Failed"
     assert "There is no deployment `stage/nowhere`, which would run `sft`." in message
@@ -60,7 +60,7 @@ def test_a_base_model_is_tuned_again(made: Site) -> None:
 
 
 def test_a_ladder_shares_its_text(made: Site) -> None:
-    assert made.done("ladder", config=tiny(), depths=[1, 2]) == ("Completed", "3 computed, 9 cached")
+    assert made.done("ladder", config=tiny(), depths=[1, 2]) == ("Completed", "3 computed, 10 cached")
     opened = store(made)
     comparison = opened.artifact(opened.resolve("ladder/latest"), reused=True)
     page = (comparison.path / "report.md").read_text()

@@ -112,6 +112,6 @@ def test_a_run_outlives_a_restart_of_postgres_and_is_kept_there_and_nowhere_else
     postgres.stop()
     postgres.start()
     run = site.wait(first, ended)
-    assert (run["state_name"], run["state"]["message"]) == ("Completed", "13 computed, 0 cached")
-    assert site.done("demo", profile="demo", config=config) == ("Cached", "0 computed, 13 cached")
+    assert (run["state_name"], run["state"]["message"]) == ("Completed", "14 computed, 0 cached")
+    assert site.done("demo", profile="demo", config=config) == ("Cached", "0 computed, 14 cached")
     assert not list(site.home.rglob("*.db")), "there is a SQLite database"

@@ -13,39 +13,35 @@ from typing import Any
 import numpy as np
 
 from nanochat.config import Compute, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
-from nanochat.data.rows import RowWriter
 from nanochat.job import Job
 from nanochat.progress import Progress, silent
 from nanochat.stages.launch import launch
 from nanochat.stages.stage import Context
 from nanochat.tokenizer.bpe import Tokenizer
+from tests.rows import write_rows
 
 T = 32
 
 
 def make_data(folder: Path) -> Path:
     """`vocabulary` and `rows`: each row counts up from somewhere, in steps of one to three."""
-    for name in ("rows", "vocabulary"):
-        (folder / name).mkdir(parents=True)
+    (folder / "vocabulary").mkdir(parents=True)
     Tokenizer.from_merges([]).save(folder / "vocabulary" / "vocabulary.json")
     dice = np.random.default_rng(1)
+    made = {}
     for split, rows in (("train", 64), ("validation", 8)):
         ids = dice.integers(0, 100, (rows, 1)) + dice.integers(1, 4, (rows, 1)) * np.arange(T + 1)
-        with RowWriter(folder / "rows" / f"{split}.parquet", T + 1, np.dtype(np.uint16)) as writer:
-            writer.write(ids % 256)
+        made[split] = (ids % 256).astype(np.uint16)
+    write_rows(folder / "rows", **made)
     return folder
 
 
 def make_conversations(folder: Path, *, learnt: bool = True) -> Path:
-    """Masked rows of the same pattern: the second half is to be learnt, or nothing is."""
-    folder.mkdir(parents=True)
+    """The index of masked rows of the same pattern: the second half is to be learnt, or nothing is."""
     mask = np.zeros((16, T + 1), np.uint8)
     mask[:, T // 2 :] = learnt
-    ids = np.arange(16)[:, None] + np.arange(T + 1)
-    for split in ("train", "validation"):
-        with RowWriter(folder / f"{split}.parquet", T + 1, np.dtype(np.uint16), masked=True) as writer:
-            writer.write(ids, mask)
-    return folder
+    ids = (np.arange(16)[:, None] + np.arange(T + 1)).astype(np.uint16)
+    return write_rows(folder, mask, train=ids, validation=ids)
 
 
 def config(steps: int = 12, **optimizer: float) -> PretrainConfig:
@@ -69,7 +65,7 @@ def context(folder: Path, progress: Progress = silent, checkpoints: str = "", **
 def launched(data: Path, folder: Path, checkpoints: str = "", steps: int = 12, **compute: Any) -> dict[str, Any]:
     """Pretraining under torchrun; its payload is in `folder/out`."""
     around = context(folder, silent, checkpoints, **compute)
-    inputs: dict[str, Path | list[Path]] = {"vocabulary": data / "vocabulary", "rows": [data / "rows"]}
+    inputs: dict[str, Path | list[Path]] = {"vocabulary": data / "vocabulary", "rows": data / "rows" / "rows.json"}
     return launch("nanochat.training.pretrain", config(steps), inputs, folder / "out", around)
 
 
@@ -79,7 +75,7 @@ def job(data: Path, folder: Path, checkpoints: str = "", of: PretrainConfig | No
     return Job(
         module="nanochat.training.pretrain",
         config=(of or config()).model_dump(mode="json"),
-        inputs={"vocabulary": [str(data / "vocabulary")], "rows": [str(data / "rows")]},
+        inputs={"vocabulary": [str(data / "vocabulary")], "rows": [str(data / "rows" / "rows.json")]},
         out=str(folder / "out"),
         folder=str(folder),
         checkpoints=checkpoints,

@@ -12,13 +12,14 @@ import pytest
 
 from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
-from nanochat.data.conversations import questions_of, render_mixture, write_rows
-from nanochat.data.rows import open_masked_rows
+from nanochat.data.conversations import questions_of, render_mixture, times_seen, write_rows
+from nanochat.data.index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
 from nanochat.stages.conversations import converse
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents
+from tests.rows import every, index_folder
 
 BOS = 291
 TOKENIZER = SimpleNamespace(dtype=np.dtype(np.uint16), bos=BOS)
@@ -52,10 +53,9 @@ def own(tmp_path):
 
 def rows_of(folder, items, row_tokens=101, seed=1):
     rendered = render_mixture(items, "train", TOKENIZER, row_tokens, 1, silent)
-    count = write_rows(rendered, folder / "train.parquet", row_tokens, BOS, seed)
-    files = open_masked_rows(folder, "train")
-    assert len(files) == count
-    return rendered, *files.take(np.arange(count))
+    count = write_rows(rendered, folder, "train", row_tokens, BOS, seed)
+    rows = open_rows(index_folder(folder, row_tokens, "uint16", {"train": count}, masked=True), "train")
+    return rendered, *every(rows)
 
 
 @pytest.mark.parametrize("row_tokens", [64, 101, 257])
@@ -86,12 +86,31 @@ def test_repeats_and_limits(tmp_path, own):
     assert rendered.seen_tokens > rendered.learnt_tokens
 
 
+def test_epochs_may_be_broken(own):
+    items = [own.model_copy(update={"repeats": 0.5}), own.model_copy(update={"repeats": 2.25})]
+    times = times_seen(items, [54, 100], 1)
+    assert (times[:54].sum(), times[54:].sum()) == (27, 225)
+    assert (set(times[:54]), set(times[54:])) == ({0, 1}, {2, 3})
+    assert (times == times_seen(items, [54, 100], 1)).all() and (times != times_seen(items, [54, 100], 2)).any()
+
+
+def test_weights_are_shares_and_what_runs_out_first_sets_the_size(own):
+    items = [own.model_copy(update={"weight": weight}) for weight in (3.0, 1.0)]
+    times = times_seen(items, [300, 1000], 1)
+    assert (times[:300].sum(), times[300:].sum()) == (300, 100)
+    items[0] = items[0].model_copy(update={"repeats": 2})
+    times = times_seen(items, [300, 1000], 1)
+    assert (times[:300].sum(), times[300:].sum()) == (600, 200)
+    with pytest.raises(BadConfig, match="others have none"):
+        times_seen([*items, own], [300, 1000, 5], 1)
+
+
 def test_the_order_is_a_function_of_the_seed(tmp_path, own):
     folders = [tmp_path / name for name in "abc"]
     for folder, seed in zip(folders, (1, 1, 2), strict=True):
         folder.mkdir()
         rows_of(folder, [own], seed=seed)
-    first, same, other = (folder.joinpath("train.parquet").read_bytes() for folder in folders)
+    first, same, other = (folder.joinpath("train-00000.parquet").read_bytes() for folder in folders)
     assert first == same != other
 
 
@@ -132,9 +151,8 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert metrics["train_conversations"] == 340 - metrics["train_skipped"]
     assert metrics["questions"] == 10
     assert 0 < metrics["train_learnt_share"] < 1
-    files = open_masked_rows(out, "train")
-    assert files.row_tokens == 129
-    rows, masks = files.take(np.arange(len(files)))
+    counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
+    rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))
     assert (rows[:, 0] == tokenizer.bos).all()
     learnt = tokenizer.decode(rows[0][masks[0] == 1].tolist())
     assert "<|assistant_end|>" in learnt

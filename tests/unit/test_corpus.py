@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import gzip
-import http.server
+import hashlib
 import json
+import os
 import shutil
-import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.config import DataConfig, ShardConfig, WorldConfig
-from nanochat.data import corpus, hub, retry
-from nanochat.data.corpus import list_shards, shard_names, write_shard
+from nanochat.data import hub, retry
+from nanochat.data.corpus import fetch_listing, list_shards, shard_names, write_shard
 from nanochat.data.raw import held_out
 from nanochat.errors import BadSource, SourceUnreachable
-from nanochat.store.sources import SourceFile
+from nanochat.store.artifacts import Store
 
 
 def texts(count: int, prefix: str = "document") -> list[str]:
@@ -128,6 +128,44 @@ def test_adding_shards_moves_nothing(tmp_path: Path) -> None:
     assert [len(documents) for documents in held] == [50, 0]
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    first=st.sets(st.integers(0, 30), min_size=1, max_size=6),
+    later=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=6), max_size=4),
+)
+def test_the_split_stays_whatever_shards_come_and_go(tmp_path_factory, first: set[int], later: list[set[int]]) -> None:
+    """The validation documents of the first run are those of all later ones, or a run is refused."""
+    folder = tmp_path_factory.mktemp("split")
+    store = Store(str(folder / "store"), folder / "cache")
+    config = DataConfig(source=str(folder / "data"), validation_documents=3)
+    held: list[str] | None = None
+    for there in (first, *later):
+        shutil.rmtree(folder / "data", ignore_errors=True)
+        for number in there:
+            path = parquet(folder / f"data/shard_{number:02}.parquet", texts(30, f"shard {number}"))
+            os.utime(path, (1, 1))
+        if held is not None and min(first) not in there:
+            with pytest.raises(BadSource, match=f"lost the shard `shard_{min(first):02}`"):
+                list_shards(config, store)
+            continue
+        shards = list_shards(config, store)
+        assert len(shards) == len(there)
+        now = [text for shard in shards for text in written(shard, folder)[1]]
+        assert len(now) == 3 and now == (held or now)
+        held = now
+
+
+def test_a_new_split_is_drawn_when_it_is_asked_for(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    config = DataConfig(source=str(tmp_path / "data"), train_shards=1)
+    parquet(tmp_path / "data/shard_1.parquet", texts(30))
+    list_shards(config, store)
+    parquet(tmp_path / "data/shard_0.parquet", texts(30))
+    assert [shard.name for shard in list_shards(config, store)] == ["shard_1"], "the carrier is among the first"
+    assert [shard.name for shard in fetch_listing(config, store, new_split=True)] == ["shard_0"]
+    assert [shard.name for shard in list_shards(config, store)] == ["shard_0"]
+
+
 def test_adding_world_shards_moves_nothing() -> None:
     few, many = (list_shards(DataConfig(world=WorldConfig(shards=shards))) for shards in (2, 5))
     assert many[:2] == few
@@ -235,6 +273,21 @@ def test_a_rewritten_file_is_another_shard(tmp_path: Path) -> None:
         written(before, tmp_path)
 
 
+def test_a_folder_is_held_to_its_sums(tmp_path: Path) -> None:
+    """`sha256sum *.parquet > SHA256SUMS`"""
+    path = parquet(tmp_path / "data/a.parquet", texts(100))
+    sums = tmp_path / "data/SHA256SUMS"
+    sums.write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()} *a.parquet\n")
+    shard = only(DataConfig(source=str(tmp_path / "data")))
+    assert shard.identity.startswith("sha256:")
+    assert len(written(shard, tmp_path)[0]) == 90
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadSource, match=r"a\.parquet` is damaged: its SHA256"):
+        written(shard, tmp_path)
+
+
 # --- bad sources
 
 
@@ -242,7 +295,8 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     for source, message in (
         (str(tmp_path / "nowhere"), "There is no file or folder"),
         (str(tmp_path), "has no file of text"),
-        ("gs://bucket/prefix", "`gs://` are unknown"),
+        ("gopher://bucket/prefix", "`gopher://` are unknown"),
+        ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
     ):
         with pytest.raises(BadSource, match=message) as caught:
@@ -301,108 +355,6 @@ def test_a_parquet_file_whose_strings_are_not_utf8(tmp_path: Path) -> None:
         written(only(DataConfig(source=str(tmp_path / "a.parquet"))), tmp_path)
 
 
-# --- HTTP
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    short = False
-    failures = 0
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        if type(self).failures > 0:
-            type(self).failures -= 1
-            self.send_error(503)
-        elif type(self).short and self.path.endswith(".parquet"):
-            self.send_response(200)
-            self.send_header("Content-Length", "100000")
-            self.end_headers()
-            self.wfile.write(b"PAR1")
-        else:
-            super().do_GET()
-
-
-@pytest.fixture
-def address(tmp_path: Path, monkeypatch):
-    (tmp_path / "served").mkdir()
-    monkeypatch.setattr(Handler, "short", False)
-    monkeypatch.setattr(Handler, "failures", 0)
-    monkeypatch.setattr(retry.time, "sleep", lambda seconds: None)
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *args: Handler(*args, directory=str(tmp_path / "served"))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_list_of_addresses(tmp_path: Path, address: str) -> None:
-    for number in range(3):
-        parquet(tmp_path / f"served/deep/shard_{number}.parquet", texts(200, f"shard {number}"))
-    lines = ["# shards", "deep/shard_0.parquet", "", f"{address}/deep/shard_2.parquet"]
-    (tmp_path / "served/list.txt").write_text("\n".join(lines))
-    shards = list_shards(DataConfig(source=f"{address}/list.txt", validation_documents=5))
-    assert [shard.name for shard in shards] == ["shard_0", "shard_2"]
-    assert all(shard.identity for shard in shards)
-    train, validation, _ = written(shards[0], tmp_path)
-    assert (len(train), len(validation)) == (195, 5)
-    assert len(written(shards[1], tmp_path)[0]) == 200
-
-
-def test_a_server_that_fails_once_is_asked_again(tmp_path: Path, address: str) -> None:
-    parquet(tmp_path / "served/a.parquet", texts(100))
-    shard = only(DataConfig(source=f"{address}/a.parquet"))
-    Handler.failures = 2
-    assert len(written(shard, tmp_path)[0]) == 90
-    Handler.failures = 100
-    with pytest.raises(SourceUnreachable):
-        written(shard, tmp_path)
-
-
-def test_what_a_server_does_not_have(tmp_path: Path, address: str) -> None:
-    with pytest.raises(BadSource, match="There is nothing at"):
-        list_shards(DataConfig(source=f"{address}/a.parquet"))
-    parquet(tmp_path / "served/a.parquet", texts(100))
-    shard = only(DataConfig(source=f"{address}/a.parquet"))
-    (tmp_path / "served/a.parquet").unlink()
-    with pytest.raises(BadSource, match="There is nothing at"):
-        written(shard, tmp_path)
-    with pytest.raises(BadSource, match="not the address of a file of text"):
-        list_shards(DataConfig(source=f"{address}/page.html"))
-    (tmp_path / "served/prose.txt").write_text("It was a bright cold day in April.")
-    with pytest.raises(BadSource, match="not a list of addresses"):
-        list_shards(DataConfig(source=f"{address}/prose.txt"))
-
-
-def test_a_short_read_is_noticed(tmp_path: Path, address: str) -> None:
-    parquet(tmp_path / "served/a.parquet", texts(100))
-    shard = only(DataConfig(source=f"{address}/a.parquet"))
-    Handler.short = True
-    with pytest.raises((BadSource, SourceUnreachable), match=r"a\.parquet"):
-        written(shard, tmp_path)
-
-
-def test_a_prefix_of_s3(tmp_path: Path, monkeypatch) -> None:
-    keys = ("prose/a/shard_0.parquet", "prose/a/shard_1.parquet", "prose/b/validation.parquet", "prose/_SUCCESS")
-    for key in keys:
-        parquet(tmp_path / "bucket" / key, texts(50, key))
-    listed = [SourceFile(f"s3://bucket/{key}", Path(key).name, 1, f"etag {key}") for key in keys]
-    monkeypatch.setattr(corpus, "list_url", lambda url: listed)
-    monkeypatch.setattr(
-        corpus, "fetch_url", lambda url, local, progress: shutil.copy(tmp_path / url.removeprefix("s3://"), local)
-    )
-    shards = list_shards(DataConfig(source="s3://bucket/prose"))
-    assert [(shard.name, shard.identity, shard.validation) for shard in shards] == [
-        ("a/shard_0", f"etag {keys[0]}", "none"),
-        ("a/shard_1", f"etag {keys[1]}", "none"),
-        ("b/validation", f"etag {keys[2]}", "all"),
-    ]
-    assert written(shards[1], tmp_path)[0] == texts(50, keys[1])
-
-
 # --- the Hub
 
 
@@ -415,32 +367,10 @@ class FakeApi:
         assert repo == "org/name"
         return type("Info", (), {"sha": {None: "c0ffee", "v1": "decade"}[revision]})
 
-    def list_repo_files(self, repo, repo_type, revision):
-        return list(self.files)
-
-
-def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch) -> None:
-    paths = (
-        "data/train-00000.parquet",
-        "data/train-00001.parquet",
-        "data/test-00000.parquet",
-        "data/validation-0.parquet",
-    )
-    for path in paths:
-        parquet(tmp_path / "hub" / path, texts(100, path))
-    monkeypatch.setattr(FakeApi, "files", ("README.md", *paths, "extra/x.jsonl"))
-    monkeypatch.setattr(hub, "HfApi", FakeApi)
-    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, path, **_: str(tmp_path / "hub" / path))
-    shards = list_shards(DataConfig(source="hf://org/name"))
-    assert [(shard.name, shard.validation) for shard in shards] == [
-        ("train-00000", "none"),
-        ("train-00001", "none"),
-        ("validation-0", "all"),
-    ]
-    assert shards[0].url == "hf://org/name@c0ffee/data/train-00000.parquet"
-    assert shards[0].identity == "c0ffee"
-    assert written(shards[0], tmp_path)[0] == texts(100, paths[0])
-    assert [shard.name for shard in list_shards(DataConfig(source="hf://org/name@v1/extra"))] == ["x"]
+    def list_repo_tree(self, repo, path_in_repo, recursive, repo_type, revision):
+        assert (recursive, repo_type) == (True, "dataset")
+        inside = [path for path in self.files if not path_in_repo or path.startswith(f"{path_in_repo}/")]
+        return [hub.RepoFile(path=path, size=1, oid="b10b") for path in inside]
 
 
 def test_a_dataset_without_such_files_is_streamed(tmp_path: Path, monkeypatch) -> None:

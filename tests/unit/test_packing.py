@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data import packing
+from nanochat.data.index import open_rows
 from nanochat.data.packing import pack_tokens, windows
-from nanochat.data.rows import RowFiles
 from nanochat.data.shards import TokenFile, write_tokens
+from tests.rows import every, index_folder
 from tests.unit.test_shards import BOS, ByteTokenizer, raw
 
 
@@ -34,17 +35,18 @@ def test_every_token_is_in_a_row_or_counted(tmp_path_factory, texts, row_tokens,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "WINDOW_TOKENS", window_tokens)
         patch.setattr(packing, "WINDOW_ROWS", 2)
-        packed = pack_tokens(source, folder / "rows.parquet", row_tokens)
-    assert (folder / "rows.parquet").exists() == (packed.rows > 0)
-    given_tokens = TokenFile(source).tokens
+        packed = pack_tokens(source, folder, "train", row_tokens)
+    assert packed.tokens == TokenFile(source).tokens
     if packed.rows == 0:
-        assert packed.dropped_tokens == given_tokens
+        assert packed.dropped_tokens == packed.tokens
         return
-    rows = RowFiles([folder / "rows.parquet"])
-    (every,) = rows.take(np.arange(len(rows)))
-    assert every.shape == (packed.rows, row_tokens)
-    assert (every[:, 0] == BOS).all()
-    assert set(np.unique(every)) <= {BOS, *b"abc"}
+    (found,) = every(open_rows(index_folder(folder, row_tokens, "uint16", {"train": packed.rows}), "train"))
+    assert found.shape == (packed.rows, row_tokens)
+    assert (found[:, 0] == BOS).all()
+    assert set(np.unique(found)) <= {BOS, *b"abc"}
+    letters = [np.concatenate([ids for ids, _ in TokenFile(source).row_groups()]), found.ravel()]
+    given_letters, kept = ((ids != BOS).sum() for ids in letters)
+    assert given_letters - packed.dropped_tokens <= kept <= given_letters
 
 
 def test_windows_hold_whole_row_groups(tmp_path: Path) -> None:
@@ -59,5 +61,16 @@ def test_windows_hold_whole_row_groups(tmp_path: Path) -> None:
 def test_the_result_is_a_pure_function(tmp_path: Path) -> None:
     source = tokens(tmp_path, ["abc" * (number % 50) for number in range(2000)], 4096)
     for name in ("a", "b"):
-        pack_tokens(source, tmp_path / name, 33)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+        pack_tokens(source, tmp_path, name, 33)
+    assert (tmp_path / "a-00000.parquet").read_bytes() == (tmp_path / "b-00000.parquet").read_bytes()
+
+
+def test_a_long_document_fills_rows_and_holds_nobody_up(tmp_path: Path) -> None:
+    """A document of fifty rows, and short ones: every token of it is there, in pieces that begin with BOS."""
+    text = "".join("abcdefghij"[number % 10] for number in range(32 * 50))
+    source = tokens(tmp_path, ["x" * 16, text, "y" * 15], 4096)
+    packed = pack_tokens(source, tmp_path, "train", 33)
+    (found,) = every(open_rows(index_folder(tmp_path, 33, "uint16", {"train": packed.rows}), "train"))
+    assert packed.rows == 50 + 1
+    assert packed.dropped_tokens == 0
+    assert bytes(found[:50, 1:].ravel().astype(np.uint8)).decode() == text

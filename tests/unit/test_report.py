@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ GRAPH: dict[str, tuple[str, ...]] = {
     "train_tokenizer": ("download",),
     "tokenize": ("download", "train_tokenizer"),
     "pack": ("tokenize",),
+    "data_card": ("download", "tokenize", "pack"),
     "pretrain": ("train_tokenizer", "pack"),
     "evaluate_base": ("pretrain", "pack"),
     "converse": ("train_tokenizer",),
@@ -45,6 +47,12 @@ EVALUATIONS = {
             {"task": "gsm8k", "prompt": NASTY, "answer": "forty", "expected": "42", "right": False},
         ],
     },
+}  # fmt: skip
+CARD = {
+    "shards": 3, "skipped_documents": 1, "train_documents": 8765, "validation_documents": 50, "train_tokens": 123_456,
+    "validation_tokens": 789, "train_bytes": 500_000, "validation_bytes": 3000, "bytes_per_token": 4.0484,
+    "cropped_share": 0.0123, "padded_share": 0.0, "duplicates": 17, "validation_in_training": 2, "median_tokens": 12,
+    "longest_tokens": 4321, "lengths": [0, 0, 4000, 4700, 65], "languages": {"en": 0.875, "other": 0.125},
 }  # fmt: skip
 METRICS = {
     "pretrain": {"parameters": 1_310_720, "train_tokens": 2_000_000, "tokens_per_s": 14_998.2},
@@ -84,6 +92,8 @@ def made(folder: Path, *, cost: float | None = None, evaluated: bool = True, tit
         here.mkdir(parents=True)
         if stage in EVALUATIONS:
             (here / "evaluation.json").write_text(json.dumps(EVALUATIONS[stage]))
+        if stage == "data_card":
+            (here / "card.json").write_text(json.dumps(CARD))
         if stage in ("pretrain", "sft"):
             events: list[dict[str, Any]] = [{"done": 0, "message": "starting"}]
             events += [{"done": step, "smoothed_loss": 5 / step} for step in range(1, 9)]
@@ -146,7 +156,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "told",
     ["A small run", "2026-03-04 05:06 UTC", "0.8765", "73%", "73.4%", "25%", "0.323", "1.31 M", "2 M", "14,998",
-     "2 min 30 s", "torch", "9.9.9", "Imagined CPU", "24 GiB", "facade" * 6 + " (with changes)", "download ×3",
+     "2 min 40 s", "torch", "9.9.9", "Imagined CPU", "24 GiB", "facade" * 6 + " (with changes)", "download ×3",
      "forty", "42", "Free."],
 )  # fmt: skip
 def test_the_numbers_are_there(form: int, told: str, rendered: tuple[str, str]) -> None:
@@ -181,7 +191,7 @@ def test_a_table_of_the_markdown_keeps_its_columns(rendered: tuple[str, str]) ->
     for first, line in enumerate(lines):
         if re.fullmatch(r"[|-]+", line):
             columns = line.count("|")
-            rows = [row for row in lines[first + 1 : first + 12] if row.startswith("|")]
+            rows = list(takewhile(lambda row: row.startswith("|"), lines[first + 1 :]))
             assert rows
             assert all(row.count("|") == columns for row in rows)
 
@@ -191,6 +201,8 @@ def test_the_lineage_folds_shards_and_draws_every_edge_but_shortcuts(rendered: t
     assert picture.count('class="box"') == len(GRAPH)
     shortcuts = [
         "download → tokenize",
+        "download → data_card",
+        "tokenize → data_card",
         "train_tokenizer → pretrain",
         "pack → evaluate_base",
         "converse → evaluate_chat",
@@ -207,7 +219,7 @@ def test_cost_is_told_only_when_it_is_known(tmp_path: Path, rendered: tuple[str,
 
 def test_a_run_that_was_never_evaluated_on_the_way_has_its_curves(tmp_path: Path) -> None:
     _, page = render(made(tmp_path, evaluated=False))
-    assert page.count("<figure><svg") == 3
+    assert page.count("<figure><svg") == 4
 
 
 def test_a_title_is_escaped(tmp_path: Path) -> None:
@@ -220,3 +232,11 @@ def test_a_store_is_never_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Store, "fetch", refuse)
     render(made(tmp_path))
+
+
+def test_the_data_card_is_in_both_reports(tmp_path: Path) -> None:
+    markdown, page = render(made(tmp_path))
+    for said in ("4.048 bytes a token", "17 documents (0.19%)", "1.230%", "en 87.5%, other 12.5%", "longest 4,321"):
+        assert said in markdown and said in page
+    assert "| 4 – 7 | █████████████████ | 4,000 (45.6%) |" in markdown
+    assert page.count("tokens of a document") >= 1

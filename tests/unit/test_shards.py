@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.data.documents import batch_documents
 from nanochat.data.shards import TokenFile, write_tokens
 from nanochat.errors import BadSource
+from nanochat.tokenizer.bpe import Tokenizer
 
 BOS = 256
 
@@ -85,3 +87,16 @@ def test_the_bytes_are_the_tokens(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadSource, match=r"raw\.parquet` is not a file of tokens"):
         TokenFile(raw(tmp_path / "raw.parquet", ["a"]))
+
+
+def test_a_document_of_50_megabytes_among_small_ones(tmp_path: Path) -> None:
+    """It is read and encoded as a whole, and does not take the others of its batch with it into memory."""
+    small = [f"a small document, number {number}" for number in range(100)]
+    tokenizer = Tokenizer.train_from_iterator(iter([pa.array(small)]), 300, threads=1)
+    source = raw(tmp_path / "raw.parquet", [*small, "number " * (50_000_000 // 7), *small])
+    with pq.ParquetFile(source) as parquet:
+        assert batch_documents(parquet, "text", 1024, 4 << 20) <= 16
+    encoded = write_tokens(source, tmp_path / "train.parquet", tokenizer, 1 << 20, 2)
+    groups = [(len(ids), len(offsets) - 1) for ids, offsets in TokenFile(tmp_path / "train.parquet").row_groups()]
+    assert sum(documents for _, documents in groups) == encoded.documents == 201
+    assert sum(tokens for tokens, _ in groups) == encoded.tokens > 7_000_000

@@ -130,6 +130,12 @@ impl<I: Id> Cache<I> {
         self.lines.as_slice()
     }
 
+    /// Asks for the place of a small piece that may have more ids than small ones have room for.
+    #[inline(always)]
+    pub fn prepare_wide(&self, halves: Halves) {
+        prefetch(self.lines.at(place(self.bits, halves, false) as usize));
+    }
+
     /// The ids of a small piece that has more of them than small ones have room for.
     #[allow(unsafe_code)]
     pub fn get_wide(&self, halves: Halves) -> Option<(usize, I::Inline)> {
@@ -166,7 +172,7 @@ impl<I: Id> Cache<I> {
 
     /// Doubles the table if much had to be forgotten; all places change.
     pub fn grow_if_crowded(&mut self) {
-        if self.forgotten < 1 << (self.bits - 2) || self.bits == MOST_LINE_BITS {
+        if self.forgotten < 1 << (self.bits - 4) || self.bits == MOST_LINE_BITS {
             return;
         }
         let crowded = std::mem::replace(&mut self.lines, empty(self.bits + 1));

@@ -1,10 +1,9 @@
 //! What a thread remembers of pieces that are longer than a key: their bytes and ids, one behind the other, and a table
 //! that says where. Bounded: when it is full, all is forgotten.
 
-use std::hash::Hasher;
-
 use super::id::Id;
-use crate::hash::Folding;
+use crate::hash::fold;
+use crate::memory::prefetch;
 
 const LONGEST_BYTES: usize = 2048;
 const FEWEST_BITS: u32 = 10;
@@ -39,9 +38,27 @@ impl<I: Id> Default for LongPieces<I> {
 }
 
 impl<I: Id> LongPieces<I> {
-    /// The ids of a piece, if they are known.
-    pub fn get(&self, piece: &[u8]) -> Option<&[I]> {
-        let entry = self.entries[self.place(piece, hash(piece))];
+    /// Hash of a piece that will be looked up; asks for its entry to be brought near.
+    #[inline(always)]
+    pub fn prepare(&self, piece: &[u8]) -> u32 {
+        let hash = hash(piece);
+        prefetch(&self.entries[hash as usize & (self.entries.len() - 1)]);
+        hash
+    }
+
+    /// Asks for what the entry speaks of, if it is there.
+    #[inline(always)]
+    pub fn approach(&self, hash: u32) {
+        let entry = &self.entries[hash as usize & (self.entries.len() - 1)];
+        if entry.hash == hash {
+            prefetch(&self.bytes[entry.first_byte as usize]);
+            prefetch(&self.ids[entry.first_id as usize]);
+        }
+    }
+
+    /// The ids of a piece with that hash, if they are known.
+    pub fn get(&self, piece: &[u8], hash: u32) -> Option<&[I]> {
+        let entry = self.entries[self.place(piece, hash)];
         (entry.hash != 0).then(|| &self.ids[entry.first_id as usize..][..usize::from(entry.ids)])
     }
 
@@ -112,9 +129,16 @@ impl<I: Id> LongPieces<I> {
     }
 }
 
-/// Not 0.
+/// Not 0. The last 16 bytes may be some that were read before.
+#[inline(always)]
 fn hash(piece: &[u8]) -> u32 {
-    let mut hasher = Folding::default();
-    hasher.write(piece);
-    (hasher.finish() >> 32) as u32 | 1 << 31
+    let mut hash = piece.len() as u64;
+    let mut add = |sixteen: &[u8; 16]| {
+        let both = u128::from_le_bytes(*sixteen);
+        hash = fold(hash ^ both as u64, (both >> 64) as u64);
+    };
+    let (sixteens, _) = piece.as_chunks::<16>();
+    sixteens.iter().for_each(&mut add);
+    piece.last_chunk::<16>().into_iter().for_each(add);
+    (hash >> 32) as u32 | 1 << 31
 }

@@ -2,13 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use super::rules::{Rules, NONE};
 use crate::hash::Map;
+use crate::memory::advise_huge;
 
 /// Pieces up to this many bytes are kept on the stack and searched for their lowest rule.
 const SHORT: usize = 64;
+/// Pieces up to this many bytes are searched group by group.
+const MIDDLING: usize = 1024;
 /// Short pieces that are merged side by side: each step of one waits for the step before, so others may use the time.
 const LANES: usize = 4;
 
@@ -17,6 +20,8 @@ const LANES: usize = 4;
 pub struct Merged {
     ids: Vec<u32>,
     of_piece: Vec<Range<usize>>,
+    lanes: [Lane; LANES],
+    groups: Groups,
 }
 
 impl Merged {
@@ -31,7 +36,7 @@ impl Merged {
         self.of_piece.clear();
         self.of_piece.resize(pieces.len(), 0..0);
         compiled_for_this_processor(known, text, pieces, self);
-        for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > SHORT) {
+        for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > MIDDLING) {
             let before = self.ids.len();
             Long::new(known, &text[range.clone()]).merge(&mut self.ids);
             self.of_piece[piece] = before..self.ids.len();
@@ -66,26 +71,22 @@ fn with_avx2(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut M
 
 #[inline(always)]
 fn short_ones(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
-    side_by_side::<17>(known, text, pieces, 1..=16, merged);
-    side_by_side::<33>(known, text, pieces, 17..=32, merged);
-    side_by_side::<{ SHORT + 1 }>(known, text, pieces, 33..=SHORT, merged);
+    side_by_side(known, text, pieces, merged);
+    for (piece, range) in pieces.iter().enumerate() {
+        if (SHORT + 1..=MIDDLING).contains(&range.len()) {
+            let before = merged.ids.len();
+            merged.groups.merge(known, &text[range.clone()], &mut merged.ids);
+            merged.of_piece[piece] = before..merged.ids.len();
+        }
+    }
 }
 
 #[inline(always)]
-fn side_by_side<const PLACES: usize>(
-    known: &Rules,
-    text: &[u8],
-    pieces: &[Range<usize>],
-    lengths: RangeInclusive<usize>,
-    merged: &mut Merged,
-) {
-    if !pieces.iter().any(|piece| lengths.contains(&piece.len())) {
-        return;
-    }
-    let mut waiting = (0..pieces.len()).filter(|&piece| lengths.contains(&pieces[piece].len()));
-    let mut lanes: [Lane<PLACES>; LANES] = std::array::from_fn(|_| Lane::idle());
+fn side_by_side(known: &Rules, text: &[u8], pieces: &[Range<usize>], merged: &mut Merged) {
+    let Merged { ids, of_piece, lanes, .. } = merged;
+    let mut waiting = (0..pieces.len()).filter(|&piece| pieces[piece].len() <= SHORT);
     let mut busy = 0;
-    for lane in &mut lanes {
+    for lane in lanes.iter_mut() {
         let Some(piece) = waiting.next() else { break };
         lane.begin(known, piece, &text[pieces[piece].clone()]);
         busy += 1;
@@ -97,7 +98,9 @@ fn side_by_side<const PLACES: usize>(
                 at += 1;
                 continue;
             }
-            lanes[at].end(merged);
+            let before = ids.len();
+            lanes[at].end(ids);
+            of_piece[lanes[at].piece] = before..ids.len();
             if let Some(piece) = waiting.next() {
                 lanes[at].begin(known, piece, &text[pieces[piece].clone()]);
             } else {
@@ -109,44 +112,62 @@ fn side_by_side<const PLACES: usize>(
 }
 
 /// A piece that is being merged. Each part stays where its first byte is; a bit says whether one begins there. Rules
-/// are kept with their places, so that the lowest of these numbers is the lowest rule at its leftmost place. `PLACES`
-/// is one more than the bytes that a piece may have: the last place is nobody's, and a neighbour for those who have
-/// none.
-struct Lane<const PLACES: usize> {
+/// are kept with their places, so that the lowest of these numbers is the lowest rule at its leftmost place. The last
+/// place is nobody's, and a neighbour for those who have none.
+struct Lane {
     piece: usize,
-    parts: [u32; PLACES],
-    rules: [u32; PLACES],
+    parts: [u32; SHORT + 1],
+    rules: [u32; SHORT + 1],
+    /// Of 16 rules, as many as the piece needs.
+    groups: usize,
     begun: u64,
 }
 
-impl<const PLACES: usize> Lane<PLACES> {
-    const NOBODY: usize = PLACES - 1;
+const NOBODY: usize = SHORT;
 
-    fn idle() -> Self {
-        Lane { piece: 0, parts: [NO_ID; PLACES], rules: [NONE; PLACES], begun: 0 }
+impl Default for Lane {
+    fn default() -> Lane {
+        Lane { piece: 0, parts: [NO_ID; SHORT + 1], rules: [NONE; SHORT + 1], groups: 0, begun: 0 }
     }
+}
 
+impl Lane {
     #[inline(always)]
     fn begin(&mut self, known: &Rules, piece: usize, bytes: &[u8]) {
         self.piece = piece;
         self.begun = u64::MAX >> (SHORT - bytes.len());
+        self.groups = bytes.len().div_ceil(16);
         for (at, &byte) in bytes.iter().enumerate() {
             self.parts[at] = known.byte_id(byte);
         }
-        self.rules = [NONE; PLACES];
+        for group in self.rules.as_chunks_mut::<16>().0.iter_mut().take(self.groups) {
+            *group = [NONE; 16];
+        }
         for (at, two) in bytes.windows(2).enumerate() {
             self.rules[at] = with_place(known.rule_of_bytes(two[0], two[1]), at);
         }
     }
 
+    #[inline(always)]
+    fn lowest(&self) -> u32 {
+        let (groups, _) = self.rules.as_chunks::<16>();
+        let mut lowest = groups[0];
+        for group in &groups[1..self.groups.max(1)] {
+            for (lowest, &rule) in lowest.iter_mut().zip(group) {
+                *lowest = rule.min(*lowest);
+            }
+        }
+        lowest.into_iter().fold(NONE, u32::min)
+    }
+
     /// Applies one rule; false if there is none.
     #[inline(always)]
     fn step(&mut self, known: &Rules) -> bool {
-        let lowest = self.rules[..Self::NOBODY].iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+        let lowest = self.lowest();
         if lowest >> PLACE_BITS == NONE >> PLACE_BITS {
             return false;
         }
-        let place = |at: u32| (at as usize).min(Self::NOBODY);
+        let place = |at: u32| (at as usize).min(NOBODY);
         let at = place(lowest % SHORT as u32);
         let merged = known.id(lowest >> PLACE_BITS);
         let behind = self.begun & (u64::MAX << at << 1);
@@ -162,14 +183,12 @@ impl<const PLACES: usize> Lane<PLACES> {
     }
 
     #[inline(always)]
-    fn end(&mut self, merged: &mut Merged) {
-        let before = merged.ids.len();
+    fn end(&self, ids: &mut Vec<u32>) {
         let mut left = self.begun;
         while left != 0 {
-            merged.ids.push(self.parts[(left.trailing_zeros() as usize).min(Self::NOBODY)]);
+            ids.push(self.parts[(left.trailing_zeros() as usize).min(NOBODY)]);
             left &= left - 1;
         }
-        merged.of_piece[self.piece] = before..merged.ids.len();
     }
 }
 
@@ -181,6 +200,85 @@ const NO_ID: u32 = crate::vocab::MAX_IDS as u32;
 #[inline(always)]
 fn with_place(rule: u32, at: usize) -> u32 {
     (rule << PLACE_BITS) | (at % SHORT) as u32
+}
+
+/// A piece of middling length: parts in a linked list, each where its first byte is; rules with their places, and the
+/// lowest of each group of them.
+#[derive(Default)]
+struct Groups {
+    parts: Vec<u32>,
+    rules: Vec<[u32; GROUP]>,
+    lowest: Vec<u32>,
+    next: Vec<u32>,
+    before: Vec<u32>,
+}
+
+const GROUP: usize = 32;
+
+impl Groups {
+    #[inline(always)]
+    fn set(&mut self, at: usize, rule: u32) {
+        let rule = if rule == NONE { NONE } else { rule << MIDDLING.trailing_zeros() | at as u32 };
+        self.rules[at / GROUP][at % GROUP] = rule;
+    }
+
+    #[inline(always)]
+    fn find_lowest(&mut self, group: usize) {
+        self.lowest[group] = self.rules[group].iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+    }
+
+    #[inline(always)]
+    fn merge(&mut self, known: &Rules, piece: &[u8], ids: &mut Vec<u32>) {
+        let length = piece.len() as u32;
+        self.parts.clear();
+        self.parts.extend(piece.iter().map(|&byte| known.byte_id(byte)));
+        self.next.clear();
+        self.next.extend(1..=length);
+        self.before.clear();
+        self.before.extend((0..length).map(|at| at.wrapping_sub(1)));
+        self.rules.clear();
+        self.rules.resize(piece.len().div_ceil(GROUP), [NONE; GROUP]);
+        self.lowest.clear();
+        self.lowest.resize(self.rules.len(), NONE);
+        for (at, two) in piece.windows(2).enumerate() {
+            self.set(at, known.rule_of_bytes(two[0], two[1]));
+        }
+        for group in 0..self.rules.len() {
+            self.find_lowest(group);
+        }
+        loop {
+            let lowest = self.lowest.iter().fold(NONE, |lowest, &rule| lowest.min(rule));
+            if lowest == NONE {
+                break;
+            }
+            let at = lowest as usize % MIDDLING;
+            let merged = known.id(lowest >> MIDDLING.trailing_zeros());
+            let follower = self.next[at] as usize;
+            let after = self.next[follower] as usize;
+            self.parts[at] = merged;
+            self.next[at] = after as u32;
+            self.set(follower, NONE);
+            match self.parts.get(after) {
+                Some(&part) => {
+                    self.before[after] = at as u32;
+                    self.set(at, known.rule(merged, part));
+                }
+                None => self.set(at, NONE),
+            }
+            let before = self.before[at] as usize;
+            if let Some(&part) = self.parts.get(before) {
+                self.set(before, known.rule(part, merged));
+                self.find_lowest(before / GROUP);
+            }
+            self.find_lowest(at / GROUP);
+            self.find_lowest(follower / GROUP);
+        }
+        let mut at = 0;
+        while let Some(&part) = self.parts.get(at) {
+            ids.push(part);
+            at = self.next[at] as usize;
+        }
+    }
 }
 
 /// A long piece: parts in a linked list, and for each rule the places where it may apply. A rule's places are worked
@@ -197,16 +295,24 @@ struct Long<'a> {
 
 const NOWHERE: u32 = u32::MAX;
 
+/// In huge pages, if there are so many: the kernel takes longer to hand out small ones than we to fill them.
+fn vec_of(count: usize, values: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut made = Vec::with_capacity(count);
+    advise_huge(&made);
+    made.extend(values);
+    made
+}
+
 impl<'a> Long<'a> {
     /// Of a piece of less than 2³² bytes.
     fn new(known: &'a Rules, piece: &[u8]) -> Long<'a> {
         let length = piece.len() as u32;
         let mut long = Long {
             known,
-            parts: piece.iter().map(|&byte| known.byte_id(byte)).collect(),
-            rules: vec![NONE; piece.len()],
-            next: (1..=length).collect(),
-            before: (0..length).map(|at| at.wrapping_sub(1)).collect(),
+            parts: vec_of(piece.len(), piece.iter().map(|&byte| known.byte_id(byte))),
+            rules: vec_of(piece.len(), piece.iter().map(|_| NONE)),
+            next: vec_of(piece.len(), 1..=length),
+            before: vec_of(piece.len(), (0..length).map(|at| at.wrapping_sub(1))),
             places: Map::default(),
             waiting: BinaryHeap::new(),
         };

@@ -18,8 +18,10 @@ use crate::hash::Map;
 use crate::key::KEY_BYTES;
 use crate::parts::{in_order, parts, Part};
 use crate::split::{Ends, SplitError, Splitter, MOST_ENDS};
+use crate::text::Text;
 use crate::vocab::Vocab;
 use cache::{Cache, Wanted};
+use halves::Halves;
 use id::Id;
 use long::LongPieces;
 use merge::{merge, Merged};
@@ -62,7 +64,10 @@ pub struct Worker<I: Id> {
 
 /// A piece that is not remembered by a key.
 struct Miss {
-    piece: usize,
+    piece: Range<usize>,
+    halves: Halves,
+    /// Of a long piece.
+    hash: u32,
     /// Where its ids belong, among the remembered ones.
     at: usize,
 }
@@ -216,7 +221,7 @@ impl Encoder {
     ///
     /// # Errors
     /// The regex engine of a slow pattern gave up, or the sink is full.
-    pub fn encode_batch<I: Output, T: AsRef<str> + Sync, S: Sink<I>>(
+    pub fn encode_batch<I: Output, T: Text, S: Sink<I> + Send>(
         &self,
         texts: &[T],
         threads: usize,
@@ -282,7 +287,7 @@ impl<I: Id> Worker<I> {
     }
 
     /// Ids of a part, in the place of what is there.
-    fn encode<T: AsRef<str>>(
+    fn encode<T: Text>(
         &mut self,
         encoder: &Encoder,
         texts: &[T],
@@ -296,18 +301,18 @@ impl<I: Id> Worker<I> {
             Part::Texts(range) => {
                 for text in &texts[range.clone()] {
                     encoded.push(before);
-                    self.encode_text(encoder, text.as_ref(), encoded)?;
+                    self.encode_text(encoder, &text.stretch(0..text.bytes().len()), encoded)?;
                     encoded.push(after);
                     encoded.text_ends.push(encoded.count);
                 }
             }
             Part::Stretch(index, bytes) => {
-                let text = texts[*index].as_ref();
+                let text = &texts[*index];
                 if bytes.start == 0 {
                     encoded.push(before);
                 }
-                self.encode_text(encoder, &text[bytes.clone()], encoded)?;
-                if bytes.end == text.len() {
+                self.encode_text(encoder, &text.stretch(bytes.clone()), encoded)?;
+                if bytes.end == text.bytes().len() {
                     encoded.push(after);
                     encoded.text_ends.push(encoded.count);
                 }
@@ -321,7 +326,7 @@ impl<I: Id> Worker<I> {
         while start < text.len() {
             encoder.splitter.next(text, start, &mut self.ends)?;
             let remembered = self.gather(text.as_bytes(), start);
-            self.find_missing(encoder, text.as_bytes(), start);
+            self.find_missing(encoder, text.as_bytes());
             self.write(remembered, encoded);
             self.remember(text.as_bytes());
             start = self.ends.as_slice().last().copied().unwrap_or(text.len());
@@ -363,10 +368,19 @@ impl<I: Id> Worker<I> {
         self.misses.clear();
         let lines = self.cache.lines();
         let remembered = self.remembered.as_mut_slice();
-        for (piece, wanted) in wanted.iter().enumerate() {
+        let mut begin = start;
+        for (&end, wanted) in ends.iter().zip(wanted.iter()) {
+            let piece = begin..end;
+            begin = end;
             // SAFETY: as the caller vouches
             let Some((ids, inline)) = (unsafe { Cache::get::<AVX2>(lines, wanted) }) else {
-                self.misses.push(Miss { piece, at: count });
+                let mut hash = 0;
+                match piece.len() {
+                    ..8 => self.cache.prepare_wide(wanted.halves),
+                    8..=KEY_BYTES => {}
+                    _ => hash = self.long.prepare(&text[piece.clone()]),
+                }
+                self.misses.push(Miss { piece, halves: wanted.halves, hash, at: count });
                 continue;
             };
             remembered[count..count + I::ROOM + 1].copy_from_slice(inline.as_ref());
@@ -375,24 +389,24 @@ impl<I: Id> Worker<I> {
         count
     }
 
-    fn find_missing(&mut self, encoder: &Encoder, text: &[u8], start: usize) {
+    fn find_missing(&mut self, encoder: &Encoder, text: &[u8]) {
         self.unknown.clear();
         self.known.clear();
         self.found.clear();
-        let ends = self.ends.as_slice();
+        for miss in self.misses.iter().filter(|miss| miss.piece.len() > KEY_BYTES) {
+            self.long.approach(miss.hash);
+        }
         for miss in &self.misses {
-            let piece = miss.piece;
-            let range = if piece == 0 { start } else { ends[piece - 1] }..ends[piece];
-            let bytes = &text[range.clone()];
+            let bytes = &text[miss.piece.clone()];
             let before = self.known.len();
             if encoder.whole && !encoder.unmade.is_empty() {
                 self.known.extend(encoder.unmade.get(bytes).map(|&id| I::from_u32(id)));
             }
             if before == self.known.len() {
                 if bytes.len() > KEY_BYTES {
-                    self.known.extend_from_slice(self.long.get(bytes).unwrap_or_default());
+                    self.known.extend_from_slice(self.long.get(bytes, miss.hash).unwrap_or_default());
                 } else if bytes.len() < 8 {
-                    if let Some((ids, inline)) = self.cache.get_wide(self.wanted[piece].halves) {
+                    if let Some((ids, inline)) = self.cache.get_wide(miss.halves) {
                         self.known.extend_from_slice(&inline.as_ref()[..ids]);
                     }
                 }
@@ -400,7 +414,7 @@ impl<I: Id> Worker<I> {
             self.found.push(if before < self.known.len() {
                 Found::Known(before..self.known.len())
             } else {
-                self.unknown.push(range);
+                self.unknown.push(miss.piece.clone());
                 Found::Merged(self.unknown.len() - 1)
             });
         }

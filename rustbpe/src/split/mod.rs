@@ -134,12 +134,14 @@ impl Splitter {
 
     /// A position near the middle of a text at which a piece begins whatever is around it, if there is one: texts that
     /// are cut there can be encoded apart. A space behind an ASCII letter begins a piece in every scheme.
-    pub fn cut(&self, text: &str, near: usize) -> Option<usize> {
+    pub fn cut(&self, text: &[u8], near: usize) -> Option<usize> {
         if !self.is_fast() {
             return None;
         }
-        let bytes = text.as_bytes().get(near..)?;
-        bytes.windows(2).position(|pair| pair[0].is_ascii_alphabetic() && pair[1] == b' ').map(|at| near + at + 1)
+        text.get(near..)?
+            .windows(2)
+            .position(|pair| pair[0].is_ascii_alphabetic() && pair[1] == b' ')
+            .map(|at| near + at + 1)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::key::{key_in, NO_KEY};
 use crate::memory::prefetch;
 use crate::parts::{parts, threads_or_all, Part};
 use crate::split::{Ends, SplitError, Splitter};
+use crate::text::Text;
 use crate::train::learn::{learn, Words};
 
 /// Texts could not be trained on.
@@ -91,7 +92,7 @@ impl Counter {
     ///
     /// # Errors
     /// The regex engine of a slow pattern gave up.
-    pub fn add<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<(), TrainError> {
+    pub fn add<T: Text>(&self, texts: &[T]) -> Result<(), TrainError> {
         let parts = parts(texts, &self.splitter);
         let next = AtomicUsize::new(0);
         let work = || -> Result<(), TrainError> {
@@ -190,7 +191,7 @@ impl Default for Front {
 }
 
 impl Front {
-    fn count_part<T: AsRef<str>>(
+    fn count_part<T: Text>(
         &mut self,
         splitter: &Splitter,
         shared: &Shared,
@@ -199,9 +200,10 @@ impl Front {
     ) -> Result<(), SplitError> {
         match part {
             Part::Texts(range) => {
-                texts[range.clone()].iter().try_for_each(|text| self.count_text(splitter, shared, text.as_ref()))
+                let mut whole = texts[range.clone()].iter().map(|text| text.stretch(0..text.bytes().len()));
+                whole.try_for_each(|text| self.count_text(splitter, shared, &text))
             }
-            Part::Stretch(index, bytes) => self.count_text(splitter, shared, &texts[*index].as_ref()[bytes.clone()]),
+            Part::Stretch(index, bytes) => self.count_text(splitter, shared, &texts[*index].stretch(bytes.clone())),
         }
     }
 

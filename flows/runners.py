@@ -1,0 +1,75 @@
+"""Task runners: who works on the shards."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from nanochat import settings
+from nanochat.config import Compute
+from nanochat.errors import BadConfig
+
+
+@contextmanager
+def runners(compute: Compute) -> Iterator[tuple[ThreadPoolTaskRunner, TaskRunner[Any]]]:
+    """The runner beside the flow, and that of the shards, which may be the same; both started.
+
+    Raises `BadConfig` when the package of a runner is missing, or its scheduler does not answer.
+    """
+    workers = compute.workers or settings.cores()
+    with ThreadPoolTaskRunner(max_workers=workers) as here:
+        if compute.task_runner == "threads":
+            yield here, here
+            return
+        with _started(_runner(compute, workers), compute) as for_shards:
+            yield here, for_shards
+
+
+def _runner(compute: Compute, workers: int) -> TaskRunner[Any]:
+    if compute.task_runner == "processes":
+        return ProcessPoolTaskRunner(max_workers=workers)
+    if compute.task_runner == "dask":
+        dask = _package("prefect_dask", "dask")
+        if compute.scheduler:
+            return dask.DaskTaskRunner(address=compute.scheduler)
+        # one thread a worker: the stages bring their own; no page of Dask's, which would listen to the world
+        cluster = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+        scratch = str(settings.home() / "dask")
+        return dask.DaskTaskRunner(cluster_kwargs={**cluster, "processes": True, "local_directory": scratch})
+    ray = _package("prefect_ray", "ray")
+    if compute.scheduler:
+        return ray.RayTaskRunner(address=compute.scheduler)
+    cluster = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    return ray.RayTaskRunner(init_kwargs={**cluster, "_node_ip_address": "127.0.0.1"})
+
+
+def _package(module: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise BadConfig(
+            f"`task_runner={extra}` needs a package that is not here ({error}).",
+            hint=f"`pip install -c constraints.txt 'nanochat[{extra}]'`, on the workers too.",
+        ) from error
+
+
+@contextmanager
+def _started(runner: TaskRunner[Any], compute: Compute) -> Iterator[TaskRunner[Any]]:
+    try:
+        runner.__enter__()
+        if compute.task_runner == "dask":
+            getattr(runner, "client")  # noqa: B009 - connects, and only this kind has it
+    except (OSError, TimeoutError, ConnectionError, ValueError) as error:
+        where = f"at `{compute.scheduler}`" if compute.scheduler else "on this machine"
+        raise BadConfig(
+            f"No {compute.task_runner} cluster {where}: {' '.join(str(error).split())}.", hint="Check `scheduler`."
+        ) from error
+    try:
+        yield runner
+    finally:
+        runner.__exit__(None, None, None)

@@ -1,0 +1,204 @@
+"""The graph as Prefect tasks: which calls go together into one, and on which task runner.
+
+Stages that are mapped over shards go to the runner that `Compute.task_runner` names; all others to threads of this
+process, beside the flow. A task has one call, or several when there are more shards than a stage should have tasks:
+a thousand tasks that only find what is there would take minutes, and nobody reads their pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.exceptions import UnfinishedRun
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.calls import Batch, Call, Calls, Given, Made, Upstream
+from flows.tasks import WATCH, Stopped, stage_task
+from nanochat.config import Compute, Config, DataConfig, ShardConfig
+from nanochat.errors import NanochatError, StageFailed
+from nanochat.pipeline import Each, deal, list_shards
+from nanochat.progress import Progress
+from nanochat.stages.stage import Stage
+from nanochat.store.artifacts import Artifact, Store
+
+ONE_EACH = 64
+"""Up to so many shards have a task each, unless `Compute.shards_per_task` says how many a task has."""
+MOST_TASKS = 32
+"""Of a stage of more."""
+ASK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Submitted:
+    """A task on its way."""
+
+    stage: Stage
+    calls: Calls
+    future: PrefectFuture[Batch]
+    progress: Mapping[str, Progress]
+    """Label → where to say how its call is, for calls in other processes: they cannot say it themselves."""
+
+    def ended(self, timeout_s: float) -> bool:
+        """Whether it has, after so long at most; raises `StageFailed` when whoever worked on it is gone."""
+        try:
+            self.future.result(timeout=timeout_s, raise_on_failure=False)
+        except TimeoutError:
+            return False
+        except UnfinishedRun:  # it never began, because one before it failed
+            return True
+        except Exception as error:
+            raise StageFailed(f"`{self.calls.label}` was lost ({error!r}).", hint="Start the run again.") from error
+        return True
+
+    def made(self) -> Sequence[Made]:
+        """What it made; raises the error with which it ended."""
+        expect_success(self.calls.label, self.future.state)
+        return self.future.result().made
+
+
+@dataclass(frozen=True, eq=False)
+class Promise:
+    """An artifact that a task will make."""
+
+    task: Submitted
+    place: int
+
+    def made(self) -> Made:
+        return self.task.made()[self.place]
+
+
+Handle = Promise | Artifact
+"""What a task will make, or what was there before the run."""
+
+
+@dataclass(frozen=True)
+class PrefectRun:
+    """Executes the graph as Prefect tasks; its handles are promises."""
+
+    store: Store
+    compute: Compute
+    here: ThreadPoolTaskRunner
+    for_shards: TaskRunner[Any]
+    gpu_pool: str = ""
+    """Work pool for stages that train or examine; empty: here."""
+    tasks: list[Submitted] = field(default_factory=list)
+    """In the order of the graph."""
+
+    def shards(self, data: DataConfig) -> tuple[ShardConfig, ...]:
+        return list_shards(data, self.store)
+
+    def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle:
+        (handle,) = self._submit(stage, [(config, stage.name, inputs)], self.here)
+        return handle
+
+    def map(
+        self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
+    ) -> list[Handle]:
+        calls = [
+            (config, f"{stage.name} {name}", deal(place, inputs))
+            for place, (config, name) in enumerate(zip(configs, names, strict=True))
+        ]
+        runner = self.for_shards if stage.resource == "cpu" else self.here
+        together = len(calls) > ONE_EACH and stage.resource == "cpu"
+        size = self.compute.shards_per_task or (-(-len(calls) // MOST_TASKS) if together else 1)
+        return [
+            handle
+            for begin in range(0, len(calls), size)
+            for handle in self._submit(stage, calls[begin : begin + size], runner)
+        ]
+
+    def _submit(
+        self, stage: Stage, calls: Sequence[tuple[Config, str, Mapping[str, Any]]], runner: TaskRunner[Any]
+    ) -> Iterator[Handle]:
+        number: dict[Submitted, Upstream] = {}
+        numbers = count()
+
+        def given(handle: Handle) -> Given:
+            if isinstance(handle, Artifact):
+                return handle.manifest
+            if handle.task not in number:
+                number[handle.task] = Upstream(next(numbers))
+            return Upstream(number[handle.task].task, handle.place)
+
+        work = Calls(
+            [
+                Call(
+                    config,
+                    label,
+                    {name: [given(h) for h in g] if isinstance(g, list) else given(g) for name, g in inputs.items()},
+                )
+                for config, label, inputs in calls
+            ]
+        )
+        far = runner is not self.here
+        parameters = dict(
+            stage=stage,
+            calls=work,
+            upstream=[self._carried(each, far) for each in number],
+            store=self.store.objects.root,
+            compute=self.compute.model_copy(update={"workers": 1}) if far else self.compute,
+            gpu_pool=self.gpu_pool,
+        )
+        progress = {call.label: WATCH.get().started(call.label, stage) for call in work.calls} if far else {}
+        future = runner.submit(stage_task(stage, work.label), parameters)
+        submitted = Submitted(stage, work, future, progress)
+        self.tasks.append(submitted)
+        return (Promise(submitted, place) for place in range(len(work.calls)))
+
+    def wait(self) -> None:
+        """Until every task has ended. Of those in other processes is told, as soon as they have, how they went.
+
+        Raises `Stopped` when the run is told to end meanwhile.
+        """
+        away = [task for task in self.tasks if task.progress]
+        while away:
+            away[0].ended(ASK_EVERY_S)
+            for task in [task for task in away if task.ended(0)]:
+                away.remove(task)
+                self._heard(task)
+            for task in away:
+                for progress in task.progress.values():
+                    progress(0, 0, "")
+        for task in self.tasks:
+            task.future.wait()
+
+    def _carried(self, task: Submitted, far: bool) -> PrefectFuture[Batch] | Batch:
+        """What a task is given of one before it: its future, or the result where a future would not arrive."""
+        if not far or task.progress:
+            return task.future
+        task.future.wait()
+        if not task.future.state.is_completed():
+            for each in self.tasks:  # the error of the first that failed, and not that this one never began
+                if each.ended(0):
+                    expect_success(each.calls.label, each.future.state)
+        return Batch(task.made())
+
+    def _heard(self, task: Submitted) -> None:
+        """Tells who watches how calls in another process went, and notes what the run has in its hands."""
+        watch = WATCH.get()
+        state = task.future.state
+        if not state.is_completed():  # failed, or never begun because one before it did
+            error = state.result(raise_on_failure=False) if state.is_failed() else None
+            if isinstance(error, NanochatError):
+                watch.failed(task.calls.label, error)
+            return
+        for call, made in zip(task.calls.calls, task.future.result().made, strict=True):
+            self.store.asked.add(made.manifest.name)
+            seconds = 0.0 if made.reused else made.manifest.producer.seconds
+            watch.ended(call.label, self.store.artifact(made.manifest, reused=made.reused), seconds)
+
+
+def expect_success(label: str, state: State[Any]) -> None:
+    """Raises the error with which a task ended."""
+    if state.is_cancelled():
+        raise Stopped(state.message or "Cancelled.")
+    if state.is_failed() or state.is_crashed():
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, NanochatError):
+            raise error
+        raise StageFailed(f"`{label}` broke: {error!r}.", hint="That is a mistake of ours; its log has the traceback.")

@@ -1,0 +1,61 @@
+"""What a store has pinned about a source, so that runs go on with what earlier ones began with.
+
+v1/sources/<hash of the source>.json
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanochat.config import DataConfig, canonical_json
+from nanochat.data.listing import Found, is_local, local_path
+from nanochat.errors import DamagedArtifact, StoreUnreachable
+from nanochat.store.artifacts import Store
+
+
+class Pin(BaseModel):
+    """What is pinned of one source."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    carrier: str = ""
+    """Name of the shard of which the validation sample is, once a run has drawn one."""
+    files: list[Found] | None = None
+    """What the source has; None when nobody fetched it ahead, and it is to be asked."""
+
+
+def read_pin(store: Store, config: DataConfig) -> Pin:
+    """What is pinned of a source; nothing as yet, when no run has met it."""
+    try:
+        return Pin.model_validate_json(store.objects.read(_path(config)))
+    except FileNotFoundError:
+        return Pin(source=config.source)
+    except ValidationError as error:
+        raise DamagedArtifact(
+            f"`{_path(config)}` is not what is pinned of a source.", hint="Delete it, and run `nanochat fetch`."
+        ) from error
+
+
+def change_pin(store: Store, config: DataConfig, change: Callable[[Pin], Pin]) -> Pin:
+    """Changes what is pinned, by compare-and-swap, and returns it as it is then."""
+    path = _path(config)
+    for _ in range(20):
+        try:
+            before = store.objects.read(path)
+        except FileNotFoundError:
+            before = None
+        pin = change(read_pin(store, config))
+        after = pin.model_dump_json().encode()
+        if before == after or store.objects.swap(path, after, before):
+            return pin
+    raise StoreUnreachable(f"What is pinned of `{config.source}` is being changed by others all the time.")
+
+
+def _path(config: DataConfig) -> str:
+    source = local_path(config.source).absolute().as_uri() if is_local(config.source) else config.source
+    asked = canonical_json([source, config.subset, config.split])
+    return f"v1/sources/{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"

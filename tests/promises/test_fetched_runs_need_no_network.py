@@ -1,0 +1,92 @@
+"""What `nanochat fetch` put into the store is all that a run needs: the source may be gone, and the network too."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.config import DataConfig, PipelineConfig
+from nanochat.pipeline import Plan, prepare
+from nanochat.store.artifacts import Store
+
+SETTINGS = (
+    "tokenizer.vocab_size=300", 'conversations.train=[{"task":"world","limit":20}]',
+    'conversations.validation=[{"task":"world","limit":5}]', 'conversations.questions=[{"task":"world","limit":5}]',
+)  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[tuple[str, http.server.HTTPServer]]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for number in range(3):
+        documents = [f"document {number}-{i} of a small corpus" for i in range(60)]
+        pq.write_table(pa.table({"text": documents}), folder / f"shard_{number}.parquet")
+    (folder / "list.txt").write_text("".join(f"shard_{number}.parquet\n" for number in range(3)))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/list.txt", server
+    server.server_close()
+
+
+def nanochat(home: Path, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "nanochat.cli", *arguments], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "NANOCHAT_HOME": str(home), "COLUMNS": "200", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_fetched_run_asks_nobody(tmp_path: Path, source: tuple[str, http.server.HTTPServer]) -> None:
+    address, server = source
+    sets = [word for change in (f"data.source={address}", *SETTINGS) for word in ("--set", change)]
+    said = nanochat(tmp_path / "home", "fetch", *sets)
+    assert "5 computed, 0 cached" in said and "3 shards are in" in said
+    server.shutdown()
+    server.server_close()
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    said = nanochat(tmp_path / "home", "plan", *sets, **nowhere)
+    assert len(re.findall(r"(download|train_tokenizer|converse).* cached", said)) == 5, said
+
+
+def test_stages_behind_what_was_fetched_open_no_socket(
+    tmp_path: Path, source: tuple[str, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanochat.config import Compute, TokenizerConfig
+    from nanochat.data.corpus import fetch_listing
+    from nanochat.pipeline import PlainRun
+
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    address, _ = source
+    config = PipelineConfig(data=DataConfig(source=address), tokenizer=TokenizerConfig(vocab_size=300))
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    run = PlainRun(store, Compute(workers=2), tmp_path / "runs")
+    shards = fetch_listing(config.data, store)
+    before = prepare(run, config, shards)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    again = PlainRun(Store(str(tmp_path / "store"), tmp_path / "cache"), Compute(workers=2), tmp_path / "runs")
+    assert again.shards(config.data) == shards
+    after = prepare(again, config, again.shards(config.data))
+    assert [each.key for each in after.rows] == [each.key for each in before.rows]
+    assert all(each.reused for each in after.raw)
+    plan = Plan(store)
+    prepare(plan, config, plan.shards(config.data))
+    assert all(entry.artifact for entry in plan.entries)

@@ -1,0 +1,154 @@
+"""Datasets of the Hub: the real client libraries, in a process of their own, on a server that speaks like it."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+COMMIT = "c0ffee" * 6 + "c0de"
+CARD = """---
+configs:
+- config_name: english
+  data_files:
+  - {split: train, path: en/train-*.parquet}
+  - {split: validation, path: en/validation-*.parquet}
+- config_name: german
+  data_files:
+  - {split: train, path: de/t*.parquet}
+---
+"""
+PROGRAM = """
+import json, sys, tempfile, types
+from pathlib import Path
+from nanochat.config import DataConfig
+from nanochat.data import retry
+from nanochat.data.corpus import list_shards, write_shard
+from nanochat.errors import NanochatError
+
+retry.time = types.SimpleNamespace(sleep=lambda seconds: None)
+for fields in json.loads(sys.argv[1]):
+    try:
+        shards = list_shards(DataConfig(source="hf://org/name", text_column="body", **fields))
+        out = Path(tempfile.mkdtemp()) / "out"
+        out.mkdir()
+        metrics = write_shard(shards[0], out)
+        found = [[s.name, s.validation, s.url, s.identity] for s in shards]
+        print(json.dumps([found, metrics["train_documents"] + metrics["validation_documents"]]))
+    except NanochatError as error:
+        print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub's API as its client asks for, of one dataset that is a folder."""
+
+    protocol_version = "HTTP/1.1"
+    root: Path
+    flips = False
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = urlsplit(self.path)
+        path = unquote(asked.path)
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if path.startswith("/api/datasets/org/name/tree/"):
+            folder = self.root / path.partition("/tree/")[2].partition("/")[2]
+            recursive = parse_qs(asked.query).get("recursive") == ["true"]
+            there = sorted(folder.rglob("*") if recursive else folder.iterdir())
+            self.answer(json.dumps([self.entry(each) for each in there]).encode())
+        elif path.startswith("/api/datasets/org/name"):
+            files = [each.relative_to(self.root).as_posix() for each in self.root.rglob("*") if each.is_file()]
+            listed = {"id": "org/name", "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            self.answer(json.dumps(listed).encode())
+        elif (file := self.root / path.partition(f"/resolve/{COMMIT}/")[2]).is_file():
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= self.flips
+            self.answer(bytes(data), ETag=f'"{hashlib.sha256(data).hexdigest()}"')
+        else:
+            self.answer(b"", 404, **{"X-Error-Code": "EntryNotFound"})
+
+    do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def entry(self, path: Path) -> dict[str, Any]:
+        name = path.relative_to(self.root).as_posix()
+        if path.is_dir():
+            return {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
+        data = path.read_bytes()
+        large = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+        return {"type": "file", "path": name, "size": len(data), "oid": "b" * 40, "lfs": large}
+
+    def answer(self, data: bytes, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    Hub.root = tmp_path_factory.mktemp("repository")
+    for language in ("en", "de"):
+        (Hub.root / language).mkdir()
+        for split in ("train", "validation", "test"):
+            texts = [f"{language} {split} {number}" for number in range(50)]
+            pq.write_table(pa.table({"body": texts}), Hub.root / f"{language}/{split}-0.parquet")
+    (Hub.root / "README.md").write_text(CARD)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def asked(endpoint: str, folder: Path, *fields: dict[str, str]) -> list[Any]:
+    ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "NANOCHAT_HOME": str(folder / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(fields)], capture_output=True, text=True, timeout=120,
+        env={**os.environ, **ours, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_files_by_their_names_or_by_subset_and_split(endpoint: str, tmp_path: Path) -> None:
+    everything, english, german, no_split, no_subset, undecided = asked(
+        endpoint, tmp_path,
+        {}, {"subset": "english"}, {"subset": "german", "split": "train"}, {"subset": "english", "split": "test"},
+        {"subset": "french"}, {"split": "train"},
+    )  # fmt: skip
+    assert [(name, validation) for name, validation, *_ in everything[0]] == [
+        ("de/train-0", "none"), ("de/validation-0", "all"), ("en/train-0", "none"), ("en/validation-0", "all"),
+    ]  # fmt: skip
+    assert everything[0][0][2] == f"hf://org/name@{COMMIT}/de/train-0.parquet", "the revision is pinned"
+    sha256 = hashlib.sha256((Hub.root / "de/train-0.parquet").read_bytes()).hexdigest()
+    assert everything[0][0][3] == f"sha256:{sha256}"
+    assert everything[1] == 50
+    assert [name for name, *_ in english[0]] == ["train/en/train-0", "validation/en/validation-0"]
+    assert [(name, validation) for name, validation, *_ in german[0]] == [("test-0", "sample"), ("train-0", "none")]
+    assert no_split == ["BadSource", "`hf://org/name` has no split `test`; it has `train`, `validation`."]
+    assert "'french' not found. Available: ['english', 'german']" in no_subset[1]
+    assert undecided[0] == "BadSource" and "data.subset" in undecided[1]
+
+
+def test_a_byte_that_flips_on_the_way_is_noticed(endpoint: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Hub, "flips", True)
+    ((kind, said),) = asked(endpoint, tmp_path, {"subset": "german"})
+    assert kind == "DamagedTransfer"
+    assert "de/test-0.parquet is damaged: its SHA256 is" in said
