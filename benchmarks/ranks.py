@@ -98,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         import numpy as np
 
-        with RowWriter(Path(folder) / "train.parquet", T + 1, np.dtype(np.uint16)) as writer:
+        with RowWriter(Path(folder), "train", T + 1, np.dtype(np.uint16)) as writer:
             writer.write(np.random.default_rng(1).integers(0, VOCABULARY, (4096, T + 1)))
         alone = 0.0
         for ranks in (count for count in (1, 2, 4, 8, 16, 32) if count <= args.most):

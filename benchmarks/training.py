@@ -55,7 +55,7 @@ def make_rows(folder: Path, text: Path | None, sequence_len: int) -> None:
     tokenizer.save(folder / "vocabulary.json")
     rows = ids[: len(ids) // (sequence_len + 1) * (sequence_len + 1)].reshape(-1, sequence_len + 1)
     for split, part in (("validation", rows[:64]), ("train", rows[64:])):
-        with RowWriter(folder / "rows" / f"{split}.parquet", sequence_len + 1, np.dtype(np.uint16)) as writer:
+        with RowWriter(folder / "rows", split, sequence_len + 1, np.dtype(np.uint16)) as writer:
             writer.write(part)
 
 
