@@ -368,7 +368,11 @@ class Compute(Config):
     """Seconds of training between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept while a stage trains."""
+    keep_checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Beside them, those whose step divides by this stay as long as the stage trains; 0 none."""
     log_every_steps: Annotated[int, Field(ge=1)] = 1
     """Steps between lines of the metrics file."""
+    silence_s: Annotated[float, Field(ge=0)] = 60.0
+    """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
     timeout_s: Annotated[float, Field(ge=0)] = 0.0
     """A stage that runs longer is stopped; 0 never."""

@@ -79,6 +79,13 @@ def test_a_timeout_ends_everything(tmp_path: Path) -> None:
     assert not of_job(tmp_path)
 
 
+def test_a_rank_that_hangs_ends_all_and_says_where(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"Rank 1 has not got on .* `worker\.py` line \d+: `time\.sleep\(600\)`"):
+        go("hang", tmp_path, ranks=2, silence_s=2)
+    assert not of_job(tmp_path)
+    assert "[rank 1] hangs:" in (tmp_path / "log.txt").read_text()
+
+
 def test_an_exception_in_the_parent_ends_everything(tmp_path: Path) -> None:
     began = time.monotonic()
 
