@@ -359,7 +359,9 @@ class Compute(Config):
     nodes: Annotated[int, Field(ge=1)] = 1
     """Nodes that train together."""
     rendezvous: str = ""
-    """`host:port` where the nodes meet (torchrun's rendezvous); needed with more than one node."""
+    """`host:port` on the first node, where the nodes meet (torchrun's rendezvous); needed with more than one node."""
+    node: Annotated[int, Field(ge=0)] = 0
+    """Number of this node, from 0. The first publishes what is made; the others train with it and wait for that."""
     micro_batch_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of one forward and backward pass on one rank; 0 chooses. The batch is the same (gradient accumulation)."""
     compile: Literal["auto", "on", "off"] = "auto"

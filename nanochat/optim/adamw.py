@@ -31,6 +31,12 @@ class AdamW:
             eps=EPSILON,
             fused=True,
         )
+        for parameter in self._parameters.values():  # as torch would at the first step: a checkpoint is read into it
+            self._torch.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -41,23 +47,11 @@ class AdamW:
             group["lr"] = lr * lr_multiplier
         self._torch.step()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """`<parameter>.first`, `.second` (moments) and `.step`, of parameters that were stepped."""
-        state: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
-            mine = self._torch.state.get(parameter)
-            if mine:
-                state[f"{name}.first"] = mine["exp_avg"]
-                state[f"{name}.second"] = mine["exp_avg_sq"]
-                state[f"{name}.step"] = mine["step"]
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._torch.state.clear()
-        for name, parameter in self._parameters.items():
-            if f"{name}.first" in state:
-                self._torch.state[parameter] = {
-                    "exp_avg": state[f"{name}.first"].to(parameter.device, copy=True),
-                    "exp_avg_sq": state[f"{name}.second"].to(parameter.device, copy=True),
-                    "step": state[f"{name}.step"].to(parameter.device, torch.float32, copy=True),
-                }
+    def state(self) -> dict[str, Tensor]:
+        """`<parameter>.first`, `.second` (moments) and `.step`: the tensors themselves."""
+        names = {"first": "exp_avg", "second": "exp_avg_sq", "step": "step"}
+        return {
+            f"{name}.{short}": self._torch.state[parameter][long]
+            for name, parameter in self._parameters.items()
+            for short, long in names.items()
+        }

@@ -24,8 +24,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from nanochat import settings
 from nanochat.data.retry import patiently
@@ -65,7 +68,7 @@ class Checkpoints:
         self._spool, self._keep, self._keep_every = spool, keep, keep_every_steps
         self._about = dict(about or {})
         # of its own: the thread's messages must not mix with those of the steps that go on meanwhile
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._attempt = self._all(uuid.uuid4().hex[:8])[0]
         self._host: dict[str, Tensor] = {}
@@ -130,7 +133,7 @@ class Checkpoints:
                     continue
                 try:
                     self._read(self._load_folder(folder), state)
-                except dcp.CheckpointException as error:
+                except CheckpointException as error:
                     raise DamagedArtifact(
                         f"The checkpoint at step {record['step']} does not fit the model: {_reasons(error)}.",
                         hint="Was it saved by other code? Delete it, and training begins anew.",
@@ -177,10 +180,10 @@ class Checkpoints:
         """This rank's files, written and sent; what `manifest.json` says of them. All ranks must call."""
         assert self._objects
         objects = self._objects
-        writer = dcp.HuggingFaceStorageWriter(str(spool), save_distributed=True)
+        writer = HuggingFaceStorageWriter(str(spool), save_distributed=True)
         try:
-            dcp.save(dict(self._host), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
-        except dcp.CheckpointException as error:
+            save(dict(self._host), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+        except CheckpointException as error:
             raise NoSpace(
                 f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.",
                 hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
@@ -236,16 +239,17 @@ class Checkpoints:
     def _fetch(self, folder: str, local: Path) -> dict[str, Any]:
         """Raises `ValueError` for a file that is not what the manifest says."""
         assert self._objects
-        record = json.loads(self._objects.read(f"{folder}/{MANIFEST}"))
+        objects = self._objects
+        record = json.loads(objects.read(f"{folder}/{MANIFEST}"))
         for file in [FileEntry.model_validate(each) for each in record["files"]]:
-            patiently(lambda f=file: self._objects.download(f"{folder}/{f.path}", local / f.path))
+            patiently(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path))
             if describe_file(local / file.path, file.path) != file:
                 raise ValueError(f"`{file.path}` is damaged")
         return {name: record[name] for name in ("step", "rows_consumed", "numbers", "metrics")}
 
     def _read(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        reader = dcp.HuggingFaceStorageReader(str(folder))
-        dcp.load(dict(state), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        reader = HuggingFaceStorageReader(str(folder))
+        load(dict(state), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
 
     def _all(self, mine: Any) -> list[Any]:
         """What each rank says, by rank; all must call."""
@@ -260,7 +264,7 @@ def _step(folder: str) -> int:
     return int(folder.rpartition("/")[2].split("-")[1])
 
 
-def _reasons(error: dcp.CheckpointException) -> str:
+def _reasons(error: CheckpointException) -> str:
     """What the ranks met, each thing once."""
     return "; ".join(sorted({_sentence(met) for met, _stack in error.failures.values()}))
 

@@ -17,14 +17,15 @@ from torch import nn
 from nanochat.config import Compute
 from nanochat.data.loader import IGNORED, Loader
 from nanochat.data.rows import RowFiles
-from nanochat.errors import BadSource, DamagedArtifact, Diverged, NotEnoughMemory
+from nanochat.errors import BadSource, Diverged, NotEnoughMemory
 from nanochat.job import Job
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer
 from nanochat.ranks import Preempted, World, stop_requested, sum_over_ranks
-from nanochat.training.checkpoint import Checkpoints, Saved
+from nanochat.training.checkpoint import Checkpoints
 from nanochat.training.metrics import Metrics, memory_bytes, peak_flops
+from nanochat.training.pulse import Pulse
 
 CPU_MICRO_BATCH_TOKENS = 16_384
 CUDA_MICRO_BATCH_TOKENS = ((18, 65_536), (26, 32_768), (1 << 30, 16_384))
@@ -85,23 +86,25 @@ def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFil
 
 def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
     metrics = Metrics(job, writes=world.is_first)
-    checkpoints = Checkpoints(job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints)
+    compute = job.compute
+    checkpoints = Checkpoints(
+        job.checkpoints, Path(job.folder) / f"spool-{world.rank}", compute.keep_checkpoints,
+        compute.keep_checkpoint_every_steps, {"config": job.config, "world_size": world.world_size},
+    )  # fmt: skip
+    pulse = Pulse(job, world.rank, compute.silence_s)
     step, consumed, loss, smoothed, seconds = 0, 0, math.nan, 0.0, 0.0
-    saved = _the_same_on_all(checkpoints, world)
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    state |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+    saved = checkpoints.resume(state)
     for warning in checkpoints.warnings:
         metrics.say(0, schedule.steps, warning)
+    checkpoints.warnings.clear()
     if saved is not None:
-        try:
-            model.load_state_dict(saved.model)
-            optimizer.load_state_dict(saved.optimizer)
-        except (RuntimeError, KeyError) as error:
-            raise DamagedArtifact(f"The checkpoint at step {saved.step} does not fit the model: {error}.") from error
         step, consumed = saved.step, saved.rows_consumed
         loss, smoothed, seconds = (saved.numbers[name] for name in ("loss", "smoothed_loss", "seconds"))
         metrics.history.extend(saved.metrics)
         metrics.say(step, schedule.steps, f"going on from the checkpoint at step {step}")
     start = step
-    compute = job.compute
     network: nn.Module = model
     if compute.compile == "on" or (compute.compile == "auto" and world.device.type == "cuda"):
         network = torch.compile(model, dynamic=False)  # pyright: ignore[reportAssignmentType]
@@ -119,9 +122,10 @@ def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFi
         if not all(parameter.isfinite().all() for parameter in model.parameters()):
             raise Diverged(f"A weight is not finite after step {step}.", hint=LOWER_THE_RATES)
         numbers = {"loss": loss, "smoothed_loss": smoothed, "seconds": seconds}
-        state = optimizer.state_dict()  # collective: every rank takes part
-        if world.is_first:
-            checkpoints.save(step, loader.rows_consumed, model.state_dict(), state, numbers, metrics.history)
+        checkpoints.save(step, loader.rows_consumed, state, numbers, list(metrics.history))
+        for warning in checkpoints.warnings:
+            metrics.say(step, schedule.steps, warning)
+        checkpoints.warnings.clear()
         last_saved = time.monotonic()
 
     def mfu() -> float | None:
@@ -152,33 +156,33 @@ def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFi
             speed = measured_tokens / measured_s if measured_s else batch_tokens / took
             if step == schedule.steps:
                 break
+            pulse.beat()
             asked = None
             if schedule.evaluate_every_steps and step % schedule.evaluate_every_steps == 0:
-                asked = _evaluated(model, schedule)
+                with pulse.resting():
+                    asked = _evaluated(model, schedule)
             if step % compute.log_every_steps == 0 or asked is not None:
                 tell(asked)
             if stop_requested():
-                save()
-                checkpoints.wait()
+                with pulse.resting():
+                    save()
+                    checkpoints.wait(must=True)
                 raise Preempted
-            if _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s):
+            # a save that is still on its way holds nobody up: a slow store has fewer checkpoints, not slower steps
+            due = _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s)
+            if due and not _agreed(checkpoints.busy):
                 save()
-        if start < schedule.steps:
-            save()  # before the last evaluation: a failure there must not cost the training
-        checkpoints.wait()
-        evaluation = _evaluated(model, schedule)
+        with pulse.resting():
+            if start < schedule.steps:
+                save()  # before the last evaluation: a failure there must not cost the training
+            checkpoints.wait()
+            evaluation = _evaluated(model, schedule)
         tell(evaluation)
     finally:
+        pulse.end()
         loader.close()
     shown = smoothed / (1 - SMOOTHING**step)
     return Trained(shown, evaluation, speed, mfu(), seconds, start, metrics.history)
-
-
-def _the_same_on_all(checkpoints: Checkpoints, world: World) -> Saved | None:
-    """The newest whole checkpoint as the first rank finds it: no rank may go on from another step than the others."""
-    saved = checkpoints.newest() if world.is_first else None
-    (step,) = sum_over_ranks(saved.step if saved else 0)
-    return checkpoints.at(int(step)) if step and not world.is_first else saved
 
 
 def _evaluated(model: GPT, schedule: Schedule) -> float:

@@ -144,6 +144,8 @@ def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> No
 def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(BadConfig, match=r"compute\.rendezvous"):
         rendezvous(Compute(nodes=2), 1)
+    with pytest.raises(BadConfig, match=r"`compute\.node` is 2, and there are 2"):
+        rendezvous(Compute(nodes=2, rendezvous="a:1", node=2), 1)
     assert "--nnodes=2" in rendezvous(Compute(nodes=2, rendezvous="a:1"), 1)
     assert rank_count(Compute(device="cpu")) == 1
     assert rank_count(Compute(device="cpu", ranks=3)) == 3
