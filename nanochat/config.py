@@ -359,7 +359,7 @@ class Compute(Config):
     nodes: Annotated[int, Field(ge=1)] = 1
     """Nodes that train together."""
     rendezvous: str = ""
-    """`host:port` on the first node, where the nodes meet (torchrun's rendezvous); needed with more than one node."""
+    """`host:port` on the first node, where the nodes meet; empty: the first node says in the store where it is."""
     node: Annotated[int, Field(ge=0)] = 0
     """Number of this node, from 0. The first publishes what is made; the others train with it and wait for that."""
     micro_batch_rows: Annotated[int, Field(ge=0)] = 0

@@ -20,12 +20,11 @@ from nanochat import settings
 from nanochat.config import Compute, Config
 from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, from_json
 from nanochat.job import Job
+from nanochat.stages.meeting import MEET_S
 from nanochat.stages.stage import Context, Lent
 
 POLL_S = 0.1
 TELL_S = 1.0
-MEET_S = 600
-"""Nodes wait so long for each other: one may still be fetching what the other has."""
 ORPHAN_S = 30.0
 """Longer than what `supervise` leaves training to save a checkpoint."""
 KILLED = re.compile(r"exitcode\s*:\s*-9\b")
@@ -129,7 +128,7 @@ def rendezvous(compute: Compute, ranks: int) -> list[str]:
     if not re.fullmatch(r".+:\d+", compute.rendezvous):
         raise BadConfig(
             f"`compute.nodes` is {compute.nodes}, and `compute.rendezvous` does not say where they meet.",
-            hint="Set `--compute rendezvous=host:port`, the same on every node.",
+            hint="It is `host:port` on the first node, the same on every node; empty, the store says it.",
         )
     if compute.node >= compute.nodes:
         raise BadConfig(f"`compute.node` is {compute.node}, and there are {compute.nodes} nodes, counted from 0.")
@@ -138,7 +137,7 @@ def rendezvous(compute: Compute, ranks: int) -> list[str]:
     return [
         f"--nnodes={compute.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=static",
         f"--node-rank={compute.node}", f"--master-addr={host}", f"--master-port={port}",
-        f"--rdzv-conf=timeout={MEET_S}",
+        f"--rdzv-conf=timeout={MEET_S:.0f}",
     ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from typing import Any, Literal, get_type_hints
 from nanochat.config import Compute, Config
 from nanochat.errors import NoSpace, StageFailed, WrongKind
 from nanochat.progress import Progress
+from nanochat.stages.meeting import meet
 from nanochat.store.artifacts import Artifact, Store, compute_key
 from nanochat.store.lease import Held, Overtaken, lease
 from nanochat.store.producer import describe_producer
@@ -194,6 +195,8 @@ class Stage:
         folder = folder_root / self.name / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{key[:8]}-{uuid.uuid4().hex[:4]}"
         out = folder / "out"
         out.mkdir(parents=True)
+        if self.resource == "gpu":
+            compute = meet(store, _checkpoints(key), compute, progress)
         return Context(compute, progress, f"{store.objects.root}/{_checkpoints(key)}", folder), out
 
     def _check(self, config: Config, inputs: Inputs) -> None:

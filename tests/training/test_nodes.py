@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +11,6 @@ import pytest
 
 from nanochat.store.artifacts import Store
 from tests.test_whole_chain import TINY
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def start(home: Path, store: Path, *compute: str) -> subprocess.Popen[str]:
@@ -40,8 +33,9 @@ def base(store: Path, cache: Path) -> tuple[str, int]:
 
 @pytest.mark.slow
 def test_two_nodes_make_what_one_makes(tmp_path: Path) -> None:
-    meet = ("nodes=2", f"rendezvous=127.0.0.1:{free_port()}", "ranks=1")
-    nodes = [start(tmp_path / f"node-{node}", tmp_path / "together", *meet, f"node={node}") for node in (1, 0)]
+    nodes = [
+        start(tmp_path / f"node-{node}", tmp_path / "together", "nodes=2", "ranks=1", f"node={node}") for node in (1, 0)
+    ]
     said = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], "\n\n".join(said)
     alone = start(tmp_path / "alone", tmp_path / "one", "ranks=2")
