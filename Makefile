@@ -45,8 +45,10 @@ check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
 	cargo fmt --check --manifest-path $(CRATE)
 	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
 
-bench: $(VENV)/.installed-dev  ## How fast the tokenizer is, next to its peers; those that are missing are named.
+bench: $(VENV)/.installed-dev  ## How fast tokenizer and training are, next to their peers; those that are missing are named.
 	$(BIN)/python benchmarks/tokenizer.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/ranks.py
 	cargo bench --bench tokenizer --manifest-path $(CRATE)
 
 format: $(VENV)/.installed-dev  ## Put the code into its one form.

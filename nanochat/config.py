@@ -207,6 +207,16 @@ class Horizon(Config):
     """How many of them."""
 
 
+class GuardConfig(Config):
+    """What training does when it leaves the rails: a loss or gradient that is no number, or a loss that jumps."""
+
+    action: Literal["stop", "roll_back"] = "stop"
+    """`stop` ends the run; `roll_back` goes back to the last checkpoint and on with the rows behind the bad batch
+    (PaLM, arXiv:2204.02311, section 5.1), at most three times."""
+    spike_nats: Annotated[float, Field(ge=0)] = 3.0
+    """A batch whose loss is so much above the smoothed one is a spike; 0 looks for none."""
+
+
 class PretrainConfig(Config):
     """Learning the language: next-token prediction on the packed rows."""
 
@@ -218,14 +228,17 @@ class PretrainConfig(Config):
     """How long."""
     batch_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens per optimizer step over all ranks; 0 takes the power law of the horizon (arXiv:2505.13738)."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Compute dtype of the matrix products; weights are kept in fp32."""
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
+    """Dtype of the matrix products; weights are kept in fp32. `bf16` becomes fp32 where a device has no fast bf16,
+    `fp16` scales the loss, `fp8` takes 8 bits for the large matrices while training (GPUs from Hopper on)."""
     seed: Annotated[int, Field(ge=0)] = 42
     """Seed of the initial weights and of the order of the rows."""
     evaluate_every_steps: Annotated[int, Field(ge=0)] = 250
     """Validation bits per byte every so many steps; 0 only at the end."""
     evaluation_tokens: Annotated[int, Field(ge=1)] = 80 * 524_288
     """Validation tokens read each time (at most all there are)."""
+    guard: GuardConfig = GuardConfig()
+    """When the loss is no number, or jumps."""
 
 
 class BaseEvaluationConfig(Config):
@@ -295,12 +308,14 @@ class SFTConfig(Config):
     """Rates at the start, as a share of pretraining's peak."""
     warmdown_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the steps over which the rates go down to 0."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Compute dtype of the matrix products."""
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
+    """Dtype of the matrix products, as in pretraining."""
     seed: Annotated[int, Field(ge=0)] = 42
     """Seed of the order of the rows."""
     evaluate_every_steps: Annotated[int, Field(ge=0)] = 200
     """Validation loss every so many steps; 0 only at the end."""
+    guard: GuardConfig = GuardConfig()
+    """When the loss is no number, or jumps."""
 
 
 class ChatEvaluationConfig(Config):
@@ -365,7 +380,10 @@ class Compute(Config):
     micro_batch_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of one forward and backward pass on one rank; 0 chooses. The batch is the same (gradient accumulation)."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """`torch.compile`; `auto` compiles on GPUs."""
+    """`torch.compile`: the network and the loss on GPUs, the loss on CPUs, where `auto` does it for a vocabulary of
+    8,192 or more if there is a C++ compiler. What was compiled is kept for the next start."""
+    attention: Literal["auto", "flash4", "flash3", "flex", "sdpa"] = "auto"
+    """Attention kernel; `auto` takes the first of these that runs, and says which it is."""
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds of training between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -373,7 +391,9 @@ class Compute(Config):
     keep_checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
     """Beside them, those whose step divides by this stay as long as the stage trains; 0 none."""
     log_every_steps: Annotated[int, Field(ge=1)] = 1
-    """Steps between lines of the metrics file."""
+    """Steps between looks at the loss, each a line of the metrics file; between them the device is not waited for."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Who is told of the numbers too; their packages are to be installed."""
     silence_s: Annotated[float, Field(ge=0)] = 60.0
     """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
     timeout_s: Annotated[float, Field(ge=0)] = 0.0

@@ -17,6 +17,7 @@ from nanochat.config import Compute, Config, PipelineConfig, ShardConfig
 from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
+from nanochat.scaling import plan_training
 from nanochat.settings import cores
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
@@ -92,7 +93,8 @@ class Result(Text):
 
 
 def pipeline(run: Run, config: PipelineConfig) -> Result:
-    """From raw text to a chat model and its report."""
+    """From raw text to a chat model and its report. Raises `BadConfig` at once if the arithmetic does not work out."""
+    plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     text = prepare(run, config, list_shards(config.data))
     base = run(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
     return finish(run, config, text, base)

@@ -128,7 +128,7 @@ D12 = Profile(
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat d12"),
     ),
-    Compute(checkpoint_every_s=300),
+    Compute(checkpoint_every_s=300, log_every_steps=10),
 )
 
 SPEEDRUN = Profile(
@@ -139,7 +139,7 @@ SPEEDRUN = Profile(
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat speedrun"),
     ),
-    Compute(ranks=8, checkpoint_every_s=600),
+    Compute(ranks=8, checkpoint_every_s=600, log_every_steps=10),
 )
 
 PROFILES: dict[str, Profile] = {"demo": DEMO, "cpu": CPU, "d12": D12, "speedrun": SPEEDRUN}

@@ -14,6 +14,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "stage_versions.json"
 
+TRAINING = [
+    "training/loop",
+    "training/guard",
+    "training/loss_scale",
+    "training/machine",
+    "data/loader",
+    "model",
+    "optim",
+]
 MEANING = {
     "download": ["stages/download", "data/corpus", "data/documents", "data/hub", "data/raw", "world"],
     "train_tokenizer": [
@@ -33,19 +42,11 @@ MEANING = {
         "../rustbpe/src/vocab",
     ],
     "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
-    "pretrain": ["stages/pretrain", "training/pretrain", "training/loop", "data/loader", "model", "optim", "scaling"],
-    "continue_pretrain": [
-        "stages/pretrain",
-        "training/pretrain",
-        "training/loop",
-        "data/loader",
-        "model",
-        "optim",
-        "scaling",
-    ],
+    "pretrain": ["stages/pretrain", "training/pretrain", "scaling", *TRAINING],
+    "continue_pretrain": ["stages/pretrain", "training/pretrain", "scaling", *TRAINING],
     "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
     "converse": ["stages/conversations", "data/conversations", "tokenizer/chat", "tasks", "world"],
-    "sft": ["stages/sft", "training/sft", "training/loop", "data/loader", "model", "optim"],
+    "sft": ["stages/sft", "training/sft", *TRAINING],
     "evaluate_chat": [
         "stages/evaluate",
         "evaluation/chat_model",

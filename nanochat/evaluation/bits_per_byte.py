@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanochat.data.loader import IGNORED, Batch
 from nanochat.errors import BadSource
-from nanochat.model.gpt import GPT
 from nanochat.ranks import sum_over_ranks
 
 
 @torch.no_grad()
-def bits_per_byte(model: GPT, batches: Iterable[Batch], token_bytes_V: Tensor) -> float:
+def bits_per_byte(model: nn.Module, batches: Iterable[Batch], token_bytes_V: Tensor) -> float:
     """Sum of nats over the targets that stand for bytes / (ln 2 x sum of their bytes), over all ranks.
 
     `token_bytes_V` (V,) int32 has each token's length in bytes, 0 for special tokens: those and ignored targets do
@@ -32,3 +31,17 @@ def bits_per_byte(model: GPT, batches: Iterable[Batch], token_bytes_V: Tensor) -
     if not all_bytes:
         raise BadSource("The validation rows hold no text.", hint="Hold out more (`data.validation_documents`).")
     return all_nats / (math.log(2) * all_bytes)
+
+
+def of_equal_shape(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
+    """The batches, those of fewer rows filled up with rows of which nothing counts: nothing is compiled again."""
+    for batch in batches:
+        missing = rows - len(batch.inputs_BT)
+        if missing <= 0:
+            yield batch
+            continue
+        inputs_BT, targets_BT = (
+            torch.cat([column, column.new_full((missing, column.shape[1]), value)])
+            for column, value in zip(batch, (0, IGNORED), strict=True)
+        )
+        yield Batch(inputs_BT, targets_BT)

@@ -1,16 +1,30 @@
-"""Attention over a window of the past, with or without a cache of keys and values.
+"""Attention over a window of the past, with or without a cache of keys and values, and the kernels that can do it.
+
+Training asks for the fastest there is (`best_backend`) and says which it is; every one of `BACKENDS` honours windows:
+
+    flash4, flash3   FlashAttention 4 and 3 (arXiv:2407.08608), on GPUs, in bf16 or fp16, where they can be imported
+    flex             FlexAttention, compiled, the window as a block mask: blocks out of sight are not computed
+    sdpa             torch's own; a window is a dense mask, a full context cuDNN's or its flash kernel
 
 Shapes: B batch · T time · S positions of the cache · H query heads · K key/value heads · D channels of a head
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
+
+from nanochat.errors import BadConfig
+
+Backend = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
+"""(q (B, T, H, D), k and v (B, T, K, D), window, scale) → (B, T, H, D); see `attend`."""
 
 
 class KVCache(Protocol):
@@ -39,7 +53,7 @@ def attend(
 
     Without `positions_B`, S = T and queries and keys are aligned. With it, the queries of row b stand at positions
     `positions_B[b] + 0…T-1` and key s at position s; keys further on are not looked at, whatever they hold.
-    The one place that knows which kernel does it.
+    By torch's own kernels.
     """
     T, S = q_BTHD.shape[1], k_BSKD.shape[1]
     mask: Tensor | None = None
@@ -66,3 +80,102 @@ def _band(T: int, window: int, device: torch.device) -> Tensor:
     """(T, T) bool: the key is not after the query and at most `window` before it."""
     distance_TT = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
     return (distance_TT >= 0) & (distance_TT <= window)
+
+
+def by_sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
+    """torch's scaled_dot_product_attention."""
+    return attend(q_BTHD, k_BTKD, v_BTKD, window=window, scale=scale)
+
+
+def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
+    """FlexAttention; to be called from compiled code, else it computes all scores. A full context is SDPA's."""
+    if window >= q_BTHD.shape[1] - 1:
+        return by_sdpa(q_BTHD, k_BTKD, v_BTKD, window, scale)
+    out_BHTD = _kernels["flex"](
+        q_BTHD.transpose(1, 2),
+        k_BTKD.transpose(1, 2),
+        v_BTKD.transpose(1, 2),
+        block_mask=_block_masks[q_BTHD.shape[1], window],
+        scale=scale,
+        enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
+    )
+    return out_BHTD.transpose(1, 2)
+
+
+def by_flash3(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
+    """FlashAttention 3, of the package `flash_attn_interface`."""
+    return _by_flash("flash3", q_BTHD, k_BTKD, v_BTKD, window, scale)
+
+
+def by_flash4(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
+    """FlashAttention 4, of the package `flash-attn-4`."""
+    return _by_flash("flash4", q_BTHD, k_BTKD, v_BTKD, window, scale)
+
+
+BACKENDS: dict[str, Backend] = {"flash4": by_flash4, "flash3": by_flash3, "flex": by_flex, "sdpa": by_sdpa}
+"""Kernels by name, the fastest first."""
+_PACKAGES = {"flash4": ("flash_attn.cute", "flash-attn-4"), "flash3": ("flash_attn_interface", "flash-attn-3")}
+
+
+def best_backend(asked: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
+    """The name of the fastest kernel that runs here; or the one asked for, if it is not "auto".
+
+    Raises `BadConfig`, with the way out, when the one asked for does not run here.
+    """
+    reasons = {name: _obstacle(name, device, dtype, compiled) for name in BACKENDS}
+    if asked == "auto":
+        return next(name for name, reason in reasons.items() if not reason)
+    if reasons[asked]:
+        raise BadConfig(f"`compute.attention` is `{asked}`, and {reasons[asked]}.", hint="Take `auto`.")
+    return asked
+
+
+def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
+    """Why a backend does not train here; empty if it does."""
+    if name == "sdpa":
+        return ""
+    if device.type != "cuda":
+        return f"it trains on GPUs, not on `{device.type}`"
+    if name == "flex":
+        return "" if compiled else "it needs `compute.compile`"
+    module, package = _PACKAGES[name]
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "it computes in bf16 or fp16 only"
+    if torch.cuda.get_device_capability(device) < (9, 0):
+        return "it needs a GPU of the Hopper generation or later"
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    return "" if found else f"`{module}` cannot be imported (`pip install {package}`)"
+
+
+def prepare_backend(name: str, T: int, windows: tuple[int, ...], device: torch.device) -> Backend:
+    """The kernel of that name, with its package imported and its block masks made: no compiler sees through that."""
+    if name in _PACKAGES:
+        _kernels[name] = importlib.import_module(_PACKAGES[name][0]).flash_attn_func
+    if name == "flex":
+        library = importlib.import_module("torch.nn.attention.flex_attention")  # takes half a second
+        _kernels[name] = library.flex_attention
+        for window in set(windows):
+            seen = _window_of(window)
+            _block_masks[T, window] = library.create_block_mask(seen, None, None, T, T, device=device)
+    return BACKENDS[name]
+
+
+_kernels: dict[str, Callable[..., Any]] = {}
+"""Imported functions by name of backend."""
+_block_masks: dict[tuple[int, int], Any] = {}
+"""FlexAttention's, by T and window; on the device of the training process."""
+
+
+def _window_of(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query - key <= window)
+
+    return seen
+
+
+def _by_flash(name: str, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+    out = _kernels[name](q, k, v, softmax_scale=scale, causal=True, window_size=(window, 0))
+    return out[0] if isinstance(out, tuple) else out  # the log of the mass may come with it

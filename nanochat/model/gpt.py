@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from nanochat.model.attention import KVCache, attend
-from nanochat.model.loss import Reduction, head_loss
+from nanochat.model.attention import BACKENDS, Backend, KVCache, attend, prepare_backend
+from nanochat.model.float8 import float8_linear
+from nanochat.model.loss import Between, Reduction, between_products, head_loss
 from nanochat.model.passes import blend, norm, relu_squared, rotate
 from nanochat.scaling import Architecture
 
@@ -27,14 +28,20 @@ VALUE_GATE_GAIN = 3.0
 
 
 class Linear(nn.Module):
-    """A matrix without bias, kept in fp32, whose product is computed in a dtype and given in that of the input."""
+    """A matrix without bias, kept in fp32, whose product is computed in a dtype and given in that of the input.
+
+    With `float8`, products are in 8 bits while training, and in the dtype in evaluation.
+    """
 
     def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
+        self.float8 = False
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.float8 and self.training:
+            return float8_linear(x.to(self.dtype), self.weight).to(x.dtype)
         return F.linear(x.to(self.dtype), self.weight.to(self.dtype)).to(x.dtype)
 
 
@@ -43,6 +50,7 @@ class Attention(nn.Module):
         super().__init__()
         C, kv = architecture.width, architecture.kv_width
         self.layer = layer
+        self.backend: Backend = BACKENDS["sdpa"]
         self.window = architecture.windows()[layer]
         self.head_dim = architecture.head_dim
         self.query = Linear(C, C, dtype)
@@ -66,7 +74,7 @@ class Attention(nn.Module):
         q_BTHD, k_BTKD = norm(rotate(q_BTHD, cos, sin)), norm(rotate(k_BTKD, cos, sin))
         scale = QK_GAIN**2 / math.sqrt(self.head_dim)  # the gain of queries and keys, without a pass over them
         if cache is None:
-            y_BTHD = attend(q_BTHD, k_BTKD, v_BTKD, window=self.window, scale=scale)
+            y_BTHD = self.backend(q_BTHD, k_BTKD, v_BTKD, self.window, scale)
         else:
             k_BSKD, v_BSKD = cache.insert(self.layer, k_BTKD, v_BTKD)
             y_BTHD = attend(q_BTHD, k_BSKD, v_BSKD, window=self.window, scale=scale, positions_B=cache.positions_B)
@@ -110,6 +118,8 @@ class GPT(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.compute_dtype = compute_dtype
+        self.between: Between = between_products
+        """What happens to the logits between the head's matrix products; a compiled version may take its place."""
         knobs, V, C, L = architecture.model, architecture.padded_vocab, architecture.width, architecture.depth
         self.embedding = nn.Embedding(V, C, _weight=torch.empty(V, C))
         self.blocks = nn.ModuleList(Block(architecture, layer, compute_dtype) for layer in range(L))
@@ -185,22 +195,39 @@ class GPT(nn.Module):
         The loss is a scalar for "mean" (over the targets that count) and "sum", (B, T) for "none".
         A cache makes the ids a continuation of what it holds, and takes them in.
         """
-        x_BTC = self._trunk(ids_BT, cache).to(self.compute_dtype)
-        weight_VC = self.head.weight[: self.architecture.vocab_size]
+        x_BTC = self.trunk(ids_BT, cache).to(self.compute_dtype)
+        weight_VC = self.head.weight
+        if self.architecture.vocab_size < self.architecture.padded_vocab:
+            weight_VC = weight_VC[: self.architecture.vocab_size]
         softcap = self.architecture.model.logit_softcap
         if targets_BT is not None:
-            loss = head_loss(x_BTC.flatten(0, 1), weight_VC, targets_BT.flatten(), softcap=softcap, reduction=reduction)
+            loss = head_loss(
+                x_BTC.flatten(0, 1),
+                weight_VC,
+                targets_BT.flatten(),
+                softcap=softcap,
+                reduction=reduction,
+                between=self.between,
+            )
             return loss.view_as(targets_BT) if reduction == "none" else loss
         logits_BTV = F.linear(x_BTC, weight_VC.to(x_BTC.dtype)).float()
         return softcap * torch.tanh(logits_BTV / softcap) if softcap else logits_BTV
+
+    def attend_with(self, backend: str) -> None:
+        """Use that one of `BACKENDS` in every layer, for whole sequences; a cache is always read by SDPA."""
+        T, device = self.architecture.sequence_len, self.embedding.weight.device
+        kernel = prepare_backend(backend, T, self.architecture.windows(), device)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attention.backend = kernel
 
     @property
     def activation_dtype(self) -> torch.dtype:
         """Dtype of what flows between the matrix products, and of keys and values."""
         return torch.float32 if self.embedding.weight.device.type == "cpu" else self.compute_dtype
 
-    def _trunk(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Ids to the normed output of the last layer, (B, T, C)."""
+    def trunk(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
+        """Ids to the normed output of the last layer, (B, T, C); a compiled version may take its place."""
         knobs, L = self.architecture.model, self.architecture.depth
         cos, sin = self._rotation(ids_BT.shape[1], cache)
         x_BTC = norm(self.embedding(ids_BT).to(self.activation_dtype))
@@ -234,16 +261,20 @@ class GPT(nn.Module):
         previous_BTC = torch.cat([before_B1C, x_BTC[:, :-1]], 1)
         return torch.addcmul(x_BTC, gate_BT1 * self.smear.to(x_BTC.dtype), previous_BTC)
 
-    def _rotation(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        """cos and sin of the positions asked for, (T, 1, D/2), or (B, T, 1, D/2) with a cache."""
-        device, needed = self.embedding.weight.device, T if cache is None else max(T, cache.length)
+    def prepare_positions(self, needed: int) -> None:
+        """Angles of so many positions, and of T at least; called by itself, and before the network is compiled."""
+        device = self.embedding.weight.device
         if len(self.cos) < needed or self.cos.device != device:
             D = self.architecture.head_dim
             channel = torch.arange(0, D, 2, device=device, dtype=torch.float32)
             position = torch.arange(max(needed, self.architecture.sequence_len), device=device, dtype=torch.float32)
             angle_TD = torch.outer(position, self.architecture.model.rope_base ** (-channel / D))
             self.cos, self.sin = angle_TD.cos().to(self.activation_dtype), angle_TD.sin().to(self.activation_dtype)
+
+    def _rotation(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        """cos and sin of the positions asked for, (T, 1, D/2), or (B, T, 1, D/2) with a cache."""
+        self.prepare_positions(T if cache is None else max(T, cache.length))
         if cache is None:
             return self.cos[:T, None], self.sin[:T, None]
-        position_BT = cache.positions_B[:, None] + torch.arange(T, device=device)
+        position_BT = cache.positions_B[:, None] + torch.arange(T, device=self.cos.device)
         return self.cos[position_BT][:, :, None], self.sin[position_BT][:, :, None]

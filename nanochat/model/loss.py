@@ -1,13 +1,16 @@
 """Head, soft cap and cross-entropy in one, some rows at a time: the logits of a whole batch never exist.
 
-The gradients are computed in the forward pass, while the logits of the chunk are in the processor's cache; only
-`reduction="none"` computes the logits a second time. Matrix products run in the dtype of `x`, the rest in fp32.
+The gradients are computed in the forward pass, while the logits of the chunk are there; only `reduction="none"`
+computes the logits a second time. Matrix products run in the dtype of `x`, the rest in fp32. What happens between the
+products is one function, `between_products`: compiled (by whoever trains) it passes over the logits twice, and op by op
+eleven times, which on a CPU is as dear as the products.
 
 Shapes: N rows (batch x time) · C channels · V vocabulary
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -16,39 +19,87 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Reduction = Literal["mean", "sum", "none"]
+Between = Callable[[Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
+"""The signature of `between_products`."""
+
+
+def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: float) -> tuple[Tensor, Tensor | None]:
+    """Raw logits to log(sum(exp(capped))) a row, (N, 1) fp32, and with fp32 weights the gradient by the raw logits.
+
+    The gradient, (N, V) in the dtype of the logits, is that of sum(weights x lse): the column of the target is not in.
+    """
+    z = logits_NV.float()
+    if softcap:  # capped logits are bounded: exp() needs no maximum taken off first
+        tanh = _tanh(z * (1 / softcap))
+        mass_at = (tanh * softcap).exp_()
+        mass = mass_at.sum(1, keepdim=True)
+        lse = mass.log()
+        if weights_N1 is None:
+            return lse, None
+        share = mass_at.mul_(weights_N1 / mass)
+        return lse, share.addcmul_(share, tanh.square_(), value=-1).to(logits_NV.dtype)  # d(c tanh(z/c))/dz = 1 - tanh²
+    top = z.amax(1, keepdim=True)
+    mass_at = z.sub_(top).exp_()
+    mass = mass_at.sum(1, keepdim=True)
+    lse = mass.log() + top
+    return lse, None if weights_N1 is None else mass_at.mul_(weights_N1 / mass).to(logits_NV.dtype)
+
+
+def _tanh(z: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return 1 - 2 / (1 + (2 * z).exp())  # one fused pass, at half the price of the library's; 1e-6 from it at most
+    return z.tanh_()
 
 
 def head_loss(
-    x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, softcap: float, reduction: Reduction = "mean"
+    x_NC: Tensor,
+    weight_VC: Tensor,
+    targets_N: Tensor,
+    *,
+    softcap: float,
+    reduction: Reduction = "mean",
+    between: Between = between_products,
 ) -> Tensor:
     """Cross-entropy in nats, fp32, of softcap(x W^T) against int64 targets; -1 is ignored, and 0 in "none".
 
-    "mean" is over the targets that count (0 if there are none). Scalar, or (N,) for "none".
+    "mean" is over the targets that count (0 if there are none). Scalar, or (N,) for "none". `between` is
+    `between_products`, compiled or not.
     """
     count = (targets_N >= 0).sum().clamp_min(1)
     scale = 1 / count if reduction == "mean" else torch.ones((), device=x_NC.device)
     loss_N, total = cast(
-        tuple[Tensor, Tensor], _HeadLoss.apply(x_NC, weight_VC, targets_N, softcap, scale, reduction == "none")
+        tuple[Tensor, Tensor],
+        _HeadLoss.apply(x_NC, weight_VC, targets_N, softcap, scale, reduction == "none", between),
     )
     return loss_N if reduction == "none" else total
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows whose logits are alive at once: 8 MB of them on a CPU, 1 GB on a GPU, within reason."""
-    budget = 1 << 28 if device.type == "cuda" else 1 << 20
-    return min(max(budget // vocab_size, 128), 16_384)
+    """Rows whose logits are alive at once: 32 Mi logits of them on a CPU, 256 Mi on a GPU, within reason.
+
+    The fewer chunks, the fewer additions to the gradient of the head, which is as large as a chunk.
+    """
+    budget = 1 << 28 if device.type == "cuda" else 1 << 25
+    return min(max(budget // vocab_size, 128), 16_384 if device.type == "cuda" else 4096)
 
 
 class _HeadLoss(Function):
     @staticmethod
     def forward(
-        ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, softcap: float, scale: Tensor, by_row: bool
+        ctx: Any,
+        x_NC: Tensor,
+        weight_VC: Tensor,
+        targets_N: Tensor,
+        softcap: float,
+        scale: Tensor,
+        by_row: bool,
+        between: Between,
     ) -> tuple[Tensor, Tensor]:
         learn = any(ctx.needs_input_grad[:2])
-        ctx.softcap, ctx.by_row = softcap, by_row
+        ctx.softcap, ctx.by_row, ctx.between = softcap, by_row, between
         weight = weight_VC.to(x_NC.dtype)
         weights_N = None if by_row or not learn else scale.expand(len(x_NC)) * (targets_N >= 0)
-        loss_N, dx_NC, dw_VC = _over_chunks(x_NC, weight, targets_N, softcap, weights_N)
+        loss_N, dx_NC, dw_VC = _over_chunks(x_NC, weight, targets_N, softcap, weights_N, between)
         if by_row:
             ctx.save_for_backward(x_NC, weight_VC, targets_N)
             total = loss_N.new_zeros(())
@@ -63,24 +114,25 @@ class _HeadLoss(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad_N, grad = grads
         if ctx.by_row:
             x_NC, weight_VC, targets_N = ctx.saved_tensors
             weights_N = grad_N * (targets_N >= 0)
-            _, dx_NC, dw_VC = _over_chunks(x_NC, weight_VC.to(x_NC.dtype), targets_N, ctx.softcap, weights_N)
-            return dx_NC, None if dw_VC is None else dw_VC.to(ctx.weight_dtype), None, None, None, None
+            _, dx_NC, dw_VC = _over_chunks(
+                x_NC, weight_VC.to(x_NC.dtype), targets_N, ctx.softcap, weights_N, ctx.between
+            )
+            return dx_NC, None if dw_VC is None else dw_VC.to(ctx.weight_dtype), None, None, None, None, None
         dx_NC, dw_VC = ctx.saved_tensors
-        return dx_NC * grad.to(dx_NC.dtype), (dw_VC * grad).to(ctx.weight_dtype), None, None, None, None
+        return dx_NC * grad.to(dx_NC.dtype), (dw_VC * grad).to(ctx.weight_dtype), None, None, None, None, None
 
 
 def _over_chunks(
-    x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, softcap: float, weights_N: Tensor | None
+    x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, softcap: float, weights_N: Tensor | None, between: Between
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Loss of each row; with `weights_N` also the gradients of sum(weights x loss) by x and by the head (fp32)."""
     N, V = len(x_NC), len(weight_VC)
     rows = chunk_rows(V, x_NC.device)
-    low_precision = x_NC.dtype in (torch.bfloat16, torch.float16)
     loss_N = torch.empty(N, dtype=torch.float32, device=x_NC.device)
     dx_NC = dw_VC = None
     if weights_N is not None:
@@ -90,31 +142,20 @@ def _over_chunks(
         chunk = slice(start, start + rows)
         x, targets = x_NC[chunk], targets_N[chunk]
         column = targets.clamp_min(0)[:, None]
-        # With a cap, z holds tanh(logits / cap): bounded, so that exp() needs no maximum taken off first.
-        z = (x @ weight_VC.T).float()
+        logits = x @ weight_VC.T
+        w = None if weights_N is None else weights_N[chunk, None].float()
+        chosen = logits.gather(1, column).float()
         if softcap:
-            z.mul_(1 / softcap).tanh_()
-            chosen = z.gather(1, column) * softcap
-            e = (z * softcap).exp_()
-            mass = e.sum(1, keepdim=True)
-            lse = mass.log()
-        else:
-            chosen = z.gather(1, column)
-            top = z.amax(1, keepdim=True)
-            e = z.sub_(top).exp_()
-            mass = e.sum(1, keepdim=True)
-            lse = mass.log() + top
+            chosen = softcap * torch.tanh(chosen / softcap)
+        lse, dz = between(logits, w, softcap)
         loss_N[chunk] = (lse - chosen).squeeze(1) * (targets >= 0)
-        if weights_N is None or dx_NC is None or dw_VC is None:
+        if w is None or dz is None or dx_NC is None or dw_VC is None:
             continue
-        w = weights_N[chunk, None].float()
-        e.mul_(w / mass).scatter_add_(1, column, -w)
-        if softcap:
-            e.addcmul_(e, z.square_(), value=-1)  # d(c tanh(z/c))/dz = 1 - tanh^2
-        dz = e.to(x.dtype)
+        slope = 1 - (chosen / softcap) ** 2 if softcap else 1.0
+        dz.scatter_(1, column, (w * ((chosen - lse).exp() - 1) * slope).to(dz.dtype))
         torch.mm(dz, weight_VC, out=dx_NC[chunk])
-        if low_precision:
-            dw_VC += (dz.T @ x).float()
-        else:
+        if dz.dtype == torch.float32:
             dw_VC.addmm_(dz.T, x)
+        else:
+            dw_VC += (dz.T @ x).float()
     return loss_N, dx_NC, dw_VC

@@ -1,7 +1,8 @@
 """Element-wise steps of the network with gradients written out, so that memory is passed over as seldom as possible.
 
 Run op by op, autograd's own versions read and write each activation two to three times as often; on a CPU, with a
-small model, that is as dear as the matrix products. All of them are exact: `torch.autograd.gradcheck` holds.
+small model, that is as dear as the matrix products. All of them are exact: `torch.autograd.gradcheck` holds. Where the
+network is compiled the plain formulas stand in their place: the compiler fuses those, and could not see through ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+NORM_EPSILON = torch.finfo(torch.float32).eps
+"""Whatever the dtype: the mean square is taken in fp32, as `torch.nn.functional.rms_norm` does."""
 
 
 class _Norm(Function):
@@ -88,19 +92,28 @@ class _ReluSquared(Function):
 
 def norm(x: Tensor) -> Tensor:
     """Root-mean-square norm over the last dimension, without parameters (arXiv:1910.07467)."""
-    return cast(Tensor, _Norm.apply(x, torch.finfo(x.dtype).eps))
+    if torch.compiler.is_compiling():
+        return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
+    return cast(Tensor, _Norm.apply(x, NORM_EPSILON))
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE: channel i and i + D/2 turned by minus the angle of their position; cos, sin broadcast to (B, T, 1, D/2)."""
+    if torch.compiler.is_compiling():
+        left, right = x_BTHD.chunk(2, -1)
+        return torch.cat([left * cos + right * sin, right * cos - left * sin], -1)
     return cast(Tensor, _Rotate.apply(x_BTHD, cos, sin))
 
 
 def blend(x: Tensor, first: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """a x + b first, with scalars a and b."""
+    if torch.compiler.is_compiling():
+        return x * a + first * b
     return cast(Tensor, _Blend.apply(x, first, a, b))
 
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (Primer, arXiv:2109.08668)."""
+    if torch.compiler.is_compiling():
+        return x.relu().square()
     return cast(Tensor, _ReluSquared.apply(x))

@@ -23,6 +23,8 @@ POLAR_EXPRESS = (
 """a, b, c of x → a x + b x^3 + c x^5 on the singular values, each best for the interval the one before leaves
 (lowest singular value 1e-3, cushion 2, safety 2%); computed by the method of the paper."""
 SECOND_MOMENT_BETA = 0.9
+SMALLEST_ROW = 1e-6
+"""Norm of a row; those below it are not blown up to the others' size."""
 TINY = 1e-10
 
 
@@ -60,8 +62,8 @@ def muon_step(
     rows, columns = weight_NRC.shape[-2:]
     momentum_NRC.lerp_(grad_NRC, 1 - momentum)
     update = grad_NRC.lerp_(momentum_NRC, momentum)
-    norm_NR1 = update.norm(dim=-1, keepdim=True).clamp_min_(TINY)
-    update.mul_(norm_NR1.mean(-2, keepdim=True) / norm_NR1)
+    norm_NR1 = update.norm(dim=-1, keepdim=True)
+    update.mul_(update.norm(dim=(-2, -1), keepdim=True) / rows**0.5 / norm_NR1.clamp_min_(SMALLEST_ROW))
     # bf16 is precise enough for the iterations, and pays where there are tensor cores.
     update = polar_factor(update.to(torch.bfloat16) if update.is_cuda else update).float()
     size = min(rows, columns) ** 0.5

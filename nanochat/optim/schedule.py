@@ -24,17 +24,19 @@ class StepRates:
 def rates(step: int, steps: int, config: OptimizerConfig, muon_weight_decay: float) -> StepRates:
     """Pretraining: of step 0 … steps-1; `muon_weight_decay` is the plan's.
 
-    Rates warm up linearly, stay, and warm down linearly to a fraction; momentum rises, and falls again while the rates
-    go down; weight decay follows a cosine to 0.
+    Rates warm up linearly, stay, and warm down linearly to a fraction; momentum rises for 400 steps, and falls while
+    the rates go down; weight decay follows a cosine to 0. Where they overlap, in a short run, the rise goes first.
     """
     warmdown_steps = round(config.warmdown_fraction * steps)
-    left = (steps - step) / warmdown_steps if warmdown_steps else 1.0  # of the warm-down, 1 before it begins
-    left = min(left, 1.0)
-    lr = min(1.0, (step + 1) / max(config.warmup_steps, 1)) * (left + (1 - left) * config.final_lr_fraction)
-    rising = _between(MOMENTUM_START, MOMENTUM_PEAK, step / MOMENTUM_WARMUP_STEPS)
-    falling = _between(MOMENTUM_END, MOMENTUM_PEAK, left)
+    left = min((steps - step) / warmdown_steps, 1.0) if warmdown_steps else 1.0  # of the warm-down, 1 before it begins
+    lr = left + (1 - left) * config.final_lr_fraction
+    if step < config.warmup_steps:
+        lr = (step + 1) / config.warmup_steps
+    momentum = _between(MOMENTUM_END, MOMENTUM_PEAK, left)
+    if step < MOMENTUM_WARMUP_STEPS:
+        momentum = _between(MOMENTUM_START, MOMENTUM_PEAK, step / MOMENTUM_WARMUP_STEPS)
     decay = muon_weight_decay * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return StepRates(lr, min(rising, falling), decay)
+    return StepRates(lr, momentum, decay)
 
 
 def sft_rates(step: int, steps: int, config: SFTConfig) -> StepRates:

@@ -2,25 +2,28 @@
 
 With W ranks the step has three phases, so that the network and the arithmetic overlap:
 
-1. every gradient sets out to be averaged: AdamW's in one flat tensor, Muon's a stack of equal matrices at a time
-   (the stack padded with zeros to a multiple of W);
-2. as they arrive, each rank steps its own share of each stack, and sends the new weights to all; AdamW's parameters,
-   whose state every rank has, are stepped by all;
+1. every gradient sets out to be added up, so that each rank gets its W-th of it: AdamW's a parameter at a time, Muon's
+   a stack of equal matrices at a time (padded with zeros to a multiple of W). After `expect_last_pass` they do so
+   during the backward pass, as soon as they are complete;
+2. as they arrive, each rank steps its own share, whose state it alone has, and sends the new weights to all;
 3. the weights of the others arrive.
 
-With one rank nothing is sent. The result is the same for any W but for the rounding of the average.
+What is sent is the least there is: each gradient and each weight (W-1)/W times. With one rank nothing is sent. The
+result is the same for any W but for the rounding of the average.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.config import OptimizerConfig
-from nanochat.optim.adamw import AdamW
+from nanochat.optim.adamw import AdamW, Run, Table
 from nanochat.optim.groups import Group, parameter_groups
 from nanochat.optim.muon import muon_step, second_moment_shape
 from nanochat.optim.schedule import StepRates
@@ -41,7 +44,11 @@ class Optimizer:
     def __init__(self, parameters: Mapping[str, nn.Parameter], groups: list[Group]) -> None:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
-        self._adamw = AdamW([group for group in groups if group.kind == "adamw"], parameters)
+        self.waited_s = 0.0
+        """Seconds the host waited for other ranks (on GPUs the stream waits instead, and this stays near 0)."""
+        self._adamw = AdamW(
+            [group for group in groups if group.kind == "adamw"], parameters, self.rank, self.world_size
+        )
         self._stacks = [
             _Stack(names, [parameters[name] for name in names], lr, self.rank, self.world_size)
             for group in groups
@@ -49,46 +56,87 @@ class Optimizer:
             for names, lr in _by_shape(group, parameters)
         ]
         self._parameters = [parameters[name] for group in groups for name in group.names]
+        self._averaging: dict[_Stack | Table, dist.Work | None] = {}
+        self._incomplete: dict[_Stack | Table, int] = {}
+        """Parts of the model of which so many gradients are still to come in the last pass."""
+        if self.world_size > 1:
+            for part in self._parts:
+                for weight in part.weights:
+                    weight.register_post_accumulate_grad_hook(partial(self._gradient_came, part))
 
     def zero_grad(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
 
-    @torch.no_grad()
-    def step(self, rates: StepRates) -> None:
-        """Average the gradients over the ranks and update; a parameter without a gradient counts as 0."""
-        for parameter in self._parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        averaging = [(stack, stack.average_grads()) for stack in self._stacks]
-        self._average_adamw()
-        for stack, work in averaging:
-            _wait(work)
-            stack.update(rates)
-        self._adamw.step(rates.lr_multiplier)
-        for stack in self._stacks:
-            stack.receive()
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """Of all parameters, as this rank has them before a step."""
+        return [parameter.grad for parameter in self._parameters]
 
-    def state(self) -> dict[str, Tensor]:
+    def expect_last_pass(self) -> None:
+        """The next backward pass is the last of the step: gradients may set out while it runs."""
+        self._incomplete = {part: len(part.weights) for part in self._parts}
+
+    @torch.no_grad()
+    def step(self, rates: StepRates, gradient_scale: float = 1.0) -> Tensor:
+        """Average the gradients over the ranks and update; a parameter without a gradient counts as 0.
+
+        Gradients are `gradient_scale` times what they should be. Returns this rank's share of the squared norm of the
+        averaged gradient, (2,) fp32: of Muon's matrices and of AdamW's parameters. Nothing waits for a GPU.
+        """
+        self._incomplete = {}
+        for part in self._parts:
+            if part not in self._averaging:
+                for weight in part.weights:
+                    if weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
+                self._averaging[part] = part.average_grads()
+        divisor = self.world_size * gradient_scale
+        squares = []
+        for stack in self._stacks:
+            self._wait(self._averaging[stack])
+            squares.append(stack.update(rates, divisor))
+        other_squares = []
+        for table in self._adamw.tables:
+            self._wait(self._averaging[table])
+            other_squares.append(table.divide_grads(divisor))
+        self._adamw.step(rates.lr_multiplier)
+        for table in self._adamw.tables:
+            table.send()
+        for part in self._parts:
+            self._wait(part.arriving)
+            part.receive()
+        self._averaging = {}
+        return torch.stack([torch.stack(squares).sum(), torch.stack(other_squares).sum()])
+
+    def state(self) -> dict[str, Tensor | Run]:
         """This rank's state by parameter name: the tensors themselves, so that a checkpoint is read into them.
 
-        All ranks have AdamW's; each of Muon's has one rank, which depends on how many there are.
+        Of AdamW's, small tensors are the same on all ranks, and of large ones each has a run; each of Muon's is on one
+        rank. Which, depends on how many there are.
         """
         state = self._adamw.state()
         for stack in self._stacks:
             state |= stack.state()
         return state
 
-    def _average_adamw(self) -> None:
-        if self.world_size == 1:
-            return
-        grads = [parameter.grad for parameter in self._adamw.parameters if parameter.grad is not None]
-        flat = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(flat)
-        flat.div_(self.world_size)
-        pieces = flat.split([grad.numel() for grad in grads])
-        for piece, grad in zip(pieces, grads, strict=True):
-            grad.copy_(piece.view_as(grad))
+    @property
+    def _parts(self) -> list[_Stack | Table]:
+        return [*self._stacks, *self._adamw.tables]
+
+    @torch.no_grad()
+    def _gradient_came(self, part: _Stack | Table, _: Tensor) -> None:
+        """Called by autograd, in the same order on every rank."""
+        if part in self._incomplete:
+            self._incomplete[part] -= 1
+            if not self._incomplete[part]:
+                self._averaging[part] = part.average_grads()
+
+    def _wait(self, work: dist.Work | None) -> None:
+        if work is not None:
+            began = time.monotonic()
+            work.wait()
+            self.waited_s += time.monotonic() - began
 
 
 class _Stack:
@@ -105,15 +153,21 @@ class _Stack:
         self.momentum = torch.zeros((share, *shape), device=device)
         self.second = torch.zeros(second_moment_shape(self.momentum.shape), device=device)
         self._grads = self._new_weights = torch.empty(0)
-        self._arriving: dist.Work | None = None
+        self.arriving: dist.Work | None = None
 
     def average_grads(self) -> dist.Work | None:
-        self._grads = self._stacked([weight.grad for weight in self.weights if weight.grad is not None])
-        # Not reduce-scatter: gloo, for CPUs, hasn't had it everywhere.
-        return dist.all_reduce(self._grads, async_op=True) if self.world_size > 1 else None
+        """Adds the gradients up, each rank's share on that rank."""
+        grads = self._stacked([weight.grad for weight in self.weights if weight.grad is not None])
+        if self.world_size == 1:
+            self._grads = grads
+            return None
+        self._grads = torch.empty_like(self.momentum)
+        return dist.reduce_scatter_tensor(self._grads, grads, async_op=True)
 
-    def update(self, rates: StepRates) -> None:
-        grads = self._grads[self.mine].div_(self.world_size) if self.world_size > 1 else self._grads
+    def update(self, rates: StepRates, divisor: float) -> Tensor:
+        """Steps this rank's share and sends it out; returns the squared norm of its averaged gradients."""
+        grads = self._grads.div_(divisor) if divisor != 1 else self._grads
+        square = grads.square().sum()
         weights = self._stacked(list(self.weights))[self.mine].contiguous()
         muon_step(
             weights,
@@ -124,14 +178,15 @@ class _Stack:
             momentum=rates.muon_momentum,
             weight_decay=rates.muon_weight_decay,
         )
-        self._new_weights, self._arriving = self._gather(weights, async_op=True)
+        self._new_weights, self.arriving = self._gather(weights, async_op=True)
+        return square
 
     def receive(self) -> None:
-        _wait(self._arriving)
+        """The new weights, which have arrived, into the model."""
         for index, weight in enumerate(self.weights):
             weight.copy_(self._new_weights[index])
         self._grads = self._new_weights = torch.empty(0)
-        self._arriving = None
+        self.arriving = None
 
     def state(self) -> dict[str, Tensor]:
         held = (("momentum", self.momentum), ("second", self.second))
@@ -158,8 +213,3 @@ def _by_shape(group: Group, parameters: Mapping[str, nn.Parameter]) -> list[tupl
     for name in group.names:
         shapes.setdefault(parameters[name].shape, []).append(name)
     return [(tuple(names), group.lr) for names in shapes.values()]
-
-
-def _wait(work: dist.Work | None) -> None:
-    if work is not None:
-        work.wait()

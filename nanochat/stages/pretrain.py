@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import PretrainConfig
+from nanochat.config import Compute, PretrainConfig
 from nanochat.errors import BadConfig, BadSource
-from nanochat.stages.launch import launch
+from nanochat.scaling import plan_training
+from nanochat.stages.launch import launch, rank_count
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Model, Rows, Vocabulary
 
 
-@stage(version=1, produces=Model, resource="gpu")
+@stage(version=2, produces=Model, resource="gpu")
 def pretrain(
     config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
     """Learn the language: next-token prediction on the packed rows."""
+    check(config, vocabulary, rows, context.compute)
     inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": [part.path for part in rows]}
     return launch("nanochat.training.pretrain", config, inputs, out, context)
 
 
-@stage(version=1, produces=Model, resource="gpu")
+@stage(version=2, produces=Model, resource="gpu")
 def continue_pretrain(
     config: PretrainConfig, base: Model, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
@@ -34,7 +36,20 @@ def continue_pretrain(
     (spoken,) = base.manifest.inputs["vocabulary"]
     if spoken.digest != vocabulary.digest:
         raise BadSource("The new text was tokenized with another vocabulary than the base model's.")
+    check(config, vocabulary, rows, context.compute)
     inputs: dict[str, Path | list[Path]] = {
         "base": base.path, "vocabulary": vocabulary.path, "rows": [part.path for part in rows]
     }  # fmt: skip
     return launch("nanochat.training.pretrain", config, inputs, out, context)
+
+
+def check(config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], compute: Compute) -> None:
+    """Raises `BadConfig` when the arithmetic of batch, horizon, heads and ranks does not work out; loads nothing."""
+    plan = plan_training(config, vocabulary.metrics["vocab_size"], rows[0].metrics["sequence_len"])
+    ranks = rank_count(compute) * compute.nodes
+    if ranks > plan.batch_rows:
+        raise BadConfig(
+            f"A batch of {plan.batch_rows} rows (`batch_tokens` = {plan.batch_tokens:,}) cannot be shared by {ranks} "
+            "ranks.",
+            hint="Use fewer ranks (`compute.ranks`) or larger batches (`pretrain.batch_tokens`).",
+        )

@@ -11,7 +11,7 @@ from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Artifact, Conversations, Model
 
 
-@stage(version=1, produces=Model, resource="gpu")
+@stage(version=2, produces=Model, resource="gpu")
 def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Path, context: Context) -> Metrics:
     """Learn to answer: loss only on the assistant's tokens."""
     spoken, rendered = (_vocabulary(artifact) for artifact in (base, conversations))

@@ -29,12 +29,18 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
 from nanochat import settings
 from nanochat.data.retry import patiently
 from nanochat.errors import DamagedArtifact, NanochatError, NoSpace, StoreError
+from nanochat.optim.adamw import Run
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
+
+State = Mapping[str, Tensor | Run]
+"""Name → what this rank has of it: all of it, or a run of it. What several ranks have whole is the same on all."""
 
 MANIFEST = "manifest.json"
 MOST_FAILURES = 3
@@ -71,7 +77,9 @@ class Checkpoints:
         self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._attempt = self._all(uuid.uuid4().hex[:8])[0]
+        self._mesh = DeviceMesh.from_group(self._group, "cpu") if self._group is not None else None
         self._host: dict[str, Tensor] = {}
+        self._runs: set[str] = set()
         self._thread: threading.Thread | None = None
         self._error: NanochatError | None = None
         self._failed = 0
@@ -87,7 +95,7 @@ class Checkpoints:
         self,
         step: int,
         rows_consumed: int,
-        state: Mapping[str, Tensor],
+        state: State,
         numbers: Mapping[str, float],
         metrics: list[str],
     ) -> None:
@@ -121,8 +129,8 @@ class Checkpoints:
             raise error
         self.warnings.append(f"a checkpoint could not be saved, training goes on: {error}")
 
-    def resume(self, state: Mapping[str, Tensor]) -> Saved | None:
-        """Fills this rank's tensors in place from the newest whole checkpoint; None where there is none.
+    def resume(self, state: State) -> Saved | None:
+        """Fills this rank's tensors from the newest whole checkpoint; None where there is none.
 
         Damaged and unfinished ones are skipped, and `warnings` says so. Raises `DamagedArtifact` when a whole one has
         not what is asked for.
@@ -143,17 +151,30 @@ class Checkpoints:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def _copy(self, state: Mapping[str, Tensor]) -> None:
-        """Into memory that is kept: fresh pages cost more than the copy."""
-        for name, tensor in state.items():
-            held = self._host.get(name)
-            if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
-                held = self._host[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            held.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
-        for name in self._host.keys() - state.keys():
-            del self._host[name]
-        if any(tensor.is_cuda for tensor in state.values()):
+    def _copy(self, state: State) -> None:
+        self._make_room(state)
+        for name, given in state.items():
+            tensor = _local(given)
+            self._host[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
+
+    def _make_room(self, state: State) -> None:
+        """Host memory for this rank's tensors, which is kept: fresh pages cost more than the copy."""
+        tensors = {name: _local(given) for name, given in state.items()}
+        if _shapes(self._host) != _shapes(tensors):
+            self._host = {
+                name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
+                for name, tensor in tensors.items()
+            }
+            self._runs = {name for name, given in state.items() if isinstance(given, Run)}
+
+    def _as_saved(self) -> dict[str, Any]:
+        """What lies in host memory, as `torch.distributed.checkpoint` is to see it."""
+        return {
+            name: DTensor.from_local(held, self._mesh, [Shard(0)], run_check=False) if name in self._runs else held
+            for name, held in self._host.items()
+        }
 
     def _write(self, step: int, record: dict[str, Any]) -> None:
         assert self._objects
@@ -182,7 +203,7 @@ class Checkpoints:
         objects = self._objects
         writer = HuggingFaceStorageWriter(str(spool), save_distributed=True)
         try:
-            save(dict(self._host), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+            save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         except CheckpointException as error:
             raise NoSpace(
                 f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.",
@@ -247,9 +268,13 @@ class Checkpoints:
                 raise ValueError(f"`{file.path}` is damaged")
         return {name: record[name] for name in ("step", "rows_consumed", "numbers", "metrics")}
 
-    def _read(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+    def _read(self, folder: Path, state: State) -> None:
+        self._make_room(state)
         reader = HuggingFaceStorageReader(str(folder))
-        load(dict(state), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        load(self._as_saved(), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        with torch.no_grad():
+            for name, given in state.items():
+                _local(given).copy_(self._host[name])
 
     def _all(self, mine: Any) -> list[Any]:
         """What each rank says, by rank; all must call."""
@@ -258,6 +283,14 @@ class Checkpoints:
         said: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(said, mine, group=self._group)
         return said
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _local(given: Tensor | Run) -> Tensor:
+    return given.tensor if isinstance(given, Run) else given
 
 
 def _step(folder: str) -> int:

@@ -1,10 +1,12 @@
 """One optimizer step, and the loop around it: written once, for pretraining and fine-tuning.
 
-What is not the step are three calls in the loop: metrics, evaluation, checkpoint.
+What is not the step are calls in the loop: look at the loss, evaluate, tell, save. Between two looks
+(`compute.log_every_steps`) nothing waits for the device.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -12,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from nanochat.config import Compute
+from nanochat.config import GuardConfig
 from nanochat.data.loader import IGNORED, Loader
 from nanochat.data.rows import RowFiles
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
@@ -23,16 +26,17 @@ from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer
 from nanochat.ranks import Preempted, World, stop_requested, sum_over_ranks
-from nanochat.training.checkpoint import Checkpoints
-from nanochat.training.metrics import Metrics, memory_bytes, peak_flops
+from nanochat.training.checkpoint import Checkpoints, Saved
+from nanochat.training.guard import LOWER_THE_RATES, Guard
+from nanochat.training.loss_scale import LossScale
+from nanochat.training.machine import Fitted
+from nanochat.training.metrics import Clock, Metrics, memory_bytes, peak_flops
 from nanochat.training.pulse import Pulse
 
-CPU_MICRO_BATCH_TOKENS = 16_384
-CUDA_MICRO_BATCH_TOKENS = ((18, 65_536), (26, 32_768), (1 << 30, 16_384))
-"""Up to that depth, so many tokens, on a card of 80 GB."""
-LOWER_THE_RATES = "Lower the rates (`pretrain.optimizer`), or raise `batch_tokens`; checkpoints are kept."
 SMOOTHING = 0.9
 """Of the loss that is shown: an exponential moving average."""
+WARMUP_STEPS = 2
+"""Of a process, left out of the speed: they warm the machine up."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Schedule:
     evaluation_name: str
     """Name of what `evaluate` measures: `validation_bits_per_byte`."""
     evaluate_every_steps: int
+    guard: GuardConfig
 
 
 @dataclass(frozen=True)
@@ -61,169 +66,284 @@ class Trained:
     """Model FLOP/s as a share of the cards' peak; None where the peak is not known."""
     seconds: float
     """Of training proper, without evaluation and checkpoints, over all attempts."""
+    time_split: dict[str, float]
+    """Seconds of this attempt by kind (`data_s`, `compute_s`, …)."""
     resumed_from_step: int
     history: list[str]
 
 
-def train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
+def train(
+    job: Job, world: World, model: GPT, fitted: Fitted, optimizer: Optimizer, rows: RowFiles, micro_batch_rows: int,
+    schedule: Schedule,
+) -> Trained:  # fmt: skip
     """Trains to the end of the schedule, from the newest whole checkpoint if there is one.
 
-    Raises `Diverged` on NaN or infinity, `BadSource` on a batch in which nothing is to be learnt, `NotEnoughMemory`
+    Raises `Diverged` as the guard says, `BadSource` on a batch in which nothing is to be learnt, `NotEnoughMemory`
     naming what does not fit, and `Preempted` after saving when a rank was told to stop.
     """
     try:
-        return _train(job, world, model, optimizer, rows, schedule)
+        return _Training(job, world, model, fitted, optimizer, rows, micro_batch_rows, schedule).run()
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        depth, micro = model.architecture.depth, micro_batch_rows(job.compute, model, rows.sequence_len, world)
         raise NotEnoughMemory(
-            f"Depth {depth} with micro-batches of {micro} rows of {rows.sequence_len} tokens does not fit "
-            f"the memory of `{world.device}`.",
-            hint=f"Set `--compute micro_batch_rows={max(1, micro // 2)}`, or a smaller `pretrain.model.depth`.",
+            f"Depth {model.architecture.depth} with micro-batches of {micro_batch_rows} rows of {rows.sequence_len} "
+            f"tokens does not fit the memory of `{world.device}`.",
+            hint=f"Set `--compute micro_batch_rows={max(1, micro_batch_rows // 2)}`, "
+            "or a smaller `pretrain.model.depth`.",
         ) from error
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
-def _train(job: Job, world: World, model: GPT, optimizer: Optimizer, rows: RowFiles, schedule: Schedule) -> Trained:
-    metrics = Metrics(job, writes=world.is_first)
-    compute = job.compute
-    checkpoints = Checkpoints(
-        job.checkpoints, Path(job.folder) / f"spool-{world.rank}", compute.keep_checkpoints,
-        compute.keep_checkpoint_every_steps, {"config": job.config, "world_size": world.world_size},
-    )  # fmt: skip
-    pulse = Pulse(job, world.rank, compute.silence_s)
-    step, consumed, loss, smoothed, seconds = 0, 0, math.nan, 0.0, 0.0
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    state |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
-    saved = checkpoints.resume(state)
-    for warning in checkpoints.warnings:
-        metrics.say(0, schedule.steps, warning)
-    checkpoints.warnings.clear()
-    if saved is not None:
-        step, consumed = saved.step, saved.rows_consumed
-        loss, smoothed, seconds = (saved.numbers[name] for name in ("loss", "smoothed_loss", "seconds"))
-        metrics.history.extend(saved.metrics)
-        metrics.say(step, schedule.steps, f"going on from the checkpoint at step {step}")
-    start = step
-    network: nn.Module = model
-    if compute.compile == "on" or (compute.compile == "auto" and world.device.type == "cuda"):
-        network = torch.compile(model, dynamic=False)  # pyright: ignore[reportAssignmentType]
-    loader = Loader(
-        rows, schedule.seed, schedule.batch_rows, world.rank, world.world_size,
-        micro_batch_rows(compute, model, rows.sequence_len, world), world.device, consumed,
-    )  # fmt: skip
-    speed, measured_tokens, measured_s = 0.0, 0, 0.0
-    last_saved, peak = time.monotonic(), peak_flops(world.device)
-    batch_tokens = schedule.batch_rows * rows.sequence_len
-    flops_per_token = model.architecture.flops_per_token
+class _Training:
+    """A run of the loop, and where it stands."""
 
-    def save() -> None:
-        nonlocal last_saved
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
-            raise Diverged(f"A weight is not finite after step {step}.", hint=LOWER_THE_RATES)
-        numbers = {"loss": loss, "smoothed_loss": smoothed, "seconds": seconds}
-        checkpoints.save(step, loader.rows_consumed, state, numbers, list(metrics.history))
-        for warning in checkpoints.warnings:
-            metrics.say(step, schedule.steps, warning)
-        checkpoints.warnings.clear()
-        last_saved = time.monotonic()
+    def __init__(
+        self, job: Job, world: World, model: GPT, fitted: Fitted, optimizer: Optimizer, rows: RowFiles,
+        micro_batch_rows: int, schedule: Schedule,
+    ) -> None:  # fmt: skip
+        self.job, self.world, self.model, self.optimizer, self.schedule = job, world, model, optimizer, schedule
+        self.rows, self.micro_batch_rows = rows, micro_batch_rows
+        self.step, self.loss, self.smoothed, self.seconds = 0, math.nan, 0.0, 0.0
+        self.gradient_norms = (math.nan, math.nan)
+        self.scale = LossScale() if fitted.scales_loss else None
+        self.guard = Guard(schedule.guard)
+        self.clock = Clock()
+        self.metrics = Metrics(job, writes=world.is_first)
+        self.state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        self.state |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+        self.checkpoints = Checkpoints(
+            job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints,
+            job.compute.keep_checkpoint_every_steps, {"config": job.config, "world_size": world.world_size},
+        )  # fmt: skip
+        self.pulse = Pulse(job, world.rank, job.compute.silence_s)
+        self.measured_tokens, self.measured_s, self.steps_done, self.warm = 0, 0.0, 0, False
+        self.looked = time.monotonic()
+        self.waiting: list[Tensor] = []
+        """Numbers of steps that nobody has looked at yet."""
+        self.loader: Loader | None = None
+        self.metrics.say(0, schedule.steps, f"{fitted.said}, micro-batches of {micro_batch_rows} rows")
 
-    def mfu() -> float | None:
-        return speed * flops_per_token / (peak * world.world_size) if peak else None
-
-    def tell(asked: float | None) -> None:
-        shown = smoothed / (1 - SMOOTHING**step)
-        left_s = (schedule.steps - step) * batch_tokens / speed if speed else 0.0
-        metrics.event(
-            step, schedule.steps, _line(shown, asked, schedule.evaluation_name, speed, left_s),
-            loss=loss, smoothed_loss=shown, lr_multiplier=schedule.rates(step - 1).lr_multiplier,
-            tokens=step * batch_tokens, tokens_per_s=speed, seconds=seconds, memory_bytes=memory_bytes(world.device),
-            epoch=loader.epoch, mfu=mfu(), **{schedule.evaluation_name: asked},
+    def run(self) -> Trained:
+        schedule, compute = self.schedule, self.job.compute
+        saved = self._resumed()
+        self._read_from(saved.rows_consumed if saved else 0)
+        start, last_saved = self.step, time.monotonic()
+        self.looked = time.monotonic()
+        try:
+            while self.step < schedule.steps:
+                assert self.loader
+                rates = schedule.rates(self.step)
+                self.waiting.append(
+                    optimizer_step(self.model, self.optimizer, self.loader, rates, self.clock, self.scale)
+                )
+                self.step += 1
+                self.pulse.beat()
+                to_evaluate = schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0
+                if self.step % compute.log_every_steps and not to_evaluate and self.step < schedule.steps:
+                    continue
+                if not self._looked() or self.step == schedule.steps:
+                    continue
+                self._tell(self._evaluated() if to_evaluate else None)
+                if stop_requested():
+                    self._save()
+                    with self.pulse.resting():
+                        self.checkpoints.wait(must=True)
+                    raise Preempted
+                due = _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s)
+                # one that is still on its way holds nobody up: a slow store has fewer checkpoints, not slower steps
+                if due and not _agreed(self.checkpoints.busy):
+                    self._save()
+                    last_saved = time.monotonic()
+                self.looked = time.monotonic()
+            if start < schedule.steps:
+                self._save()  # before the last evaluation: a failure there must not cost the training
+            with self.pulse.resting():
+                self.checkpoints.wait()
+            evaluation = self._evaluated()
+            self._tell(evaluation)
+        finally:
+            self.pulse.end()
+            if self.loader:
+                self.loader.close()
+            self.metrics.close()
+        return Trained(
+            self._shown(), evaluation, self._speed(), self._mfu(), self.seconds, self.clock.split(), start,
+            self.metrics.history,
         )  # fmt: skip
 
-    try:
-        while step < schedule.steps:
-            began = time.monotonic()
-            loss = optimizer_step(network, optimizer, loader, schedule.rates(step))
-            if not math.isfinite(loss):
-                raise Diverged(f"The loss is {loss} at step {step}.", hint=LOWER_THE_RATES)
-            step += 1
-            took = time.monotonic() - began
-            seconds += took
-            if step > start + 2:  # the first steps warm the machine up
-                measured_tokens, measured_s = measured_tokens + batch_tokens, measured_s + took
-            smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-            speed = measured_tokens / measured_s if measured_s else batch_tokens / took
-            if step == schedule.steps:
-                break
-            pulse.beat()
-            asked = None
-            if schedule.evaluate_every_steps and step % schedule.evaluate_every_steps == 0:
-                with pulse.resting():
-                    asked = _evaluated(model, schedule)
-            if step % compute.log_every_steps == 0 or asked is not None:
-                tell(asked)
-            if stop_requested():
-                with pulse.resting():
-                    save()
-                    checkpoints.wait(must=True)
-                raise Preempted
-            # a save that is still on its way holds nobody up: a slow store has fewer checkpoints, not slower steps
-            due = _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s)
-            if due and not _agreed(checkpoints.busy):
-                save()
-        with pulse.resting():
-            if start < schedule.steps:
-                save()  # before the last evaluation: a failure there must not cost the training
-            checkpoints.wait()
-            evaluation = _evaluated(model, schedule)
-        tell(evaluation)
-    finally:
-        pulse.end()
-        loader.close()
-    shown = smoothed / (1 - SMOOTHING**step)
-    return Trained(shown, evaluation, speed, mfu(), seconds, start, metrics.history)
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def _looked(self) -> bool:
+        """Reads what the steps since the last look gave, and guards it; False when training was rolled back."""
+        numbers = torch.stack(self.waiting).tolist()  # here, and only here, the device is waited for
+        self.waiting.clear()
+        first = self.step - len(numbers) + 1
+        for step, (nats, counted, matrix_square, other_square) in enumerate(numbers, first):
+            if not counted:
+                raise BadSource(
+                    "A whole batch has nothing to learn: every loss mask is empty.", hint="Check the conversations."
+                )
+            self.loss = nats / counted
+            self.gradient_norms = (math.sqrt(matrix_square), math.sqrt(other_square))
+            try:
+                self.guard.look(step, self.loss, sum(self.gradient_norms), self._shown(step - 1) if step > 1 else 0.0)
+            except Diverged as error:
+                self._roll_back(error)
+                return False
+            self.smoothed = SMOOTHING * self.smoothed + (1 - SMOOTHING) * self.loss
+        took = time.monotonic() - self.looked
+        self.seconds += took
+        self.steps_done += len(numbers)
+        if not self.warm:  # what there is, until there is better
+            self.measured_tokens, self.measured_s, self.warm = 0, 0.0, self.steps_done > WARMUP_STEPS
+        self.measured_tokens += len(numbers) * self._batch_tokens()
+        self.measured_s += took
+        if self.steps_done == len(numbers):  # a scan of what lives on costs up to half a second, again and again
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        return True
+
+    def _roll_back(self, error: Diverged) -> None:
+        """To the last checkpoint, and behind the rows that were bad; or raises the error."""
+        assert self.loader
+        if not self.guard.may_roll_back():
+            raise error
+        with self.pulse.resting():
+            self.checkpoints.wait()
+            saved = self._resumed()
+        if saved is None:
+            raise Diverged(error.message, hint="There was no checkpoint yet to roll back to. " + error.hint)
+        self._read_from(self.loader.rows_consumed)
+        self.looked = time.monotonic()
+        self.metrics.say(self.step, self.schedule.steps, f"rolled back to step {self.step}: {error.message}")
+
+    def _evaluated(self) -> float:
+        with self.clock.counting("evaluation"), self.pulse.resting():
+            self.model.eval()
+            asked = self.schedule.evaluate()
+            self.model.train()
+        gc.collect()
+        return asked
+
+    def _tell(self, asked: float | None) -> None:
+        speed, steps = self._speed(), self.schedule.steps
+        left_s = (steps - self.step) * self._batch_tokens() / speed if speed else 0.0
+        matrices, others = self.gradient_norms
+        assert self.loader
+        self.metrics.event(
+            self.step, steps, _line(self._shown(), asked, self.schedule.evaluation_name, speed, left_s),
+            loss=self.loss, smoothed_loss=self._shown(), gradient_norm=math.hypot(matrices, others),
+            matrix_gradient_norm=matrices, other_gradient_norm=others,
+            lr_multiplier=self.schedule.rates(self.step - 1).lr_multiplier,
+            tokens=self.step * self._batch_tokens(), tokens_per_s=speed, mfu=self._mfu(), seconds=self.seconds,
+            memory_bytes=memory_bytes(self.world.device), rows_consumed=self.loader.rows_consumed,
+            epoch=self.loader.epoch, loss_scale=self.scale.factor if self.scale else None, **self.clock.split(),
+            **{self.schedule.evaluation_name: asked},
+        )  # fmt: skip
+
+    def _shown(self, step: int = 0) -> float:
+        """The smoothed loss, without the pull of its start at 0."""
+        return self.smoothed / (1 - SMOOTHING ** (step or self.step))
+
+    def _batch_tokens(self) -> int:
+        return self.schedule.batch_rows * self.rows.sequence_len
+
+    def _speed(self) -> float:
+        return self.measured_tokens / self.measured_s if self.measured_s else 0.0
+
+    def _mfu(self) -> float | None:
+        peak = peak_flops(self.world.device)
+        flops = self._speed() * self.model.architecture.flops_per_token
+        return flops / (peak * self.world.world_size) if peak else None
+
+    # --- keeping ------------------------------------------------------------------------------------------------------
+
+    def _resumed(self) -> Saved | None:
+        """Takes the state of the newest whole checkpoint, if there is one."""
+        saved = self.checkpoints.resume(self.state)
+        self._warn()
+        if saved is not None:
+            self.step = saved.step
+            self.loss, self.smoothed, self.seconds = (
+                saved.numbers[name] for name in ("loss", "smoothed_loss", "seconds")
+            )
+            if self.scale:
+                self.scale = LossScale(saved.numbers["loss_scale"])
+            self.metrics.history[:] = saved.metrics
+            self.metrics.say(self.step, self.schedule.steps, f"going on from the checkpoint at step {self.step}")
+        return saved
+
+    def _read_from(self, row: int) -> None:
+        if self.loader:
+            self.loader.close()
+        self.waiting.clear()
+        self.loader = Loader(
+            self.rows, self.schedule.seed, self.schedule.batch_rows, self.world.rank, self.world.world_size,
+            self.micro_batch_rows, self.world.device, row,
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        assert self.loader
+        with self.clock.counting("checkpoint"), self.pulse.resting():
+            if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+                raise Diverged(f"A weight is not finite after step {self.step}.", hint=LOWER_THE_RATES)
+            numbers = {"loss": self.loss, "smoothed_loss": self.smoothed, "seconds": self.seconds}
+            if self.scale:
+                numbers["loss_scale"] = self.scale.factor
+            rows, history = self.loader.rows_consumed, list(self.metrics.history)
+            self.checkpoints.save(self.step, rows, self.state, numbers, history)
+        self._warn()
+
+    def _warn(self) -> None:
+        for warning in self.checkpoints.warnings:
+            self.metrics.say(self.step, self.schedule.steps, warning)
+        self.checkpoints.warnings.clear()
 
 
-def _evaluated(model: GPT, schedule: Schedule) -> float:
-    model.eval()
-    asked = schedule.evaluate()
-    model.train()
-    return asked
+def optimizer_step(
+    network: nn.Module, optimizer: Optimizer, loader: Loader, rates: StepRates, clock: Clock, scale: LossScale | None
+) -> Tensor:
+    """Gradient accumulation over this rank's micro-batches, one update.
 
-
-def optimizer_step(network: nn.Module, optimizer: Optimizer, loader: Loader, rates: StepRates) -> float:
-    """Gradient accumulation over this rank's micro-batches, one update; returns the batch's mean loss in nats.
-
-    The loss is the mean over all tokens that count in the whole batch, whatever the ranks and micro-batches.
+    The loss is the mean over all tokens that count in the whole batch, whatever the ranks and micro-batches. Returns,
+    on the device and over all ranks, (4,) float64: the batch's loss summed up in nats, the tokens that count, and the
+    squared norm of the gradient of Muon's matrices and of AdamW's parameters. With a loss scale, a step whose gradients
+    overflow is left out.
     """
-    batches = list(loader.step())
-    (counted,) = sum_over_ranks(sum(int((batch.targets_BT != IGNORED).sum()) for batch in batches))
-    if not counted:
-        raise BadSource(
-            "A whole batch has nothing to learn: every loss mask is empty.", hint="Check the conversations."
-        )
+    with clock.counting("data"):
+        batches = list(loader.step())
+    factor = scale.factor if scale else 1.0
+    counted = torch.stack([(batch.targets_BT != IGNORED).sum() for batch in batches]).sum()
+    with clock.counting("communication"):
+        _add_over_ranks(counted)
+    share = loader.world_size * factor / counted.clamp_min(1)  # the optimizer averages over the ranks
     total = torch.zeros((), dtype=torch.float64, device=loader.device)
-    for inputs_BT, targets_BT in batches:
+    for number, (inputs_BT, targets_BT) in enumerate(batches, 1):
+        if number == len(batches) and scale is None:
+            optimizer.expect_last_pass()
         nats = network(inputs_BT, targets_BT, reduction="sum")
-        (nats * (loader.world_size / counted)).backward()  # the optimizer averages over the ranks
+        (nats * share).backward()
         total += nats.detach()
-    optimizer.step(rates)
+    squares = torch.zeros(2, device=loader.device)
+    if scale is None or scale.accepts(optimizer.gradients):
+        waited_s = optimizer.waited_s
+        squares = optimizer.step(rates, factor)
+        clock.add("communication", optimizer.waited_s - waited_s)
     optimizer.zero_grad()
-    (batch_nats,) = sum_over_ranks(total.item())
-    return batch_nats / counted
+    summed = torch.cat([total[None], squares.double()])
+    with clock.counting("communication"):
+        _add_over_ranks(summed)
+    return torch.cat([summed[:1], counted.double()[None], summed[1:]])
 
 
-def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, world: World) -> int:
-    """Rows of one pass: as asked, else what suits the device (the loader takes no more than the batch has)."""
-    if compute.micro_batch_rows:
-        return compute.micro_batch_rows
-    tokens = CPU_MICRO_BATCH_TOKENS
-    if world.device.type == "cuda":
-        tokens = next(tokens for depth, tokens in CUDA_MICRO_BATCH_TOKENS if model.architecture.depth <= depth)
-        share = torch.cuda.get_device_properties(world.device).total_memory / 80e9
-        tokens = round(tokens * 2.0 ** math.floor(math.log2(share * 1.1)))  # cards have a little less than they say
-    return max(1, tokens // sequence_len)
+def _add_over_ranks(values: Tensor) -> None:
+    """In place; the host does not wait for a GPU."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
 
 
 def _agreed(mine: bool) -> bool:

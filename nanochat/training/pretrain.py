@@ -16,7 +16,7 @@ import torch
 from nanochat.config import PretrainConfig
 from nanochat.data.loader import sequential
 from nanochat.data.rows import open_rows
-from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
 from nanochat.job import Job
 from nanochat.model.files import load_model, save_model
 from nanochat.model.gpt import GPT
@@ -25,9 +25,9 @@ from nanochat.optim.step import build_optimizer
 from nanochat.ranks import World, main
 from nanochat.scaling import Architecture, plan_training
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.training.loop import Schedule, micro_batch_rows, train
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from nanochat.training.loop import Schedule, train
+from nanochat.training.machine import compute_dtype, fit
+from nanochat.training.micro_batch import micro_batch_rows
 
 
 def pretrain(job: Job, world: World) -> dict[str, Any]:
@@ -43,14 +43,15 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     optimizer = build_optimizer(model, config.optimizer, plan)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
-    micro = micro_batch_rows(job.compute, model, rows.sequence_len, world)
+    micro = micro_batch_rows(job.compute, model, rows.sequence_len, plan.batch_rows, world)
+    fitted = fit(model, config.precision, job.compute, world.device)
 
     def evaluate() -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
-        return bits_per_byte(model, batches, token_bytes)
+        return bits_per_byte(model, of_equal_shape(batches, micro), token_bytes)
 
     trained = train(
-        job, world, model, optimizer, rows,
+        job, world, model, fitted, optimizer, rows, micro,
         Schedule(
             steps=plan.steps,
             batch_rows=plan.batch_rows,
@@ -59,6 +60,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
             evaluate=evaluate,
             evaluation_name="validation_bits_per_byte",
             evaluate_every_steps=config.evaluate_every_steps,
+            guard=config.guard,
         ),
     )  # fmt: skip
     if world.is_first:
@@ -76,6 +78,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         "tokens_per_s": trained.tokens_per_s,
         "mfu": trained.mfu,
         "training_s": trained.seconds,
+        **trained.time_split,
         "parameters": plan.parameters,
         "flops": plan.flops,
         "batch_tokens": plan.batch_tokens,
@@ -88,9 +91,9 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
 def _model(job: Job, config: PretrainConfig, architecture: Architecture, world: World) -> GPT:
     """The one that is to go on, or a new one."""
     if "base" in job.inputs:
-        return load_model(job.input("base"), world.device, DTYPES[config.precision])
+        return load_model(job.input("base"), world.device, compute_dtype(config.precision, world.device))
     with torch.device("meta"):
-        model = GPT(architecture, DTYPES[config.precision])
+        model = GPT(architecture, compute_dtype(config.precision, world.device))
     model.to_empty(device=world.device)
     model.init_weights(config.seed)
     return model

@@ -15,14 +15,16 @@ import torch
 from nanochat.config import PretrainConfig, SFTConfig
 from nanochat.data.loader import IGNORED, sequential
 from nanochat.data.rows import open_masked_rows
+from nanochat.evaluation.bits_per_byte import of_equal_shape
 from nanochat.job import Job
 from nanochat.model.files import load_model, save_model
 from nanochat.optim.schedule import sft_rates
 from nanochat.optim.step import build_optimizer
 from nanochat.ranks import World, main, sum_over_ranks
 from nanochat.scaling import plan_steps
-from nanochat.training.loop import Schedule, micro_batch_rows, train
-from nanochat.training.pretrain import DTYPES
+from nanochat.training.loop import Schedule, train
+from nanochat.training.machine import compute_dtype, fit
+from nanochat.training.micro_batch import micro_batch_rows
 
 BASE_FILE = "pretrain.json"
 
@@ -32,7 +34,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     config = SFTConfig.model_validate(job.config)
     base, conversations = job.input("base"), job.input("conversations")
     rows, held_out = open_masked_rows(conversations, "train"), open_masked_rows(conversations, "validation")
-    model = load_model(base, world.device, DTYPES[config.precision])
+    model = load_model(base, world.device, compute_dtype(config.precision, world.device))
     before = json.loads((base / BASE_FILE).read_text())
     pretrained = PretrainConfig.model_validate(before["config"])
     batch_tokens = config.batch_tokens or before["batch_tokens"]
@@ -45,19 +47,21 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         muon_weight_decay=0.0,
     )
     optimizer = build_optimizer(model, pretrained.optimizer, plan)
-    micro = micro_batch_rows(job.compute, model, rows.sequence_len, world)
+    micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
+    fitted = fit(model, config.precision, job.compute, world.device)
 
     @torch.no_grad()
     def evaluate() -> float:
         nats, counted = 0.0, 0.0
-        for inputs_BT, targets_BT in sequential(held_out, micro, world.rank, world.world_size, world.device):
+        batches = sequential(held_out, micro, world.rank, world.world_size, world.device)
+        for inputs_BT, targets_BT in of_equal_shape(batches, micro):
             nats += model(inputs_BT, targets_BT, reduction="sum").item()
             counted += int((targets_BT != IGNORED).sum())
         nats, counted = sum_over_ranks(nats, counted)
         return nats / max(counted, 1.0)
 
     trained = train(
-        job, world, model, optimizer, rows,
+        job, world, model, fitted, optimizer, rows, micro,
         Schedule(
             steps=steps,
             batch_rows=batch_rows,
@@ -66,6 +70,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
             evaluate=evaluate,
             evaluation_name="validation_loss",
             evaluate_every_steps=config.evaluate_every_steps,
+            guard=config.guard,
         ),
     )  # fmt: skip
     if world.is_first:
@@ -81,6 +86,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         "tokens_per_s": trained.tokens_per_s,
         "mfu": trained.mfu,
         "training_s": trained.seconds,
+        **trained.time_split,
         "parameters": plan.parameters,
         "batch_tokens": plan.batch_tokens,
         "sequence_len": rows.sequence_len,

@@ -21,7 +21,7 @@ def slow_muon(w: Tensor, grads: list[Tensor], lr: float, momentum: float, decay:
         average = momentum * average + (1 - momentum) * g
         u = (1 - momentum) * g + momentum * average
         lengths = [float(row.norm()) for row in u]
-        mean = sum(lengths) / rows
+        mean = (sum(length**2 for length in lengths) / rows) ** 0.5
         u = torch.stack([row * (mean / length) for row, length in zip(u, lengths, strict=True)])
         u = u / (1.01 * u.norm())
         left, s, right = torch.linalg.svd(u, full_matrices=False)

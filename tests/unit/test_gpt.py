@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -220,6 +222,46 @@ def test_gradients_written_out_are_right() -> None:
     assert check(lambda x: rotate(x, angle.cos(), angle.sin()), draw(2, 5, 3, 8))
     assert check(blend, (draw(2, 5), draw(2, 5), draw(), draw()))
     assert check(relu_squared, draw(4, 6))
+
+
+def test_the_norm_is_that_of_torch_in_every_dtype() -> None:
+    dice = torch.Generator().manual_seed(5)
+    small = torch.randn(6, 64, generator=dice) * 0.02  # where epsilon would show
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = small.to(dtype)
+        torch.testing.assert_close(norm(x), torch.nn.functional.rms_norm(x, (64,)), atol=0.01, rtol=0.01)
+
+
+def test_compiled_it_is_one_graph_and_one_of_the_loss_and_none_is_made_again() -> None:
+    made: list[str] = []
+
+    def counting(name: str) -> Callable[..., Any]:
+        def backend(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+            made.append(name)
+            return graph.forward
+
+        return backend
+
+    exact, ids = built(sequence_len=24), some_ids(2, 25)
+    model = GPT(exact.architecture)
+    model.load_state_dict(exact.state_dict())
+    model.prepare_positions(24)
+    model.between = torch.compile(model.between, backend=counting("loss"))
+    model.trunk = torch.compile(model.trunk, dynamic=False, backend=counting("network"))
+    for _ in range(2):
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        torch.testing.assert_close(loss, exact(ids[:, :-1], ids[:, 1:]), atol=1e-5, rtol=1e-5)
+    assert made == ["network", "loss"]
+    made.clear()
+    with torch.no_grad():
+        model.eval()
+        for _ in range(2):
+            model(ids[:, :-1], ids[:, 1:], reduction="none")
+        model.train()
+        assert made == ["network", "loss"]  # without gradients, once
+    model(ids[:, :-1], ids[:, 1:]).backward()
+    assert len(made) == 2
 
 
 def test_the_model_learns_one_batch_by_heart() -> None:

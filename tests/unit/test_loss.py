@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -68,3 +70,18 @@ def test_nothing_to_learn_from_is_no_loss() -> None:
     loss.backward()
     assert loss.item() == 0
     assert x.grad is not None and not x.grad.any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler here")
+def test_compiled_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "chunk_rows", lambda *_: 32)  # the second chunk is smaller
+    compiled = torch.compile(loss_module.between_products)
+    results = []
+    for between in (loss_module.between_products, compiled):
+        x, weight, targets = inputs()
+        loss = head_loss(x, weight, targets, softcap=15.0, between=between)
+        loss.backward()
+        results.append((loss.detach(), x.grad, weight.grad))
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)

@@ -1,0 +1,118 @@
+"""Training on more ranks, each with as much to do as one alone (weak scaling), and the bytes that a step sends.
+
+    python benchmarks/ranks.py                 1, 2, … ranks of one thread each over gloo, as many as there are cores
+
+`efficiency` is the speed a rank has left beside the others; what is lost is waiting and memory they share. `sent` is
+counted at the calls into `torch.distributed`, a ring's share of each, and compared with the least that can be: every
+gradient to its owner, every weight back from it, (W-1)/W of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.data.loader import Loader
+from nanochat.data.rows import RowWriter, open_rows
+from nanochat.model.gpt import GPT
+from nanochat.optim.schedule import StepRates
+from nanochat.optim.step import build_optimizer
+from nanochat.scaling import Architecture, plan_steps
+from nanochat.settings import cores
+from nanochat.training.loop import optimizer_step
+from nanochat.training.metrics import Clock
+
+T, VOCABULARY, MICRO_ROWS = 256, 4096, 4
+
+
+def rank_of(rank: int, ranks: int, port: int, folder: str, args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=ranks)
+    sent = counted_bytes(ranks)
+    architecture = Architecture(model=ModelConfig(depth=args.depth, head_dim=64), vocab_size=VOCABULARY, sequence_len=T)
+    model = GPT(architecture, torch.bfloat16)
+    model.init_weights(1)
+    batch_rows = args.passes * MICRO_ROWS * ranks
+    plan = plan_steps(architecture, batch_tokens=batch_rows * T, steps=100, muon_weight_decay=0.1)
+    optimizer = build_optimizer(model, OptimizerConfig(), plan)
+    loader = Loader(open_rows([Path(folder)], "train"), 1, batch_rows, rank, ranks, MICRO_ROWS)
+    clock, times = Clock(), []
+    for _ in range(args.steps + 1):
+        sent.clear()
+        began = time.perf_counter()
+        optimizer_step(model, optimizer, loader, StepRates(1.0, 0.9, 0.1), clock, None)
+        times.append(time.perf_counter() - began)
+    loader.close()
+    if rank == 0:
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        found = {
+            "step_s": median(times[1:]), "communication_s": clock.split()["communication_s"] / len(times),
+            "sent": sum(sent), "least": 2 * weights * (ranks - 1) // ranks, "batch_tokens": batch_rows * T,
+        }  # fmt: skip
+        (Path(folder) / f"{ranks}.json").write_text(json.dumps(found))
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+def counted_bytes(ranks: int) -> list[int]:
+    """A list that every collective adds to: the bytes this rank sends in it."""
+    sent: list[int] = []
+
+    def counting(name: str, whole: int, times: int) -> None:
+        real = getattr(dist, name)
+
+        def call(*given: torch.Tensor, **options: object) -> object:
+            sent.append(times * given[whole].nbytes * (ranks - 1) // ranks)
+            return real(*given, **options)
+
+        setattr(dist, name, call)
+
+    counting("all_reduce", 0, 2)
+    counting("reduce_scatter_tensor", 1, 1)
+    counting("all_gather_into_tensor", 0, 1)
+    return sent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--passes", type=int, default=4, help="micro-batches of a rank in a step")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--most", type=int, default=cores())
+    args = parser.parse_args()
+    print("| ranks | tokens/s | efficiency | waiting | sent MB a step | least |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        import numpy as np
+
+        with RowWriter(Path(folder) / "train.parquet", T + 1, np.dtype(np.uint16)) as writer:
+            writer.write(np.random.default_rng(1).integers(0, VOCABULARY, (4096, T + 1)))
+        alone = 0.0
+        for ranks in (count for count in (1, 2, 4, 8, 16, 32) if count <= args.most):
+            with socket.socket() as listener:
+                listener.bind(("localhost", 0))
+                port = listener.getsockname()[1]
+            mp.spawn(rank_of, (ranks, port, folder, args), nprocs=ranks)
+            found = json.loads((Path(folder) / f"{ranks}.json").read_text())
+            speed = found["batch_tokens"] / found["step_s"]
+            alone = alone or speed
+            print(f"| {ranks} | {speed:,.0f} | {speed / ranks / alone:.0%} "
+                  f"| {found['communication_s'] / found['step_s']:.0%} | {found['sent'] / 1e6:.2f} "
+                  f"| {found['least'] / 1e6:.2f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What only a GPU can show: kernels against torch's own, a compiled run, 8 bits. Skipped where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanochat.config import GuardConfig, ModelConfig
+from nanochat.errors import BadConfig
+from nanochat.model.attention import BACKENDS, best_backend, prepare_backend
+from nanochat.ranks import World
+from nanochat.training.pretrain import pretrain
+from tests.training.tiny import config, job, make_data
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
+
+
+@pytest.mark.parametrize("name", ["flash4", "flash3", "flex"])
+@pytest.mark.parametrize("window", [1024, 256])
+def test_a_kernel_equals_sdpa(name: str, window: int) -> None:
+    device = torch.device("cuda")
+    try:
+        best_backend(name, device, torch.bfloat16, compiled=True)
+    except BadConfig as error:
+        pytest.skip(error.message)
+
+    def results(backend: str) -> list[Tensor]:
+        dice = torch.Generator(device).manual_seed(1)
+        given = [
+            torch.randn(2, 1024, heads, 128, generator=dice, device=device, dtype=torch.bfloat16).requires_grad_()
+            for heads in (4, 2, 2)
+        ]
+        prepare_backend(backend, 1024, (window,), device)
+        kernel = torch.compile(BACKENDS[backend]) if backend == "flex" else BACKENDS[backend]
+        out = kernel(*given, window, 0.12)
+        out.float().square().sum().backward()
+        return [out.detach(), *(tensor.grad for tensor in given if tensor.grad is not None)]
+
+    for expected, got in zip(results("sdpa"), results(name), strict=True):
+        assert (got.float() - expected.float()).norm() < 0.01 * expected.float().norm()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8", "fp16"])
+def test_it_trains_compiled(precision: str, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    wide = {
+        "precision": precision,
+        "model": ModelConfig(depth=2, aspect_ratio=128, head_dim=128),
+        "guard": GuardConfig(spike_nats=0),
+    }
+    work = job(data, tmp_path / "run", of=config(60).model_copy(update=wide), device="cuda")
+    pretrain(work, World(0, 1, torch.device("cuda", 0)))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.5

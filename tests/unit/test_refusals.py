@@ -1,0 +1,75 @@
+"""What cannot train is refused before anything is downloaded, loaded or started."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from nanochat.config import Compute, ModelConfig, PipelineConfig, PretrainConfig
+from nanochat.errors import BadConfig
+from nanochat.job import Job
+from nanochat.pipeline import pipeline
+from nanochat.stages import pretrain as stage
+from nanochat.training import machine
+from nanochat.training.machine import compute_dtype, fit
+from nanochat.training.trackers import open_tracker
+from tests.unit.test_gpt import built
+
+CPU = torch.device("cpu")
+
+
+def test_the_pipeline_refuses_before_its_first_stage() -> None:
+    config = PipelineConfig(pretrain=PretrainConfig(batch_tokens=1000))
+    with pytest.raises(BadConfig, match="`batch_tokens` = 1,000"):
+        pipeline(cast(Any, lambda *_: pytest.fail("a stage was run")), config)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (PretrainConfig(batch_tokens=100), "`batch_tokens` = 100"),
+        (PretrainConfig(model=ModelConfig(depth=4, queries_per_kv_head=3)), "queries_per_kv_head"),
+        (PretrainConfig(model=ModelConfig(depth=4), batch_tokens=128), "cannot be shared by 3 ranks"),
+    ],
+)
+def test_the_stage_refuses_before_torch_is_started(
+    config: PretrainConfig, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "launch", lambda *_: pytest.fail("torchrun was started"))
+    made = cast(Any, SimpleNamespace(metrics={"vocab_size": 300, "sequence_len": 64}, path=None))
+    context = cast(Any, SimpleNamespace(compute=Compute(device="cpu", ranks=3)))
+    with pytest.raises(BadConfig, match=says):
+        stage.pretrain.function(config, made, [made], out=None, context=context)
+
+
+def test_the_dtype_is_what_the_machine_is_fast_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has, dtype in (({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        assert compute_dtype("bf16", CPU) == dtype
+    gpu = torch.device("cuda", 0)
+    for capability, dtype in (((7, 5), torch.float32), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert compute_dtype("bf16", gpu) == dtype
+    assert compute_dtype("fp8", gpu) == torch.bfloat16
+    assert (compute_dtype("fp32", CPU), compute_dtype("fp16", CPU)) == (torch.float32, torch.float16)
+
+
+def test_eight_bits_where_there_are_none_are_refused() -> None:
+    with pytest.raises(BadConfig, match="has no 8-bit matrix products"):
+        compute_dtype("fp8", CPU)
+
+
+def test_what_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cpu_has_bf16", lambda: False)
+    assert fit(built(), "bf16", Compute(), CPU).said == (
+        "cpu: float32 products, sdpa attention, nothing compiled; no fast bf16 here"
+    )
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_its_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "trackio", None)
+    with pytest.raises(BadConfig, match="pip install trackio"):
+        open_tracker("trackio", cast(Job, None))
