@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -31,9 +32,10 @@ def elsewhere(
     compute: Compute,
     progress: Progress,
 ) -> State[Any]:
-    """Runs one stage in a pool, as a flow run below this one; returns the state in which it ended.
+    """Runs one stage in a pool, as flow runs below this one, one a node; returns the state in which the first ended.
 
-    Raises `NotFound` where no deployment serves the pool, and what `progress` raises, after it has cancelled the run.
+    A node that fails takes the others along. Raises `NotFound` where no deployment serves the pool, and what `progress`
+    raises, after it has cancelled the runs.
     """
     parameters: dict[str, Any] = {
         "stage": stage.name,
@@ -44,23 +46,43 @@ def elsewhere(
             for name, given in inputs.items()
         },
         "store": store,
-        "compute": compute.model_dump(mode="json"),
     }
+    nodes = {label if node == 0 else f"{label} · node {node}": node for node in range(compute.nodes)}
     try:
-        sent: Any = run_deployment(f"{FLOW}/{pool}", parameters=parameters, flow_run_name=label, timeout=0)
+        sent = [
+            _sent(f"{FLOW}/{pool}", name, {**parameters, "compute": _as_node(compute, node)})
+            for name, node in nodes.items()
+        ]
     except ObjectNotFound as error:
         raise NotFound(
             f"There is no deployment `{FLOW}/{pool}`, which would run `{label}`.",
             hint="`prefect deploy --all` makes those of `prefect.yaml`.",
         ) from error
     with get_client(sync_client=True) as client:
+        reason = "The run that asked for it was told to end."
         try:
             while True:
-                state = client.read_flow_run(sent.id).state
-                if state is not None and state.is_final():
-                    return state
-                progress(0, 0, "", f"in the pool {pool}: {state.name if state else 'sent'}")
+                states = [client.read_flow_run(each).state for each in sent]
+                failed = next((s for s in states if s is not None and s.is_final() and not s.is_completed()), None)
+                if failed is not None:
+                    reason = "Another node of it failed."
+                    return failed
+                if states[0] is not None and states[0].is_completed():
+                    sent.clear()  # the others find what it has published, and end by themselves
+                    return states[0]
+                progress(0, 0, "", f"in the pool {pool}: {states[0].name if states[0] else 'sent'}")
                 time.sleep(POLL_S)
-        except BaseException:
-            client.set_flow_run_state(sent.id, Cancelling(message="The run that asked for it was told to end."))
-            raise
+        finally:
+            for each in sent:
+                state = client.read_flow_run(each).state
+                if state is None or not state.is_final():
+                    client.set_flow_run_state(each, Cancelling(message=reason))
+
+
+def _sent(deployment: str, name: str, parameters: dict[str, Any]) -> UUID:
+    run: Any = run_deployment(deployment, parameters=parameters, flow_run_name=name, timeout=0)
+    return run.id
+
+
+def _as_node(compute: Compute, node: int) -> dict[str, Any]:
+    return compute.model_copy(update={"node": node}).model_dump(mode="json")

@@ -406,7 +406,9 @@ class Compute(Config):
     nodes: Annotated[int, Field(ge=1)] = 1
     """Nodes that train together."""
     rendezvous: str = ""
-    """`host:port` where the nodes meet (torchrun's rendezvous); needed with more than one node."""
+    """`host:port` on the first node, where the nodes meet; empty: the first node says in the store where it is."""
+    node: Annotated[int, Field(ge=0)] = 0
+    """Number of this node, from 0. The first publishes what is made; the others train with it and wait for that."""
     micro_batch_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of one forward and backward pass on one rank; 0 chooses. The batch is the same (gradient accumulation)."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -418,9 +420,13 @@ class Compute(Config):
     """Seconds of training between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept while a stage trains."""
+    keep_checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Beside them, those whose step divides by this stay as long as the stage trains; 0 none."""
     log_every_steps: Annotated[int, Field(ge=1)] = 1
     """Steps between looks at the loss, each a line of the metrics file; between them the device is not waited for."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Who is told of the numbers too; their packages are to be installed."""
+    silence_s: Annotated[float, Field(ge=0)] = 60.0
+    """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
     timeout_s: Annotated[float, Field(ge=0)] = 0.0
     """A stage that runs longer is stopped; 0 never."""

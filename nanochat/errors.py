@@ -85,6 +85,12 @@ class StageFailed(NanochatError):
     """A child process ended without a result."""
 
 
+class Hung(StageFailed):
+    """A rank stood still; the same run goes on from the last checkpoint."""
+
+    transient = True
+
+
 class Preempted(StageFailed):
     """Training was told to stop, and saved a checkpoint: the same run goes on from there."""
 

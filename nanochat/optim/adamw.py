@@ -8,6 +8,7 @@ stepped by all ranks alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,13 @@ from nanochat.optim.groups import Group
 EPSILON = 1e-10
 SMALLEST_SHARED = 1024
 """Elements of a parameter from which on it is worth sharing out."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """This rank's run of a flat tensor, of which each rank has an equal one, in the order of the ranks."""
+
+    tensor: Tensor
 
 
 class Table:
@@ -62,17 +70,9 @@ class Table:
         """The runs of the others have arrived, in their place."""
         self.arriving = None
 
-    def whole(self, mine: Tensor) -> Tensor:
-        """All ranks' runs of some state, in the shape of the parameter. Collective."""
-        if self.shared:
-            runs = mine.new_empty(self.weights[0].numel())
-            dist.all_gather_into_tensor(runs, mine)
-            mine = runs
-        return mine.view_as(self.weights[0])
-
-    def run_of(self, whole: Tensor) -> Tensor:
-        """This rank's run of some state, a copy on its device."""
-        return whole.reshape(-1)[self._run].to(self.mine.device, copy=True)
+    def run_of(self, tensor: Tensor) -> Tensor | Run:
+        """State of this rank's elements, marked as a run of something larger if it is one."""
+        return Run(tensor) if self.shared else tensor
 
 
 class AdamW:
@@ -95,29 +95,24 @@ class AdamW:
             eps=EPSILON,
             fused=True,
         )
+        for table in self.tables:  # as torch would at the first step: a checkpoint is read into it
+            self._torch.state[table.mine] = {
+                "step": torch.zeros((), dtype=torch.float32, device=table.mine.device),
+                "exp_avg": torch.zeros_like(table.mine),
+                "exp_avg_sq": torch.zeros_like(table.mine),
+            }
 
     def step(self, lr_multiplier: float) -> None:
         for group, lr in zip(self._torch.param_groups, self._rates, strict=True):
             group["lr"] = lr * lr_multiplier
         self._torch.step()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """`<parameter>.first`, `.second` (moments) and `.step`, of parameters that were stepped. Collective."""
-        state: dict[str, Tensor] = {}
+    def state(self) -> dict[str, Tensor | Run]:
+        """`<parameter>.first`, `.second` (moments, flat) and `.step`: the tensors themselves."""
+        state: dict[str, Tensor | Run] = {}
         for table in self.tables:
-            mine = self._torch.state.get(table.mine)
-            if mine:
-                state[f"{table.name}.first"] = table.whole(mine["exp_avg"])
-                state[f"{table.name}.second"] = table.whole(mine["exp_avg_sq"])
-                state[f"{table.name}.step"] = mine["step"]
+            mine = self._torch.state[table.mine]
+            state[f"{table.name}.first"] = table.run_of(mine["exp_avg"])
+            state[f"{table.name}.second"] = table.run_of(mine["exp_avg_sq"])
+            state[f"{table.name}.step"] = mine["step"]
         return state
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._torch.state.clear()
-        for table in self.tables:
-            if f"{table.name}.first" in state:
-                self._torch.state[table.mine] = {
-                    "exp_avg": table.run_of(state[f"{table.name}.first"]),
-                    "exp_avg_sq": table.run_of(state[f"{table.name}.second"]),
-                    "step": state[f"{table.name}.step"].to(table.mine.device, torch.float32, copy=True),
-                }

@@ -23,8 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.config import OptimizerConfig
-from nanochat.errors import DamagedArtifact
-from nanochat.optim.adamw import AdamW, Table
+from nanochat.optim.adamw import AdamW, Run, Table
 from nanochat.optim.groups import Group, parameter_groups
 from nanochat.optim.muon import muon_step, second_moment_shape
 from nanochat.optim.schedule import StepRates
@@ -110,18 +109,16 @@ class Optimizer:
         self._averaging = {}
         return torch.stack([torch.stack(squares).sum(), torch.stack(other_squares).sum()])
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All state, flat, by parameter name: the same on every rank and at any world size. All ranks must call."""
-        state = self._adamw.state_dict()
-        for stack in self._stacks:
-            state |= stack.state_dict()
-        return state
+    def state(self) -> dict[str, Tensor | Run]:
+        """This rank's state by parameter name: the tensors themselves, so that a checkpoint is read into them.
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """What `state_dict` gave, on this or another number of ranks. Raises `DamagedArtifact` if some is missing."""
-        self._adamw.load_state_dict(state)
+        Of AdamW's, small tensors are the same on all ranks, and of large ones each has a run; each of Muon's is on one
+        rank. Which, depends on how many there are.
+        """
+        state = self._adamw.state()
         for stack in self._stacks:
-            stack.load_state_dict(state)
+            state |= stack.state()
+        return state
 
     @property
     def _parts(self) -> list[_Stack | Table]:
@@ -191,19 +188,13 @@ class _Stack:
         self._grads = self._new_weights = torch.empty(0)
         self.arriving = None
 
-    def state_dict(self) -> dict[str, Tensor]:
-        momentum, second = self._gather(self.momentum)[0], self._gather(self.second)[0]
-        state: dict[str, Tensor] = {}
-        for index, name in enumerate(self.names):
-            state[f"{name}.momentum"], state[f"{name}.second"] = momentum[index], second[index]
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for kind, mine in (("momentum", self.momentum), ("second", self.second)):
-            for place, name in enumerate(self.names[self.mine]):
-                if f"{name}.{kind}" not in state:
-                    raise DamagedArtifact(f"The state of the optimizer lacks `{name}.{kind}`.")
-                mine[place].copy_(state[f"{name}.{kind}"])
+    def state(self) -> dict[str, Tensor]:
+        held = (("momentum", self.momentum), ("second", self.second))
+        return {
+            f"{name}.{kind}": tensors[place]
+            for place, name in enumerate(self.names[self.mine])
+            for kind, tensors in held
+        }
 
     def _stacked(self, tensors: list[Tensor]) -> Tensor:
         stack = torch.stack(tensors)

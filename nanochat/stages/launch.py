@@ -20,7 +20,8 @@ from nanochat import settings
 from nanochat.config import Compute, Config
 from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, from_json
 from nanochat.job import Job
-from nanochat.stages.stage import Context
+from nanochat.stages.meeting import MEET_S
+from nanochat.stages.stage import Context, Lent
 
 POLL_S = 0.1
 TELL_S = 1.0
@@ -40,7 +41,8 @@ def launch(
     """Runs a worker module to its end and returns the metrics it reports.
 
     Raises the worker's own typed error; `NotEnoughMemory` when the system killed it; `StageFailed` with the last line
-    of its log otherwise. Whatever ends this call (an exception from `progress` too), no process is left behind.
+    of its log otherwise; `Lent` when all went well and this is not the first node, which alone has the result. Whatever
+    ends this call (an exception from `progress` too), no process is left behind.
     """
     ranks = rank_count(context.compute)
     environment = settings.child_environment(max(1, settings.cores() // ranks))
@@ -77,6 +79,8 @@ def launch(
         supervisor.stdin.close()  # the supervisor ends what still runs
         supervisor.wait()
         lock.unlink(missing_ok=True)
+    if context.compute.node and supervisor.returncode == 0:
+        raise Lent
     return _result(context.folder, module)
 
 
@@ -118,17 +122,22 @@ def gpu_count() -> int:
 
 
 def rendezvous(compute: Compute, ranks: int) -> list[str]:
-    """torchrun's options for one node or several. Raises `BadConfig` when several have nowhere to meet."""
+    """torchrun's options for one node or several. Raises `BadConfig` when they cannot meet."""
     if compute.nodes == 1:
         return ["--standalone", f"--nproc-per-node={ranks}", "--max-restarts=0"]
-    if not compute.rendezvous:
+    if not re.fullmatch(r".+:\d+", compute.rendezvous):
         raise BadConfig(
             f"`compute.nodes` is {compute.nodes}, and `compute.rendezvous` does not say where they meet.",
-            hint="Set `--compute rendezvous=host:port`, the same on every node.",
+            hint="It is `host:port` on the first node, the same on every node; empty, the store says it.",
         )
+    if compute.node >= compute.nodes:
+        raise BadConfig(f"`compute.node` is {compute.node}, and there are {compute.nodes} nodes, counted from 0.")
+    host, _, port = compute.rendezvous.rpartition(":")
+    # not c10d: there, any node may become the one with rank 0, which has the result
     return [
-        f"--nnodes={compute.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={compute.rendezvous}",
+        f"--nnodes={compute.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=static",
+        f"--node-rank={compute.node}", f"--master-addr={host}", f"--master-port={port}",
+        f"--rdzv-conf=timeout={MEET_S:.0f}",
     ]  # fmt: skip
 
 

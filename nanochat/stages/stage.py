@@ -17,6 +17,7 @@ import errno
 import importlib
 import inspect
 import shutil
+import time
 import typing
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,14 +28,23 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from nanochat.config import Compute, Config
-from nanochat.errors import NoSpace, WrongKind
+from nanochat.errors import NoSpace, StageFailed, WrongKind
 from nanochat.progress import Progress
+from nanochat.stages.meeting import meet
 from nanochat.store.artifacts import Artifact, Store, compute_key
 from nanochat.store.lease import Held, Overtaken, lease
 from nanochat.store.producer import describe_producer
 
 Metrics = dict[str, Any]
 Inputs = Mapping[str, "Artifact | list[Artifact]"]
+
+HANDED_OVER_S = 600.0
+"""The first node has so long to publish what all nodes have made."""
+POLL_S = 1.0
+
+
+class Lent(Exception):
+    """This node's ranks have done their part; another node has the result."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,8 @@ class Stage:
         if (found := self.find(config, inputs, store)) is not None:
             return found
         key = self.key(config, inputs)
+        if compute.node and self.resource == "gpu":
+            return self._lend(key, config, inputs, store, compute, progress, folder_root)
 
         def waiting(holder: str) -> None:
             progress(0, 0, "", f"waiting for {holder}, which is making the same artifact")
@@ -128,12 +140,9 @@ class Stage:
         run_name: str,
     ) -> Artifact:
         started = datetime.now(UTC)
-        folder = folder_root / self.name / f"{started:%Y%m%dT%H%M%S}-{key[:8]}-{uuid.uuid4().hex[:4]}"
-        checkpoints = f"v1/checkpoints/{key}"
+        context, out = self._prepare(key, store, compute, progress, folder_root)
+        folder = context.folder
         try:
-            out = folder / "out"
-            out.mkdir(parents=True)
-            context = Context(compute, progress, f"{store.objects.root}/{checkpoints}", folder)
             metrics = self.function(config, **inputs, out=out, context=context)
             if not held.holds():
                 raise _overtaken()
@@ -157,9 +166,43 @@ class Stage:
             raise
         # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
         if held.holds():
-            store.objects.delete([entry.path for entry in store.objects.list(checkpoints)])
+            store.objects.delete([entry.path for entry in store.objects.list(_checkpoints(key))])
         shutil.rmtree(folder, ignore_errors=True)
         return store.artifact(manifest, reused=False)
+
+    def _lend(
+        self,
+        key: str,
+        config: Config,
+        inputs: Inputs,
+        store: Store,
+        compute: Compute,
+        progress: Progress,
+        folder_root: Path,
+    ) -> Artifact:
+        """This node's ranks for what the first node makes; its artifact, once that has been published."""
+        context, out = self._prepare(key, store, compute, progress, folder_root)
+        with suppress(Lent):
+            self.function(config, **inputs, out=out, context=context)
+        shutil.rmtree(context.folder, ignore_errors=True)
+        deadline = time.monotonic() + HANDED_OVER_S
+        while (found := self.find(config, inputs, store)) is None:
+            if time.monotonic() > deadline:
+                raise StageFailed(f"The first node has not published what `{self.name}` made.")
+            progress(0, 0, "", "waiting for the first node to publish")
+            time.sleep(POLL_S)
+        return found
+
+    def _prepare(
+        self, key: str, store: Store, compute: Compute, progress: Progress, folder_root: Path
+    ) -> tuple[Context, Path]:
+        """What an attempt may use, and an empty folder for its payload."""
+        folder = folder_root / self.name / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{key[:8]}-{uuid.uuid4().hex[:4]}"
+        out = folder / "out"
+        out.mkdir(parents=True)
+        if self.resource == "gpu":
+            compute = meet(store, _checkpoints(key), compute, progress)
+        return Context(compute, progress, f"{store.objects.root}/{_checkpoints(key)}", folder), out
 
     def _check(self, config: Config, inputs: Inputs) -> None:
         if not isinstance(config, self.config_type):
@@ -208,6 +251,10 @@ def _input(stage_name: str, name: str, annotation: Any) -> Input:
     if not (isinstance(kind, type) and issubclass(kind, Artifact)):
         raise TypeError(f"`{stage_name}`: the input `{name}` must be annotated with a kind of artifact")
     return Input(kind, many)
+
+
+def _checkpoints(key: str) -> str:
+    return f"v1/checkpoints/{key}"
 
 
 def _fenced(progress: Progress, held: Held) -> Progress:

@@ -1,11 +1,13 @@
 """Checkpoints: what training needs to go on, in the store, whole or not at all.
 
-    <checkpoints>/step-00000100/{model.safetensors, optimizer.safetensors, metrics.jsonl}      first
-    <checkpoints>/step-00000100/manifest.json                                                  last
+    <checkpoints>/step-00000100-5f3a09c1/shard-00002-model-00001-of-00001.safetensors    each rank its part, first
+    <checkpoints>/step-00000100-5f3a09c1/manifest.json                                   last
 
-Tensors are stored by name and unsharded, as safetensors, so that any number of ranks can load them and nothing is
-unpickled (torch's own distributed format keeps a pickle among its files). Training waits for the copy to host memory;
-writing and uploading happen on a thread, and the next save waits for the one before.
+Each rank hands in the tensors it has; `torch.distributed.checkpoint` shares among the ranks what all of them have, and
+reads them back on any number of ranks, each what it asks for. The files are safetensors, so that nothing is unpickled
+(its own format keeps a pickle among its files). Training waits for the copy to host memory; writing to a local spool,
+uploading, and the manifest happen on a thread of each rank. A folder's name ends in the attempt that wrote it: what a
+run that was overtaken still writes never mixes with what its successor writes.
 """
 
 from __future__ import annotations
@@ -13,154 +15,293 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
-from nanochat.errors import DamagedArtifact, NanochatError, NoSpace
-from nanochat.store.manifest import describe_file
+from nanochat import settings
+from nanochat.data.retry import patiently
+from nanochat.errors import DamagedArtifact, NanochatError, NoSpace, StoreError
+from nanochat.optim.adamw import Run
+from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
 
-MODEL, OPTIMIZER, METRICS, MANIFEST = "model.safetensors", "optimizer.safetensors", "metrics.jsonl", "manifest.json"
+State = Mapping[str, Tensor | Run]
+"""Name → what this rank has of it: all of it, or a run of it. What several ranks have whole is the same on all."""
+
+MANIFEST = "manifest.json"
+MOST_FAILURES = 3
+"""So many saves in a row may fail before training ends: it would go on for ever without a net."""
+TRIES = 6
+"""Of an upload, with pauses of 1, 2, 4, 8 and 16 seconds: a store that restarts is waited for, on the thread."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that was found whole."""
+    """A checkpoint that was found whole, and has been read."""
 
     step: int
     rows_consumed: int
     numbers: dict[str, float]
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
     metrics: list[str]
 
 
 class Checkpoints:
-    """The checkpoints of one stage run, under a URL; without one, nothing is saved or found."""
+    """The checkpoints of one stage run, under a URL; without one, nothing is saved or found.
 
-    def __init__(self, url: str, spool: Path, keep: int) -> None:
-        root, _, key = url.rpartition("/")
+    All ranks make one at the same time, and call `save`, `wait` and `resume` together. `keep` newest are kept, and
+    those whose step divides by `keep_every_steps`. `about` is written into each manifest.
+    """
+
+    def __init__(
+        self, url: str, spool: Path, keep: int, keep_every_steps: int = 0, about: Mapping[str, Any] | None = None
+    ) -> None:
+        root, _, self._prefix = url.rpartition("/")
         self._objects = Objects(root) if url else None
-        self._prefix = key
-        self._spool = spool
-        self._keep = keep
+        self._spool, self._keep, self._keep_every = spool, keep, keep_every_steps
+        self._about = dict(about or {})
+        # of its own: the thread's messages must not mix with those of the steps that go on meanwhile
+        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._rank = dist.get_rank() if dist.is_initialized() else 0
+        self._attempt = self._all(uuid.uuid4().hex[:8])[0]
+        self._mesh = DeviceMesh.from_group(self._group, "cpu") if self._group is not None else None
+        self._host: dict[str, Tensor] = {}
+        self._runs: set[str] = set()
         self._thread: threading.Thread | None = None
-        self._error: NanochatError | OSError | None = None
+        self._error: NanochatError | None = None
+        self._failed = 0
         self.warnings: list[str] = []
+        """What was skipped, and saves that failed; who reads them takes them out."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the save before is still on its way on this rank."""
+        return self._thread is not None and self._thread.is_alive()
 
     def save(
         self,
         step: int,
         rows_consumed: int,
-        model: Mapping[str, Tensor],
-        optimizer: Mapping[str, Tensor],
+        state: State,
         numbers: Mapping[str, float],
         metrics: list[str],
     ) -> None:
-        """Copies the tensors and returns; the rest happens on a thread. Raises what the save before met."""
+        """Copies this rank's tensors to host memory and returns; the rest happens on a thread.
+
+        Waits for the save before. A save that fails is a warning, and the third in a row its error: all ranks raise it.
+        """
         self.wait()
         if self._objects is None:
             return
-        tensors = {
-            name: {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in given.items()}
-            for name, given in ((MODEL, model), (OPTIMIZER, optimizer))
-        }
-        record = {"step": step, "rows_consumed": rows_consumed, "numbers": dict(numbers)}
-        self._thread = threading.Thread(target=self._write, args=(step, tensors, record, "\n".join(metrics)))
+        self._copy(state)
+        record = {
+            "format": 2, "step": step, "rows_consumed": rows_consumed, "numbers": dict(numbers), "metrics": metrics,
+            **self._about,
+        }  # fmt: skip
+        self._thread = threading.Thread(target=self._write, args=(step, record), name="checkpoint")
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until the last save is in the store; raises what it met."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
+    def wait(self, *, must: bool = False) -> None:
+        """Until the last save is in the store, or has failed; `must` raises its error at once."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        if self._error is None:
+            self._failed = 0
+            return
+        error, self._error = self._error, None
+        self._failed += 1
+        if must or self._failed >= MOST_FAILURES:
             raise error
+        self.warnings.append(f"a checkpoint could not be saved, training goes on: {error}")
 
-    def newest(self) -> Saved | None:
-        """The newest whole checkpoint; damaged and unfinished ones are skipped, and `warnings` says so."""
-        if self._objects is None:
-            return None
-        for step in sorted(self._steps(), reverse=True):
-            if (saved := self._load(step)) is not None:
-                return saved
+    def resume(self, state: State) -> Saved | None:
+        """Fills this rank's tensors from the newest whole checkpoint; None where there is none.
+
+        Damaged and unfinished ones are skipped, and `warnings` says so. Raises `DamagedArtifact` when a whole one has
+        not what is asked for.
+        """
+        for folder in self._all(self._folders() if self._rank == 0 else [])[0]:
+            with self._fetched(folder) as record:
+                if record is None:
+                    continue
+                try:
+                    self._read(self._load_folder(folder), state)
+                except CheckpointException as error:
+                    raise DamagedArtifact(
+                        f"The checkpoint at step {record['step']} does not fit the model: {_reasons(error)}.",
+                        hint="Was it saved by other code? Delete it, and training begins anew.",
+                    ) from error
+                return Saved(record["step"], record["rows_consumed"], record["numbers"], record["metrics"])
         return None
 
-    def at(self, step: int) -> Saved:
-        """The checkpoint of that step. Raises `DamagedArtifact` when it is not whole."""
-        if (saved := self._load(step)) is None:
-            raise DamagedArtifact(f"The checkpoint at step {step} cannot be read by every rank: {self.warnings[-1]}.")
-        return saved
+    # --- writing ------------------------------------------------------------------------------------------------------
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    def _copy(self, state: State) -> None:
+        self._make_room(state)
+        for name, given in state.items():
+            tensor = _local(given)
+            self._host[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
 
-    def _folder(self, step: int) -> str:
-        return f"{self._prefix}/step-{step:08d}"
+    def _make_room(self, state: State) -> None:
+        """Host memory for this rank's tensors, which is kept: fresh pages cost more than the copy."""
+        tensors = {name: _local(given) for name, given in state.items()}
+        if _shapes(self._host) != _shapes(tensors):
+            self._host = {
+                name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
+                for name, tensor in tensors.items()
+            }
+            self._runs = {name for name, given in state.items() if isinstance(given, Run)}
 
-    def _steps(self) -> set[int]:
+    def _as_saved(self) -> dict[str, Any]:
+        """What lies in host memory, as `torch.distributed.checkpoint` is to see it."""
+        return {
+            name: DTensor.from_local(held, self._mesh, [Shard(0)], run_check=False) if name in self._runs else held
+            for name, held in self._host.items()
+        }
+
+    def _write(self, step: int, record: dict[str, Any]) -> None:
         assert self._objects
-        paths = [entry.path.split("/") for entry in self._objects.list(self._prefix)]
-        return {int(path[1].removeprefix("step-")) for path in paths if len(path) == 3 and path[2] == MANIFEST}
-
-    def _write(self, step: int, tensors: dict[str, dict[str, Tensor]], record: dict[str, Any], metrics: str) -> None:
-        assert self._objects
-        spool = self._spool / f"step-{step:08d}"
+        folder, spool = f"{self._prefix}/step-{step:08d}-{self._attempt}", self._spool / f"save-{step:08d}"
+        mine: tuple[list[dict[str, Any]], NanochatError | None]
         try:
-            spool.mkdir(parents=True, exist_ok=True)
-            for name, given in tensors.items():
-                save_file(given, spool / name)
-            (spool / METRICS).write_text(metrics)
-            files = [describe_file(spool / name, name) for name in (MODEL, OPTIMIZER, METRICS)]
-            self._remove(step)
-            for file in files:
-                self._objects.upload(spool / file.path, f"{self._folder(step)}/{file.path}")
-            record["files"] = [file.model_dump() for file in files]
-            self._objects.write(f"{self._folder(step)}/{MANIFEST}", json.dumps(record).encode())
-            for old in sorted(self._steps())[: -self._keep]:
-                self._remove(old)
-        except (NanochatError, OSError) as error:
-            self._error = error
-        except SafetensorError as error:  # it wraps what the system says
-            self._error = NoSpace(
-                f"A checkpoint cannot be written to `{spool}`: {error}.",
-                hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
-            )
+            mine = self._upload(folder, spool), None
+        except NanochatError as error:
+            mine = [], error
         finally:
             shutil.rmtree(spool, ignore_errors=True)
+        parts = self._all(mine)
+        error = next((error for _, error in parts if error is not None), None)
+        if error is None and self._rank == 0:
+            record["files"] = [file for files, _ in parts for file in files]
+            try:
+                patiently(lambda: self._put(folder, record), tries=TRIES)
+                self._prune()
+            except NanochatError as failed:
+                error = failed
+        self._error = self._all(error)[0]
 
-    def _remove(self, step: int) -> None:
+    def _upload(self, folder: str, spool: Path) -> list[dict[str, Any]]:
+        """This rank's files, written and sent; what `manifest.json` says of them. All ranks must call."""
+        assert self._objects
+        objects = self._objects
+        writer = HuggingFaceStorageWriter(str(spool), save_distributed=True)
+        try:
+            save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+        except CheckpointException as error:
+            raise NoSpace(
+                f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.",
+                hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
+            ) from error
+        files = [describe_file(path, path.name) for path in sorted(spool.glob("*.safetensors"))]
+        for file in files:
+            patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
+        return [file.model_dump() for file in files]
+
+    def _put(self, folder: str, record: dict[str, Any]) -> None:
+        assert self._objects
+        self._objects.write(f"{folder}/{MANIFEST}", json.dumps(record).encode())
+
+    def _prune(self) -> None:
         """The record first: a checkpoint that is being removed is not one."""
         assert self._objects
-        self._objects.delete([f"{self._folder(step)}/{MANIFEST}"])
-        self._objects.delete([entry.path for entry in self._objects.list(self._folder(step))])
+        for old in self._folders()[self._keep :]:
+            if not (self._keep_every and _step(old) % self._keep_every == 0):
+                self._objects.delete([f"{old}/{MANIFEST}"])
+                self._objects.delete([entry.path for entry in self._objects.list(old)])
 
-    def _load(self, step: int) -> Saved | None:
-        assert self._objects
-        spool = self._spool / f"load-{step:08d}"
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _folders(self) -> list[str]:
+        """Those with a manifest, newest first."""
+        if self._objects is None:
+            return []
+        paths = [entry.path.rpartition("/") for entry in self._objects.list(self._prefix)]
+        return sorted((folder for folder, _, name in paths if name == MANIFEST), key=_step, reverse=True)
+
+    def _load_folder(self, folder: str) -> Path:
+        return self._spool.parent / f"load-{folder.rpartition('/')[2]}"
+
+    @contextmanager
+    def _fetched(self, folder: str) -> Iterator[dict[str, Any] | None]:
+        """Its record, while its files lie in `_load_folder`, one copy a node; None for all when a node has none."""
+        local, record, problem = self._load_folder(folder), None, ""
+        if settings.local_rank() == 0:
+            try:
+                record = self._fetch(folder, local)
+            except (FileNotFoundError, KeyError, ValueError, TypeError, StoreError) as error:
+                problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
+        problem = next((each for each in self._all(problem) if each), "")
+        if problem:
+            self.warnings.append(problem)
         try:
-            record = json.loads(self._objects.read(f"{self._folder(step)}/{MANIFEST}"))
-            for file in record["files"]:
-                self._objects.download(f"{self._folder(step)}/{file['path']}", spool / file["path"])
-                if describe_file(spool / file["path"], file["path"]).model_dump() != file:
-                    self.warnings.append(f"checkpoint at step {step} skipped: `{file['path']}` is damaged")
-                    return None
-            return Saved(
-                step=record["step"],
-                rows_consumed=record["rows_consumed"],
-                numbers=record["numbers"],
-                model=load_file(spool / MODEL),
-                optimizer=load_file(spool / OPTIMIZER),
-                metrics=(spool / METRICS).read_text().splitlines(),
-            )
-        except (FileNotFoundError, KeyError, ValueError, SafetensorError) as error:
-            self.warnings.append(f"checkpoint at step {step} skipped: {error}")
-            return None
+            yield None if problem else next(each for each in self._all(record) if each is not None)
         finally:
-            shutil.rmtree(spool, ignore_errors=True)
+            self._all(None)  # nobody reads any more
+            if settings.local_rank() == 0:
+                shutil.rmtree(local, ignore_errors=True)
+
+    def _fetch(self, folder: str, local: Path) -> dict[str, Any]:
+        """Raises `ValueError` for a file that is not what the manifest says."""
+        assert self._objects
+        objects = self._objects
+        record = json.loads(objects.read(f"{folder}/{MANIFEST}"))
+        for file in [FileEntry.model_validate(each) for each in record["files"]]:
+            patiently(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path))
+            if describe_file(local / file.path, file.path) != file:
+                raise ValueError(f"`{file.path}` is damaged")
+        return {name: record[name] for name in ("step", "rows_consumed", "numbers", "metrics")}
+
+    def _read(self, folder: Path, state: State) -> None:
+        self._make_room(state)
+        reader = HuggingFaceStorageReader(str(folder))
+        load(self._as_saved(), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        with torch.no_grad():
+            for name, given in state.items():
+                _local(given).copy_(self._host[name])
+
+    def _all(self, mine: Any) -> list[Any]:
+        """What each rank says, by rank; all must call."""
+        if self._group is None:
+            return [mine]
+        said: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(said, mine, group=self._group)
+        return said
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _local(given: Tensor | Run) -> Tensor:
+    return given.tensor if isinstance(given, Run) else given
+
+
+def _step(folder: str) -> int:
+    return int(folder.rpartition("/")[2].split("-")[1])
+
+
+def _reasons(error: CheckpointException) -> str:
+    """What the ranks met, each thing once."""
+    return "; ".join(sorted({_sentence(met) for met, _stack in error.failures.values()}))
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of what it says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nanochat.config import GuardConfig
 from nanochat.data.index import RowSet
 from nanochat.data.loader import IGNORED, Loader
-from nanochat.errors import BadSource, DamagedArtifact, Diverged, NotEnoughMemory
+from nanochat.errors import BadSource, Diverged, NotEnoughMemory
 from nanochat.job import Job
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
@@ -31,6 +31,7 @@ from nanochat.training.guard import LOWER_THE_RATES, Guard
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.machine import Fitted
 from nanochat.training.metrics import Clock, Metrics, memory_bytes, peak_flops
+from nanochat.training.pulse import Pulse
 
 SMOOTHING = 0.9
 """Of the loss that is shown: an exponential moving average."""
@@ -111,8 +112,13 @@ class _Training:
         self.guard = Guard(schedule.guard)
         self.clock = Clock()
         self.metrics = Metrics(job, writes=world.is_first)
-        spool = Path(job.folder) / f"spool-{world.rank}"
-        self.checkpoints = Checkpoints(job.checkpoints, spool, job.compute.keep_checkpoints)
+        self.state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        self.state |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+        self.checkpoints = Checkpoints(
+            job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints,
+            job.compute.keep_checkpoint_every_steps, {"config": job.config, "world_size": world.world_size},
+        )  # fmt: skip
+        self.pulse = Pulse(job, world.rank, job.compute.silence_s)
         self.measured_tokens, self.measured_s, self.steps_done, self.warm = 0, 0.0, 0, False
         self.looked = time.monotonic()
         self.waiting: list[Tensor] = []
@@ -124,8 +130,8 @@ class _Training:
 
     def run(self) -> Trained:
         schedule, compute = self.schedule, self.job.compute
-        saved = self._newest()
-        self._stand_at(saved, saved.rows_consumed if saved else 0)
+        saved = self._resumed()
+        self._read_from(saved.rows_consumed if saved else 0)
         start, last_saved = self.step, time.monotonic()
         self.looked = time.monotonic()
         try:
@@ -136,6 +142,7 @@ class _Training:
                     optimizer_step(self.model, self.optimizer, self.loader, rates, self.clock, self.scale)
                 )
                 self.step += 1
+                self.pulse.beat()
                 to_evaluate = schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0
                 if self.step % compute.log_every_steps and not to_evaluate and self.step < schedule.steps:
                     continue
@@ -144,18 +151,23 @@ class _Training:
                 self._tell(self._evaluated() if to_evaluate else None)
                 if stop_requested():
                     self._save()
-                    self.checkpoints.wait()
+                    with self.pulse.resting():
+                        self.checkpoints.wait(must=True)
                     raise Preempted
-                if _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s):
+                due = _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s)
+                # one that is still on its way holds nobody up: a slow store has fewer checkpoints, not slower steps
+                if due and not _agreed(self.checkpoints.busy):
                     self._save()
                     last_saved = time.monotonic()
                 self.looked = time.monotonic()
             if start < schedule.steps:
                 self._save()  # before the last evaluation: a failure there must not cost the training
-            self.checkpoints.wait()
+            with self.pulse.resting():
+                self.checkpoints.wait()
             evaluation = self._evaluated()
             self._tell(evaluation)
         finally:
+            self.pulse.end()
             if self.loader:
                 self.loader.close()
             self.metrics.close()
@@ -202,16 +214,17 @@ class _Training:
         assert self.loader
         if not self.guard.may_roll_back():
             raise error
-        self.checkpoints.wait()
-        saved = self._newest()
+        with self.pulse.resting():
+            self.checkpoints.wait()
+            saved = self._resumed()
         if saved is None:
             raise Diverged(error.message, hint="There was no checkpoint yet to roll back to. " + error.hint)
-        self._stand_at(saved, self.loader.rows_consumed)
+        self._read_from(self.loader.rows_consumed)
         self.looked = time.monotonic()
         self.metrics.say(self.step, self.schedule.steps, f"rolled back to step {self.step}: {error.message}")
 
     def _evaluated(self) -> float:
-        with self.clock.counting("evaluation"):
+        with self.clock.counting("evaluation"), self.pulse.resting():
             self.model.eval()
             asked = self.schedule.evaluate()
             self.model.train()
@@ -251,24 +264,11 @@ class _Training:
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
-    def _newest(self) -> Saved | None:
-        """The newest whole checkpoint as the first rank finds it: all ranks go on from the same step."""
-        saved = self.checkpoints.newest() if self.world.is_first else None
-        for warning in self.checkpoints.warnings:
-            self.metrics.say(0, self.schedule.steps, warning)
-        (step,) = sum_over_ranks(saved.step if saved else 0)
-        return self.checkpoints.at(int(step)) if step and not self.world.is_first else saved
-
-    def _stand_at(self, saved: Saved | None, start_row: int) -> None:
-        """Takes the state of a checkpoint, if there is one, and the rows from there on."""
+    def _resumed(self) -> Saved | None:
+        """Takes the state of the newest whole checkpoint, if there is one."""
+        saved = self.checkpoints.resume(self.state)
+        self._warn()
         if saved is not None:
-            try:
-                self.model.load_state_dict(saved.model)
-                self.optimizer.load_state_dict(saved.optimizer)
-            except (RuntimeError, KeyError) as error:
-                raise DamagedArtifact(
-                    f"The checkpoint at step {saved.step} does not fit the model: {error}."
-                ) from error
             self.step = saved.step
             self.loss, self.smoothed, self.seconds = (
                 saved.numbers[name] for name in ("loss", "smoothed_loss", "seconds")
@@ -277,27 +277,33 @@ class _Training:
                 self.scale = LossScale(saved.numbers["loss_scale"])
             self.metrics.history[:] = saved.metrics
             self.metrics.say(self.step, self.schedule.steps, f"going on from the checkpoint at step {self.step}")
+        return saved
+
+    def _read_from(self, row: int) -> None:
         if self.loader:
             self.loader.close()
         self.waiting.clear()
         self.loader = Loader(
             self.rows, self.schedule.seed, self.schedule.batch_rows, self.world.rank, self.world.world_size,
-            self.micro_batch_rows, self.world.device, start_row,
+            self.micro_batch_rows, self.world.device, row,
         )  # fmt: skip
 
     def _save(self) -> None:
         assert self.loader
-        with self.clock.counting("checkpoint"):
+        with self.clock.counting("checkpoint"), self.pulse.resting():
             if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
                 raise Diverged(f"A weight is not finite after step {self.step}.", hint=LOWER_THE_RATES)
             numbers = {"loss": self.loss, "smoothed_loss": self.smoothed, "seconds": self.seconds}
             if self.scale:
                 numbers["loss_scale"] = self.scale.factor
-            state = self.optimizer.state_dict()  # collective: every rank takes part
-            if self.world.is_first:
-                self.checkpoints.save(
-                    self.step, self.loader.rows_consumed, self.model.state_dict(), state, numbers, self.metrics.history
-                )
+            rows, history = self.loader.rows_consumed, list(self.metrics.history)
+            self.checkpoints.save(self.step, rows, self.state, numbers, history)
+        self._warn()
+
+    def _warn(self) -> None:
+        for warning in self.checkpoints.warnings:
+            self.metrics.say(self.step, self.schedule.steps, warning)
+        self.checkpoints.warnings.clear()
 
 
 def optimizer_step(

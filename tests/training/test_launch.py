@@ -79,6 +79,13 @@ def test_a_timeout_ends_everything(tmp_path: Path) -> None:
     assert not of_job(tmp_path)
 
 
+def test_a_rank_that_hangs_ends_all_and_says_where(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"Rank 1 has not got on .* `worker\.py` line \d+: `time\.sleep\(600\)`"):
+        go("hang", tmp_path, ranks=2, silence_s=2)
+    assert not of_job(tmp_path)
+    assert "[rank 1] hangs:" in (tmp_path / "log.txt").read_text()
+
+
 def test_an_exception_in_the_parent_ends_everything(tmp_path: Path) -> None:
     began = time.monotonic()
 
@@ -137,6 +144,8 @@ def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> No
 def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(BadConfig, match=r"compute\.rendezvous"):
         rendezvous(Compute(nodes=2), 1)
+    with pytest.raises(BadConfig, match=r"`compute\.node` is 2, and there are 2"):
+        rendezvous(Compute(nodes=2, rendezvous="a:1", node=2), 1)
     assert "--nnodes=2" in rendezvous(Compute(nodes=2, rendezvous="a:1"), 1)
     assert rank_count(Compute(device="cpu")) == 1
     assert rank_count(Compute(device="cpu", ranks=3)) == 3

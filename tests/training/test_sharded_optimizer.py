@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.model.gpt import GPT
+from nanochat.optim.adamw import Run
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
 from nanochat.scaling import Architecture, plan_steps
@@ -34,7 +36,10 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
     optimizer = build_optimizer(model, OptimizerConfig(smear_lr=0.01), plan)
     if start:
         model.load_state_dict(load_file(f"{start}/model.safetensors"))
-        optimizer.load_state_dict(load_file(f"{start}/optimizer.safetensors"))
+        before = load_file(f"{start}/optimizer.safetensors")
+        for name, given in optimizer.state().items():
+            assert isinstance(given, torch.Tensor), "one rank has all of everything"
+            given.copy_(before[name])
     for step in steps:
         ids = torch.randint(0, 64, (ROWS, T + 1), generator=torch.Generator().manual_seed(step))[rank::world_size]
         if step % 2:  # with and without averaging during the backward pass
@@ -44,10 +49,28 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
         optimizer.zero_grad()
         out = Path(folder) / f"rank-{rank}-step-{step}"
         out.mkdir(parents=True)
-        for name, state in (("model", model.state_dict()), ("optimizer", optimizer.state_dict())):
+        states = whole(optimizer.state())
+        for name, state in (("model", model.state_dict()), ("optimizer", states)):
             save_file({name: tensor.clone() for name, tensor in state.items()}, out / f"{name}.safetensors")
     if world_size > 1:
         dist.destroy_process_group()
+
+
+def whole(state: Mapping[str, torch.Tensor | Run]) -> dict[str, torch.Tensor]:
+    """What all ranks have, put together."""
+    if not dist.is_initialized():
+        return {name: given for name, given in state.items() if isinstance(given, torch.Tensor)}
+    parts: list[dict[str, torch.Tensor | Run]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(parts, dict(state))
+    found: dict[str, torch.Tensor] = {}
+    for name in {name for part in parts for name in part}:
+        given = [part[name] for part in parts if name in part]
+        runs = [each.tensor for each in given if isinstance(each, Run)]
+        tensors = [each for each in given if isinstance(each, torch.Tensor)]
+        assert not runs or len(runs) == len(parts)
+        assert all(torch.equal(tensor, tensors[0]) for tensor in tensors), f"{name}: ranks differ"
+        found[name] = torch.cat(runs) if runs else tensors[0]
+    return found
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

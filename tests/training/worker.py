@@ -15,7 +15,8 @@ import torch
 from nanochat.config import Config
 from nanochat.errors import BadSource
 from nanochat.job import Job
-from nanochat.ranks import Preempted, World, main, stop_requested
+from nanochat.ranks import Preempted, World, main, stop_requested, sum_over_ranks
+from nanochat.training.pulse import Pulse
 
 
 class Orders(Config):
@@ -43,6 +44,13 @@ def work(job: Job, world: World) -> dict[str, Any]:
             while not stop_requested():
                 time.sleep(0.05)
             raise Preempted
+        case "hang":
+            pulse = Pulse(job, world.rank, job.compute.silence_s)
+            for step in range(1000):
+                pulse.beat()
+                if step == 3 and world.rank == 1:
+                    time.sleep(600)
+                sum_over_ranks(1.0)
         case "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             (Path(job.folder) / "stubborn").write_text("here")

@@ -1,0 +1,212 @@
+"""Checkpoints: whole or not at all, the newest whole one is taken, any number of ranks reads it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanochat.errors import DamagedArtifact, NoSpace, StoreError, StoreUnreachable
+from nanochat.training.checkpoint import TRIES, Checkpoints
+from tests.training.saver import checkpoints, equal, state
+
+ROOT = Path(__file__).parents[2]
+
+
+def saved(folder: Path, *steps: int, **kept: int) -> Checkpoints:
+    made = checkpoints(folder, **kept)
+    tensor = torch.zeros(3)
+    for step in steps:
+        tensor.fill_(step)
+        made.save(step, 8 * step, {"weight": tensor}, {"seconds": step / 2}, [f"line {step}"])
+        tensor.fill_(-1)  # training goes on at once
+    made.wait(must=True)
+    return made
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in (folder / "checkpoints" / "key").iterdir())
+
+
+def test_the_newest_are_kept_and_found(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2, 10)
+    assert steps(tmp_path) == [2, 10]
+    weight = torch.zeros(3)
+    found = checkpoints(tmp_path).resume({"weight": weight})
+    assert found is not None
+    assert (found.step, found.rows_consumed, found.metrics, found.numbers) == (10, 80, ["line 10"], {"seconds": 5.0})
+    assert weight.tolist() == [10.0] * 3
+    local = [path for path in tmp_path.rglob("*") if path.is_file() and "checkpoints" not in path.parts]
+    assert not local, "something local is left"
+
+
+def test_every_fifth_stays(tmp_path: Path) -> None:
+    saved(tmp_path, 1, 5, 10, 11, 12, keep=1, keep_every_steps=5)
+    assert steps(tmp_path) == [5, 10, 12]
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
+    assert saved(tmp_path).resume({"weight": torch.zeros(3)}) is None
+    assert Checkpoints("", tmp_path, 2).resume({"weight": torch.zeros(3)}) is None
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "record", "empty", "unfinished"])
+def test_a_damaged_one_is_skipped_and_said(damage: str, tmp_path: Path) -> None:
+    saved(tmp_path, 1, 2)
+    (newest,) = (tmp_path / "checkpoints" / "key").glob("step-00000002-*")
+    (file,) = newest.glob("*.safetensors")
+    match damage:
+        case "flipped":
+            file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-5])
+        case "gone":
+            file.unlink()
+        case "record":
+            (newest / "manifest.json").write_text('{"step": 2')
+        case "empty":
+            (newest / "manifest.json").write_text("[]")
+        case "unfinished":
+            (newest / "manifest.json").unlink()
+    weight, found = torch.zeros(3), checkpoints(tmp_path)
+    resumed = found.resume({"weight": weight})
+    assert resumed is not None
+    assert (resumed.step, weight.tolist()) == (1, [1.0] * 3)
+    assert bool(found.warnings) == (damage != "unfinished")
+    assert all("step-00000002" in warning and "skipped" in warning for warning in found.warnings)
+
+
+def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    for other in ({"another": torch.zeros(3)}, {"weight": torch.zeros(4)}):
+        with pytest.raises(DamagedArtifact, match="at step 1 does not fit the model"):
+            checkpoints(tmp_path).resume(other)
+
+
+def test_a_save_that_fails_is_a_warning_and_the_third_in_a_row_an_error(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a folder should be")
+    made = checkpoints(tmp_path)
+    with pytest.raises(StoreError, match="cannot be written"):
+        for step in range(1, 9):
+            made.save(step, step, {"weight": torch.zeros(3)}, {}, [])
+    assert step == 4
+    assert len(made.warnings) == 2
+    assert all("training goes on" in warning for warning in made.warnings)
+
+
+def away(made: Checkpoints, monkeypatch: pytest.MonkeyPatch, answers: Iterator[bool]) -> None:
+    """The store takes the next upload, or does not answer."""
+    assert made._objects
+    upload = made._objects.upload
+
+    def answered(*given: Any, **named: Any) -> None:
+        if not next(answers):
+            raise StoreUnreachable("The store is away.")
+        upload(*given, **named)
+
+    monkeypatch.setattr(made._objects, "upload", answered)
+    monkeypatch.setattr("nanochat.data.retry.time.sleep", lambda _: None)
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = checkpoints(tmp_path)
+    away(made, monkeypatch, iter([False, False, True]))
+    made.save(1, 8, {"weight": torch.ones(3)}, {}, [])
+    made.wait(must=True)
+    assert steps(tmp_path) == [1]
+
+
+def test_a_save_that_succeeds_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = checkpoints(tmp_path)
+    lost = [False] * TRIES
+    away(made, monkeypatch, iter([*lost, *lost, True] * 3))
+    for step in range(1, 10):
+        made.save(step, step, {"weight": torch.zeros(3)}, {}, [])
+    made.wait()
+    assert len(made.warnings) == 6
+    assert steps(tmp_path) == [6, 9]
+
+
+def test_a_spool_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "spool-0").write_text("a file where a folder should be")
+    with pytest.raises(NoSpace, match="A checkpoint cannot be written to"):
+        saved(tmp_path, 1)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "spool-0"
+    folder.mkdir()
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("a disk of 64 kB can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_costs_no_older_checkpoint(small_disk: Path, tmp_path: Path) -> None:
+    made = saved(tmp_path, 1)
+    made.save(2, 16, {"weight": torch.zeros(100_000)}, {}, [])
+    with pytest.raises(NoSpace, match="No space left on device"):
+        made.wait(must=True)
+    assert not list(small_disk.iterdir())
+    assert steps(tmp_path) == [1]
+    assert checkpoints(tmp_path).resume({"weight": torch.zeros(3)}) is not None
+
+
+def under_torchrun(ranks: int, folder: Path, what: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m",
+         "tests.training.saver", str(folder), what],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_any_number_of_ranks_reads_what_others_saved(tmp_path: Path) -> None:
+    under_torchrun(3, tmp_path, "save")
+    (newest,) = (tmp_path / "checkpoints" / "key").glob("step-00000002-*")
+    sizes = [path.stat().st_size for path in newest.glob("*.safetensors")]
+    assert len(sizes) == 3, "each rank writes its part"
+    assert max(sizes) < 0.5 * sum(sizes), "what all have is written once"
+    filled = state(0, 1, empty=True)
+    resumed = checkpoints(tmp_path).resume(filled)
+    assert resumed is not None
+    assert equal(filled, state(0, 1))
+    under_torchrun(2, tmp_path, "resume")
+    answers = [json.loads((tmp_path / f"answer-2-{rank}.json").read_text()) for rank in range(2)]
+    assert answers == [[2, True, []]] * 2
+
+
+def test_damage_that_one_rank_meets_all_ranks_skip(tmp_path: Path) -> None:
+    under_torchrun(2, tmp_path, "save")
+    (newest,) = (tmp_path / "checkpoints" / "key").glob("step-00000002-*")
+    file = max(newest.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+    under_torchrun(2, tmp_path, "resume")
+    for rank in range(2):
+        step, right, warnings = json.loads((tmp_path / f"answer-2-{rank}.json").read_text())
+        assert (step, right) == (1, True)
+        assert "damaged" in warnings[0]
+
+
+def test_the_copy_reuses_its_memory(tmp_path: Path) -> None:
+    made, tensor = checkpoints(tmp_path), torch.zeros(3)
+    made.save(1, 8, {"weight": tensor}, {}, [])
+    made.wait(must=True)
+    held = made._host["weight"].data_ptr()
+    made.save(2, 16, {"weight": tensor}, {}, [])
+    made.wait(must=True)
+    assert made._host["weight"].data_ptr() == held
