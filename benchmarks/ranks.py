@@ -25,8 +25,8 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.data.index import open_rows
 from nanochat.data.loader import Loader
-from nanochat.data.rows import RowWriter, open_rows
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
@@ -34,6 +34,7 @@ from nanochat.scaling import Architecture, plan_steps
 from nanochat.settings import cores
 from nanochat.training.loop import optimizer_step
 from nanochat.training.metrics import Clock
+from tests.rows import write_rows
 
 T, VOCABULARY, MICRO_ROWS = 256, 4096, 4
 
@@ -49,7 +50,7 @@ def rank_of(rank: int, ranks: int, port: int, folder: str, args: argparse.Namesp
     batch_rows = args.passes * MICRO_ROWS * ranks
     plan = plan_steps(architecture, batch_tokens=batch_rows * T, steps=100, muon_weight_decay=0.1)
     optimizer = build_optimizer(model, OptimizerConfig(), plan)
-    loader = Loader(open_rows([Path(folder)], "train"), 1, batch_rows, rank, ranks, MICRO_ROWS)
+    loader = Loader(open_rows(Path(folder) / "rows.json", "train"), 1, batch_rows, rank, ranks, MICRO_ROWS)
     clock, times = Clock(), []
     for _ in range(args.steps + 1):
         sent.clear()
@@ -98,8 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         import numpy as np
 
-        with RowWriter(Path(folder), "train", T + 1, np.dtype(np.uint16)) as writer:
-            writer.write(np.random.default_rng(1).integers(0, VOCABULARY, (4096, T + 1)))
+        write_rows(Path(folder), train=np.random.default_rng(1).integers(0, VOCABULARY, (4096, T + 1), np.uint16))
         alone = 0.0
         for ranks in (count for count in (1, 2, 4, 8, 16, 32) if count <= args.most):
             with socket.socket() as listener:

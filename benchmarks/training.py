@@ -35,13 +35,12 @@ ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 def make_rows(folder: Path, text: Path | None, sequence_len: int) -> None:
-    """`vocabulary.json`, and `rows/{train,validation}.parquet`."""
+    """`vocabulary.json`, and the blocks and the index of `rows`."""
     import numpy as np
 
-    from nanochat.data.rows import RowWriter
     from nanochat.tokenizer.bpe import Tokenizer
+    from tests.rows import write_rows
 
-    (folder / "rows").mkdir()
     dice = np.random.default_rng(1)
     ids = dice.integers(0, VOCABULARY - 9, 1 << 21)
     tokenizer = Tokenizer.from_merges([])
@@ -54,9 +53,8 @@ def make_rows(folder: Path, text: Path | None, sequence_len: int) -> None:
         ids = np.concatenate([[tokenizer.bos, *tokenizer.encode(document)] for document in texts])
     tokenizer.save(folder / "vocabulary.json")
     rows = ids[: len(ids) // (sequence_len + 1) * (sequence_len + 1)].reshape(-1, sequence_len + 1)
-    for split, part in (("validation", rows[:64]), ("train", rows[64:])):
-        with RowWriter(folder / "rows", split, sequence_len + 1, np.dtype(np.uint16)) as writer:
-            writer.write(part)
+    rows = rows.astype(np.uint16)
+    write_rows(folder / "rows", train=rows[64:], validation=rows[:64])
 
 
 # --- one side, in a process of its own: told `step N` or `evaluate`, answers a line of JSON ---------------------------
@@ -67,8 +65,8 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     import torch
 
     from nanochat.config import Compute, ModelConfig, OptimizerConfig
+    from nanochat.data.index import open_rows
     from nanochat.data.loader import Loader, sequential
-    from nanochat.data.rows import open_rows
     from nanochat.evaluation.bits_per_byte import bits_per_byte
     from nanochat.model.gpt import GPT
     from nanochat.optim.schedule import rates
@@ -96,7 +94,11 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
         world = World(0, 1, device)
         micro_rows = micro_batch_rows(Compute(), model, args.sequence_len, plan.batch_rows, world)
     loader = Loader(
-        open_rows([folder / "rows"], "train"), 1, plan.batch_rows, micro_batch_rows=micro_rows, device=device
+        open_rows(folder / "rows" / "rows.json", "train"),
+        1,
+        plan.batch_rows,
+        micro_batch_rows=micro_rows,
+        device=device,
     )
     schedule = [rates(step, plan.steps, OptimizerConfig(), plan.muon_weight_decay) for step in range(plan.steps)]
     position = 0
@@ -133,7 +135,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
         if order.strip() == "evaluate":
             token_bytes = torch.from_numpy(Tokenizer.load(folder / "vocabulary.json").token_byte_lengths())
             token_bytes = torch.cat([token_bytes, token_bytes.new_zeros(VOCABULARY - len(token_bytes))])
-            held_out = sequential(open_rows([folder / "rows"], "validation"), micro_rows, device=device)
+            held_out = sequential(open_rows(folder / "rows" / "rows.json", "validation"), micro_rows, device=device)
             evaluated.eval()
             answer(bits_per_byte=bits_per_byte(evaluated, held_out, token_bytes.to(device)))
             evaluated.train()
