@@ -17,7 +17,7 @@ from flows.submit import PrefectRun
 from nanochat import branches
 from nanochat.config import Compute, PipelineConfig
 from nanochat.errors import NotFound
-from nanochat.pipeline import Handle, Handles, Result, pipeline, publish_aliases
+from nanochat.pipeline import Handle, Handles, Result, pinned, pipeline, publish_aliases
 from nanochat.stages.conversations import converse
 from nanochat.stages.evaluate import evaluate_chat
 from nanochat.store.artifacts import Artifact
@@ -101,7 +101,7 @@ def _contest(run: PrefectRun, given: Asked, champion: Artifact | None, mode: str
     if champion is None:
         return Contest(candidate, None)
     vocabulary = branches.vocabulary_of(champion)
-    (questions,) = run.map(converse, [given.config.conversations], ["in use"], vocabulary=vocabulary)
+    (questions,) = run.map(converse, [pinned(given.config.conversations)], ["in use"], vocabulary=vocabulary)
     (evaluation,) = run.map(
         evaluate_chat, [given.config.chat_evaluation], ["in use"], model=champion, conversations=questions
     )

@@ -296,6 +296,8 @@ class MixtureItem(Config):
     """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, or `prompt` and `completion`."""
     source: str = ""
     """Where they are, when not in the task's usual place: a folder, a file (JSONL or Parquet), or `hf://org/name`."""
+    sha256: Annotated[str, AbsentMeans("")] = ""
+    """Of what lies there, when it is on this machine. Left empty, a run fills it in: a changed file is another one."""
     repeats: Annotated[float, Field(gt=0, le=100)] = 1
     """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
     weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from nanochat.config import Compute, Config, DataConfig, PipelineConfig, ShardConfig
+from nanochat.data.conversations import pinned
 from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
@@ -130,12 +131,12 @@ def gather(run: Run, config: PipelineConfig, shards: Sequence[ShardConfig]) -> G
     """All that the network is needed for, and the vocabulary, in which conversations are kept."""
     raw = run.map(download, shards, [shard.name for shard in shards])
     vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
-    return Gathered(raw, vocabulary, run(converse, config.conversations, vocabulary=vocabulary))
+    return Gathered(raw, vocabulary, run(converse, pinned(config.conversations), vocabulary=vocabulary))
 
 
 def finish(run: Run, config: PipelineConfig, text: Text, base: Handle) -> Result:
     """From a base model to the report."""
-    conversations = run(converse, config.conversations, vocabulary=text.vocabulary)
+    conversations = run(converse, pinned(config.conversations), vocabulary=text.vocabulary)
     base_evaluation = run(evaluate_base, config.base_evaluation, model=base, rows=text.rows)
     chat = run(sft, config.sft, base=base, conversations=conversations)
     chat_evaluation = run(evaluate_chat, config.chat_evaluation, model=chat, conversations=conversations)

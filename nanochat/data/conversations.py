@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from nanochat._rustbpe import plan_padded
-from nanochat.config import MixtureItem
+from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
+from nanochat.store.manifest import describe_file, payload_digest
 from nanochat.tasks.conversation import Question, Split
 from nanochat.tasks.task import load_task
 from nanochat.tokenizer.bpe import Tokenizer
@@ -32,6 +33,24 @@ OPEN_ROWS = 100
 BLOCK_ROWS = 4096
 """Rows filled in memory at once."""
 REPORT_EVERY = 1000
+
+
+def pinned(config: ConversationsConfig) -> ConversationsConfig:
+    """The same, with the SHA-256 of what its local sources hold now."""
+    filled = {
+        name: tuple(item.model_copy(update={"sha256": item.sha256 or _sha256(item.source)}) for item in items)
+        for name, items in (("train", config.train), ("validation", config.validation), ("questions", config.questions))
+    }
+    return config.model_copy(update=filled)
+
+
+def _sha256(source: str) -> str:
+    """Of a file, or of the names and bytes in a folder; empty when there is none, which the stage will say."""
+    place = Path(source).expanduser()
+    if not source or "://" in source or not place.exists():
+        return ""
+    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    return payload_digest([describe_file(file, file.relative_to(place).as_posix()) for file in files])
 
 
 @dataclass(frozen=True)

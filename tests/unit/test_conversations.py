@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
-from nanochat.data.conversations import questions_of, render_mixture, times_seen, write_rows
+from nanochat.data.conversations import pinned, questions_of, render_mixture, times_seen, write_rows
 from nanochat.data.index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
@@ -166,3 +167,16 @@ def test_questions_are_limited_and_must_be_some():
     assert [question["task"] for question in questions] == ["world_choice"] * 5 + ["spelling"] * 2
     with pytest.raises(BadConfig, match="nobody can be examined"):
         list(questions_of([MixtureItem(task="smoltalk")], 1))
+
+
+def test_a_changed_file_of_yours_is_another_source(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)), MixtureItem()))
+    before = pinned(config)
+    assert [bool(item.sha256) for item in before.train] == [True, False]
+    assert pinned(config) == before == pinned(before)
+    mine.write_text('{"prompt": "Hi", "completion": "Good day!"}\n')
+    assert pinned(config) != before
+    assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path / "none")),))).train[0].sha256 == ""
+    assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path)),))).train[0].sha256 != ""
