@@ -16,8 +16,8 @@ from nanochat.console import duration, number
 from nanochat.progress import Progress
 
 LOG_EVERY_S = 5.0
-UNSAID = {"time", "seconds", "memory_bytes", "lr_multiplier", "smoothed_loss", "tokens", "epoch"}
-"""Kept in `metrics.jsonl`; a line in the log is to be read."""
+SAID = ("loss", "validation_bits_per_byte", "validation_loss", "tokens_per_s", "mfu")
+"""Of what training measures; `metrics.jsonl` keeps all of it, and a line in the log is to be read."""
 DRAW_EVERY_S = 1.0
 
 
@@ -63,7 +63,7 @@ class TaskProgress:
         """`120 of 400 steps · loss 3.21 · tokens per s 12,345 · 1 min 20 s left`."""
         began, first = self._first or (now, done)
         parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}" if unit else ""]
-        told = {name: value for name, value in metrics.items() if name not in UNSAID}
+        told = {name: metrics[name] for name in SAID if name in metrics}
         parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in told.items()] or [message]
         if total and done > first:
             parts.append(f"{duration((now - began) * (total - done) / (done - first))} left")
