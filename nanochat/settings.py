@@ -44,6 +44,11 @@ def prefect_ui_prefix() -> str:
     return os.environ.get("NANOCHAT_UI_PREFIX", "")
 
 
+def node_address() -> str:
+    """`NANOCHAT_ADDRESS`: by which the other nodes of a training reach this one; empty asks the system."""
+    return os.environ.get("NANOCHAT_ADDRESS", "")
+
+
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

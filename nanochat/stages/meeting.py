@@ -7,6 +7,7 @@ import socket
 import time
 from contextlib import suppress
 
+from nanochat import settings
 from nanochat.config import Compute
 from nanochat.errors import StageFailed
 from nanochat.progress import Progress
@@ -52,6 +53,8 @@ def _heard(store: Store, path: str, progress: Progress) -> str:
 
 def own_address() -> str:
     """The address by which others reach this node; loopback when it has no network."""
+    if named := settings.node_address():
+        return named
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(NOWHERE)

@@ -19,7 +19,7 @@ def start(home: Path, store: Path, *compute: str) -> subprocess.Popen[str]:
     words += [word for each in ("device=cpu", *compute) for word in ("--compute", each)]
     return subprocess.Popen(
         [sys.executable, "-m", "nanochat.cli", "run", "--plain", "--store", store.as_uri(), *words],
-        env={**os.environ, "NANOCHAT_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "NANOCHAT_HOME": str(home), "OMP_NUM_THREADS": "1", "NANOCHAT_ADDRESS": "127.0.0.1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
