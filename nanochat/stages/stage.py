@@ -114,7 +114,7 @@ class Stage:
             return found
         key = self.key(config, inputs)
         if compute.node and self.resource == "gpu":
-            return self._lend(key, config, inputs, store, compute, progress, folder_root)
+            return self._lend(config, inputs, store, *self._prepare(key, store, compute, progress, folder_root))
 
         def waiting(holder: str) -> None:
             progress(0, 0, "", f"waiting for {holder}, which is making the same artifact")
@@ -140,9 +140,8 @@ class Stage:
         run_name: str,
     ) -> Artifact:
         started = datetime.now(UTC)
-        context, out = self._prepare(key, store, compute, progress, folder_root)
-        folder = context.folder
         try:
+            context, out = self._prepare(key, store, compute, progress, folder_root)
             metrics = self.function(config, **inputs, out=out, context=context)
             if not held.holds():
                 raise _overtaken()
@@ -160,28 +159,18 @@ class Stage:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise NoSpace(
-                    f"No space left for the stage `{self.name}` ({error.filename or folder}).",
+                    f"No space left for the stage `{self.name}` ({error.filename or folder_root}).",
                     hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
                 ) from error
             raise
         # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
         if held.holds():
             store.objects.delete([entry.path for entry in store.objects.list(_checkpoints(key))])
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(context.folder, ignore_errors=True)
         return store.artifact(manifest, reused=False)
 
-    def _lend(
-        self,
-        key: str,
-        config: Config,
-        inputs: Inputs,
-        store: Store,
-        compute: Compute,
-        progress: Progress,
-        folder_root: Path,
-    ) -> Artifact:
+    def _lend(self, config: Config, inputs: Inputs, store: Store, context: Context, out: Path) -> Artifact:
         """This node's ranks for what the first node makes; its artifact, once that has been published."""
-        context, out = self._prepare(key, store, compute, progress, folder_root)
         with suppress(Lent):
             self.function(config, **inputs, out=out, context=context)
         shutil.rmtree(context.folder, ignore_errors=True)
@@ -189,7 +178,7 @@ class Stage:
         while (found := self.find(config, inputs, store)) is None:
             if time.monotonic() > deadline:
                 raise StageFailed(f"The first node has not published what `{self.name}` made.")
-            progress(0, 0, "", "waiting for the first node to publish")
+            context.progress(0, 0, "", "waiting for the first node to publish")
             time.sleep(POLL_S)
         return found
 
