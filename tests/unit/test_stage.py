@@ -95,6 +95,17 @@ def full(config: Letters, *, out: Path, context: Context) -> Metrics:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_disk_that_was_full_before_is_the_same_sentence(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Stage, "_prepare", no_room)
+    with pytest.raises(NoSpace, match="No space left for the stage `full`"):
+        run(full, Letters(), store, tmp_path)
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_no_artifact(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NoSpace, match="No space left for the stage `full`"):
         run(full, Letters(), store, tmp_path)
