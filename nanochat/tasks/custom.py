@@ -44,6 +44,8 @@ def _rows(source: str) -> Iterator[tuple[str, Any]]:
         yield from hub_rows(source, "", None, "train")
         return
     place = Path(source).expanduser()
+    if not place.exists():
+        raise BadSource(f"There is no file or folder `{source}` of conversations.", hint="Is the path right, from here?")
     files = sorted(place.iterdir()) if place.is_dir() else [place]
     files = [file for file in files if file.name.endswith(SUFFIXES)]
     if not files:
