@@ -45,7 +45,7 @@ def _rows(source: str) -> Iterator[tuple[str, Any]]:
         return
     place = Path(source).expanduser()
     if not place.exists():
-        raise BadSource(f"There is no file or folder `{source}` of conversations.", hint="Is the path right, from here?")
+        raise BadSource(f"There is no file or folder `{source}` of conversations.", hint="Is the path right?")
     files = sorted(place.iterdir()) if place.is_dir() else [place]
     files = [file for file in files if file.name.endswith(SUFFIXES)]
     if not files:
