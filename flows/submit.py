@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from threading import Event
 from typing import Any
 
 from prefect.client.schemas.objects import State
@@ -42,13 +43,18 @@ class Submitted:
     future: PrefectFuture[Batch]
     progress: Mapping[str, Progress]
     """Label → where to say how its call is, for calls in other processes: they cannot say it themselves."""
+    done: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        # asked for its result with a limit of time, a future of Dask may break when the limit passes
+        self.future.add_done_callback(lambda _: self.done.set())
 
     def ended(self, timeout_s: float) -> bool:
         """Whether it has, after so long at most; raises `StageFailed` when whoever worked on it is gone."""
-        try:
-            self.future.result(timeout=timeout_s, raise_on_failure=False)
-        except TimeoutError:
+        if not self.done.wait(timeout_s):
             return False
+        try:
+            self.future.result(raise_on_failure=False)
         except UnfinishedRun:  # it never began, because one before it failed
             return True
         except Exception as error:

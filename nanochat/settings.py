@@ -103,6 +103,9 @@ _PREFECT_AT_REST = {
 }
 """Prefect tells nobody that it runs."""
 
+_PREFECT_ASKS_AGAIN_AT = "500"
+"""A server whose database is away for a moment answers 500; asked again, for half a minute in all, it may be back."""
+
 
 _SERVICES = ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")
 """What a server does by itself: schedules, late runs, automations, the health of pools."""
@@ -162,6 +165,7 @@ def use_prefect(api_url: str, folder: Path) -> None:
     if not prefect_api_url():
         os.environ["PREFECT_HOME"] = str(folder)
     os.environ.update(_PREFECT_AT_REST)
+    os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", _PREFECT_ASKS_AGAIN_AT)
     os.environ["PREFECT_API_URL"] = api_url
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     os.environ["PREFECT_LOGGING_INTERNAL_LEVEL"] = "CRITICAL"

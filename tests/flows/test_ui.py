@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(viewport={"width": 1300, "height": 1000})
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         yield context
         browser.close()
 
@@ -60,7 +60,7 @@ def submit(page: Page, site: Site, form: str, **fields: str) -> str:
     for name, value in fields.items():
         number(page, name).fill(value)
     page.get_by_role("button", name="Submit").click()
-    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$|tab="))
+    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$|tab="), wait_until="commit")
     return until(lambda: [run["id"] for run in site.post("flow_runs/filter") if run["id"] not in known], "the run")[0]
 
 
@@ -95,6 +95,7 @@ def test_the_form_shows_the_profile_and_refuses_what_cannot_be(browser: Any, for
 def test_run_look_follow_run_again(browser: Any, both_pools: Site, form: str) -> None:
     page = browser.new_page()
     run_id = submit(page, both_pools, form, Depth="3")
+    both_pools.wait(run_id, lambda run: run["state_name"] == "Running")  # it has its name by then
     open_run(page, form, run_id)
     page.get_by_text("demo · d3 · world").first.wait_for()
     page.locator(".state-badge", has_text="Completed").first.wait_for(timeout=180_000)

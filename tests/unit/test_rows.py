@@ -180,7 +180,7 @@ def test_processes_share_what_one_of_them_fetched(tmp_path: Path, monkeypatch, l
     monkeypatch.setenv("NANOCHAT_ROWS_GB", limit_gb)
     monkeypatch.setattr(rows_module, "BLOCK_BYTES", 200)
     index = write_rows(tmp_path, train=numbered(200, 9))
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # as ranks are: nothing of this process is theirs
     processes = [context.Process(target=_read, args=(index, tmp_path / "reads")) for _ in range(3)]
     for process in processes:
         process.start()
