@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP_DOCUMENTS = 1 << 20
-LANGUAGE_SAMPLE = 64
+LANGUAGE_SAMPLE = 32
 """About so many documents of a file are looked at for their language: a third of a millisecond
 each, in which 200 kB are encoded."""
 LANGUAGE_BYTES = 400

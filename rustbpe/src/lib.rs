@@ -15,3 +15,5 @@ pub mod vocab;
 
 #[cfg(feature = "python")]
 mod python;
+#[cfg(any(feature = "python", test))]
+mod spare;

@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use numpy::ndarray::ArrayView1;
 use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::encode::{Buffer, EncodeError, Encoder, Output, Rules};
-use crate::memory::advise_huge;
 use crate::pack as packing;
+use crate::spare::Spare;
 use crate::split::{scheme, Splitter};
 use crate::text::{Text, Unchecked};
 use crate::train::{Counter, TrainError};
@@ -176,6 +178,58 @@ fn learn_and_tell(counter: Counter, merges: usize, told: Option<&Py<PyAny>>) -> 
 #[pyclass(name = "Encoder", frozen)]
 struct PyEncoder {
     encoder: Encoder,
+    narrow: Arc<Spare<u16>>,
+    wide: Arc<Spare<u32>>,
+}
+
+impl From<Encoder> for PyEncoder {
+    fn from(encoder: Encoder) -> PyEncoder {
+        PyEncoder { encoder, narrow: Arc::default(), wide: Arc::default() }
+    }
+}
+
+/// Ids that an encoder lends to Python.
+trait Lendable: Output + Element {
+    /// Where their memory comes from and goes to.
+    fn home(encoder: &PyEncoder) -> &Arc<Spare<Self>>;
+}
+
+impl Lendable for u16 {
+    fn home(encoder: &PyEncoder) -> &Arc<Spare<u16>> {
+        &encoder.narrow
+    }
+}
+
+impl Lendable for u32 {
+    fn home(encoder: &PyEncoder) -> &Arc<Spare<u32>> {
+        &encoder.wide
+    }
+}
+
+struct Loan<I> {
+    ids: Vec<I>,
+    home: Arc<Spare<I>>,
+}
+
+impl<I> Drop for Loan<I> {
+    fn drop(&mut self) {
+        self.home.give(std::mem::take(&mut self.ids));
+    }
+}
+
+/// Who owns the ids of an array.
+#[pyclass(frozen)]
+struct Owner {
+    _loan: Box<dyn Send + Sync>,
+}
+
+/// An array of these ids; when Python is done with it, their memory goes home.
+#[allow(unsafe_code)]
+fn lend<'py, I: Lendable>(py: Python<'py>, mut ids: Vec<I>, home: &Arc<Spare<I>>) -> PyResult<Bound<'py, PyArray1<I>>> {
+    let (count, first) = (ids.len(), ids.as_mut_ptr());
+    let owner = Bound::new(py, Owner { _loan: Box::new(Loan { ids, home: home.clone() }) })?;
+    // SAFETY: the owner, which the array keeps, leaves these ids where they are, and nobody else can reach them
+    Ok(unsafe { PyArray1::borrow_from_array(&ArrayView1::from_shape_ptr(count, first), owner.into_any()) })
 }
 
 #[pymethods]
@@ -190,7 +244,7 @@ impl PyEncoder {
             let rules = Rules::by_rank(&vocab);
             Ok::<_, String>(Encoder::new(splitter, vocab, rules, true))
         });
-        Ok(PyEncoder { encoder: encoder.map_err(value_error)? })
+        Ok(encoder.map_err(value_error)?.into())
     }
 
     /// Bytes by id, and merges in their order, or none: any two neighbours whose bytes are a token, the lowest first.
@@ -214,7 +268,7 @@ impl PyEncoder {
             };
             Ok::<_, String>(Encoder::new(splitter, vocab, rules, whole))
         });
-        Ok(PyEncoder { encoder: encoder.map_err(value_error)? })
+        Ok(encoder.map_err(value_error)?.into())
     }
 
     /// Ids of one text.
@@ -321,7 +375,7 @@ impl PyEncoder {
         }
     }
 
-    fn batch_of<'py, I: Output + Element>(
+    fn batch_of<'py, I: Lendable>(
         &self,
         py: Python<'py>,
         texts: &[impl Text],
@@ -345,17 +399,16 @@ impl PyEncoder {
             let view = out.get_item(pyo3::types::PySlice::new(py, 0, count as isize, 1))?;
             return Ok((view, offsets.into_pyarray(py)));
         }
+        let home = I::home(self);
         let encoded = py.detach(|| {
             // most texts have more than three bytes an id; for others it grows
             let bytes: usize = texts.iter().map(|text| text.bytes().len()).sum();
-            let mut ids: Vec<I> = Vec::with_capacity(bytes / 3 + 2 * texts.len());
-            advise_huge(&ids);
+            let mut ids = home.take(bytes / 3 + 2 * texts.len());
             let offsets = self.encoder.encode_batch(texts, threads, before, after, &mut ids)?;
-            ids.shrink_to_fit();
             Ok((ids, offsets))
         });
         let (ids, offsets) = encoded.map_err(failed)?;
-        Ok((ids.into_pyarray(py).into_any(), offsets.into_pyarray(py)))
+        Ok((lend(py, ids, home)?.into_any(), offsets.into_pyarray(py)))
     }
 }
 

@@ -206,6 +206,24 @@ def test_ids_are_written_where_one_says() -> None:
         OURS.encode_batch(TEXTS, out=np.empty(1_000_000, np.uint32))
 
 
+@pytest.mark.parametrize("specials", [SPECIALS, [f"<{number}>" for number in range(1 << 16)]])
+def test_memory_that_somebody_still_looks_at_is_not_used_again(specials: list[str]) -> None:
+    tokenizer = Tokenizer.from_merges(OURS.merges, specials)
+    ones, twos = pa.array([" one" * 100_000]), pa.array([" two" * 100_000])
+    ids = tokenizer.encode_batch(ones)[0]
+    place, expected = ids.ctypes.data, ids[1:].tolist()
+    tail = ids[1:]
+    del ids
+    other = tokenizer.encode_batch(twos)[0]
+    assert tail.tolist() == expected
+    other[:] = 0  # it is the caller's
+    assert tokenizer.encode_batch(ones)[0][1:].tolist() == expected
+    del tail
+    again = [tokenizer.encode_batch(ones)[0] for _ in range(2)]
+    assert place in {array.ctypes.data for array in again}
+    assert [array[1:].tolist() for array in again] == [expected, expected]
+
+
 def test_a_large_vocabulary_is_wide() -> None:
     tokens: list[bytes | None] = [bytes([byte]) for byte in range(256)]
     wide = Tokenizer.from_tokens(tokens, {"<|end|>": 70_000}, PATTERN)
