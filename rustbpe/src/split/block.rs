@@ -142,6 +142,79 @@ impl Masks {
         self.certain(starts, self.white, white_start)
     }
 
+    /// Where pieces of `Scheme::Cased` begin; bit 0 always. Only up to the first character that is not ASCII, one of
+    /// `high`: what a letter of another script or a mark does to a word depends on what is around it.
+    #[inline(always)]
+    pub fn cased(&self, block: &[u8; BLOCK], high: u64) -> u64 {
+        let known = self.valid & (high & high.wrapping_neg()).wrapping_sub(1);
+        let upper = find(block, |eight| eight.at_least(b'A') & !eight.at_least(b'Z' + 1));
+        let plain_white = self.white & !self.newline;
+
+        // newlines behind punctuation belong to it, and slashes behind those
+        let other = self.valid & !(self.letter | self.number | self.white);
+        let taken = self.taken_with_slashes(block, other);
+        let (white, newline) = (self.white & !taken & known, self.newline & !taken);
+
+        // a word takes its contraction, and the character before it, if that is white space or stands alone
+        let suffixes = self.suffixes(block, known);
+        let other = other & !taken;
+        let other_start = other & !(other << 1) & !(self.space << 1) & !suffixes.taken;
+        let led = (plain_white | other_start) << 1;
+        let letter_start = self.letter & !(self.letter << 1) & !led;
+        let case_start = upper & ((self.letter & !upper) << 1);
+
+        let white_start = white & !(white << 1);
+        let starts = 1
+            | other_start
+            | (letter_start | case_start) & !suffixes.taken
+            | suffixes.behind
+            | self.number_starts(3)
+            | white_start
+            | self.behind_last_newline(plain_white, newline)
+            | plain_white & !(self.white >> 1);
+        Masks { valid: suffixes.known, ..*self }.certain(starts, white, white_start) | 1
+    }
+
+    /// Newlines behind punctuation, and slashes and newlines behind these.
+    #[inline(always)]
+    fn taken_with_slashes(&self, block: &[u8; BLOCK], other: u64) -> u64 {
+        let mut taken = self.newline & (other << 1);
+        let mut run = self.newline;
+        if taken != 0 {
+            run |= find(block, |eight| eight.equal(b'/'));
+        }
+        for step in [1, 2, 4, 8, 16, 32] {
+            taken |= run & (taken << step);
+            run &= run << step;
+        }
+        taken
+    }
+
+    /// The contractions that words take with them.
+    #[inline(always)]
+    fn suffixes(&self, block: &[u8; BLOCK], known: u64) -> Suffixes {
+        let mut found = Suffixes { taken: 0, behind: 0, known };
+        let mut left = self.apostrophe & (self.letter << 1) & known;
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            left &= left - 1;
+            if found.behind >> at & 1 == 1 {
+                continue; // the letter before it is a contraction's: here something new begins
+            }
+            let contraction = contraction_bytes(&block[(at + 1).min(BLOCK)..], true);
+            let seen = known >> at >> 1 & 1 == 1 && (contraction.is_some() || at + 2 < BLOCK);
+            if !seen {
+                found.known &= (1 << at) - 1;
+                break;
+            }
+            if let Some(bytes) = contraction {
+                found.taken |= ((2 << bytes) - 1) << at;
+                found.behind |= 1u64.checked_shl((at + 1 + bytes) as u32).unwrap_or(0);
+            }
+        }
+        found
+    }
+
     /// Of white space that reaches the end of what is known, only its beginning is certain.
     #[inline(always)]
     fn certain(&self, starts: u64, white: u64, white_start: u64) -> u64 {
@@ -200,6 +273,49 @@ impl Masks {
         }
         (apostrophes, behind)
     }
+}
+
+/// What words take with them.
+struct Suffixes {
+    /// Apostrophes, and the letters behind them.
+    taken: u64,
+    /// What is behind those.
+    behind: u64,
+    /// Bytes that nothing behind the block can change.
+    known: u64,
+}
+
+/// Eight bytes; a question is answered by the highest bit of each.
+#[derive(Clone, Copy)]
+struct Eight(u64);
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const LOW_BITS: u64 = 0x7F * ONES;
+
+impl Eight {
+    /// Of bytes that are ASCII: whether they are at least this one, which is ASCII too.
+    #[inline(always)]
+    fn at_least(self, byte: u8) -> u64 {
+        (self.0 & LOW_BITS).wrapping_add(u64::from(0x80 - byte) * ONES) & !self.0
+    }
+
+    #[inline(always)]
+    fn equal(self, byte: u8) -> u64 {
+        let differing = self.0 ^ (u64::from(byte) * ONES);
+        !((differing & LOW_BITS).wrapping_add(LOW_BITS) | differing)
+    }
+}
+
+/// The bytes of a block that answer a question with yes.
+#[inline(always)]
+fn find(block: &[u8; BLOCK], question: impl Fn(Eight) -> u64) -> u64 {
+    let mut found = 0;
+    for (place, &eight) in block.as_chunks::<8>().0.iter().enumerate() {
+        let answers = question(Eight(u64::from_le_bytes(eight))) >> 7 & ONES;
+        // the bits 0, 8, 16 … of a number side by side: each is moved to the top byte by one term of the product
+        found |= (answers.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * place);
+    }
+    found
 }
 
 /// Bytes of the character that begins with a byte.

@@ -175,7 +175,7 @@ fn by_regex(regex: &fancy_regex::Regex, text: &str, start: usize, ends: &mut End
 fn by_hand(scheme: Scheme, level: Level, text: &str, start: usize, ends: &mut Ends) {
     #![allow(unsafe_code)]
     match (scheme, level.instructions()) {
-        (Scheme::Cased, _) | (_, Instructions::Scalar) => {
+        (_, Instructions::Scalar) => {
             let scalar = Scalar::new(text, Classes::get());
             let mut at = start;
             while at < text.len() && ends.count < ENOUGH {
@@ -263,15 +263,20 @@ unsafe fn blocks<S: Simd>(scheme: Scheme, text: &str, start: usize, ends: &mut E
 #[inline(always)]
 #[allow(unsafe_code)]
 unsafe fn starts_in<S: Simd>(scheme: Scheme, block: &[u8; BLOCK], classes: &Classes, inside: u64) -> u64 {
+    if scheme == Scheme::Cased && (block[0] | block[1]) >= 0x80 {
+        return 1; // a word of another script, most likely
+    }
     // SAFETY: as the caller vouches
     let (mut masks, wide): (Masks, _) = unsafe { S::masks(block, classes) };
     masks.valid = inside;
+    if scheme == Scheme::Cased {
+        return masks.cased(block, wide.high);
+    }
     if wide.high != 0 {
         masks.add_wide(block, wide, classes);
     }
     match scheme {
-        Scheme::Spaced => masks.spaced(block),
         Scheme::Prefixed { digits, .. } => masks.prefixed(block, digits),
-        Scheme::Cased => 1,
+        _ => masks.spaced(block),
     }
 }
