@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32};
 
 use rayon::prelude::*;
 
+use crate::memory::give_back;
 use crate::train::cells::{Cell, Text, BLOCK_CELLS, BYTE_PAIRS};
 use crate::train::pairs::{Pair, Pairs};
 
@@ -281,6 +282,7 @@ impl<C: Cell> Trainer<C> {
         let floor = words.floor(merges);
         let text = Text::new(&words, merges);
         drop(words);
+        give_back(); // the counts too, which were dropped before
         let ids = IDS_BESIDE_MERGES + merges;
         let mut spans = vec![1; 256];
         spans.resize(ids, 0);
