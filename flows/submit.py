@@ -151,10 +151,17 @@ class PrefectRun:
             gpu_pool=self.gpu_pool,
         )
         progress = {call.label: WATCH.get().started(call.label, stage) for call in work.calls} if far else {}
-        future = runner.submit(stage_task(stage, work.label), parameters)
+        future = runner.submit(stage_task(stage, work.label), parameters, wait_for=self._before(stage))
         submitted = Submitted(stage, work, future, progress)
         self.tasks.append(submitted)
         return (Promise(submitted, place) for place in range(len(work.calls)))
+
+    def _before(self, stage: Stage) -> list[PrefectFuture[Batch]]:
+        """What has to be done first, whether or not it is an input: over several nodes, what trains goes one after the
+        other, in the order of the graph; else two stages might have half of the nodes each, and wait for ever."""
+        if self.compute.nodes == 1 or stage.resource != "gpu":
+            return []
+        return [task.future for task in self.tasks if task.stage.resource == "gpu"][-1:]
 
     def wait(self) -> None:
         """Until every task has ended. Of those in other processes is told, as soon as they have, how they went.

@@ -53,14 +53,14 @@ class Workshop:
     home: Path
     graph: ModuleType
 
-    def run(self, *changes: str, store: str = "store") -> tuple[str, str]:
+    def run(self, *changes: str, store: str = "store", nodes: int = 1) -> tuple[str, str]:
         """Screen and id of the flow run; raises what the command line would print."""
         from flows.terminal import run_flow
 
         screen = Screen(Console(file=io.StringIO(), width=200))
         config = override(PipelineConfig.model_validate({"data": {"world": WorldConfig(shards=2)}}), changes)
         url = (self.home / store).as_uri()
-        parameters = {"profile": "demo", "config": config, "compute": Compute(workers=2), "store": url}
+        parameters = {"profile": "demo", "config": config, "compute": Compute(workers=2, nodes=nodes), "store": url}
         try:
             run_flow(parameters, screen, self.home / "prefect")
         finally:
@@ -166,6 +166,14 @@ def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
     assert {name for name, state in states.items() if state == "Completed"} == {"sft", "report"}
     bars = [page for page in workshop.of_run("artifacts", run_id) if page["type"] == "progress"]
     assert [bar["data"] for bar in bars] == [100.0]
+
+
+def test_over_several_nodes_what_trains_goes_in_the_order_of_the_graph(workshop: Workshop) -> None:
+    """On another node too, then: no two stages have some of the nodes each."""
+    _, run_id = workshop.run("pretrain.seed=5", "sft.seed=5", nodes=2)
+    assert set(workshop.states(run_id).values()) == {"Completed", "Cached"}
+    runs = {run["name"]: run for run in workshop.of_run("task_runs", run_id)}
+    assert runs["pretrain"]["end_time"] <= runs["sft"]["start_time"]
 
 
 def test_all_models_are_on_a_page_best_first(workshop: Workshop) -> None:
