@@ -200,10 +200,12 @@ def _input(store: Store, given: Given, upstream: Sequence[Batch]) -> Artifact:
 
 
 def stage_task(stage: Stage, label: str) -> Task[..., Any]:
-    """The task with what the UI shows of a stage."""
+    """The task with what the UI shows of a stage.
+
+    No tags: for those Prefect asks the server for limits, and a SQLite that is written to answers with two seconds.
+    """
     return RUN_CALLS.with_options(
         name=stage.name,
         description=stage.summary,
-        tags={stage.resource},  # each set of tags costs a question to the server; the name says the stage
         task_run_name=label.replace("{", "{{").replace("}", "}}"),
     )

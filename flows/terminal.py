@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,8 +18,10 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
+from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled
 
 from flows.pipeline import nanochat_flow
@@ -32,7 +33,9 @@ from nanochat.stages.stage import Stage
 from nanochat.store.artifacts import Artifact
 
 ASK_EVERY_S = 2.0
+BEAT_EVERY_S = 30.0
 PATIENCE_S = 20.0
+LOG_BYTES = 5_000_000
 
 
 class TerminalWatch:
@@ -87,7 +90,9 @@ class _FlowThread(threading.Thread):
     def run(self) -> None:
         WATCH.set(self.watch)
         try:
-            self.state = nanochat_flow(**self.parameters, return_state=True)
+            # Prefect's heart sleeps for a second at a time, and its flow ends no sooner: `_attend` has one instead.
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                self.state = nanochat_flow(**self.parameters, return_state=True)
         except BaseException as error:  # noqa: BLE001 - told in the main thread
             self.error = error
         self.done.set()
@@ -112,12 +117,16 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
 
 
 def _attend(thread: _FlowThread, watch: TerminalWatch) -> bool:
-    """Waits for the flow's end; whether Ctrl-C brought it about."""
+    """Waits for the flow's end, shows meanwhile that it lives; whether Ctrl-C brought the end about."""
     try:
-        asked = time.monotonic()
+        asked, beaten = time.monotonic(), -BEAT_EVERY_S
         while not thread.done.wait(0.1):
-            if time.monotonic() - asked > ASK_EVERY_S and watch.run_id:
-                asked = time.monotonic()
+            now = time.monotonic()
+            if now - beaten > BEAT_EVERY_S and watch.run_id:
+                beaten = now
+                emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{watch.run_id}"})
+            if now - asked > ASK_EVERY_S and watch.run_id:
+                asked = now
                 if _is_cancelled(watch.run_id):
                     watch.stop("The run was cancelled in the Prefect UI.")
         return False
@@ -174,7 +183,9 @@ def _keep_log(folder: Path) -> Path:
     """Prefect's own lines go to a file; the terminal is for ours."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "client.log"
-    handler = RotatingFileHandler(path, maxBytes=5_000_000, backupCount=1)
+    if path.exists() and path.stat().st_size > LOG_BYTES:  # asked once, and not at each line
+        path.replace(folder / "client.log.1")
+    handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
     logging.getLogger("prefect").addHandler(handler)
     return path

@@ -88,6 +88,18 @@ class Workshop:
             threading.Event().wait(0.25)
         return states
 
+    def beats(self, run_id: str, expected: int) -> int:
+        """How often a run has shown that it lives; asked until the server has written so many down."""
+        wanted = {
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run_id}"]},
+        }
+        for _ in range(40):
+            if (found := self.ask("events/filter", filter=wanted)["total"]) >= expected:
+                break
+            threading.Event().wait(0.25)
+        return found
+
     def record(self, run_id: str) -> RunRecord:
         store = Store((self.home / "store").as_uri(), self.home / "cache")
         return next(run.record for run in newest(store) if run.record.flow_run == run_id)
@@ -118,7 +130,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         os.environ.update(before)
 
 
-def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(workshop: Workshop) -> None:
+def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flows.terminal
+
+    monkeypatch.setattr(flows.terminal, "BEAT_EVERY_S", 0.2)
     shown, first = workshop.run()
     assert "9 computed, 0 cached" in shown
     assert workshop.states(first) == dict.fromkeys(
@@ -157,6 +174,7 @@ def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(work
     )
     assert record.stages["pretrain"].key == base.key
     assert {stage.state for stage in workshop.record(first).stages.values()} == {"computed"}
+    assert workshop.beats(first, 2) >= 2
 
 
 def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
