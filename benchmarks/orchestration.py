@@ -1,12 +1,17 @@
 """What does the orchestration cost? Prints a table; all is measured in this run, through the command line.
 
-    python benchmarks/orchestration.py                        # the demo, then 1,000 shards on SQLite
+    python benchmarks/orchestration.py                        # the demo, a task, then 1,000 shards on SQLite
     python benchmarks/orchestration.py --postgres postgresql+asyncpg://user:password@127.0.0.1/name
-    python benchmarks/orchestration.py --shards 200 --skip-demo
+    python benchmarks/orchestration.py --shards 200 --skip-demo --skip-task
 
-The demo is computed once, in one process, without Prefect; what its stages took is on record in their manifests. Then
-the unchanged run is repeated in turns, with and without Prefect, on a server that is up: all is cached, so what one
-takes longer than the other is what orchestration costs: for each task, and as a share of the demo.
+The demo is computed once, in one process, without Prefect. Then the unchanged run is repeated in turns, with and
+without Prefect, on a server that is up: all is cached, so what one takes longer than the other is what orchestration
+costs the demo: the start of Prefect's client, and its tasks. (With `--computed-twice` the demo is also computed with
+Prefect: that is the thing itself, but two trainings differ by more than the goal.)
+
+What a task costs is measured apart: very small pipelines of few and of many shards, all cached, again in turns with and
+without Prefect. What each task more takes longer is its cost, with its page, its log lines and its share of the store;
+what remains at no task is the start.
 
 For the shards, a site is made (`nanochat up`) on SQLite, and on the Postgres that is named. There the pipeline runs
 twice on that many shards of a very small world, down to a very small model: computed, then cached. Meanwhile the server
@@ -36,6 +41,8 @@ from rich.console import Console
 from rich.table import Table
 
 ASK_EVERY_S = 0.5
+FEW_SHARDS, MANY_SHARDS = 4, 44
+"""Up to 64 shards have a task a stage each: 20 tasks, and 140."""
 SMALL = (
     "data.world.documents_per_shard=10", "data.validation_documents=1", "tokenizer.vocab_size=512",
     "rows.sequence_len=64", "pretrain.model.depth=1", "pretrain.batch_tokens=512", "pretrain.horizon.unit=steps",
@@ -145,40 +152,78 @@ class Watching:
                     continue
 
 
-def demo(turns: int) -> Iterator[tuple[str, str]]:
+def in_turns(home: Home, turns: int, *arguments: str) -> tuple[list[float], list[float], int]:
+    """Seconds of a cached run without and with Prefect, in turns after a first, and how many tasks it has."""
+    plain, prefect, tasks = [], [], 0
+    for turn in range(turns + 1):
+        without_s, *_ = home.run("--plain", *arguments)
+        with_s, computed, tasks = home.run(*arguments)
+        assert computed == 0
+        if turn:
+            plain.append(without_s)
+            prefect.append(with_s)
+    return plain, prefect, tasks
+
+
+def demo(turns: int, computed_twice: bool) -> Iterator[tuple[str, str]]:
     """Rows of the table: what orchestration adds to the demo."""
     with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
         home = Home(Path(folder))
         took_s, stages, _ = home.run("--plain", "--profile", "demo")
-        alone_s, _, _ = home.run("--profile", "demo")  # starts a server for itself
-        plain, prefect = [], []
-        with home.up():
-            home.run("--profile", "demo")
-            for _ in range(turns):
-                plain.append(home.run("--plain", "--profile", "demo")[0])
-                prefect.append(home.run("--profile", "demo")[0])
-        extra = [with_it - without for with_it, without in zip(prefect, plain, strict=True)]
-        extra_s = statistics.median(extra)
         yield f"the demo, {stages} stages, computed without Prefect", f"{took_s:.1f} s"
+        alone_s, _, _ = home.run("--profile", "demo")  # starts a server for itself
+        with home.up():
+            plain, prefect, _ = in_turns(home, turns, "--profile", "demo")
+            if computed_twice:
+                other = (Path(folder) / "other").as_uri()
+                yield "the demo, computed with Prefect", f"{home.run('--profile', 'demo', '--store', other)[0]:.1f} s"
+        extra = [with_it - without for with_it, without in zip(prefect, plain, strict=True)]
         yield "again, all cached: without Prefect", f"{statistics.median(plain):.2f} s"
         yield "again, all cached: with Prefect, its server up", f"{statistics.median(prefect):.2f} s"
         yield "again, all cached: with Prefect, server started for the run", f"{alone_s:.2f} s"
         yield (
             "orchestration, as a share of the demo (goal 1%)",
-            f"{extra_s / took_s:.2%} ({min(extra):.2f} to {max(extra):.2f} s)",
+            f"{statistics.median(extra) / took_s:.2%} ({min(extra):.2f} to {max(extra):.2f} s)",
         )
-        yield "orchestration, a task, the command's own start included (goal 30 ms)", f"{1e3 * extra_s / stages:.0f} ms"
+
+
+def a_task(turns: int) -> Iterator[tuple[str, str]]:
+    """Rows of the table: what a cached task more costs with Prefect and without, and what the start costs."""
+    with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
+        home = Home(Path(folder))
+        with home.up():
+            took: dict[int, tuple[float, float]] = {}
+            for count in (FEW_SHARDS, MANY_SHARDS):
+                home.run("--plain", *small(count))
+                plain, prefect, tasks = in_turns(home, turns, *small(count))
+                took[tasks] = statistics.median(plain), statistics.median(prefect)
+                yield (
+                    f"{tasks} tasks, all cached",
+                    f"{took[tasks][0]:.2f} s without Prefect, {took[tasks][1]:.2f} s with",
+                )
+        (few, (few_plain_s, few_s)), (many, (many_plain_s, many_s)) = took.items()
+        plain_s, prefect_s = (many_plain_s - few_plain_s) / (many - few), (many_s - few_s) / (many - few)
+        cost_s = prefect_s - plain_s
+        yield (
+            "orchestration, a task more (goal 30 ms)",
+            f"{1e3 * cost_s:.0f} ms ({1e3 * prefect_s:.0f} with Prefect, {1e3 * plain_s:.0f} without)",
+        )
+        yield "orchestration, the start of its client", f"{few_s - few_plain_s - few * cost_s:.2f} s"
+
+
+def small(count: int) -> list[str]:
+    """Arguments of `nanochat run`: so many shards of a very small world, down to a very small model."""
+    return [word for change in (f"data.world.shards={count}", *SMALL) for word in ("--set", change)]
 
 
 def shards(count: int, books: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Rows of the table: so many mapped shards, computed and cached, and the server's answers meanwhile."""
-    sets = [word for change in (f"data.world.shards={count}", *SMALL) for word in ("--set", change)]
     with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
         home = Home(Path(folder), environment)
         with home.up() as api_url:
             for what in ("computed", "cached", "cached, once more"):
                 with Asking(api_url) as asking, Watching() as watching:
-                    seconds, computed, cached = home.run(*sets)
+                    seconds, computed, cached = home.run(*small(count))
                 yield (
                     f"{count:,} shards, {books}, {what}: {computed + cached:,} artifacts",
                     f"{seconds:.1f} s, memory {watching.most_bytes / 1e6:,.0f} MB, answers {asking.said()}",
@@ -189,14 +234,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1000)
     parser.add_argument("--postgres", default="", help="connection URL of an empty database, for the shards once more")
-    parser.add_argument("--turns", type=int, default=5, help="repetitions of the cached demo")
+    parser.add_argument("--turns", type=int, default=5, help="repetitions of what is cached")
     parser.add_argument("--skip-demo", action="store_true")
+    parser.add_argument("--skip-task", action="store_true")
+    parser.add_argument("--computed-twice", action="store_true", help="compute the demo with Prefect, too")
     given = parser.parse_args(arguments)
     console = Console()
     table = Table("what", "measured", title=f"{os.cpu_count()} cores; answers: median / 99% / slowest")
     rows: list[Iterator[tuple[str, str]]] = []
     if not given.skip_demo:
-        rows.append(demo(given.turns))
+        rows.append(demo(given.turns, given.computed_twice))
+    if not given.skip_task:
+        rows.append(a_task(given.turns))
     if given.shards:
         rows.append(shards(given.shards, "SQLite", {}))
         if given.postgres:
