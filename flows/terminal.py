@@ -11,12 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
@@ -118,21 +119,29 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
 
 def _attend(thread: _FlowThread, watch: TerminalWatch) -> bool:
     """Waits for the flow's end, shows meanwhile that it lives; whether Ctrl-C brought the end about."""
-    try:
-        asked, beaten = time.monotonic(), -BEAT_EVERY_S
-        while not thread.done.wait(0.1):
-            now = time.monotonic()
-            if now - beaten > BEAT_EVERY_S and watch.run_id:
-                beaten = now
-                emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{watch.run_id}"})
-            if now - asked > ASK_EVERY_S and watch.run_id:
-                asked = now
-                if _is_cancelled(watch.run_id):
-                    watch.stop("The run was cancelled in the Prefect UI.")
-        return False
-    except KeyboardInterrupt:
-        _stop(thread, watch)
-        return True
+    asked, beaten = time.monotonic(), -BEAT_EVERY_S
+    with ExitStack() as stack:
+        client = None  # one for all questions: to load its certificates takes longer than to ask
+        try:
+            while not thread.done.wait(0.1):
+                now = time.monotonic()
+                if now - beaten > BEAT_EVERY_S and watch.run_id:
+                    beaten = now
+                    _beat(watch.run_id)
+                if now - asked > ASK_EVERY_S and watch.run_id:
+                    asked = now
+                    client = client or stack.enter_context(get_client(sync_client=True))
+                    if _is_cancelled(client, watch.run_id):
+                        watch.stop("The run was cancelled in the Prefect UI.")
+            return False
+        except KeyboardInterrupt:
+            _stop(thread, watch)
+            return True
+
+
+def _beat(run_id: str) -> None:
+    """What Prefect's own heart says."""
+    emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run_id}"})
 
 
 def _stop(thread: _FlowThread, watch: TerminalWatch) -> None:
@@ -151,10 +160,9 @@ def _stop(thread: _FlowThread, watch: TerminalWatch) -> None:
         os._exit(130)
 
 
-def _is_cancelled(run_id: str) -> bool:
+def _is_cancelled(client: SyncPrefectClient, run_id: str) -> bool:
     try:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(run_id)).state
+        state = client.read_flow_run(UUID(run_id)).state
     except httpx.HTTPError:
         return False  # the run itself notices when the server has gone
     return state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING)
