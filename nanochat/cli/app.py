@@ -19,6 +19,7 @@ app = App(
     name="nanochat",
     help="Raw text in, a chat model out: every step cached, resumable, and traceable to the bytes it came from.",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # `main` says what was kept
 )
 
 out = Console(highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from nanochat.errors import NanochatError
 def main() -> None:
     """Runs a command; an error is one sentence and its way out, never a traceback."""
     try:
-        app(exit_on_error=False, print_error=False, result_action="return_value")
+        app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value")
     except NanochatError as error:
         fail(error)
     except CycloptsError as error:
