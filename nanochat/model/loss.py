@@ -19,14 +19,15 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Reduction = Literal["mean", "sum", "none"]
-Between = Callable[[Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]
+Between = Callable[[Tensor, Tensor | None, float], Tensor]
 """The signature of `between_products`."""
 
 
-def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: float) -> tuple[Tensor, Tensor | None]:
-    """Raw logits to log(sum(exp(capped))) a row, (N, 1) fp32, and with fp32 weights the gradient by the raw logits.
+def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: float) -> Tensor:
+    """Raw logits to log(sum(exp(capped))) a row, (N, 1) fp32.
 
-    The gradient, (N, V) in the dtype of the logits, is that of sum(weights x lse): the column of the target is not in.
+    With fp32 weights the logits are overwritten by the gradient of sum(weights x lse) by them: the column of the target
+    is not in.
     """
     z = logits_NV.float()
     if softcap:  # capped logits are bounded: exp() needs no maximum taken off first
@@ -34,15 +35,17 @@ def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: floa
         mass_at = (tanh * softcap).exp_()
         mass = mass_at.sum(1, keepdim=True)
         lse = mass.log()
-        if weights_N1 is None:
-            return lse, None
+    else:
+        top = z.amax(1, keepdim=True)
+        tanh, mass_at = None, (z - top).exp_()
+        mass = mass_at.sum(1, keepdim=True)
+        lse = mass.log() + top
+    if weights_N1 is not None:
         share = mass_at.mul_(weights_N1 / mass)
-        return lse, share.addcmul_(share, tanh.square_(), value=-1).to(logits_NV.dtype)  # d(c tanh(z/c))/dz = 1 - tanh²
-    top = z.amax(1, keepdim=True)
-    mass_at = z.sub_(top).exp_()
-    mass = mass_at.sum(1, keepdim=True)
-    lse = mass.log() + top
-    return lse, None if weights_N1 is None else mass_at.mul_(weights_N1 / mass).to(logits_NV.dtype)
+        if tanh is not None:
+            share = share.addcmul_(share, tanh.square_(), value=-1)  # d(c tanh(z/c))/dz = 1 - tanh²
+        logits_NV.copy_(share)
+    return lse
 
 
 def _tanh(z: Tensor) -> Tensor:
@@ -134,28 +137,25 @@ def _over_chunks(
     N, V = len(x_NC), len(weight_VC)
     rows = chunk_rows(V, x_NC.device)
     loss_N = torch.empty(N, dtype=torch.float32, device=x_NC.device)
-    dx_NC = dw_VC = None
-    if weights_N is not None:
-        dx_NC = torch.empty_like(x_NC)
-        dw_VC = torch.zeros(weight_VC.shape, dtype=torch.float32, device=x_NC.device)
+    logits_at = x_NC.new_empty(min(rows, N), V)  # of every chunk in turn: fresh memory is dear
+    dx_NC = None if weights_N is None else torch.empty_like(x_NC)
+    dw_VC = None
     for start in range(0, N, rows):
         chunk = slice(start, start + rows)
         x, targets = x_NC[chunk], targets_N[chunk]
         column = targets.clamp_min(0)[:, None]
-        logits = x @ weight_VC.T
+        logits = torch.mm(x, weight_VC.T, out=logits_at[: len(x)])
         w = None if weights_N is None else weights_N[chunk, None].float()
         chosen = logits.gather(1, column).float()
         if softcap:
             chosen = softcap * torch.tanh(chosen / softcap)
-        lse, dz = between(logits, w, softcap)
+        lse = between(logits, w, softcap)
         loss_N[chunk] = (lse - chosen).squeeze(1) * (targets >= 0)
-        if w is None or dz is None or dx_NC is None or dw_VC is None:
+        if w is None or dx_NC is None:
             continue
-        slope = 1 - (chosen / softcap) ** 2 if softcap else 1.0
+        dz, slope = logits, 1 - (chosen / softcap) ** 2 if softcap else 1.0
         dz.scatter_(1, column, (w * ((chosen - lse).exp() - 1) * slope).to(dz.dtype))
         torch.mm(dz, weight_VC, out=dx_NC[chunk])
-        if dz.dtype == torch.float32:
-            dw_VC.addmm_(dz.T, x)
-        else:
-            dw_VC += (dz.T @ x).float()
+        dw = (dz.T @ x).float()
+        dw_VC = dw if dw_VC is None else dw_VC.add_(dw)
     return loss_N, dx_NC, dw_VC
