@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import aiohttp
 import fsspec
 from botocore import exceptions as boto
 from fsspec.asyn import sync
@@ -345,7 +344,7 @@ class Objects:
                 f"There are no credentials for {self.root}.",
                 hint="Set `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
             ) from error
-        except (boto.ConnectionError, boto.HTTPClientError, aiohttp.ClientError, TimeoutError) as error:
+        except (boto.ConnectionError, boto.HTTPClientError, _of_aiohttp(), TimeoutError) as error:
             where = _without_login(settings.s3_endpoint()) or "Amazon S3"
             raise StoreUnreachable(
                 f"The store {self.root} did not answer at {where}.",
@@ -382,6 +381,13 @@ class _Refused(StoreError):
 
 class _Busy(StoreUnreachable):
     """Conditional writes to one key met (HTTP 409): neither has been decided; to be tried again."""
+
+
+def _of_aiohttp() -> type[Exception]:
+    """What its connections raise."""
+    import aiohttp  # noqa: PLC0415 - a tenth of a second, in every process that opens a store
+
+    return aiohttp.ClientError
 
 
 def open_s3() -> Any:

@@ -25,12 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from nanochat import settings
 from nanochat.data.retry import patiently
@@ -107,6 +102,7 @@ class Checkpoints:
         if self._objects is None:
             return
         self._copy(state)
+        _dcp()  # here: two threads that import at once may meet half a module
         record = {
             "format": 2, "step": step, "rows_consumed": rows_consumed, "numbers": dict(numbers), "metrics": metrics,
             **self._about,
@@ -141,7 +137,7 @@ class Checkpoints:
                     continue
                 try:
                     self._read(self._load_folder(folder), state)
-                except CheckpointException as error:
+                except _dcp().CheckpointException as error:
                     raise DamagedArtifact(
                         f"The checkpoint at step {record['step']} does not fit the model: {_reasons(error)}.",
                         hint="Was it saved by other code? Delete it, and training begins anew.",
@@ -171,6 +167,8 @@ class Checkpoints:
 
     def _as_saved(self) -> dict[str, Any]:
         """What lies in host memory, as `torch.distributed.checkpoint` is to see it."""
+        from torch.distributed.tensor import DTensor, Shard  # noqa: PLC0415 - see `_dcp`
+
         return {
             name: DTensor.from_local(held, self._mesh, [Shard(0)], run_check=False) if name in self._runs else held
             for name, held in self._host.items()
@@ -200,11 +198,11 @@ class Checkpoints:
     def _upload(self, folder: str, spool: Path) -> list[dict[str, Any]]:
         """This rank's files, written and sent; what `manifest.json` says of them. All ranks must call."""
         assert self._objects
-        objects = self._objects
-        writer = HuggingFaceStorageWriter(str(spool), save_distributed=True)
+        objects, dcp = self._objects, _dcp()
+        writer = dcp.HuggingFaceStorageWriter(str(spool), save_distributed=True)
         try:
-            save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
-        except CheckpointException as error:
+            dcp.save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+        except dcp.CheckpointException as error:
             raise NoSpace(
                 f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.",
                 hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
@@ -270,8 +268,9 @@ class Checkpoints:
 
     def _read(self, folder: Path, state: State) -> None:
         self._make_room(state)
-        reader = HuggingFaceStorageReader(str(folder))
-        load(self._as_saved(), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        dcp = _dcp()
+        reader = dcp.HuggingFaceStorageReader(str(folder))
+        dcp.load(self._as_saved(), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
         with torch.no_grad():
             for name, given in state.items():
                 _local(given).copy_(self._host[name])
@@ -283,6 +282,13 @@ class Checkpoints:
         said: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(said, mine, group=self._group)
         return said
+
+
+def _dcp() -> Any:
+    """`torch.distributed.checkpoint`, which takes most of a second: who neither saves nor resumes need not wait."""
+    import torch.distributed.checkpoint as dcp  # noqa: PLC0415
+
+    return dcp
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -297,8 +303,8 @@ def _step(folder: str) -> int:
     return int(folder.rpartition("/")[2].split("-")[1])
 
 
-def _reasons(error: CheckpointException) -> str:
-    """What the ranks met, each thing once."""
+def _reasons(error: Any) -> str:
+    """What the ranks met, each thing once, of a `CheckpointException`."""
     return "; ".join(sorted({_sentence(met) for met, _stack in error.failures.values()}))
 
 
