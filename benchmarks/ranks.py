@@ -2,7 +2,9 @@
 
     python benchmarks/ranks.py                 1, 2, … ranks of one thread each over gloo, as many as there are cores
 
-`efficiency` is the speed a rank has left beside the others; what is lost is waiting and memory they share. `sent` is
+The control are as many processes at once that have nothing to do with each other: what they lose beside one alone, they
+lose to the memory and the clock that cores share, and no program could keep it. `kept` is the speed of the ranks beside
+the control's: what is missing there, ranks cost. `computing` and `waiting` are a rank's share of a step. `sent` is
 counted at the calls into `torch.distributed`, a ring's share of each, and compared with the least that can be: every
 gradient to its owner, every weight back from it, (W-1)/W of each.
 """
@@ -39,8 +41,10 @@ from tests.rows import write_rows
 T, VOCABULARY, MICRO_ROWS = 256, 4096, 4
 
 
-def rank_of(rank: int, ranks: int, port: int, folder: str, args: argparse.Namespace) -> None:
+def rank_of(place: int, ranks: int, port: int, folder: str, args: argparse.Namespace) -> None:
+    """One process of several: a rank of them, or with `ranks` 1 the only one of its own training."""
     torch.set_num_threads(1)
+    rank = place % ranks
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=ranks)
     sent = counted_bytes(ranks)
@@ -58,13 +62,13 @@ def rank_of(rank: int, ranks: int, port: int, folder: str, args: argparse.Namesp
         optimizer_step(model, optimizer, loader, StepRates(1.0, 0.9, 0.1), clock, None)
         times.append(time.perf_counter() - began)
     loader.close()
-    if rank == 0:
+    if place == 0:
         weights = sum(parameter.nbytes for parameter in model.parameters())
         found = {
             "step_s": median(times[1:]), "communication_s": clock.split()["communication_s"] / len(times),
             "sent": sum(sent), "least": 2 * weights * (ranks - 1) // ranks, "batch_tokens": batch_rows * T,
         }  # fmt: skip
-        (Path(folder) / f"{ranks}.json").write_text(json.dumps(found))
+        (Path(folder) / "found.json").write_text(json.dumps(found))
     if ranks > 1:
         dist.destroy_process_group()
 
@@ -88,30 +92,42 @@ def counted_bytes(ranks: int) -> list[int]:
     return sent
 
 
+def measured(processes: int, ranks: int, folder: str, args: argparse.Namespace) -> dict[str, float]:
+    """What the first of so many processes found; they are ranks of one training, or each is its own's only one."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    mp.spawn(rank_of, (ranks, port, folder, args), nprocs=processes)
+    found = json.loads((Path(folder) / "found.json").read_text())
+    return {**found, "speed": found["batch_tokens"] / ranks / found["step_s"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--passes", type=int, default=4, help="micro-batches of a rank in a step")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3, help="alone, apart and together in turns; medians are shown")
     parser.add_argument("--most", type=int, default=cores())
     args = parser.parse_args()
-    print("| ranks | tokens/s | efficiency | waiting | sent MB a step | least |\n|---|---|---|---|---|---|")
+    print("| ranks | tokens/s each: alone | apart | together | kept | computing ms | waiting ms | sent MB | least |")
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         import numpy as np
 
         write_rows(Path(folder), train=np.random.default_rng(1).integers(0, VOCABULARY, (4096, T + 1), np.uint16))
-        alone = 0.0
-        for ranks in (count for count in (1, 2, 4, 8, 16, 32) if count <= args.most):
-            with socket.socket() as listener:
-                listener.bind(("localhost", 0))
-                port = listener.getsockname()[1]
-            mp.spawn(rank_of, (ranks, port, folder, args), nprocs=ranks)
-            found = json.loads((Path(folder) / f"{ranks}.json").read_text())
-            speed = found["batch_tokens"] / found["step_s"]
-            alone = alone or speed
-            print(f"| {ranks} | {speed:,.0f} | {speed / ranks / alone:.0%} "
-                  f"| {found['communication_s'] / found['step_s']:.0%} | {found['sent'] / 1e6:.2f} "
-                  f"| {found['least'] / 1e6:.2f} |", flush=True)  # fmt: skip
+        for ranks in (count for count in (2, 4, 8, 16, 32) if count <= args.most):
+            rounds = [
+                (measured(1, 1, folder, args), measured(ranks, 1, folder, args), measured(ranks, ranks, folder, args))
+                for _ in range(args.rounds)
+            ]
+            alone, apart, together = (median(run["speed"] for run in way) for way in zip(*rounds, strict=True))
+            last = sorted((run for *_, run in rounds), key=lambda run: run["step_s"])[len(rounds) // 2]
+            waiting_s = last["communication_s"]
+            print(f"| {ranks} | {alone:,.0f} | {apart:,.0f} ({apart / alone:.0%}) "
+                  f"| {together:,.0f} ({together / alone:.0%}) | {together / apart:.0%} "
+                  f"| {1e3 * (last['step_s'] - waiting_s):,.0f} | {1e3 * waiting_s:,.0f} "
+                  f"| {last['sent'] / 1e6:.2f} | {last['least'] / 1e6:.2f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

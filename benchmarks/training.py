@@ -2,11 +2,13 @@
 
     python benchmarks/training.py                        d4, T = 512, vocabulary 32,768 on this CPU
     python benchmarks/training.py --device cuda --depth 12 --sequence-len 2048 --batch-tokens 524288 --micro-rows 32
+    python benchmarks/training.py --curve --text FOLDER --vocabulary 8192 --batch-tokens 4096 --rounds 5 --steps 20
 
 Each side is a process of its own, started from the same weights, fed the same rows; they take turns, so that a busy
 machine is busy for both, and medians are compared. CPU seconds a token are shown beside the clock's: on a shared
 machine they are the steadier number. Where `--text` names a folder of Parquet files with a `text` column, rows are its
-text under a vocabulary learnt from it; else they are random ids, and bits per byte mean nothing.
+text under a vocabulary learnt from it; else they are random ids, and bits per byte mean nothing. `--curve` asks each
+side for its bits per byte after every round.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from statistics import median
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-VOCABULARY = 32_768
 SIDES = {
     "peer": "nanochat's step",
     "peer+allocator": "nanochat's step, allocator settings",
@@ -34,7 +35,7 @@ SIDES = {
 ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
-def make_rows(folder: Path, text: Path | None, sequence_len: int) -> None:
+def make_rows(folder: Path, text: Path | None, vocabulary: int, sequence_len: int) -> None:
     """`vocabulary.json`, and the blocks and the index of `rows`."""
     import numpy as np
 
@@ -42,14 +43,14 @@ def make_rows(folder: Path, text: Path | None, sequence_len: int) -> None:
     from tests.rows import write_rows
 
     dice = np.random.default_rng(1)
-    ids = dice.integers(0, VOCABULARY - 9, 1 << 21)
+    ids = dice.integers(0, vocabulary - 9, 1 << 21)
     tokenizer = Tokenizer.from_merges([])
     if text is not None:
         import pyarrow.parquet as pq
 
         file = sorted(text.glob("*.parquet"))[0]
         texts = pq.read_table(file, columns=["text"]).column(0).to_pylist()[:6000]
-        tokenizer = Tokenizer.train_from_iterator(iter([texts]), VOCABULARY, threads=2)
+        tokenizer = Tokenizer.train_from_iterator(iter([texts]), vocabulary, threads=2)
         ids = np.concatenate([[tokenizer.bos, *tokenizer.encode(document)] for document in texts])
     tokenizer.save(folder / "vocabulary.json")
     rows = ids[: len(ids) // (sequence_len + 1) * (sequence_len + 1)].reshape(-1, sequence_len + 1)
@@ -71,6 +72,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     from nanochat.model.gpt import GPT
     from nanochat.optim.schedule import rates
     from nanochat.optim.step import build_optimizer
+    from nanochat.profiles import CPU
     from nanochat.ranks import World
     from nanochat.scaling import Architecture, plan_steps
     from nanochat.tokenizer.bpe import Tokenizer
@@ -81,10 +83,12 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
 
     device = torch.device(args.device)
     architecture = Architecture(
-        model=ModelConfig(depth=args.depth), vocab_size=VOCABULARY, sequence_len=args.sequence_len
+        model=ModelConfig(depth=args.depth), vocab_size=args.vocabulary, sequence_len=args.sequence_len
     )
     precision = "bf16" if args.precision == "auto" else args.precision
-    plan = plan_steps(architecture, batch_tokens=args.batch_tokens, steps=args.horizon, muon_weight_decay=0.1)
+    horizon = args.horizon or (1 + args.rounds * args.steps if args.curve else 500)
+    plan = plan_steps(architecture, batch_tokens=args.batch_tokens, steps=horizon, muon_weight_decay=0.1)
+    recipe = CPU.config.pretrain.optimizer if args.curve else OptimizerConfig()  # the former learns in 100 steps
     model = GPT(architecture, compute_dtype(precision, device))
     model.init_weights(1)
     model.to(device)
@@ -100,11 +104,11 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
         micro_batch_rows=micro_rows,
         device=device,
     )
-    schedule = [rates(step, plan.steps, OptimizerConfig(), plan.muon_weight_decay) for step in range(plan.steps)]
+    schedule = [rates(step, plan.steps, recipe, plan.muon_weight_decay) for step in range(plan.steps)]
     position = 0
     if side == "ours":
         fitted = fit(model, precision, Compute(), device)
-        optimizer = build_optimizer(model, OptimizerConfig(), plan)
+        optimizer = build_optimizer(model, recipe, plan)
         evaluated, said = model, fitted.said
 
         def step() -> float:
@@ -115,7 +119,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
 
         peer = PeerNetwork(model, torch.bfloat16 if device.type == "cuda" else torch.float32).to(device)
         evaluated, said = torch.compile(peer, dynamic=False), "its own"
-        peer_optimizer = PeerOptimizer(peer, model, plan)
+        peer_optimizer = PeerOptimizer(peer, model, recipe, plan)
 
         def step() -> float:
             batches = list(loader.step())
@@ -134,7 +138,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
         order, _, count = line.partition(" ")
         if order.strip() == "evaluate":
             token_bytes = torch.from_numpy(Tokenizer.load(folder / "vocabulary.json").token_byte_lengths())
-            token_bytes = torch.cat([token_bytes, token_bytes.new_zeros(VOCABULARY - len(token_bytes))])
+            token_bytes = torch.cat([token_bytes, token_bytes.new_zeros(args.vocabulary - len(token_bytes))])
             held_out = sequential(open_rows(folder / "rows" / "rows.json", "validation"), micro_rows, device=device)
             evaluated.eval()
             answer(bits_per_byte=bits_per_byte(evaluated, held_out, token_bytes.to(device)))
@@ -208,13 +212,13 @@ class Side:
 def compare(args: argparse.Namespace, arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_rows(folder, args.text, args.sequence_len)
+        make_rows(folder, args.text, args.vocabulary, args.sequence_len)
         sides: dict[str, Side] = {}
         first: dict[str, list[float]] = {}
         for name in args.sides:
             cache = folder / f"cache-{name.partition('+')[0]}"  # the allocator's side starts from the other's
             first[name] = []
-            for _ in range(1 if "+" in name else 2):  # cold, then warm
+            for _ in range(1 if "+" in name or args.curve else 2):  # cold, then warm
                 if name in sides:
                     sides.pop(name).close()
                 began = time.perf_counter()
@@ -223,12 +227,18 @@ def compare(args: argparse.Namespace, arguments: list[str]) -> None:
                 print(f"{SIDES[name]}: first step {first[name][-1]:.1f} s "
                       f"({time.perf_counter() - began:.1f} s with start); {sides[name].about['said']}",
                       flush=True)  # fmt: skip
-        for _ in range(args.rounds):
+        if args.curve:
+            print("\n| tokens | " + " | ".join(f"{SIDES[name]}: bits per byte" for name in sides) + " |")
+            print("|---" * (1 + len(sides)) + "|", flush=True)
+        bits: dict[str, float] = {}
+        for number in range(1, args.rounds + 1):
             for side in sides.values():
                 side.measured(args.steps)
-        bits = {}
-        if args.text is not None:
-            bits = {name: side.bits_per_byte() for name, side in sides.items()}
+            if args.text is not None and (args.curve or number == args.rounds):
+                bits = {name: side.bits_per_byte() for name, side in sides.items()}
+            if args.curve:
+                tokens = (1 + number * args.steps) * args.batch_tokens
+                print(f"| {tokens:,} | " + " | ".join(f"{learnt:.4f}" for learnt in bits.values()) + " |", flush=True)
         report(args, sides, first, bits)
         for side in sides.values():
             side.close()
@@ -262,12 +272,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--sequence-len", type=int, default=512)
+    parser.add_argument("--vocabulary", type=int, default=32_768)
     parser.add_argument("--batch-tokens", type=int, default=16_384)
     parser.add_argument("--micro-rows", type=int, default=0, help="0: ours chooses, the peer's 32")
     parser.add_argument("--precision", default="auto", help="ours; the peer's is fp32 on a CPU and bf16 on a GPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1, help="of each side in a round")
-    parser.add_argument("--horizon", type=int, default=500, help="steps that the schedule is made for")
+    parser.add_argument("--horizon", type=int, default=0, help="steps of the schedule; 0: 500, with `--curve` all")
+    parser.add_argument("--curve", action="store_true", help="bits per byte of each side after every round")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--text", type=Path, default=None)
     parser.add_argument("--serve", help=argparse.SUPPRESS)

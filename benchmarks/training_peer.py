@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
+from nanochat.config import OptimizerConfig
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
@@ -127,9 +128,9 @@ def _muon(
 class PeerOptimizer:
     """AdamW a parameter at a time, Muon a stack of equal shapes at a time."""
 
-    def __init__(self, network: PeerNetwork, model: GPT, plan: TrainingPlan) -> None:
+    def __init__(self, network: PeerNetwork, model: GPT, config: OptimizerConfig, plan: TrainingPlan) -> None:
         self._weights = {name: network.weights[name.replace(".", "_")] for name, _ in model.named_parameters()}
-        self._groups = parameter_groups(model, _default_optimizer(), plan)
+        self._groups = parameter_groups(model, config, plan)
         self._state: dict[str, list[Tensor]] = {}
         self._steps = 0
 
@@ -164,9 +165,3 @@ class PeerOptimizer:
                 torch._foreach_copy_(mine, list(stack.unbind(0)))
         for weight in self._weights.values():
             weight.grad = None
-
-
-def _default_optimizer():
-    from nanochat.config import OptimizerConfig
-
-    return OptimizerConfig()
