@@ -413,6 +413,9 @@ class Compute(Config):
     """Number of this node, from 0. The first publishes what is made; the others train with it and wait for that."""
     micro_batch_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of one forward and backward pass on one rank; 0 chooses. The batch is the same (gradient accumulation)."""
+    exact: bool = False
+    """The same bits on 1, 2, 4, 8, … ranks: gradients of single rows are added up in one fixed order, on one thread a
+    rank. Slow; otherwise other numbers of ranks round differently."""
     compile: Literal["auto", "on", "off"] = "auto"
     """`torch.compile`: the network and the loss on GPUs, the loss on CPUs, where `auto` does it for a vocabulary of
     8,192 or more if there is a C++ compiler. What was compiled is kept for the next start."""

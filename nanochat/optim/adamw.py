@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.optim.groups import Group
+from nanochat.optim.tree import sum_everywhere, sum_scattered
 
 EPSILON = 1e-10
 SMALLEST_SHARED = 1024
@@ -31,8 +32,8 @@ class Run:
 class Table:
     """One parameter as AdamW steps it: `mine`, flat, is this rank's run of its elements."""
 
-    def __init__(self, name: str, weight: nn.Parameter, rank: int, world_size: int) -> None:
-        self.name, self.weights, self.world_size = name, [weight], world_size
+    def __init__(self, name: str, weight: nn.Parameter, rank: int, world_size: int, *, exact: bool) -> None:
+        self.name, self.weights, self.world_size, self.exact = name, [weight], world_size, exact
         elements = weight.numel()
         self.shared = world_size > 1 and elements >= SMALLEST_SHARED and elements % world_size == 0
         run = elements // world_size if self.shared else elements
@@ -47,9 +48,9 @@ class Table:
         flat = grad.reshape(-1)
         if not self.shared:
             self.mine.grad = flat
-            return dist.all_reduce(flat, async_op=True) if self.world_size > 1 else None
+            return sum_everywhere(flat, exact=self.exact) if self.world_size > 1 else None
         self.mine.grad = torch.empty_like(self.mine)
-        return dist.reduce_scatter_tensor(self.mine.grad, flat, async_op=True)
+        return sum_scattered(self.mine.grad, flat, exact=self.exact)
 
     def divide_grads(self, divisor: float) -> Tensor:
         """Divides the gradients that arrived; returns this rank's share of their squared norm."""
@@ -78,8 +79,12 @@ class Table:
 class AdamW:
     """A few groups of parameters, each with its rate, betas and decay."""
 
-    def __init__(self, groups: list[Group], parameters: Mapping[str, nn.Parameter], rank: int, world_size: int) -> None:
-        self.tables = [Table(name, parameters[name], rank, world_size) for group in groups for name in group.names]
+    def __init__(
+        self, groups: list[Group], parameters: Mapping[str, nn.Parameter], rank: int, world_size: int, *, exact: bool
+    ) -> None:
+        self.tables = [
+            Table(name, parameters[name], rank, world_size, exact=exact) for group in groups for name in group.names
+        ]
         self._rates = [group.lr for group in groups]
         mine = {table.name: table.mine for table in self.tables}
         self._torch = torch.optim.AdamW(

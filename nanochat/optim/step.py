@@ -9,7 +9,7 @@ With W ranks the step has three phases, so that the network and the arithmetic o
 3. the weights of the others arrive.
 
 What is sent is the least there is: each gradient and each weight (W-1)/W times. With one rank nothing is sent. The
-result is the same for any W but for the rounding of the average.
+result is the same for any W but for the rounding of the average; exact sums (`tree.py`) round alike too.
 """
 
 from __future__ import annotations
@@ -27,35 +27,38 @@ from nanochat.optim.adamw import AdamW, Run, Table
 from nanochat.optim.groups import Group, parameter_groups
 from nanochat.optim.muon import muon_step, second_moment_shape
 from nanochat.optim.schedule import StepRates
+from nanochat.optim.tree import sum_scattered
 from nanochat.scaling import TrainingPlan
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, plan: TrainingPlan) -> Optimizer:
+def build_optimizer(model: nn.Module, config: OptimizerConfig, plan: TrainingPlan, *, exact: bool = False) -> Optimizer:
     """The optimizer of all of a model's parameters; of the plan it uses the width and the scale of the rates.
 
-    To be called after `torch.distributed` is up, if it shall be, and after the model is on its device.
+    To be called after `torch.distributed` is up, if it shall be, and after the model is on its device. `exact` adds up
+    over the ranks as `tree.py` says.
     """
-    return Optimizer(dict(model.named_parameters()), parameter_groups(model, config, plan))
+    return Optimizer(dict(model.named_parameters()), parameter_groups(model, config, plan), exact=exact)
 
 
 class Optimizer:
     """Muon for the matrices, AdamW for the rest, over all ranks of `torch.distributed` if it is initialised."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], groups: list[Group]) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], groups: list[Group], *, exact: bool = False) -> None:
+        self.exact = exact
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         self.waited_s = 0.0
         """Seconds the host waited for other ranks (on GPUs the stream waits instead, and this stays near 0)."""
         self._adamw = AdamW(
-            [group for group in groups if group.kind == "adamw"], parameters, self.rank, self.world_size
+            [group for group in groups if group.kind == "adamw"], parameters, self.rank, self.world_size, exact=exact
         )
         self._stacks = [
-            _Stack(names, [parameters[name] for name in names], lr, self.rank, self.world_size)
+            _Stack(names, [parameters[name] for name in names], lr, self.rank, self.world_size, exact=exact)
             for group in groups
             if group.kind == "muon"
             for names, lr in _by_shape(group, parameters)
         ]
-        self._parameters = [parameters[name] for group in groups for name in group.names]
+        self.parameters = [parameters[name] for group in groups for name in group.names]
         self._averaging: dict[_Stack | Table, dist.Work | None] = {}
         self._incomplete: dict[_Stack | Table, int] = {}
         """Parts of the model of which so many gradients are still to come in the last pass."""
@@ -65,13 +68,13 @@ class Optimizer:
                     weight.register_post_accumulate_grad_hook(partial(self._gradient_came, part))
 
     def zero_grad(self) -> None:
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
 
     @property
     def gradients(self) -> list[Tensor | None]:
         """Of all parameters, as this rank has them before a step."""
-        return [parameter.grad for parameter in self._parameters]
+        return [parameter.grad for parameter in self.parameters]
 
     def expect_last_pass(self) -> None:
         """The next backward pass is the last of the step: gradients may set out while it runs."""
@@ -143,9 +146,9 @@ class _Stack:
     """Matrices of one shape, N of them padded to a multiple of the ranks; this rank owns a run of them."""
 
     def __init__(
-        self, names: tuple[str, ...], weights: list[nn.Parameter], lr: float, rank: int, world_size: int
+        self, names: tuple[str, ...], weights: list[nn.Parameter], lr: float, rank: int, world_size: int, *, exact: bool
     ) -> None:
-        self.names, self.weights, self.lr, self.world_size = names, weights, lr, world_size
+        self.names, self.weights, self.lr, self.world_size, self.exact = names, weights, lr, world_size, exact
         shape, device = weights[0].shape, weights[0].device
         share = -(-len(weights) // world_size)
         self.mine = slice(rank * share, (rank + 1) * share)
@@ -162,7 +165,7 @@ class _Stack:
             self._grads = grads
             return None
         self._grads = torch.empty_like(self.momentum)
-        return dist.reduce_scatter_tensor(self._grads, grads, async_op=True)
+        return sum_scattered(self._grads, grads, exact=self.exact)
 
     def update(self, rates: StepRates, divisor: float) -> Tensor:
         """Steps this rank's share and sends it out; returns the squared norm of its averaged gradients."""

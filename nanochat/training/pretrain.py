@@ -40,7 +40,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     plan = plan_training(config, tokenizer.vocab_size, rows.sequence_len)
 
     model = _model(job, config, plan.architecture, world)
-    optimizer = build_optimizer(model, config.optimizer, plan)
+    optimizer = build_optimizer(model, config.optimizer, plan, exact=job.compute.exact)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, plan.batch_rows, world)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import cast
 
-from nanochat.training.micro_batch import even_share, most_that_fits
+import pytest
+import torch
+
+from nanochat.config import Compute
+from nanochat.errors import BadConfig
+from nanochat.model.gpt import GPT
+from nanochat.ranks import World
+from nanochat.training.micro_batch import even_share, micro_batch_rows, most_that_fits
 
 
 def test_the_most_that_fits_follows_from_one_and_two_rows() -> None:
@@ -25,3 +32,11 @@ def test_the_most_that_fits_follows_from_one_and_two_rows() -> None:
 )
 def test_shares_are_even(rows: int, most: int, share: int) -> None:
     assert even_share(rows, most) == share
+
+
+@pytest.mark.parametrize(("world_size", "batch_rows"), [(3, 12), (6, 12), (8, 12)])
+def test_ranks_that_cannot_add_up_exactly_are_refused(world_size: int, batch_rows: int) -> None:
+    world, model = World(0, world_size, torch.device("cpu")), cast(GPT, None)
+    with pytest.raises(BadConfig, match=f"{world_size} ranks cannot share 12 rows"):
+        micro_batch_rows(Compute(exact=True), model, 512, batch_rows, world)
+    assert micro_batch_rows(Compute(exact=True), model, 512, batch_rows, World(0, 4, torch.device("cpu"))) == 1
