@@ -57,6 +57,10 @@ class StoreUnreachable(StoreError):
     transient = True
 
 
+class DamagedAnswer(StoreUnreachable):
+    """The bytes that came from the store are not those that it promises."""
+
+
 class NoSpace(NanochatError):
     """No space left on a disk."""
 

@@ -1,8 +1,10 @@
-"""An S3 server that misbehaves: a proxy before a real one, which delays, drops and refuses what is read."""
+"""An S3 server that misbehaves: a proxy before a real one, which delays, drops and refuses what is read or written."""
 
 from __future__ import annotations
 
 import http.client
+import io
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,16 +13,36 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["", "drop", "short", "busy"] | float
-"""Nothing; the connection is closed; half of the body is sent; HTTP 503; or an answer after so many seconds."""
-BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
+Fault = Literal["", "drop", "short", "torn", "busy", "broken"] | float
+"""Nothing; the connection is closed; half of the body is read or sent; half of it is sent as if it were all; HTTP 503;
+HTTP 500; or an answer after so many seconds."""
+XML = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
+REFUSALS = {
+    "busy": (503, XML.format("SlowDown", "Reduce your request rate.").encode()),
+    "broken": (500, XML.format("InternalError", "We are sorry.").encode()),
+}
+CHUNK_BYTES = 16_384
+
+
+def reads_block(method: str, path: str) -> bool:
+    """Of packed rows."""
+    return method == "GET" and ".parquet" in path
 
 
 @contextmanager
-def faulty(endpoint: str, fault: Callable[[int], Fault]) -> Iterator[tuple[str, list[Fault]]]:
-    """The address of a proxy before `endpoint`, and what it did so far; `fault` is asked at each read of a block."""
+def faulty(
+    endpoint: str,
+    fault: Callable[[int], Fault],
+    of: Callable[[str, str], bool] = reads_block,
+    bytes_per_s: float = math.inf,
+) -> Iterator[tuple[str, list[Fault]]]:
+    """The address of a proxy before `endpoint`, and what it did so far.
+
+    `fault` is asked at each request of which `of` says so by method and path. Bodies, of all requests together, pass at
+    `bytes_per_s`.
+    """
     done: list[Fault] = []
-    lock = threading.Lock()
+    lock, line = threading.Lock(), threading.Lock()
     behind = urlsplit(endpoint).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -28,7 +50,7 @@ def faulty(endpoint: str, fault: Callable[[int], Fault]) -> Iterator[tuple[str, 
 
         def forward(self) -> None:
             asked: Fault = ""
-            if self.command == "GET" and ".parquet" in self.path:
+            if of(self.command, self.path):
                 with lock:
                     asked = fault(len(done))
                     done.append(asked)
@@ -37,10 +59,16 @@ def faulty(endpoint: str, fault: Callable[[int], Fault]) -> Iterator[tuple[str, 
             if asked == "drop":
                 self.close_connection = True
                 return
-            if asked == "busy":
-                self.answer(503, {"Content-Type": "application/xml"}, BUSY)
+            length = int(self.headers.get("Content-Length", 0))
+            if asked == "short" and length:
+                self.rfile.read(length // 2)
+                self.close_connection = True
                 return
-            given = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            given = b"".join(self.paced(self.rfile.read, length))
+            if asked in REFUSALS:
+                status, said = REFUSALS[asked]
+                self.answer(status, {"Content-Type": "application/xml"}, said)
+                return
             connection = http.client.HTTPConnection(behind, timeout=30)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():  # `Host` too: the signature covers it
@@ -49,8 +77,21 @@ def faulty(endpoint: str, fault: Callable[[int], Fault]) -> Iterator[tuple[str, 
             answer = connection.getresponse()
             body = answer.read()
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+            if asked == "torn":
+                body = body[: len(body) // 2]
+                headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
             self.answer(answer.status, headers, body, cut=asked == "short")
             connection.close()
+
+        def paced(self, read: Callable[[int], bytes], length: int) -> Iterator[bytes]:
+            while length:
+                chunk = read(min(length, CHUNK_BYTES))
+                if not chunk:
+                    return
+                length -= len(chunk)
+                with line:  # one line for all
+                    time.sleep(len(chunk) / bytes_per_s)
+                yield chunk
 
         def answer(self, status: int, headers: dict[str, str], body: bytes, *, cut: bool = False) -> None:
             self.send_response_only(status)
@@ -58,7 +99,8 @@ def faulty(endpoint: str, fault: Callable[[int], Fault]) -> Iterator[tuple[str, 
             for name, value in {**headers, "Content-Length": length}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if cut else body)
+            for chunk in self.paced(io.BytesIO(body[: len(body) // 2] if cut else body).read, len(body)):
+                self.wfile.write(chunk)
             self.close_connection = self.close_connection or cut
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815  # their names in the library

@@ -6,6 +6,7 @@ not exist yet and `swap` only what has not changed; everything else in the store
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -24,12 +25,15 @@ from botocore import exceptions as boto
 from fsspec.asyn import sync
 
 from nanochat import settings
-from nanochat.errors import BadConfig, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import BadConfig, DamagedAnswer, NoSpace, StoreError, StoreUnreachable
 
 PART = ".part"
 """Ending of files being written, whose names begin with a dot; never listed."""
 LOCK = ".swap.lock"
 """Held for a compare-and-swap in its folder; stays."""
+
+UPLOAD_S, SLOWEST_BYTES_PER_S = 120.0, 100_000
+"""An upload that takes longer than both allow for its size has failed: a server may take bytes, and never answer."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,9 @@ class Objects:
                     shutil.copyfile(local, temporary)
                 temporary.replace(self.local / path)
             return
+        limit_s = UPLOAD_S + local.stat().st_size / SLOWEST_BYTES_PER_S
         with self._answers(path):
-            self._s3.put_file(str(local), self._key(path))
+            sync(self._s3.loop, asyncio.wait_for, self._s3._put_file(str(local), self._key(path)), limit_s)
 
     def download(self, path: str, local: Path) -> None:
         """Copies an object to a local file; `FileNotFoundError` when there is none."""
@@ -350,7 +355,14 @@ class Objects:
                 f"The store {self.root} did not answer at {where}.",
                 hint="Is the server up, and `AWS_ENDPOINT_URL` right?",
             ) from error
+        except boto.FlexibleChecksumError as error:
+            raise DamagedAnswer(f"What came of `{what}` from the store {self.root} is damaged.") from error
         except PermissionError as error:
+            if _answer(error).get("Error", {}).get("Code") == "RequestTimeTooSkewed":
+                raise StoreUnreachable(
+                    f"The clock of the store {self.root} and that of this machine differ by more than it accepts.",
+                    hint="Set this machine's clock.",
+                ) from error
             raise StoreError(
                 f"The store {self.root} refused `{what}`: {_sentence(error)}.",
                 hint="Check the credentials and their rights.",
@@ -405,12 +417,14 @@ def open_s3() -> Any:
     )
 
 
+def _answer(error: BaseException) -> Any:
+    """The server's, behind an error of s3fs, which keeps botocore's as its cause; empty when there is none."""
+    return next((each.response for each in (error, error.__cause__) if isinstance(each, boto.ClientError)), {})
+
+
 def _http_status(error: BaseException) -> int:
-    """The status behind an error of s3fs, which keeps botocore's as its cause; 0 when there is none."""
-    for each in (error, error.__cause__):
-        if isinstance(each, boto.ClientError):
-            return each.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return 0
+    """0 when there is none."""
+    return _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def _sentence(error: BaseException) -> str:

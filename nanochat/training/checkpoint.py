@@ -13,8 +13,11 @@ run that was overtaken still writes never mixes with what its successor writes.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
 from nanochat.data.retry import patiently
-from nanochat.errors import DamagedArtifact, NanochatError, NoSpace, StoreError
+from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.optim.adamw import Run
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
@@ -39,9 +42,15 @@ State = Mapping[str, Tensor | Run]
 
 MANIFEST = "manifest.json"
 MOST_FAILURES = 3
-"""So many saves in a row may fail before training ends: it would go on for ever without a net."""
+"""So many saves in a row may fail before training ends, when nothing but a person can mend it: a full disk, a key that
+was withdrawn. A store that is away comes back, and what ended would be lost."""
 TRIES = 6
-"""Of an upload, with pauses of 1, 2, 4, 8 and 16 seconds: a store that restarts is waited for, on the thread."""
+"""Of an upload or download, with pauses of 1, 2, 4, 8 and 16 seconds: a store that restarts is waited for."""
+
+NICE = 19
+"""Of the thread that saves: it gets what training leaves of the processor, and all of it when training waits."""
+LATE_S = 300.0
+"""A save that takes so long is said: meanwhile there is no newer checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +85,21 @@ class Checkpoints:
         self._host: dict[str, Tensor] = {}
         self._runs: set[str] = set()
         self._thread: threading.Thread | None = None
+        self._began, self._told = 0.0, False
         self._error: NanochatError | None = None
+        self._damaged: set[str] = set()
+        """Folders that were skipped: they are no checkpoints, and go when the next one is whole."""
         self._failed = 0
         self.warnings: list[str] = []
-        """What was skipped, and saves that failed; who reads them takes them out."""
+        """What was skipped, and what failed; who reads them takes them out."""
 
-    @property
     def busy(self) -> bool:
-        """Whether the save before is still on its way on this rank."""
-        return self._thread is not None and self._thread.is_alive()
+        """Whether the save before is still on its way on this rank; once that takes `LATE_S`, a warning says so."""
+        busy = self._thread is not None and self._thread.is_alive()
+        if busy and not self._told and time.monotonic() - self._began > LATE_S:
+            self._told = True
+            self.warnings.append(f"a checkpoint is on its way for {LATE_S / 60:.0f} min, training goes on")
+        return busy
 
     def save(
         self,
@@ -96,7 +111,8 @@ class Checkpoints:
     ) -> None:
         """Copies this rank's tensors to host memory and returns; the rest happens on a thread.
 
-        Waits for the save before. A save that fails is a warning, and the third in a row its error: all ranks raise it.
+        Waits for the save before. A save that fails is a warning; the third in a row that the store is not to blame
+        for raises its error, on all ranks.
         """
         self.wait()
         if self._objects is None:
@@ -107,6 +123,7 @@ class Checkpoints:
             "format": 2, "step": step, "rows_consumed": rows_consumed, "numbers": dict(numbers), "metrics": metrics,
             **self._about,
         }  # fmt: skip
+        self._began, self._told = time.monotonic(), False
         self._thread = threading.Thread(target=self._write, args=(step, record), name="checkpoint")
         self._thread.start()
 
@@ -120,7 +137,7 @@ class Checkpoints:
             self._failed = 0
             return
         error, self._error = self._error, None
-        self._failed += 1
+        self._failed += not error.transient
         if must or self._failed >= MOST_FAILURES:
             raise error
         self.warnings.append(f"a checkpoint could not be saved, training goes on: {error}")
@@ -129,9 +146,10 @@ class Checkpoints:
         """Fills this rank's tensors from the newest whole checkpoint; None where there is none.
 
         Damaged and unfinished ones are skipped, and `warnings` says so. Raises `DamagedArtifact` when a whole one has
-        not what is asked for.
+        not what is asked for, and `StoreUnreachable` when the store is away for longer than it is waited for: then all
+        of them seem to be gone.
         """
-        for folder in self._all(self._folders() if self._rank == 0 else [])[0]:
+        for folder in self._all(patiently(self._folders, tries=TRIES) if self._rank == 0 else [])[0]:
             with self._fetched(folder) as record:
                 if record is None:
                     continue
@@ -176,6 +194,8 @@ class Checkpoints:
 
     def _write(self, step: int, record: dict[str, Any]) -> None:
         assert self._objects
+        if sys.platform == "linux":  # there, it counts for this thread alone
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         folder, spool = f"{self._prefix}/step-{step:08d}-{self._attempt}", self._spool / f"save-{step:08d}"
         mine: tuple[list[dict[str, Any]], NanochatError | None]
         try:
@@ -190,16 +210,19 @@ class Checkpoints:
             record["files"] = [file for files, _ in parts for file in files]
             try:
                 patiently(lambda: self._put(folder, record), tries=TRIES)
-                self._prune()
             except NanochatError as failed:
                 error = failed
+            else:
+                self._prune()
         self._error = self._all(error)[0]
 
     def _upload(self, folder: str, spool: Path) -> list[dict[str, Any]]:
         """This rank's files, written and sent; what `manifest.json` says of them. All ranks must call."""
         assert self._objects
+        from nanochat.training.shard_writer import Writer  # noqa: PLC0415 - see `_dcp`
+
         objects, dcp = self._objects, _dcp()
-        writer = dcp.HuggingFaceStorageWriter(str(spool), save_distributed=True)
+        writer = Writer(spool)
         try:
             dcp.save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         except dcp.CheckpointException as error:
@@ -207,51 +230,74 @@ class Checkpoints:
                 f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.",
                 hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
             ) from error
-        files = [describe_file(path, path.name) for path in sorted(spool.glob("*.safetensors"))]
-        for file in files:
+        for file in writer.files:
             patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
-        return [file.model_dump() for file in files]
+        return [file.model_dump() for file in writer.files]
 
     def _put(self, folder: str, record: dict[str, Any]) -> None:
         assert self._objects
         self._objects.write(f"{folder}/{MANIFEST}", json.dumps(record).encode())
 
     def _prune(self) -> None:
-        """The record first: a checkpoint that is being removed is not one."""
+        """Removes what is not to be kept: old ones, damaged ones, and what this attempt did not get to its end.
+
+        The record first: a checkpoint that is being removed is not one.
+        """
         assert self._objects
-        for old in self._folders()[self._keep :]:
-            if not (self._keep_every and _step(old) % self._keep_every == 0):
-                self._objects.delete([f"{old}/{MANIFEST}"])
-                self._objects.delete([entry.path for entry in self._objects.list(old)])
+        try:
+            paths = self._listed()
+            whole = [folder for folder in _whole(paths) if folder not in self._damaged]
+            old = {folder for folder in whole[self._keep :] if not self._is_kept_for_good(folder)}
+            failed = {folder for folder in paths if folder.endswith(f"-{self._attempt}")} - set(whole)
+            for folder in (self._damaged & paths.keys()) | old | failed:
+                self._objects.delete([f"{folder}/{MANIFEST}"])
+                self._objects.delete(paths[folder])
+        except NanochatError as error:
+            self.warnings.append(f"old checkpoints could not be removed: {error}")
+
+    def _is_kept_for_good(self, folder: str) -> bool:
+        return bool(self._keep_every) and _step(folder) % self._keep_every == 0
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _folders(self) -> list[str]:
         """Those with a manifest, newest first."""
-        if self._objects is None:
-            return []
-        paths = [entry.path.rpartition("/") for entry in self._objects.list(self._prefix)]
-        return sorted((folder for folder, _, name in paths if name == MANIFEST), key=_step, reverse=True)
+        return _whole(self._listed())
+
+    def _listed(self) -> dict[str, list[str]]:
+        """Paths in the store by their folder."""
+        paths: dict[str, list[str]] = {}
+        for entry in self._objects.list(self._prefix) if self._objects else []:
+            paths.setdefault(entry.path.rpartition("/")[0], []).append(entry.path)
+        return paths
 
     def _load_folder(self, folder: str) -> Path:
         return self._spool.parent / f"load-{folder.rpartition('/')[2]}"
 
     @contextmanager
     def _fetched(self, folder: str) -> Iterator[dict[str, Any] | None]:
-        """Its record, while its files lie in `_load_folder`, one copy a node; None for all when a node has none."""
-        local, record, problem = self._load_folder(folder), None, ""
-        if settings.local_rank() == 0:
-            try:
-                record = self._fetch(folder, local)
-            except (FileNotFoundError, KeyError, ValueError, TypeError, StoreError) as error:
-                problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
-        problem = next((each for each in self._all(problem) if each), "")
-        if problem:
-            self.warnings.append(problem)
+        """Its record, while its files lie in `_load_folder`, one copy a node; None for all when a node has none.
+
+        All raise `StoreUnreachable` when a node does.
+        """
+        local, record, problem = self._load_folder(folder), None, None
         try:
+            if settings.local_rank() == 0:
+                try:
+                    record = self._fetch(folder, local)
+                except (FileNotFoundError, KeyError, ValueError, TypeError, StoreError) as error:
+                    problem = error
+                    if not isinstance(error, StoreUnreachable) or isinstance(error, DamagedAnswer):
+                        problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
+            problem = next((each for each in self._all(problem) if each is not None), None)
+            if isinstance(problem, StoreUnreachable):
+                raise problem
+            if problem:
+                self.warnings.append(problem)
+                self._damaged.add(folder)
             yield None if problem else next(each for each in self._all(record) if each is not None)
-        finally:
             self._all(None)  # nobody reads any more
+        finally:
             if settings.local_rank() == 0:
                 shutil.rmtree(local, ignore_errors=True)
 
@@ -259,10 +305,13 @@ class Checkpoints:
         """Raises `ValueError` for a file that is not what the manifest says."""
         assert self._objects
         objects = self._objects
-        record = json.loads(objects.read(f"{folder}/{MANIFEST}"))
+        record = json.loads(patiently(lambda: objects.read(f"{folder}/{MANIFEST}"), tries=TRIES))
         for file in [FileEntry.model_validate(each) for each in record["files"]]:
-            patiently(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path))
-            if describe_file(local / file.path, file.path) != file:
+            for _ in range(2):  # what is torn on its way is whole the next time
+                patiently(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path), tries=TRIES)
+                if describe_file(local / file.path, file.path) == file:
+                    break
+            else:
                 raise ValueError(f"`{file.path}` is damaged")
         return {name: record[name] for name in ("step", "rows_consumed", "numbers", "metrics")}
 
@@ -297,6 +346,12 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.
 
 def _local(given: Tensor | Run) -> Tensor:
     return given.tensor if isinstance(given, Run) else given
+
+
+def _whole(paths: Mapping[str, list[str]]) -> list[str]:
+    """The folders with a manifest, newest first."""
+    whole = (folder for folder, there in paths.items() if f"{folder}/{MANIFEST}" in there)
+    return sorted(whole, key=_step, reverse=True)
 
 
 def _step(folder: str) -> int:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from nanochat.config import GuardConfig
 from nanochat.data.index import RowSet
-from nanochat.data.loader import IGNORED, Loader
+from nanochat.data.loader import IGNORED, Batch, Loader
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
 from nanochat.job import Job
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer
+from nanochat.optim.tree import pass_in_tree_order
 from nanochat.ranks import Preempted, World, stop_requested, sum_over_ranks
 from nanochat.training.checkpoint import Checkpoints, Saved
 from nanochat.training.guard import LOWER_THE_RATES, Guard
@@ -156,9 +158,11 @@ class _Training:
                     raise Preempted
                 due = _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s)
                 # one that is still on its way holds nobody up: a slow store has fewer checkpoints, not slower steps
-                if due and not _agreed(self.checkpoints.busy):
+                if due and not _agreed(self.checkpoints.busy()):
                     self._save()
                     last_saved = time.monotonic()
+                elif due:
+                    self._warn()
                 self.looked = time.monotonic()
             if start < schedule.steps:
                 self._save()  # before the last evaluation: a failure there must not cost the training
@@ -324,12 +328,19 @@ def optimizer_step(
         _add_over_ranks(counted)
     share = loader.world_size * factor / counted.clamp_min(1)  # the optimizer averages over the ranks
     total = torch.zeros((), dtype=torch.float64, device=loader.device)
-    for number, (inputs_BT, targets_BT) in enumerate(batches, 1):
-        if number == len(batches) and scale is None:
-            optimizer.expect_last_pass()
-        nats = network(inputs_BT, targets_BT, reduction="sum")
+
+    def one_pass(batch: Batch) -> None:
+        nats = network(batch.inputs_BT, batch.targets_BT, reduction="sum")
         (nats * share).backward()
-        total += nats.detach()
+        total.add_(nats.detach())
+
+    if optimizer.exact:
+        pass_in_tree_order([partial(one_pass, batch) for batch in batches], optimizer.parameters)
+    else:
+        for number, batch in enumerate(batches, 1):
+            if number == len(batches) and scale is None:
+                optimizer.expect_last_pass()
+            one_pass(batch)
     squares = torch.zeros(2, device=loader.device)
     if scale is None or scale.accepts(optimizer.gradients):
         waited_s = optimizer.waited_s

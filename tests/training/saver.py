@@ -1,4 +1,4 @@
-"""A rank that saves or reads a checkpoint: `saver.py FOLDER save|resume`, alone or under torchrun."""
+"""A rank that saves or reads a checkpoint: `saver.py FOLDER save|resume [URL]`, alone or under torchrun."""
 
 from __future__ import annotations
 
@@ -36,15 +36,17 @@ def _local(given: torch.Tensor | Run) -> torch.Tensor:
     return given.tensor if isinstance(given, Run) else given
 
 
-def checkpoints(folder: Path, rank: int = 0, **kept: int) -> Checkpoints:
-    return Checkpoints((folder / "checkpoints" / "key").as_uri(), folder / f"spool-{rank}", **{"keep": 2, **kept})
+def checkpoints(folder: Path, rank: int = 0, url: str = "", **kept: int) -> Checkpoints:
+    """By default, those in the folder."""
+    url = url or (folder / "checkpoints" / "key").as_uri()
+    return Checkpoints(url, folder / f"spool-{rank}", **{"keep": 2, **kept})
 
 
-def main(folder: Path, what: str) -> None:
+def main(folder: Path, what: str, url: str = "") -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world_size > 1:
         dist.init_process_group("gloo")
-    found = checkpoints(folder, rank)
+    found = checkpoints(folder, rank, url)
     if what == "save":
         for step in (1, 2):
             found.save(step, 8 * step, state(rank, world_size), {"loss": 0.5}, [f"line {step}"])
@@ -62,4 +64,4 @@ def main(folder: Path, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from nanochat.errors import DamagedArtifact, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import DamagedArtifact, NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.training.checkpoint import TRIES, Checkpoints
 from tests.training.saver import checkpoints, equal, state
 
@@ -83,6 +85,60 @@ def test_a_damaged_one_is_skipped_and_said(damage: str, tmp_path: Path) -> None:
     assert all("step-00000002" in warning and "skipped" in warning for warning in found.warnings)
 
 
+def test_damaged_ones_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
+    saved(tmp_path, 8, 9)
+    for file in (tmp_path / "checkpoints").rglob("*.safetensors"):
+        file.write_bytes(b"nonsense")
+    begun_anew = checkpoints(tmp_path)
+    assert begun_anew.resume({"weight": torch.zeros(3)}) is None
+    for step in (1, 2):
+        begun_anew.save(step, step, {"weight": torch.zeros(3)}, {}, [])
+    begun_anew.wait(must=True)
+    assert steps(tmp_path) == [1, 2]
+
+
+def test_what_could_not_be_saved_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = checkpoints(tmp_path)
+
+    def refused(*given: Any) -> None:
+        raise NoSpace("The store is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "_put", refused)
+        made.save(1, 8, {"weight": torch.zeros(3)}, {}, [])
+        made.wait()
+    assert steps(tmp_path) == [1], "without its manifest"
+    made.save(2, 16, {"weight": torch.zeros(3)}, {}, [])
+    made.wait(must=True)
+    assert steps(tmp_path) == [2]
+
+
+def test_old_ones_that_cannot_be_removed_cost_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = saved(tmp_path, 1, 2)
+    assert made._objects
+
+    def refused(*given: Any) -> None:
+        raise StoreError("You may not delete.")
+
+    monkeypatch.setattr(made._objects, "delete", refused)
+    for step in range(3, 8):
+        made.save(step, step, {"weight": torch.zeros(3)}, {}, [])
+    made.wait(must=True)
+    assert made.warnings == ["old checkpoints could not be removed: You may not delete."] * 5
+
+
+def test_a_save_that_takes_long_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.training.checkpoint.LATE_S", 0.0)
+    made, go_on = checkpoints(tmp_path), threading.Event()
+    monkeypatch.setattr(made, "_put", lambda *given: go_on.wait())
+    made.save(1, 8, {"weight": torch.zeros(3)}, {}, [])
+    assert made.busy()
+    assert made.busy()
+    go_on.set()
+    made.wait(must=True)
+    assert made.warnings == ["a checkpoint is on its way for 0 min, training goes on"]
+
+
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     for other in ({"another": torch.zeros(3)}, {"weight": torch.zeros(4)}):
@@ -101,14 +157,19 @@ def test_a_save_that_fails_is_a_warning_and_the_third_in_a_row_an_error(tmp_path
     assert all("training goes on" in warning for warning in made.warnings)
 
 
-def away(made: Checkpoints, monkeypatch: pytest.MonkeyPatch, answers: Iterator[bool]) -> None:
-    """The store takes the next upload, or does not answer."""
+def away(
+    made: Checkpoints,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: Iterator[bool],
+    error: type[NanochatError] = StoreUnreachable,
+) -> None:
+    """The store takes the next upload, or does not."""
     assert made._objects
     upload = made._objects.upload
 
     def answered(*given: Any, **named: Any) -> None:
         if not next(answers):
-            raise StoreUnreachable("The store is away.")
+            raise error("The store does not take it.")
         upload(*given, **named)
 
     monkeypatch.setattr(made._objects, "upload", answered)
@@ -125,13 +186,24 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(tmp_path: Path, monkeypa
 
 def test_a_save_that_succeeds_starts_the_count_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = checkpoints(tmp_path)
-    lost = [False] * TRIES
-    away(made, monkeypatch, iter([*lost, *lost, True] * 3))
+    away(made, monkeypatch, iter([False, False, True] * 3), NoSpace)
     for step in range(1, 10):
         made.save(step, step, {"weight": torch.zeros(3)}, {}, [])
     made.wait()
     assert len(made.warnings) == 6
     assert steps(tmp_path) == [6, 9]
+
+
+def test_a_store_that_stays_away_ends_nothing_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = checkpoints(tmp_path)
+    away(made, monkeypatch, iter([*[False] * 4 * TRIES, True]))
+    for step in range(1, 6):
+        made.save(step, step, {"weight": torch.zeros(3)}, {}, [])
+    made.wait()
+    assert len(made.warnings) == 4
+    assert steps(tmp_path) == [5]
 
 
 def test_a_spool_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
@@ -166,10 +238,10 @@ def test_a_full_disk_is_one_sentence_and_costs_no_older_checkpoint(small_disk: P
     assert checkpoints(tmp_path).resume({"weight": torch.zeros(3)}) is not None
 
 
-def under_torchrun(ranks: int, folder: Path, what: str) -> None:
+def under_torchrun(ranks: int, folder: Path, *what: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m",
-         "tests.training.saver", str(folder), what],
+         "tests.training.saver", str(folder), *what],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -200,6 +272,24 @@ def test_damage_that_one_rank_meets_all_ranks_skip(tmp_path: Path) -> None:
         step, right, warnings = json.loads((tmp_path / f"answer-2-{rank}.json").read_text())
         assert (step, right) == (1, True)
         assert "damaged" in warnings[0]
+
+
+def test_a_shard_is_a_safetensors_file_whatever_lies_in_it(tmp_path: Path) -> None:
+    given = {
+        "half": torch.arange(5.0).to(torch.bfloat16),
+        "transposed": torch.arange(6.0).view(2, 3).T,
+        "count": torch.tensor(7),
+        "empty": torch.zeros(0, 4),
+        "large": torch.randn(700, 1000),
+    }
+    made = checkpoints(tmp_path)
+    made.save(1, 8, given, {}, [])
+    made.wait(must=True)
+    (shard,) = (tmp_path / "checkpoints").rglob("*.safetensors")
+    assert equal(load_file(shard), given)
+    filled = {name: torch.zeros_like(tensor) for name, tensor in given.items()}
+    assert checkpoints(tmp_path).resume(filled) is not None
+    assert equal(filled, given)
 
 
 def test_the_copy_reuses_its_memory(tmp_path: Path) -> None:
