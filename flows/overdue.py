@@ -50,14 +50,17 @@ class Overdue:
     unheard_s: float = 15.0
     crashed_s: float = 20.0
     dead_s: float = DEAD_AFTER.total_seconds()
-    _silent_since: dict[str, float] = field(default_factory=dict)
+    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Run → what it was seen to be, and since when, by our own clock: no jump of a clock looks like a long wait."""
 
     def look(self) -> list[str]:
         """Does what is overdue, and tells it; raises `OSError` when the server does not answer."""
         try:
-            return [said for run in self._runs() if (said := self._mend(run))]
+            runs = self._runs()
+            self._seen = {run["id"]: self._seen[run["id"]] for run in runs if run["id"] in self._seen}
+            return [said for run in runs if (said := self._mend(run))]
         except OSError:
-            self._silent_since.clear()  # signs of life were lost too: count again
+            self._seen.clear()  # signs of life were lost too: count again
             raise
 
     def _runs(self) -> list[dict[str, Any]]:
@@ -68,29 +71,33 @@ class Overdue:
         return [run for which in (busy, crashed) for run in ask(self.api_url, "flow_runs/filter", flow_runs=which)]
 
     def _mend(self, run: dict[str, Any]) -> str:
-        since_s = (datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])).total_seconds()
         match run["state_type"]:
-            case "CANCELLING" if since_s > self.unheard_s:
+            case "CANCELLING" if self._unchanged_s(run) > self.unheard_s:
                 return self._set(run, "CANCELLING", "Cancelling", "Said again: nobody had heard it.")
-            case "CRASHED" if since_s > self.crashed_s:
+            case "CRASHED" if self._unchanged_s(run) > self.crashed_s:
                 return self._set(run, "SCHEDULED", "AwaitingRetry", "It crashed; it goes on where it was.")
-            case "RUNNING" if since_s > self.dead_s and self._is_silent(run["id"]):
+            case "RUNNING" if self._unchanged_s(run, self._heartbeat(run)) > self.dead_s:
                 return self._set(run, "CRASHED", "Crashed", "No sign of life: its worker or machine is gone.")
             case _:
                 return ""
 
-    def _is_silent(self, run_id: str) -> bool:
-        """Whether we have seen no sign of life for as long as a run may be silent, by our own clock."""
-        since = (datetime.now(UTC) - timedelta(seconds=self.dead_s)).isoformat()
+    def _unchanged_s(self, run: dict[str, Any], sign_of_life: str = "") -> float:
+        """For how long we have seen this state, and this sign of life."""
+        now, seen = time.monotonic(), f"{run['state_id']} {sign_of_life}"
+        before, since = self._seen.get(run["id"], ("", now))
+        if before != seen:
+            self._seen[run["id"]] = seen, now
+            return 0.0
+        return now - since
+
+    def _heartbeat(self, run: dict[str, Any]) -> str:
+        """The id of its newest sign of life; empty before the first."""
         beats = {
-            "occurred": {"since": since},
             "event": {"name": ["prefect.flow-run.heartbeat"]},
-            "resource": {"id": [f"prefect.flow-run.{run_id}"]},
+            "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
         }
-        if ask(self.api_url, "events/filter", filter=beats, limit=1)["events"]:
-            self._silent_since.pop(run_id, None)
-            return False
-        return time.monotonic() - self._silent_since.setdefault(run_id, time.monotonic()) >= self.dead_s
+        events = ask(self.api_url, "events/filter", filter={**beats, "order": "DESC"}, limit=1)["events"]
+        return events[0]["id"] if events else ""
 
     def _set(self, run: dict[str, Any], kind: str, name: str, message: str) -> str:
         state = {"type": kind, "name": name, "message": message}

@@ -22,11 +22,11 @@ deletion finds a payload without a manifest.
 5. Payloads of the others go, then the leftovers.
 
 What this rests on: a run that is silent for `SILENT_S` of this process's own clock is not awaited (what it wrote last
-counts for an hour all the same). If it was merely frozen, and had found one of these artifacts in its last seconds, it
-fails later, with a sentence; reads are verified, so no result is wrong. The store's clock and ours may differ by less
-than an hour. Who reads without a run (`nanochat chat`) is protected by the alias it names. Two deletions at once do no
-harm: each removes only what it found unreachable, and deleting what is gone is fine. One that is stopped by Ctrl-C or
-an error before step 5 puts every manifest back.
+counts for two hours all the same). If it was merely frozen, and had found one of these artifacts in its last seconds,
+it fails later, with a sentence; reads are verified, so no result is wrong. The store's clock and ours may differ, or
+jump, by an hour. Who reads without a run (`nanochat chat`) is protected by the alias it names. Two deletions at once do
+no harm: each removes only what it found unreachable, and deleting what is gone is fine. One that is stopped by Ctrl-C
+or an error before step 5 puts every manifest back.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest, artifact_folder
 from nanochat.store.objects import Entry, Unfinished
 
-MAYBE_ALIVE_S = 3600.0
-"""A run or lease that was written less than so long ago may have a living holder."""
+MAYBE_ALIVE_S = 2 * 3600.0
+"""A run or lease that was written less than so long ago may have a living holder: they write every few seconds, and the
+rest is for clocks that differ, or jump."""
 SILENT_S = 30.0
 POLL_S = 0.5
 READS_AT_ONCE = 16

@@ -140,7 +140,7 @@ def test_a_live_lease_protects_its_key_and_a_dead_one_goes(store: Store, monkeyp
     with lease(store.objects, key("a")), lease(store.objects, key("b")):
         assert retention.plan(store, keep_runs=0, min_age_hours=0).items == ()
     store.objects.write("v1/leases/dead.json", b"{}")
-    later(monkeypatch, 2 * 3600)
+    later(monkeypatch, 3 * 3600)
     assert names(collect(store).items) == {
         ("artifact", f"download/{key('a')}"), ("payload", f"v1/artifacts/download/{key('b')}/attempt"),
         ("checkpoints", f"v1/checkpoints/{key('a')}"), ("lease", "v1/leases/dead.json"),
@@ -225,7 +225,7 @@ def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch:
     dead.write()
     collect(store)
     assert there(store) == {"a"}, "what it wrote last counts for an hour"
-    later(monkeypatch, 2 * 3600)
+    later(monkeypatch, 3 * 3600)
     collect(store)
     assert there(store) == set()
 

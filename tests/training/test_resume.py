@@ -12,6 +12,7 @@ import torch
 from nanochat.ranks import Preempted, World
 from nanochat.training import loop
 from nanochat.training.pretrain import pretrain
+from tests.clock import JumpingClock
 from tests.training.tiny import curve, job, launched, make_data
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -38,21 +39,20 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_told_to_stop_it_saves_and_goes_on_here_or_on_other_ranks(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretrain(job(data, tmp_path / "whole"), ALONE)
+    """Where sums are exact, to the bit on both."""
+    pretrain(job(data, tmp_path / "whole", exact=True), ALONE)
     address = (tmp_path / "checkpoints" / "key").as_uri()
     with monkeypatch.context() as patch:
         stop_after(7, patch)
         with pytest.raises(Preempted):
-            pretrain(job(data, tmp_path / "stopped", address), ALONE)
+            pretrain(job(data, tmp_path / "stopped", address, exact=True), ALONE)
     copy = tmp_path / "copy" / "key"
     shutil.copytree(tmp_path / "checkpoints" / "key", copy)
-    assert pretrain(job(data, tmp_path / "here", copy.as_uri()), ALONE)["resumed_from_step"] == 7
+    assert pretrain(job(data, tmp_path / "here", copy.as_uri(), exact=True), ALONE)["resumed_from_step"] == 7
     assert curve(tmp_path / "here") == curve(tmp_path / "whole")
-    again = launched(data, tmp_path / "again", address, ranks=2)
-    assert (again["resumed_from_step"], again["world_size"]) == (7, 2)
-    whole, resumed = curve(tmp_path / "whole"), curve(tmp_path / "again")
-    assert resumed[:7] == whole[:7]
-    assert [loss for _, loss, _ in resumed] == pytest.approx([loss for _, loss, _ in whole], abs=2e-3)
+    again = launched(data, tmp_path / "again", address, ranks=4, exact=True)
+    assert (again["resumed_from_step"], again["world_size"]) == (7, 4)
+    assert curve(tmp_path / "again") == curve(tmp_path / "whole")
 
 
 def test_a_failure_in_the_last_evaluation_costs_no_step(
@@ -74,3 +74,21 @@ def test_a_failure_in_the_last_evaluation_costs_no_step(
     again = pretrain(job(data, tmp_path / "again", address), ALONE)
     assert again["resumed_from_step"] == 12
     assert curve(tmp_path / "again") == curve(tmp_path / "whole")
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = JumpingClock(tmp_path)
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+    jumps = {2: 3600, 6: -3600, 9: 0}
+
+    def progress(done: float, *_: object) -> None:
+        if int(done) in jumps:
+            clock.jump_to(jumps[int(done)])
+
+    url = (tmp_path / "checkpoints" / "key").as_uri()
+    how = {"ranks": 2, "exact": True, "checkpoint_every_s": 0.01, "timeout_s": 300}
+    launched(data, tmp_path / "jumped", url, progress=progress, **how)
+    monkeypatch.undo()
+    pretrain(job(data, tmp_path / "whole", exact=True), ALONE)
+    assert curve(tmp_path / "jumped") == curve(tmp_path / "whole")

@@ -62,9 +62,11 @@ def context(folder: Path, progress: Progress = silent, checkpoints: str = "", **
     return Context(Compute(**{"device": "cpu", "ranks": 1, **compute}), progress, checkpoints, folder)
 
 
-def launched(data: Path, folder: Path, checkpoints: str = "", steps: int = 12, **compute: Any) -> dict[str, Any]:
+def launched(
+    data: Path, folder: Path, checkpoints: str = "", steps: int = 12, progress: Progress = silent, **compute: Any
+) -> dict[str, Any]:
     """Pretraining under torchrun; its payload is in `folder/out`."""
-    around = context(folder, silent, checkpoints, **compute)
+    around = context(folder, progress, checkpoints, **compute)
     inputs: dict[str, Path | list[Path]] = {"vocabulary": data / "vocabulary", "rows": data / "rows" / "rows.json"}
     return launch("nanochat.training.pretrain", config(steps), inputs, folder / "out", around)
 
