@@ -1,8 +1,9 @@
-"""How far a stage is, in the UI: a log line now and then and, for what trains, a bar."""
+"""How far a stage is, in the UI: a log line now and then and, for what trains, what the ranks write, and a bar."""
 
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from prefect.logging.handlers import APILogHandler
 
 from nanochat.console import duration, number
 from nanochat.progress import Progress
@@ -81,3 +84,15 @@ class TaskProgress:
             self._bar = cast(UUID, create_progress_artifact(percent, description=description))
         else:
             update_progress_artifact(self._bar, percent, description)
+
+
+def _hand_on_what_ranks_write() -> None:
+    """Into the log of the run whose task has started them."""
+    handler = APILogHandler()
+    handler.addFilter(lambda _: TaskRunContext.get() is not None)
+    ranks = logging.getLogger("nanochat.ranks")
+    ranks.setLevel(logging.INFO)
+    ranks.addHandler(handler)
+
+
+_hand_on_what_ranks_write()

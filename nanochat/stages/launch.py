@@ -1,7 +1,7 @@
 """torchrun in a process tree of its own: start, follow, stop.
 
 The child is told what to do by a job file and answers with files beside it (see `nanochat.job`). Its log stays in the
-run's folder; its metrics are followed into the caller's progress.
+run's folder, and is followed by `rank_log`; its metrics are followed into the caller's progress.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nanochat.config import Compute, Config
 from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, from_json
 from nanochat.job import Job
 from nanochat.stages.meeting import MEET_S
+from nanochat.stages.rank_log import PREFIX, RankLog, Tail, first_words
 from nanochat.stages.stage import Context, Lent
 
 POLL_S = 0.1
@@ -45,7 +46,8 @@ def launch(
     ends this call (an exception from `progress` too), no process is left behind.
     """
     ranks = rank_count(context.compute)
-    environment = settings.child_environment(max(1, settings.cores() // ranks))
+    threads = 1 if context.compute.exact else max(1, settings.cores() // ranks)
+    environment = settings.child_environment(threads, PREFIX)
     job = Job(
         module=module,
         config=config.model_dump(mode="json"),
@@ -59,7 +61,8 @@ def launch(
     for stale in ANSWERS:
         (context.folder / stale).unlink(missing_ok=True)
     log = context.folder / "log.txt"
-    command = [sys.executable, *LAUNCHER, *rendezvous(context.compute, ranks), "-m", module, str(path)]
+    logs = ["--log-dir", str(context.folder / "ranks"), "--tee", "3"]  # 3: both standard streams of every rank
+    command = [sys.executable, *LAUNCHER, *rendezvous(context.compute, ranks), *logs, "-m", module, str(path)]
     lock = context.folder.parent / f"{context.checkpoints.rpartition('/')[2] or context.folder.name}.lock"
     with log.open("ab") as file, lock.open("w") as alone:
         _await_orphan(alone, context)
@@ -142,8 +145,8 @@ def rendezvous(compute: Compute, ranks: int) -> list[str]:
 
 
 def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) -> None:
-    metrics = context.folder / "metrics.jsonl"
-    began, position, rest = time.monotonic(), 0, b""
+    metrics, ranks = Tail(context.folder / "metrics.jsonl"), RankLog(context.folder / "log.txt")
+    began = time.monotonic()
     event: dict[str, Any] = {"message": "starting"}
     told = 0.0
     while True:
@@ -151,15 +154,10 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
         if time.monotonic() - told > TELL_S:  # also when nothing is new: a caller stops us by raising here
             told = time.monotonic()
             _tell(event, context)
-        if metrics.exists():
-            with metrics.open("rb") as file:
-                file.seek(position)
-                rest += file.read()
-                position = file.tell()
-            *lines, rest = rest.split(b"\n")
-            for line in lines:
-                event, told = json.loads(line), time.monotonic()
-                _tell(event, context)
+        for line in metrics.lines():
+            event, told = json.loads(line), time.monotonic()
+            _tell(event, context)
+        ranks.hand_on(last=not running)
         if not running:
             return
         if context.compute.timeout_s and time.monotonic() - began > context.compute.timeout_s:
@@ -197,12 +195,4 @@ def _result(folder: Path, module: str) -> dict[str, Any]:
         raise Preempted(f"`{module}` was told to stop.", hint="The same run goes on from its last checkpoint.")
     if "No space left on device" in text:
         raise NoSpace(f"No space left for `{module}`.", hint=f"Free some; `{log}` says where.")
-    raise StageFailed(f"`{module}` ended without a result: {last_words(text)}.", hint=f"`{log}` has the whole story.")
-
-
-def last_words(log: str) -> str:
-    """What the worker said last, above torchrun's report of its end: the last line that names an error, if one does."""
-    own = re.split(r"^\S+ .*torch/distributed/elastic/.*failed \(exitcode", log, maxsplit=1, flags=re.MULTILINE)[0]
-    lines = [line.strip() for line in own.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception)\b", line)]
-    return (errors or lines or ["it said nothing"])[-1][:300].rstrip(".")
+    raise StageFailed(f"`{module}` ended without a result: {first_words(text)}.", hint=f"`{log}` has the whole story.")

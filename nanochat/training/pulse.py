@@ -66,7 +66,7 @@ class Pulse:
         stack = traceback.extract_stack(sys._current_frames()[self._main])
         if any("torch/distributed" in frame.filename for frame in stack):
             time.sleep(AFTER_YOU_S)
-        sys.stderr.write(f"[rank {self._rank}] hangs:\n{''.join(traceback.format_list(stack))}")
+        sys.stderr.write(f"hangs:\n{''.join(traceback.format_list(stack))}")
         here = stack[-1]
         error = Hung(
             f"Rank {self._rank} has not got on for {allowed_s:.0f} s; it stands in "

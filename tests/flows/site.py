@@ -77,6 +77,11 @@ class Site:
     def run(self, run_id: str) -> dict[str, Any]:
         return self.get(f"flow_runs/{run_id}")
 
+    def log(self, run_id: str) -> str:
+        """What the run has said lately."""
+        asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_DESC"}
+        return "\n".join(line["message"] for line in self.post("logs/filter", asked))
+
     def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 300) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ pytestmark = [
 ]
 PROJECT = Path(__file__).parents[2]
 SECRET = "s3cr3t-of-nobody"
+SERVER_AWAY_S = 6.0
 
 
 def soon() -> str:
@@ -96,7 +98,7 @@ def test_a_schedule_starts_a_run_and_one_from_the_form_finds_all_cached(site: Si
     site.must_not_hold(SECRET)
 
 
-def test_a_run_outlives_its_own_death_and_its_server_and_a_cancel_leaves_nothing(site: Site) -> None:
+def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_leaves_nothing(site: Site) -> None:
     run_id = site.start(profile="demo", config=tiny("pretrain.horizon.amount=100000"))
     until(lambda: site.processes("nanochat.training"), "training")
 
@@ -104,10 +106,29 @@ def test_a_run_outlives_its_own_death_and_its_server_and_a_cancel_leaves_nothing
     site.wait(run_id, lambda run: run["run_count"] == 2 and run["state_name"] == "Running")
     until(lambda: site.processes("nanochat.training"), "training that goes on")
 
+    until(lambda: "[rank 0] step" in site.log(run_id), "what the ranks say")
+
+    (keeper,) = site.processes("flows.keeper")
+    keeper.suspend()  # it would start the server again at once
     for server in site.processes("flows.server"):
         server.kill()
+    metrics = max(site.home.glob("runs/**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    before = metrics.stat().st_size
+    time.sleep(SERVER_AWAY_S)
+    assert metrics.stat().st_size > before, "training waits for the server"
+    keeper.resume()
     until(lambda: site.run(run_id)["state_name"] == "Running", "the server to come back")
     assert site.processes("nanochat.training")
+
+    for worker in site.processes("worker start"):
+        if "nanochat.stages.supervise" not in worker.cmdline():
+            worker.kill()
+    until(lambda: not site.processes("nanochat.training"), "what the worker had started to end")
+    overdue = Overdue(site.api_url, crashed_s=1, dead_s=2)
+    until(overdue.look, "a dead run to be noticed")
+    until(overdue.look, "a crashed run to be noticed")
+    site.wait(run_id, lambda run: run["run_count"] == 3 and run["state_name"] == "Running")
+    until(lambda: site.processes("nanochat.training"), "training that goes on again")
 
     site.post(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     assert site.wait(run_id, ended)["state_name"] == "Cancelled"

@@ -23,7 +23,8 @@ from nanochat.errors import (
     Preempted,
     StageFailed,
 )
-from nanochat.stages.launch import last_words, launch, rank_count, rendezvous
+from nanochat.stages.launch import launch, rank_count, rendezvous
+from nanochat.stages.rank_log import first_words
 from tests.training.tiny import context
 from tests.training.worker import Orders
 
@@ -34,7 +35,8 @@ def go(orders: str, folder: Path, **around: Any) -> dict[str, Any]:
     return launch(WORKER, Orders(orders=orders), {}, folder / "out", context(folder, **around))
 
 
-def test_two_ranks_answer_from_any_thread_and_progress_is_followed(tmp_path: Path) -> None:
+def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "nanochat.ranks")
     seen: list[tuple[float, float, str, float | None]] = []
     answers: list[dict[str, Any]] = []
 
@@ -47,6 +49,10 @@ def test_two_ranks_answer_from_any_thread_and_progress_is_followed(tmp_path: Pat
     assert answers[0]["world_size"] == 2
     assert (1, 2, "half", 3.5) in seen
     assert seen[-1][:2] == (2, 2)
+    said = [record.getMessage() for record in caplog.records if record.name == "nanochat.ranks"]
+    assert {"[rank 0] here is rank 0", "[rank 1] here is rank 1"} <= set(said)
+    assert len(said) < 500
+    assert said[-1].endswith(f"more lines of the ranks are in `{tmp_path / 'log.txt'}`")
 
 
 @pytest.mark.parametrize(
@@ -157,14 +163,18 @@ def test_no_gpu_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) 
         rank_count(Compute(device="cuda"))
 
 
-def test_the_last_words_are_the_workers_own() -> None:
+def test_the_first_words_are_those_of_the_rank_that_failed_first() -> None:
     report = (
         "E1123 14:59:11.606000 828 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1)\n"
         "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
     )
-    assert last_words(f"[rank0]: ImportError: no x\nand more\n{report}") == "[rank0]: ImportError: no x"
-    assert last_words(f"python: No module named y.\n{report}") == "python: No module named y"
-    assert last_words(report) == "it said nothing"
+    ranks = (
+        "[rank 1] [rank1]: ImportError: no x\n[rank 1] and more\n[rank 0] RuntimeError: Connection closed by peer.\n"
+    )
+    assert first_words(f"{report}{ranks}") == "[rank 1] ImportError: no x"
+    assert first_words(f"[rank 0] python: No module named y.\n{report}") == "[rank 0] python: No module named y"
+    assert first_words(f"ValueError: no such option\n{report}") == "ValueError: no such option"
+    assert first_words(report) == "it said nothing"
 
 
 def is_torchrun(process: psutil.Process) -> bool:
