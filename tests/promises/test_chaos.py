@@ -1,10 +1,10 @@
 """Killed again and again at random moments, a run ends with the right model, and leaves nothing behind.
 
-    NANOCHAT_KILLS=100 pytest tests/promises/test_chaos.py -m chaos -s
+    NANOCHAT_KILLS=100 NANOCHAT_DICE=7 pytest tests/promises/test_chaos.py -m chaos -s
 
-The pipeline is run to the end once, in peace. Then it is run on empty stores and killed: everything at once, the run
-alone, one rank of two, or told to end; at a moment that is anywhere between its start and its end, so also while it
-saves, uploads, publishes, or takes a checkpoint up. It is started again until it ends well. Few kills by default.
+Text is prepared and a model trained on two ranks, saving all the time: once in peace, then in empty stores, killed:
+everything at once, the run alone, its supervisor, one rank, or with TERM to the run or to all; at a moment that is
+anywhere between start and end. It is started again until it ends well. Few kills by default.
 """
 
 from __future__ import annotations
@@ -14,57 +14,70 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
+from nanochat.config import Compute
+from nanochat.pipeline import PlainRun, prepare
+from nanochat.profiles import override, profile
+from nanochat.stages.pretrain import pretrain
+from nanochat.store import retention
+from nanochat.store.artifacts import Store
 from tests.test_whole_chain import TINY
 
 ROOT = Path(__file__).parents[2]
-CHANGES = (*TINY, "pretrain.horizon.amount=120", "pretrain.precision=fp32", "sft.precision=fp32")
-KINDS = ("all", "parent", "rank", "term")
+CHANGES = ("pretrain.horizon.amount=150", "pretrain.precision=fp32", "pretrain.evaluate_every_steps=50")
+PROGRAM = "import sys; from pathlib import Path; from tests.promises.test_chaos import run; run(Path(sys.argv[1]))"
+KINDS = ("all", "parent", "supervisor", "rank", "term", "term to all")
 PATIENCE_S = 40.0
+LATER_S = 3 * 3600
 pytestmark = pytest.mark.chaos
 
 
+def run(home: Path) -> None:
+    """What is killed: from nothing to a base model with its alias."""
+    config = override(profile("demo").config, [*TINY, *CHANGES])
+    store = Store((home / "store").as_uri(), home / "cache")
+    compute = Compute(device="cpu", ranks=2, workers=2, checkpoint_every_s=0.02)
+    plain = PlainRun(store, compute, home / "runs")
+    text = prepare(plain, config, plain.shards(config.data))
+    base = plain(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
+    store.set_alias("base/latest", base.manifest)
+
+
 def start(home: Path) -> psutil.Popen:
-    sets = [word for change in CHANGES for word in ("--set", change)]
-    compute = ["--compute", "device=cpu", "--compute", "ranks=2", "--compute", "checkpoint_every_s=0.3"]
-    environment = {**os.environ, "NANOCHAT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    with (home.parent / f"{home.name}.log").open("ab") as log:
+    with home.with_suffix(".log").open("ab") as log:
         return psutil.Popen(
-            [sys.executable, "-m", "nanochat.cli", "run", "--plain", *sets, *compute],
-            cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, "-c", PROGRAM, str(home)], cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "NANOCHAT_HOME": str(home), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-
-
-def family(parent: psutil.Popen) -> list[psutil.Process]:
-    try:
-        return parent.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def strike(parent: psutil.Popen, kind: str, dice: random.Random) -> str:
     """Kills; returns whom."""
-    below = family(parent)
-    ranks = [process for process in below if "job.json" in " ".join(_words(process)) and not _launches(process)]
-    if kind == "rank" and not ranks:
+    below = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = parent.children(recursive=True)
+    supervisors = [process for process in below if "nanochat.stages.supervise" in _words(process)]
+    ranks = [p for p in below if "nanochat.training.pretrain" in _words(p) and "torch.distributed.run" not in _words(p)]
+    if (kind == "rank" and not ranks) or (kind == "supervisor" and not supervisors):
         kind = "all"
-    match kind:
-        case "all":
-            for process in [parent, *below]:
-                _send(process, signal.SIGKILL)
-        case "parent":
-            _send(parent, signal.SIGKILL)
-        case "term":
-            _send(parent, signal.SIGTERM)
-        case "rank":
-            _send(dice.choice(ranks), signal.SIGKILL)
+    whom, number = {
+        "all": ([parent, *below], signal.SIGKILL),
+        "parent": ([parent], signal.SIGKILL),
+        "supervisor": (supervisors, signal.SIGKILL),
+        "rank": (dice.sample(ranks, min(1, len(ranks))), signal.SIGKILL),
+        "term": ([parent], signal.SIGTERM),
+        "term to all": ([parent, *below], signal.SIGTERM),
+    }[kind]
+    for process in whom:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
     _, alive = psutil.wait_procs([parent, *below], timeout=PATIENCE_S)
     assert not alive, f"after `{kind}` there are still {[_words(process) for process in alive]}"
     return kind
@@ -77,70 +90,95 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def _launches(process: psutil.Process) -> bool:
-    return any(word in _words(process) for word in ("torch.distributed.run", "nanochat.stages.supervise"))
+def orphans(home: Path) -> list[list[str]]:
+    """Processes that name this home."""
+    found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [words for words in found if any(str(home) in word for word in words)]
 
 
-def _send(process: psutil.Process, number: int) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
-def newest(home: Path) -> int:
-    """Step of the newest whole checkpoint of pretraining, or of the one that was published."""
+def whole(home: Path) -> int:
+    """Step of the newest whole checkpoint."""
     steps = [int(path.parent.name.split("-")[1]) for path in home.glob("store/v1/checkpoints/*/step-*/manifest.json")]
     return max(steps, default=0)
 
 
-def models(home: Path) -> dict[str, str]:
-    """SHA-256 of the weights, by the stage that made them."""
-    found = {}
-    for path in home.glob("store/v1/artifacts/*/*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        files = {file["path"]: file["sha256"] for file in manifest["files"]}
-        if "model.safetensors" in files:
-            found[manifest["stage"]] = files["model.safetensors"]
-    return found
+def attempt(home: Path) -> Path | None:
+    """Folder of the newest attempt at training."""
+    return max(home.glob("runs/pretrain/*"), default=None, key=lambda folder: folder.stat().st_mtime_ns)
 
 
-def resumed(home: Path) -> int:
-    """From where pretraining went on the last time."""
+def trained(folder: Path) -> int:
+    """Steps that an attempt has told of."""
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return max((json.loads(line)["done"] for line in lines if line.endswith("}")), default=0)
+
+
+def moment(home: Path) -> str:
+    """What is going on."""
+    folder = attempt(home)
+    if folder is None:
+        return "preparing text"
+    if list(home.glob("store/v1/artifacts/pretrain/*/manifest.json")):
+        return "published"
+    if (folder / "result.json").exists():
+        return "publishing"
+    if not trained(folder):
+        return "resuming" if whole(home) else "starting"
+    return "saving" if list(folder.glob("spool-*/save-*")) else "training"
+
+
+def model(home: Path) -> tuple[str, int]:
+    """SHA-256 of the weights, and from which step training went on the last time."""
     (path,) = home.glob("store/v1/artifacts/pretrain/*/manifest.json")
-    return json.loads(path.read_text())["metrics"]["resumed_from_step"]
+    manifest = json.loads(path.read_text())
+    (sha256,) = [file["sha256"] for file in manifest["files"] if file["path"] == "model.safetensors"]
+    return sha256, manifest["metrics"]["resumed_from_step"]
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+def leaked(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is still there of checkpoints, leases and half-written files when `gc` has run, once it may."""
+    store = Store((home / "store").as_uri(), home / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "_now", lambda: time.time() + LATER_S)
+        retention.delete(store, retention.plan(store, keep_runs=0, min_age_hours=0))
+    left = [entry for folder in ("v1/checkpoints", "v1/leases") for entry in store.objects.list(folder)]
+    return [entry.path for entry in [*left, *store.objects.unfinished("v1")]]
+
+
+def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = int(os.environ.get("NANOCHAT_KILLS", "4"))
     dice = random.Random(int(os.environ.get("NANOCHAT_DICE", "1")))
     began = time.monotonic()
     assert start(tmp_path / "peace").wait() == 0, (tmp_path / "peace.log").read_text()[-3000:]
     takes_s = time.monotonic() - began
-    wanted = models(tmp_path / "peace")
-    assert set(wanted) == {"pretrain", "sft"}
-    struck: dict[str, int] = {}
-    for world in range(1000):
+    right, _ = model(tmp_path / "peace")
+    kinds: Counter[str] = Counter()
+    moments: Counter[str] = Counter()
+    repeated: list[int] = []
+    world = 0
+    while kinds.total() < kills:
+        world += 1
         home, last = tmp_path / f"world-{world}", 0
         while True:
-            run = start(home)
-            if sum(struck.values()) < kills:
+            process = start(home)
+            if kinds.total() < kills:
                 try:
-                    run.wait(dice.uniform(0, takes_s))
+                    process.wait(dice.uniform(0, takes_s))
                 except psutil.TimeoutExpired:
-                    kind = strike(run, dice.choice(KINDS), dice)
-                    struck[kind] = struck.get(kind, 0) + 1
-                    last = max(last, newest(home)) if not models(home).get("pretrain") else last
+                    now = moment(home)
+                    kinds[strike(process, dice.choice(KINDS), dice)] += 1
+                    moments[now] += 1
+                    assert not orphans(home)
+                    if now in ("training", "saving") and (folder := attempt(home)):
+                        repeated.append(max(0, trained(folder) - whole(home)))
+                    last = max(last, whole(home))
+                    print(f"{kinds.total()} of {kills}: {sorted(kinds.items())}, while {now}", flush=True)
                     continue
-            assert run.wait() == 0, (tmp_path / f"{home.name}.log").read_text()[-3000:]
+            assert process.wait() == 0, home.with_suffix(".log").read_text()[-3000:]
             break
-        assert models(home) == wanted, f"other weights, after {struck}"
-        assert resumed(home) >= last, "steps were lost that a checkpoint had"
-        left = [
-            path for path in (home / "store").rglob("*") if path.name.endswith(".part") or "checkpoints" in path.parts
-        ]
-        nanochat = [sys.executable, "-m", "nanochat.cli", "gc", "--delete", "--min-age-hours", "0"]
-        subprocess.run(nanochat, cwd=ROOT, env={**os.environ, "NANOCHAT_HOME": str(home)}, check=True)
-        kept = [path for path in left if path.is_file() and path.exists()]
-        assert not kept, "gc leaves what nobody needs"
-        print(f"world {world}: {struck}")
-        if sum(struck.values()) >= kills:
-            return
+        sha256, resumed_from = model(home)
+        assert sha256 == right, f"other weights, after {kinds}"
+        assert resumed_from >= last, f"went on from {resumed_from}, and a checkpoint had {last}"
+        assert not leaked(home, monkeypatch)
+    print(json.dumps({"kills": dict(kinds), "moments": dict(moments), "models": world, "repeated_steps": repeated}))
