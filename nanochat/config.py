@@ -421,7 +421,7 @@ class Compute(Config):
     8,192 or more if there is a C++ compiler. What was compiled is kept for the next start."""
     attention: Literal["auto", "flash4", "flash3", "flex", "sdpa"] = "auto"
     """Attention kernel; `auto` takes the first of these that runs, and says which it is."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 60.0
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 180.0
     """Seconds of training between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept while a stage trains."""

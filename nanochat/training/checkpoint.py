@@ -13,9 +13,7 @@ run that was overtaken still writes never mixes with what its successor writes.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import threading
 import time
 import uuid
@@ -47,8 +45,6 @@ was withdrawn. A store that is away comes back, and what ended would be lost."""
 TRIES = 6
 """Of an upload or download, with pauses of 1, 2, 4, 8 and 16 seconds: a store that restarts is waited for."""
 
-NICE = 19
-"""Of the thread that saves: it gets what training leaves of the processor, and all of it when training waits."""
 LATE_S = 300.0
 """A save that takes so long is said: meanwhile there is no newer checkpoint."""
 
@@ -194,8 +190,6 @@ class Checkpoints:
 
     def _write(self, step: int, record: dict[str, Any]) -> None:
         assert self._objects
-        if sys.platform == "linux":  # there, it counts for this thread alone
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         folder, spool = f"{self._prefix}/step-{step:08d}-{self._attempt}", self._spool / f"save-{step:08d}"
         mine: tuple[list[dict[str, Any]], NanochatError | None]
         try:
