@@ -331,6 +331,8 @@ def _dcp() -> Any:
     """`torch.distributed.checkpoint`, which takes most of a second: who neither saves nor resumes need not wait."""
     import torch.distributed.checkpoint as dcp  # noqa: PLC0415
 
+    import nanochat.training.shard_writer  # noqa: F401, PLC0415 - which is made of it
+
     return dcp
 
 
