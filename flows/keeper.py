@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.overdue import watch
-from flows.server import alive, begin, lock, revive
+from flows.server import ServerUnavailable, alive, begin, lock, revive
 from nanochat import settings
 from nanochat.errors import NanochatError
 
@@ -113,7 +113,7 @@ def keep(home: Path, pools: list[str]) -> None:
                 while not ending.wait(LOOK_EVERY_S):
                     if not named and not alive(folder):
                         _say("the server has ended; starting it again")
-                        revive(folder)
+                        _revive(folder)
                     for worker in workers:
                         worker.look()
             finally:
@@ -121,6 +121,14 @@ def keep(home: Path, pools: list[str]) -> None:
                     worker.end()
                 for worker in workers:
                     worker.wait()
+
+
+def _revive(folder: Path) -> None:
+    try:
+        revive(folder)
+    except ServerUnavailable as error:
+        _say(str(error))
+        time.sleep(RESTARTS_WAIT_S)
 
 
 def _say(line: str) -> None:

@@ -21,6 +21,8 @@ from nanochat.errors import NanochatError
 
 PROJECT = Path(__file__).parent.parent
 POOLS = ("cpu", "gpu")
+SCHEDULED_AT_ONCE = 1
+"""Runs of the queue that schedules have for themselves."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def register() -> Registered:
     _deploy()
     notified = apply_automations()
     with get_client(sync_client=True) as client:
+        queue = client.read_work_queue_by_name("scheduled", work_pool_name="cpu")
+        client.update_work_queue(queue.id, concurrency_limit=SCHEDULED_AT_ONCE)
         return Registered(sorted(found.name for found in client.read_deployments()), notified)
 
 

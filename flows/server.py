@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess  # noqa: TID251 - the server is no stage's child
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -90,8 +91,11 @@ def begin(home: Path, *, services: bool = False) -> Iterator[Starting]:
 
 
 def revive(folder: Path) -> None:
-    """Starts a server with services again, at the address it had, for those who use it."""
-    _find_or_start(folder, services=True)
+    """Starts a server with services again, at the address it had, for those who use it.
+
+    Raises `ServerUnavailable` when another program has the port now.
+    """
+    _find_or_start(folder, services=True, elsewhere=False)
 
 
 def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
@@ -133,8 +137,8 @@ def _release(name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", name)[:2])
 
 
-def _find_or_start(folder: Path, services: bool) -> int:
-    """Port of the server on this home; two that begin together start one."""
+def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> int:
+    """Port of the server on this home; two that begin together start one. `elsewhere`: any port will do."""
     with (folder / "starting").open("a") as starting, (folder / "server.json").open("a+") as record:
         fcntl.flock(starting, fcntl.LOCK_EX)
         record.seek(0)
@@ -146,15 +150,15 @@ def _find_or_start(folder: Path, services: bool) -> int:
                     hint="`nanochat up` again when that run has ended.",
                 )
             return known["port"]
-        port = _free_port([known["port"]] if "port" in known else [])
-        with (folder / "server.log").open("ab") as log:
+        port, claim = _free_port([known["port"]] if "port" in known else [], any_other=elsewhere)
+        with claim, (folder / "server.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
                 [sys.executable, "-m", "flows.server", str(folder), str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=server_environment(folder, port, services=services),
-                pass_fds=[record.fileno()],  # and with it the lock
+                pass_fds=[record.fileno(), claim.fileno()],  # and with them the locks
                 start_new_session=True,  # Ctrl-C is meant for the run
             )
         threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
@@ -172,16 +176,24 @@ def lock(file: IO[str], *, shared: bool = False) -> bool:
     return True
 
 
-def _free_port(wanted: list[int]) -> int:
-    for port in (*wanted, PREFERRED_PORT, 0):
+def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
+    """A port, and our claim to it: another home's server, which starts beside ours, finds the port free as well."""
+    for port in (*wanted, *((PREFERRED_PORT, 0) if any_other else ())):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
+                number: int = probe.getsockname()[1]
+                claim = (Path(tempfile.gettempdir()) / f"nanochat-port-{number}").open("a")
+            except OSError:  # taken; or claimed by another user
                 continue
-            return probe.getsockname()[1]
-    raise ServerUnavailable("No port of 127.0.0.1 is free for a Prefect server.", hint="`--plain` needs none.")
+        if lock(claim):
+            return number, claim
+        claim.close()
+    which = "No port" if any_other else f"The port {wanted[0]}"
+    raise ServerUnavailable(
+        f"{which} of 127.0.0.1 is {'' if any_other else 'not '}free for a Prefect server.", hint="`--plain` needs none."
+    )
 
 
 def alive(folder: Path) -> bool:

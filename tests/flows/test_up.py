@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from flows.overdue import Overdue
+from flows.server import ServerUnavailable, _free_port
 from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
@@ -51,9 +52,22 @@ def test_all_deployments_are_there_and_up_again_renews_them(site: Site) -> None:
     assert len(site.post("automations/filter")) == 2
 
 
+def test_two_servers_that_start_at_once_have_ports_of_their_own() -> None:
+    first, claim = _free_port([], any_other=True)
+    second, other_claim = _free_port([], any_other=True)
+    with claim, other_claim:
+        assert first != second
+        with pytest.raises(ServerUnavailable, match=f"The port {first} of 127.0.0.1 is not free"):
+            _free_port([first], any_other=False)
+    again, claim = _free_port([first], any_other=False)
+    claim.close()
+    assert again == first
+
+
 def test_who_waits_at_a_screen_goes_before_schedules(site: Site) -> None:
-    priority = {queue["name"]: queue["priority"] for queue in site.post("work_pools/cpu/queues/filter")}
-    assert priority["default"] < priority["scheduled"]
+    queues = {queue["name"]: queue for queue in site.post("work_pools/cpu/queues/filter")}
+    assert queues["default"]["priority"] < queues["scheduled"]["priority"]
+    assert queues["scheduled"]["concurrency_limit"] == 1
     queued = {found["name"]: found["work_queue_name"] for found in site.post("deployments/filter")}
     assert {name for name, queue in queued.items() if queue == "scheduled"} == {
         "nightly",
