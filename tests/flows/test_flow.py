@@ -81,7 +81,7 @@ class Workshop:
 
     def states(self, run_id: str) -> dict[str, str]:
         """Name of each task run → name of its state; asked until the server has written all down."""
-        for _ in range(40):
+        for _ in range(240):
             states = {run["name"]: run["state_name"] for run in self.of_run("task_runs", run_id)}
             if len(states) == 9 and not {"Running", "Pending", "AwaitingRetry"} & set(states.values()):
                 break
@@ -94,7 +94,7 @@ class Workshop:
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run_id}"]},
         }
-        for _ in range(40):
+        for _ in range(240):
             if (found := self.ask("events/filter", filter=wanted)["total"]) >= expected:
                 break
             threading.Event().wait(0.25)
