@@ -34,7 +34,7 @@ demo: install  ## From nothing to a chat model, then ask it something.
 	$(BIN)/nanochat chat -p "Hello! Who are you?"
 
 test: $(VENV)/.installed-dev  ## Every test: Python and Rust.
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 	cargo test --quiet --manifest-path $(CRATE)
 
 check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.

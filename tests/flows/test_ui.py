@@ -33,7 +33,7 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        context = browser.new_context(viewport={"width": 1300, "height": 1000})
+        context = browser.new_context(viewport={"width": 1300, "height": 1000}, reduced_motion="reduce")
         context.set_default_timeout(120_000)
         yield context
         browser.close()

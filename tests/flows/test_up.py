@@ -162,13 +162,13 @@ def test_what_an_event_should_have_caused_is_done_when_the_event_is_lost(site: S
     overdue = Overdue(site.api_url, unheard_s=1, crashed_s=1, dead_s=1)
     put("RUNNING")
     assert overdue.look() == []
-    until(overdue.look, "a dead run to be noticed", 20)
+    until(overdue.look, "a dead run to be noticed", 60)
     assert site.run(run_id)["state_name"] == "Crashed"
-    until(overdue.look, "a crashed run to be noticed", 20)
+    until(overdue.look, "a crashed run to be noticed", 60)
     assert site.wait(run_id, ended)["state_name"] == "Cached", "it was not started again"
 
     put("CANCELLING")
-    until(overdue.look, "a cancellation that nobody heard", 20)
+    until(overdue.look, "a cancellation that nobody heard", 60)
     states = site.get(f"flow_run_states/?flow_run_id={run_id}")
     assert [state["name"] for state in states][-2:] == ["Cancelling", "Cancelling"]
     put("CANCELLED")
