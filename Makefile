@@ -6,7 +6,7 @@ CRATE := rustbpe/Cargo.toml
 CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench format size accept-stages
+.PHONY: help install demo test test-flows test-rest check bench format size accept-stages
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
@@ -34,8 +34,14 @@ demo: install  ## From nothing to a chat model, then ask it something.
 	$(BIN)/nanochat chat -p "Hello! Who are you?"
 
 test: $(VENV)/.installed-dev  ## Every test: Python and Rust.
-	$(BIN)/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(MAKE) --no-print-directory -j 2 test-flows test-rest
 	cargo test --quiet --manifest-path $(CRATE)
+
+test-flows: $(VENV)/.installed-dev  ## Those that need a Prefect server: they wait for processes most of the time …
+	$(BIN)/pytest -q tests/flows
+
+test-rest: $(VENV)/.installed-dev  ## … and those that go on beside them.
+	$(BIN)/pytest -q --ignore tests/flows
 
 check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
 	$(BIN)/ruff check .

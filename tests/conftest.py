@@ -1,4 +1,4 @@
-"""Real parts for the tests: an S3 server; and which tests may run beside each other."""
+"""Real parts for the tests: an S3 server."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.s3 import serve, weed
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`, files are dealt out, but those that need a Prefect server stay together.
-
-    Two servers at once are more than two cores can do in the time that a browser waits.
-    """
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("prefect" if file.startswith("tests/flows/") else file))
 
 
 @pytest.fixture(scope="session")
