@@ -27,9 +27,8 @@ from nanochat import settings
 from nanochat.errors import NanochatError
 
 LOOK_EVERY_S = 0.5
-RUNS_AT_ONCE = {"gpu": 1}
+RUNS_AT_ONCE = {"cpu": 4, "gpu": 1}
 """Of a pool's worker: one that trains has all it needs for one stage, and two nodes of a training must not be one."""
-RUNS_AT_ONCE_ELSE = 4
 PATIENCE_S = 30.0
 """A supervisor needs up to 20 s to end what does not want to end."""
 RESTARTS_WAIT_S = 5.0
@@ -52,12 +51,11 @@ class Worker:
             return
         self.started = time.monotonic()
         name = f"{socket.gethostname()} {self.pool}"
-        limit = str(RUNS_AT_ONCE.get(self.pool, RUNS_AT_ONCE_ELSE))
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [
                 sys.executable, "-m", "nanochat.stages.supervise", str(self.folder / f"worker-{self.pool}.log"),
                 sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", "process",
-                "--name", name, "--limit", limit, "--install-policy", "never",
+                "--name", name, "--limit", str(RUNS_AT_ONCE[self.pool]), "--install-policy", "never",
             ],
             stdin=subprocess.PIPE,
             env=settings.worker_environment(),

@@ -91,7 +91,7 @@ class _FlowThread(threading.Thread):
     def run(self) -> None:
         WATCH.set(self.watch)
         try:
-            # Prefect's heart sleeps for a second at a time, and its flow ends no sooner: `_attend` has one instead.
+            # Prefect's heart sleeps for a second at a time, and its flow ends no sooner: `_beat` is ours.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 self.state = nanochat_flow(**self.parameters, return_state=True)
         except BaseException as error:  # noqa: BLE001 - told in the main thread
@@ -106,6 +106,7 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
     watch = TerminalWatch(screen)
     thread = _FlowThread(parameters, watch)
     thread.start()
+    threading.Thread(target=_beat, args=[thread, watch], daemon=True, name="heart").start()
     interrupted = _attend(thread, watch)
     _drain()
     if interrupted:
@@ -118,18 +119,14 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
 
 
 def _attend(thread: _FlowThread, watch: TerminalWatch) -> bool:
-    """Waits for the flow's end, shows meanwhile that it lives; whether Ctrl-C brought the end about."""
-    asked, beaten = time.monotonic(), -BEAT_EVERY_S
+    """Waits for the flow's end; whether Ctrl-C brought it about."""
+    asked = time.monotonic()
     with ExitStack() as stack:
         client = None  # one for all questions: to load its certificates takes longer than to ask
         try:
             while not thread.done.wait(0.1):
-                now = time.monotonic()
-                if now - beaten > BEAT_EVERY_S and watch.run_id:
-                    beaten = now
-                    _beat(watch.run_id)
-                if now - asked > ASK_EVERY_S and watch.run_id:
-                    asked = now
+                if time.monotonic() - asked > ASK_EVERY_S and watch.run_id:
+                    asked = time.monotonic()
                     client = client or stack.enter_context(get_client(sync_client=True))
                     if _is_cancelled(client, watch.run_id):
                         watch.stop("The run was cancelled in the Prefect UI.")
@@ -139,9 +136,13 @@ def _attend(thread: _FlowThread, watch: TerminalWatch) -> bool:
             return True
 
 
-def _beat(run_id: str) -> None:
-    """What Prefect's own heart says."""
-    emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run_id}"})
+def _beat(thread: _FlowThread, watch: TerminalWatch) -> None:
+    """Says what Prefect's own heart would say; beside `_attend`, whose questions a busy server may hold up."""
+    wait_s = 0.1
+    while not thread.done.wait(wait_s):
+        if watch.run_id:
+            emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{watch.run_id}"})
+            wait_s = BEAT_EVERY_S
 
 
 def _stop(thread: _FlowThread, watch: TerminalWatch) -> None:

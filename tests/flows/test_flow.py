@@ -174,7 +174,7 @@ def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(
     )
     assert record.stages["pretrain"].key == base.key
     assert {stage.state for stage in workshop.record(first).stages.values()} == {"computed"}
-    assert workshop.beats(first, 1) >= 1
+    assert workshop.beats(first, 2) >= 2
 
 
 def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
