@@ -119,6 +119,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     try:
         with begin(home) as starting:
             settings.use_prefect(starting.api_url, home / "prefect")
+            _read_settings_again()
             import flows.pipeline
 
             starting.wait(lambda _: None)
@@ -128,6 +129,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+        _read_settings_again()
+
+
+def _read_settings_again() -> None:
+    """Threads get what Prefect read when a test before these imported it: no server, so they start one of their own."""
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
 
 
 def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(
