@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 MAX_VOCABULARY = 1 << 24
 
@@ -435,3 +436,11 @@ class Compute(Config):
     """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
     timeout_s: Annotated[float, Field(ge=0)] = 0.0
     """A stage that runs longer is stopped; 0 never."""
+
+    @field_validator("exact")
+    @classmethod
+    def _where_sums_are_exact(cls, exact: bool, others: ValidationInfo) -> bool:
+        ranks = others.data.get("ranks", 0) * others.data.get("nodes", 1)
+        if exact and ranks & (ranks - 1):
+            raise PydanticCustomError("ranks", "sums are exact on 1, 2, 4, 8, … ranks; these are {n}", {"n": ranks})
+        return exact

@@ -12,6 +12,7 @@ from nanochat.config import Compute, ModelConfig, PipelineConfig, PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.job import Job
 from nanochat.pipeline import pipeline
+from nanochat.profiles import override
 from nanochat.stages import pretrain as stage
 from nanochat.training import machine
 from nanochat.training.machine import compute_dtype, fit
@@ -43,6 +44,13 @@ def test_the_stage_refuses_before_torch_is_started(
     context = cast(Any, SimpleNamespace(compute=Compute(device="cpu", ranks=3)))
     with pytest.raises(BadConfig, match=says):
         stage.pretrain.function(config, made, [made], out=None, context=context)
+
+
+def test_ranks_that_cannot_add_up_exactly_are_refused() -> None:
+    for ranks, nodes in ((0, 3), (1, 1), (2, 4)):
+        assert override(Compute(), ["exact=true", f"ranks={ranks}", f"nodes={nodes}"]).exact
+    with pytest.raises(BadConfig, match="`exact`: sums are exact on 1, 2, 4, 8, … ranks; these are 6"):
+        override(Compute(), ["exact=true", "ranks=3", "nodes=2"])
 
 
 def test_the_dtype_is_what_the_machine_is_fast_in(monkeypatch: pytest.MonkeyPatch) -> None:
