@@ -3,9 +3,12 @@
 use std::hint::select_unpredictable;
 
 use super::halves::{equal, halves, halves_in, Halves};
+#[cfg(target_arch = "x86_64")]
+use super::halves::{halves_at, READ};
 use super::id::Id;
 use crate::hash::fold;
 use crate::memory::{prefetch, Table};
+use crate::split::MOST_ENDS;
 
 /// One cache line: either four pieces of up to 7 bytes, whose ids take 8 bytes, or two of up to 15, whose ids take 16.
 #[derive(Clone, Copy)]
@@ -34,6 +37,30 @@ pub struct Wanted {
     /// The piece.
     pub halves: Halves,
     place: u32,
+}
+
+/// What was gathered of some pieces.
+pub struct Gathered<I> {
+    /// Ids of the pieces that are remembered, one behind the other.
+    pub ids: Box<[I]>,
+    /// The pieces that are not.
+    pub missing: Box<[Missing; MOST_ENDS]>,
+}
+
+/// A piece that is not remembered by a key.
+#[derive(Clone, Copy, Default)]
+pub struct Missing {
+    /// Its number.
+    pub piece: u32,
+    /// Where its ids belong, among the gathered ones.
+    pub at: u32,
+}
+
+impl<I: Id> Default for Gathered<I> {
+    fn default() -> Gathered<I> {
+        let ids = vec![I::default(); (MOST_ENDS + 1) * (I::ROOM + 1)].into_boxed_slice();
+        Gathered { ids, missing: Box::new([Missing::default(); MOST_ENDS]) }
+    }
 }
 
 /// 256 KB and 16 MB.
@@ -86,48 +113,80 @@ impl<I: Id> Cache<I> {
     /// Where the pieces of a text would be, by their ends; asks for all of that to be brought near.
     ///
     /// # Safety
-    /// `AVX2` needs a processor that has it.
+    /// The ends ascend, from `start` on and inside the text. `AVX2` needs a processor that has it.
     #[inline(always)]
     #[allow(unsafe_code)]
     pub unsafe fn prepare<const AVX2: bool>(&self, text: &[u8], start: usize, ends: &[usize], wanted: &mut [Wanted]) {
         let (lines, bits) = (self.lines.as_slice(), self.bits);
-        let mut begin = start;
-        for (&end, wanted) in ends.iter().zip(wanted) {
-            // SAFETY: as the caller vouches
-            let halves = unsafe { halves_in::<AVX2>(text, begin, end) };
-            let place = place(bits, halves, end - begin < 8);
+        let ask = |halves, bytes| {
+            let place = place(bits, halves, bytes < 8);
             prefetch(&lines[place as usize & (lines.len() - 1)]);
-            *wanted = Wanted { halves, place };
+            Wanted { halves, place }
+        };
+        let mut begin = start;
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
+        let mut done = 0;
+        #[cfg(target_arch = "x86_64")]
+        if AVX2 {
+            let near_the_end = ends.iter().rev().skip(1).take_while(|&&begin| begin + READ > text.len()).count();
+            done = ends.len().saturating_sub(near_the_end + 1);
+            for (&end, wanted) in ends[..done].iter().zip(&mut *wanted) {
+                // SAFETY: so many bytes follow where the piece behind these begins, and these begin before it; the caller
+                // vouches for the instructions
+                *wanted = ask(unsafe { halves_at(text.as_ptr().add(begin), end - begin) }, end - begin);
+                begin = end;
+            }
+        }
+        for (&end, wanted) in ends[done..].iter().zip(&mut wanted[done..]) {
+            *wanted = ask(halves_in(text, begin, end), end - begin);
             begin = end;
         }
     }
 
-    /// How many ids a piece has, and its ids (what is behind them means nothing), if they are remembered at its place.
+    /// Gathers the ids of those pieces that are remembered, one behind the other; says how many ids, and how many pieces
+    /// are missing. No branch asks which pieces are: it cannot be predicted.
     ///
     /// # Safety
     /// `AVX2` needs a processor that has it.
     #[inline(always)]
     #[allow(unsafe_code)]
-    pub unsafe fn get<const AVX2: bool>(lines: &[Line<I>], wanted: &Wanted) -> Option<(usize, I::Inline)> {
+    pub unsafe fn gather<const AVX2: bool>(&self, wanted: &[Wanted], gathered: &mut Gathered<I>) -> (usize, usize) {
+        let lines = self.lines.as_slice();
+        let (mut ids, mut missing) = (0, 0);
+        for (piece, wanted) in wanted.iter().enumerate().take(MOST_ENDS) {
+            // SAFETY: before this piece there were fewer than `MOST_ENDS`, each with one place among the missing, and
+            // with `I::ROOM` ids at most: no slot that is found says that it has more; the caller vouches for the
+            // instructions
+            unsafe {
+                let (slot, count, inline) = Self::get::<AVX2>(lines, wanted);
+                gathered.ids.as_mut_ptr().add(ids).cast::<I::Inline>().write_unaligned(inline.read_unaligned());
+                *gathered.missing.get_unchecked_mut(missing) = Missing { piece: piece as u32, at: ids as u32 };
+                missing += usize::from(slot == NO_SLOT);
+                ids += select_unpredictable(slot == NO_SLOT, 0, count);
+            }
+        }
+        (ids, missing)
+    }
+
+    /// The slot of a piece, how many ids it has, and its ids (what is behind them means nothing). Where the slot is none,
+    /// none of it means anything.
+    ///
+    /// # Safety
+    /// `AVX2` needs a processor that has it.
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    unsafe fn get<const AVX2: bool>(lines: &[Line<I>], wanted: &Wanted) -> (u8, usize, *const I::Inline) {
         let line = &lines[wanted.place as usize & (lines.len() - 1)];
         // SAFETY: as the caller vouches
         let equal = unsafe { equal::<AVX2>(&line.keys, wanted.halves) };
         // by a number, not by a branch: which of them it is cannot be predicted
         let slot = SLOTS[(wanted.place / LARGE) as usize * 16 + equal];
-        if slot == NO_SLOT {
-            return None;
-        }
-        // SAFETY: a slot is at most 3, so the last byte read is the 44th of a line of 64, all of them plain numbers
+        // SAFETY: a slot is at most 4, so the last byte read is the 52nd of a line of 64, all of them plain numbers
         unsafe {
             let ids = std::ptr::from_ref(line).cast::<u8>().add(8 * usize::from(slot));
             let count = ids.cast::<I>().read();
-            Some((count.to_usize(), ids.add(size_of::<I>()).cast::<I::Inline>().read_unaligned()))
+            (slot, count.to_usize(), ids.add(size_of::<I>()).cast())
         }
-    }
-
-    /// All lines, to get from.
-    pub fn lines(&self) -> &[Line<I>] {
-        self.lines.as_slice()
     }
 
     /// Asks for the place of a small piece that may have more ids than small ones have room for.
@@ -141,7 +200,10 @@ impl<I: Id> Cache<I> {
     pub fn get_wide(&self, halves: Halves) -> Option<(usize, I::Inline)> {
         let place = place(self.bits, halves, false);
         // SAFETY: no instructions are asked for
-        unsafe { Self::get::<false>(self.lines(), &Wanted { halves, place }) }
+        unsafe {
+            let (slot, count, inline) = Self::get::<false>(self.lines.as_slice(), &Wanted { halves, place });
+            (slot != NO_SLOT).then(|| (count, inline.read_unaligned()))
+        }
     }
 
     /// Remembers the ids of a piece, if there are few enough. The first to come keeps its place: the commonest pieces
@@ -170,14 +232,14 @@ impl<I: Id> Cache<I> {
         line.ids_at_mut(slot, slots).copy_from_slice(&ids[..slots * Line::<I>::SLOT_IDS]);
     }
 
-    /// Doubles the table if much had to be forgotten; all places change.
+    /// Makes the table as large as it may be, if much had to be forgotten; all places change.
     pub fn grow_if_crowded(&mut self) {
         if self.forgotten < 1 << (self.bits - 4) || self.bits == MOST_LINE_BITS {
             return;
         }
-        let crowded = std::mem::replace(&mut self.lines, empty(self.bits + 1));
+        let crowded = std::mem::replace(&mut self.lines, empty(MOST_LINE_BITS));
         let quarter = crowded.as_slice().len() / 4;
-        self.bits += 1;
+        self.bits = MOST_LINE_BITS;
         for (place, line) in crowded.as_slice().iter().enumerate() {
             let slots = if place < quarter { 1 } else { 2 };
             for slot in (0..4).step_by(slots).filter(|slot| line.keys[slot + slots - 1] != 0) {

@@ -22,45 +22,51 @@ pub fn halves(piece: &[u8]) -> Halves {
 /// The halves of a piece that is too long: nobody's.
 const NO_HALVES: Halves = [u64::MAX; 2];
 
+/// Bytes behind the beginning of a piece that `halves_at` reads, whatever its length.
+pub const READ: usize = 16;
+
 /// Halves of `text[begin..end]`.
-///
-/// # Safety
-/// `AVX2` needs a processor that has it.
 #[inline(always)]
-#[allow(unsafe_code)]
-pub unsafe fn halves_in<const AVX2: bool>(text: &[u8], begin: usize, end: usize) -> Halves {
-    let bytes = end - begin;
-    if bytes > KEY_BYTES {
+pub fn halves_in(text: &[u8], begin: usize, end: usize) -> Halves {
+    if end - begin > KEY_BYTES {
         return NO_HALVES;
     }
-    #[cfg(target_arch = "x86_64")]
-    if AVX2 {
-        if let Some(sixteen) = text.get(begin..).and_then(|left| left.first_chunk::<16>()) {
-            use std::arch::x86_64::*;
-            let (order, tag) = &SHAPES[bytes];
-            // SAFETY: each of the three is 16 bytes; the caller vouches for the instructions
-            return unsafe {
-                let sixteen = _mm_loadu_si128(std::ptr::from_ref(sixteen).cast());
-                let order = _mm_load_si128(std::ptr::from_ref(order).cast());
-                let tag = _mm_load_si128(std::ptr::from_ref(tag).cast());
-                std::mem::transmute::<__m128i, Halves>(_mm_or_si128(_mm_shuffle_epi8(sixteen, order), tag))
-            };
-        }
-    }
     halves(&text[begin..end])
+}
+
+/// Halves of a piece of so many bytes.
+///
+/// # Safety
+/// At `piece` there are `READ` bytes, and the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+#[allow(unsafe_code)]
+pub unsafe fn halves_at(piece: *const u8, bytes: usize) -> Halves {
+    use std::arch::x86_64::*;
+    let (order, tag) = &SHAPES[bytes.min(TOO_LONG)];
+    // SAFETY: each of the three is 16 bytes; the caller vouches for the first, and for the instructions
+    unsafe {
+        let sixteen = _mm_loadu_si128(piece.cast());
+        let order = _mm_load_si128(std::ptr::from_ref(order).cast());
+        let tag = _mm_load_si128(std::ptr::from_ref(tag).cast());
+        std::mem::transmute::<__m128i, Halves>(_mm_or_si128(_mm_shuffle_epi8(sixteen, order), tag))
+    }
 }
 
 #[derive(Clone, Copy)]
 #[repr(align(16))]
 struct Sixteen([u8; 16]);
 
-/// For each length: which byte of the text goes where (none: 0x80), and what the length adds.
-static SHAPES: [(Sixteen, Sixteen); 16] = shapes();
+const TOO_LONG: usize = KEY_BYTES + 1;
 
-const fn shapes() -> [(Sixteen, Sixteen); 16] {
-    let mut shapes = [(Sixteen([0x80; 16]), Sixteen([0; 16])); 16];
+/// For each length: which byte of the text goes where (none: 0x80), and what the length adds.
+static SHAPES: [(Sixteen, Sixteen); TOO_LONG + 1] = shapes();
+
+const fn shapes() -> [(Sixteen, Sixteen); TOO_LONG + 1] {
+    let mut shapes = [(Sixteen([0x80; 16]), Sixteen([0; 16])); TOO_LONG + 1];
+    shapes[TOO_LONG].1 = Sixteen([0xFF; 16]);
     let mut bytes = 0;
-    while bytes < 16 {
+    while bytes < TOO_LONG {
         let (order, tag) = (&mut shapes[bytes].0 .0, &mut shapes[bytes].1 .0);
         let mut at = 0;
         while at < bytes {
@@ -115,12 +121,13 @@ mod tests {
         for begin in 0..text.len() {
             for end in begin + 1..=(begin + KEY_BYTES).min(text.len()) {
                 let piece = &text[begin..end];
-                // SAFETY: no instructions are asked for
-                assert_eq!(unsafe { halves_in::<false>(&text, begin, end) }, halves(piece));
+                assert_eq!(halves_in(&text, begin, end), halves(piece));
                 #[cfg(target_arch = "x86_64")]
-                if is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has it
-                    assert_eq!(unsafe { halves_in::<true>(&text, begin, end) }, halves(piece));
+                if begin + READ <= text.len() && is_x86_feature_detected!("avx2") {
+                    // SAFETY: there are so many bytes, and the processor has it
+                    assert_eq!(unsafe { halves_at(text[begin..].as_ptr(), piece.len()) }, halves(piece));
+                    // SAFETY: as above
+                    assert_eq!(unsafe { halves_at(text[begin..].as_ptr(), KEY_BYTES + begin + 1) }, NO_HALVES);
                 }
                 assert_eq!(*seen.entry(halves(piece)).or_insert(piece), piece);
             }

@@ -20,7 +20,7 @@ use crate::parts::{in_order, parts, Part};
 use crate::split::{Ends, SplitError, Splitter, MOST_ENDS};
 use crate::text::Text;
 use crate::vocab::Vocab;
-use cache::{Cache, Wanted};
+use cache::{Cache, Gathered, Missing, Wanted};
 use halves::Halves;
 use id::Id;
 use long::LongPieces;
@@ -49,9 +49,8 @@ pub struct Worker<I: Id> {
     long: LongPieces<I>,
     ends: Ends,
     wanted: Box<[Wanted; MOST_ENDS]>,
-    /// Ids of the pieces that are remembered, one behind the other.
-    remembered: Vec<I>,
-    /// The pieces that are not.
+    gathered: Gathered<I>,
+    /// The pieces that are not remembered.
     misses: Vec<Miss>,
     /// What became of each of them.
     found: Vec<Found>,
@@ -277,7 +276,7 @@ impl<I: Id> Worker<I> {
             long: LongPieces::default(),
             ends: Ends::default(),
             wanted: Box::new([Wanted::default(); MOST_ENDS]),
-            remembered: vec![I::default(); (MOST_ENDS + 1) * (I::ROOM + 1)],
+            gathered: Gathered::default(),
             misses: Vec::new(),
             found: Vec::new(),
             unknown: Vec::new(),
@@ -362,31 +361,24 @@ impl<I: Id> Worker<I> {
     unsafe fn gather_with<const AVX2: bool>(&mut self, text: &[u8], start: usize) -> usize {
         let ends = self.ends.as_slice();
         let Some(wanted) = self.wanted.get_mut(..ends.len()) else { return 0 };
-        // SAFETY: as the caller vouches
-        unsafe { self.cache.prepare::<AVX2>(text, start, ends, wanted) };
-        let mut count = 0;
+        // SAFETY: a splitter finds ends in order, inside the text; the rest as the caller vouches
+        let (ids, missing) = unsafe {
+            self.cache.prepare::<AVX2>(text, start, ends, wanted);
+            self.cache.gather::<AVX2>(wanted, &mut self.gathered)
+        };
         self.misses.clear();
-        let lines = self.cache.lines();
-        let remembered = self.remembered.as_mut_slice();
-        let mut begin = start;
-        for (&end, wanted) in ends.iter().zip(wanted.iter()) {
-            let piece = begin..end;
-            begin = end;
-            // SAFETY: as the caller vouches
-            let Some((ids, inline)) = (unsafe { Cache::get::<AVX2>(lines, wanted) }) else {
-                let mut hash = 0;
-                match piece.len() {
-                    ..8 => self.cache.prepare_wide(wanted.halves),
-                    8..=KEY_BYTES => {}
-                    _ => hash = self.long.prepare(&text[piece.clone()]),
-                }
-                self.misses.push(Miss { piece, halves: wanted.halves, hash, at: count });
-                continue;
-            };
-            remembered[count..count + I::ROOM + 1].copy_from_slice(inline.as_ref());
-            count += ids;
+        for &Missing { piece, at } in &self.gathered.missing[..missing] {
+            let (number, at) = (piece as usize, at as usize);
+            let piece = number.checked_sub(1).map_or(start, |before| ends[before])..ends[number];
+            let (mut hash, halves) = (0, wanted[number].halves);
+            match piece.len() {
+                ..8 => self.cache.prepare_wide(halves),
+                8..=KEY_BYTES => {}
+                _ => hash = self.long.prepare(&text[piece.clone()]),
+            }
+            self.misses.push(Miss { piece, halves, hash, at });
         }
-        count
+        ids
     }
 
     fn find_missing(&mut self, encoder: &Encoder, text: &[u8]) {
@@ -427,14 +419,14 @@ impl<I: Id> Worker<I> {
     fn write(&self, remembered: usize, encoded: &mut Encoded<I>) {
         let mut at = 0;
         for (miss, found) in self.misses.iter().zip(&self.found) {
-            encoded.push_all(&self.remembered[at..miss.at]);
+            encoded.push_all(&self.gathered.ids[at..miss.at]);
             match found {
                 Found::Merged(unknown) => encoded.push_merged(self.merged.of(*unknown)),
                 Found::Known(range) => encoded.push_all(&self.known[range.clone()]),
             }
             at = miss.at;
         }
-        encoded.push_all(&self.remembered[at..remembered]);
+        encoded.push_all(&self.gathered.ids[at..remembered]);
     }
 
     /// Keeps what was merged.
