@@ -14,7 +14,7 @@ help:  ## What there is to make.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "nanochat needs Python 3.11 or newer; set PYTHON=/path/to/it"; exit 1; }
-	@cargo --version >/dev/null 2>&1 || { echo "nanochat needs a Rust toolchain (a `cargo` that runs) to build its tokenizer"; exit 1; }
+	@cargo --version >/dev/null 2>&1 || { echo "nanochat needs a Rust toolchain (a cargo that runs) to build its tokenizer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
