@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat._rustbpe import PATTERNS
-from nanochat.data.shards import READ_DOCUMENTS, TokenFile, write_tokens
+from nanochat.data.shards import TokenFile, write_tokens
 from nanochat.tokenizer.bpe import SPECIALS, Tokenizer
 
 
@@ -131,9 +131,7 @@ class OursFromParquet(Ours):
         return path
 
     def run(self, texts: Path) -> list[np.ndarray]:
-        with pq.ParquetFile(texts) as parquet:
-            batches = parquet.iter_batches(READ_DOCUMENTS, columns=["text"], use_threads=False)
-            return [ids for ids, _ in self._tokenizer.encode_batches(batches, self._threads)]
+        return [batch.ids for batch in self._tokenizer.encode_parquet(texts, threads=self._threads)]
 
     def ids(self, result: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(result)

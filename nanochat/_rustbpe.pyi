@@ -50,10 +50,51 @@ class Encoder:
         after: int | None = None,
         out: np.ndarray[Any, Any] | None = None,
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]: ...
+    def encode_parquet(
+        self,
+        path: str,
+        column: str,
+        threads: int,
+        wide: bool,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Batches: ...
     def decode(self, ids: Sequence[int] | np.ndarray[Any, Any]) -> bytes: ...
     def token_bytes(self) -> list[bytes | None]: ...
     @property
     def vocab_size(self) -> int: ...
+
+class Batches:
+    """Batches of a Parquet file, in order."""
+
+    @property
+    def rows(self) -> int:
+        """Documents of the file."""
+
+    def __iter__(self) -> Batches: ...
+    def __next__(self) -> Batch: ...
+
+class Batch:
+    """Some documents of a Parquet file, and their ids."""
+
+    @property
+    def ids(self) -> np.ndarray[Any, Any]:
+        """(N,) uint16 or uint32, of all documents."""
+
+    @property
+    def offsets(self) -> np.ndarray[Any, Any]:
+        """(documents + 1,) int64: where each begins among the ids, and where the last one ends."""
+
+    def byte_lengths(self) -> np.ndarray[Any, Any]:
+        """(documents,) uint32."""
+
+    def hashes(self) -> np.ndarray[Any, Any]:
+        """(documents,) uint64: XXH3 of each document's bytes."""
+
+    def beginning(self, document: int, bytes: int) -> bytes:
+        """The first bytes of a document."""
+
+    def __len__(self) -> int: ...
 
 def split_pieces(value: str, pattern: str = PATTERN) -> list[str]: ...
 def is_fast(pattern: str) -> bool: ...

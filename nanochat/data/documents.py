@@ -91,16 +91,14 @@ def open_parquet(file: Path) -> pq.ParquetFile:
     return pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
 
 
-def batch_documents(
-    parquet: pq.ParquetFile, column: str, most: int = BATCH_DOCUMENTS, most_bytes: int = BATCH_CHARACTERS
-) -> int:
+def batch_documents(parquet: pq.ParquetFile, column: str) -> int:
     """Documents to read at once, so that long ones do not fill the memory: of the row group with the longest ones, by
-    its mean, no more than `most_bytes`."""
+    its mean, no more than `BATCH_CHARACTERS`."""
     metadata = parquet.metadata
     place = metadata.schema.names.index(column)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     bytes_each = [group.column(place).total_uncompressed_size / max(group.num_rows, 1) for group in groups]
-    return max(1, min(most, int(most_bytes / max([1.0, *bytes_each]))))
+    return max(1, min(BATCH_DOCUMENTS, int(BATCH_CHARACTERS / max([1.0, *bytes_each]))))
 
 
 def _check_text_column(schema: pa.Schema, text_column: str, name: str) -> None:

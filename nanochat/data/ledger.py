@@ -6,8 +6,6 @@ card is made of these files alone, so that it reads neither text nor tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +13,8 @@ import numpy as np
 import py3langid
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
+
+from nanochat._rustbpe import Batch
 
 SCHEMA = pa.schema(
     [
@@ -41,11 +40,10 @@ class Ledger:
         self._waiting: list[pa.RecordBatch] = []
         self._documents = 0
 
-    def add(self, noted: pa.RecordBatch, tokens: np.ndarray) -> None:
-        """Documents as `note` notes them, and how many tokens (documents,) each has."""
-        columns = [*noted.columns[:3], pa.array(tokens, pa.uint32()), noted.column(3)]
-        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
-        self._documents += len(tokens)
+    def add(self, noted: pa.RecordBatch) -> None:
+        """Documents as `note` notes them."""
+        self._waiting.append(noted)
+        self._documents += len(noted)
         if self._documents >= ROW_GROUP_DOCUMENTS:
             self._flush()
 
@@ -62,32 +60,25 @@ class Ledger:
         self._waiting, self._documents = [], 0
 
 
-def note(texts: pa.StringArray, of_documents: int, *, validation: bool) -> pa.RecordBatch:
-    """Validation, hash, bytes and language of each document of a batch; `of_documents` is how many their file has.
+def note(batch: Batch, of_documents: int, *, validation: bool) -> pa.RecordBatch:
+    """Documents of a batch, as the ledger has them; `of_documents` is how many their file has.
 
     Which documents are looked at for their language depends on their hash: the same text, the same sample.
     """
-    hashes = np.fromiter((xxhash.xxh3_64_intdigest(text) for text in _bytes(texts)), np.uint64, len(texts))
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
-    languages: list[str | None] = [None] * len(texts)
-    for place in np.flatnonzero(hashes % max(1, of_documents // LANGUAGE_SAMPLE) == 0):
-        languages[place] = language(texts[place].as_buffer().to_pybytes()[:LANGUAGE_BYTES])
+    hashes = batch.hashes()
+    languages: list[str | None] = [None] * len(batch)
+    for place in np.flatnonzero(hashes % max(1, of_documents // LANGUAGE_SAMPLE) == 0).tolist():
+        languages[place] = language(batch.beginning(place, LANGUAGE_BYTES))
     arrays = [
-        pa.array(np.full(len(texts), validation)),
+        pa.array(np.full(len(batch), validation)),
         pa.array(hashes),
-        pa.array(np.diff(offsets).astype(np.uint32)),
+        pa.array(batch.byte_lengths()),
+        pa.array(np.diff(batch.offsets), pa.uint32()),
         pa.array(languages, pa.string()),
     ]
-    return pa.RecordBatch.from_arrays(arrays, names=["validation", "hash", "bytes", "language"])
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def language(text: bytes) -> str:
     """The likeliest language of a beginning of text, as ISO 639 has it: `en`, `de`, `zh`; code counts as some."""
     return py3langid.classify(text.decode(errors="ignore"))[0]
-
-
-def _bytes(texts: pa.StringArray) -> Iterator[memoryview]:
-    """The UTF-8 of each document, without a copy."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1].tolist()
-    data = memoryview(texts.buffers()[2] or b"")
-    return (data[begin:end] for begin, end in pairwise(offsets))

@@ -17,16 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.data.documents import batch_documents, open_parquet, total_bytes
 from nanochat.data.ledger import Ledger, note
 from nanochat.errors import BadSource
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-READ_DOCUMENTS = 512
-"""A batch: large enough to be worth a hand-over, so small that no thread waits long for its first or last one."""
-READ_BYTES = 4 << 20
-"""Fewer documents are read at once where they are long: there are as many batches in memory as threads, and three."""
 WRITES_BEHIND = 2
 
 
@@ -52,32 +47,21 @@ def write_tokens(
 ) -> Encoded:
     """Encodes the documents of a raw file into `out`; memory is bounded by a few row groups and batches of documents.
 
-    A thread reads ahead and another compresses what is done, while `threads` encode. `source` is the digest of what
+    `threads` read and encode, while another compresses what is done. `source` is the digest of what
     the raw file belongs to; the footer keeps it, with the vocabulary's, the dtype and the counts.
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     schema = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
     documents = tokens = text_bytes = 0
     with (
-        open_parquet(raw) as texts,
         pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
         ) as writer,
         ThreadPoolExecutor(1, "writer") as behind,
     ):
-        total = texts.metadata.num_rows
+        total = pq.read_metadata(raw).num_rows
         waiting = _Documents(dtype)
         writing: deque[Future[None]] = deque()
-        noted: deque[pa.RecordBatch] = deque()
-
-        def columns() -> Iterator[pa.Array]:
-            nonlocal text_bytes
-            at_once = batch_documents(texts, "text", READ_DOCUMENTS, READ_BYTES)
-            for batch in texts.iter_batches(at_once, columns=["text"], use_threads=False):
-                text_bytes += total_bytes(batch.column(0))
-                if ledger is not None:
-                    noted.append(note(batch.column(0), total, validation=out.stem == "validation"))
-                yield batch.column(0)
 
         def write(group: pa.ChunkedArray) -> None:
             table = pa.Table.from_arrays([group], schema=schema)
@@ -85,12 +69,13 @@ def write_tokens(
             if len(writing) > WRITES_BEHIND:
                 writing.popleft().result()
 
-        for ids, offsets in tokenizer.encode_batches(columns(), threads=threads, before=tokenizer.bos):
-            documents += len(offsets) - 1
-            tokens += len(ids)
+        for batch in tokenizer.encode_parquet(raw, threads=threads, before=tokenizer.bos):
+            documents += len(batch)
+            tokens += len(batch.ids)
+            text_bytes += int(batch.byte_lengths().sum(dtype=np.int64))
             if ledger is not None:
-                ledger.add(noted.popleft(), np.diff(offsets))
-            waiting.add(ids, offsets)
+                ledger.add(note(batch, total, validation=out.stem == "validation"))
+            waiting.add(batch.ids, batch.offsets)
             while (group := waiting.first(row_group_tokens)) is not None:
                 write(group)
             progress(documents, total, "documents", "", {"tokens": tokens})

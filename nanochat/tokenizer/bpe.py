@@ -16,9 +16,7 @@ import codecs
 import hashlib
 import json
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,7 @@ import numpy as np
 from nanochat import _rustbpe
 from nanochat._rustbpe import PATTERN
 from nanochat.config import canonical_json
-from nanochat.errors import BadConfig, DamagedArtifact
-from nanochat.settings import cores
+from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer.merges import derived_merges
 from nanochat.tokenizer.texts import Texts, arrow_chunks, as_strings, feed, is_arrow
 
@@ -284,26 +281,26 @@ class Tokenizer:
             return self.encoder.encode_buffers(arrow_chunks(texts), threads, wide, before, after, out)
         return self.encoder.encode_batch(as_strings(texts), threads, wide, before, after, out)
 
-    def encode_batches(
-        self, batches: Iterable[Texts], threads: int = 0, before: int | None = None, after: int | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """What `encode_batch` gives, of one batch after the other, in order; as many are encoded at once as there are
-        threads, while the next one is made.
+    def encode_parquet(
+        self,
+        path: Path | str,
+        column: str = "text",
+        threads: int = 0,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> Iterator[_rustbpe.Batch]:
+        """Ids of a Parquet file's texts, in order, while it is read: some 4 MB of text at a time.
 
-        So reading a file takes no time of its own: `pq.ParquetFile(path).iter_batches(512, columns=["text"])` is such
-        batches. Held in memory are `threads` + 3 of them at most.
+        A batch has the `ids` (N,) and `offsets` (texts + 1,) that `encode_batch` gives, and can say more of its texts;
+        a null is an empty one. The threads that encode read as well, so that reading takes none of its own; in memory
+        are a few batches for each of them, whatever the size of a row group. Raises `BadSource` when the file is
+        damaged, or has no such column.
         """
-        threads = threads or cores()
-        coming, encoded = iter(batches), deque[Future[tuple[np.ndarray, np.ndarray]]]()
-        with ThreadPoolExecutor(1, "texts") as maker, ThreadPoolExecutor(threads, "encode") as encoders:
-            made = maker.submit(next, coming, None)
-            while (batch := made.result()) is not None:
-                made = maker.submit(next, coming, None)
-                encoded.append(encoders.submit(self.encode_batch, batch, 1, before, after))
-                if len(encoded) > threads:
-                    yield encoded.popleft().result()
-            while encoded:
-                yield encoded.popleft().result()
+        wide = self.dtype == np.uint32
+        try:
+            yield from self.encoder.encode_parquet(str(path), column, threads, wide, before, after)
+        except ValueError as error:
+            raise BadSource(f"`{path}` cannot be encoded: {str(error).rstrip('.')}.") from error
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """Bytes of ids; special tokens give their names. Raises `KeyError` on an unknown id."""

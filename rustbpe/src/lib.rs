@@ -2,6 +2,8 @@
 //!
 //! Pure Rust; the Python face is behind the feature `python`.
 
+#[cfg(feature = "parquet")]
+pub mod column;
 pub mod encode;
 mod hash;
 mod key;

@@ -1,6 +1,7 @@
 //! Work on many texts by several threads, its results in the order of the texts.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -61,34 +62,100 @@ pub fn threads_or_all(threads: usize) -> usize {
     }
 }
 
+/// Where a part is among all of them: they are ordered by group, then by number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// Groups follow each other, from 0 on.
+    pub group: usize,
+    /// Number within the group, from 0 on.
+    pub part: usize,
+    /// Whether it is the last one of its group.
+    pub last: bool,
+}
+
+impl Place {
+    const FIRST: Place = Place { group: 0, part: 0, last: false };
+
+    /// Where the part behind this one is.
+    fn next(self) -> Place {
+        if self.last {
+            Place { group: self.group + 1, ..Place::FIRST }
+        } else {
+            Place { part: self.part + 1, ..self }
+        }
+    }
+
+    fn is(self, other: Place) -> bool {
+        (self.group, self.part) == (other.group, other.part)
+    }
+}
+
+/// What several threads take their parts from.
+pub trait Source: Sync {
+    /// What they work on.
+    type Part;
+    /// Why there is no part.
+    type Error;
+
+    /// A part that nobody has taken; `None` when there are no more.
+    ///
+    /// # Errors
+    /// It cannot be had, and nor can those behind it.
+    fn take(&self) -> Result<Option<(Place, Self::Part)>, Self::Error>;
+}
+
+/// Parts that are there already.
+pub struct There<'a, Part> {
+    parts: &'a [Part],
+    next: AtomicUsize,
+}
+
+impl<'a, Part> There<'a, Part> {
+    /// All of these.
+    pub fn new(parts: &'a [Part]) -> Self {
+        There { parts, next: AtomicUsize::new(0) }
+    }
+}
+
+impl<'a, Part: Sync> Source for There<'a, Part> {
+    type Part = &'a Part;
+    type Error = Infallible;
+
+    fn take(&self) -> Result<Option<(Place, &'a Part)>, Infallible> {
+        let part = self.next.fetch_add(1, Ordering::Relaxed);
+        Ok(self.parts.get(part).map(|there| (Place { part, ..Place::FIRST }, there)))
+    }
+}
+
 /// Works on parts with several threads, this one among them, each with a state of its own. What comes out is collected
 /// in order, by whoever has the next of it; and is handed back to be filled again.
 ///
 /// # Errors
 /// The first error met; the other threads stop after the part they are at.
-pub fn in_order<Part: Sync, State, Out: Default + Send, Error: Send>(
-    parts: &[Part],
+pub fn in_order<Parts: Source, State, Out: Default + Send, Error: Send + From<Parts::Error>>(
+    parts: &Parts,
     threads: usize,
     begin: impl Fn() -> State + Sync,
-    work: impl Fn(&mut State, &Part, &mut Out) -> Result<(), Error> + Sync,
-    collect: impl FnMut(&Out) -> Result<(), Error> + Send,
+    work: impl Fn(&mut State, Parts::Part, &mut Out) -> Result<(), Error> + Sync,
+    collect: impl FnMut(&mut Out) -> Result<(), Error> + Send,
     end: impl Fn(State) + Sync,
 ) -> Result<(), Error> {
-    let threads = threads_or_all(threads).min(parts.len());
-    let next = AtomicUsize::new(0);
-    let line = Mutex::new(Line { collect, wanted: 0, early: BTreeMap::new(), spare: Vec::new(), failed: None });
+    let line =
+        Mutex::new(Line { collect, wanted: Place::FIRST, early: BTreeMap::new(), spare: Vec::new(), failed: None });
     let lined_up = || line.lock().unwrap_or_else(PoisonError::into_inner);
     let one_thread = || {
         let (mut state, mut out) = (begin(), Out::default());
         loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(part) = parts.get(index) else { break };
-            let done = work(&mut state, part, &mut out);
+            let (place, done) = match parts.take() {
+                Ok(None) => break,
+                Ok(Some((place, part))) => (place, work(&mut state, part, &mut out)),
+                Err(error) => (Place::FIRST, Err(error.into())),
+            };
             let mut line = lined_up();
             if line.failed.is_some() {
                 break;
             }
-            match done.and_then(|()| line.hand_in(index, out)) {
+            match done.and_then(|()| line.hand_in(place, out)) {
                 Ok(spare) => out = spare,
                 Err(error) => {
                     line.failed = Some(error);
@@ -112,25 +179,26 @@ pub fn in_order<Part: Sync, State, Out: Default + Send, Error: Send>(
 struct Line<Collect, Out, Error> {
     collect: Collect,
     /// The part that is collected next.
-    wanted: usize,
+    wanted: Place,
     /// Those that have come before it.
-    early: BTreeMap<usize, Out>,
+    early: BTreeMap<Place, Out>,
     spare: Vec<Out>,
     failed: Option<Error>,
 }
 
-impl<Out: Default, Error, Collect: FnMut(&Out) -> Result<(), Error>> Line<Collect, Out, Error> {
+impl<Out: Default, Error, Collect: FnMut(&mut Out) -> Result<(), Error>> Line<Collect, Out, Error> {
     /// Takes what a part gave; gives something to be filled next.
-    fn hand_in(&mut self, index: usize, out: Out) -> Result<Out, Error> {
-        if index != self.wanted {
-            self.early.insert(index, out);
+    fn hand_in(&mut self, place: Place, mut out: Out) -> Result<Out, Error> {
+        if !place.is(self.wanted) {
+            self.early.insert(place, out);
             return Ok(self.spare.pop().unwrap_or_default());
         }
-        (self.collect)(&out)?;
-        self.wanted += 1;
-        while let Some(next) = self.early.remove(&self.wanted) {
-            (self.collect)(&next)?;
-            self.wanted += 1;
+        (self.collect)(&mut out)?;
+        self.wanted = place.next();
+        while let Some(next) = self.early.first_entry().filter(|next| next.key().is(self.wanted)) {
+            let (place, mut next) = next.remove_entry();
+            (self.collect)(&mut next)?;
+            self.wanted = place.next();
             self.spare.push(next);
         }
         Ok(out)

@@ -33,7 +33,12 @@ impl Text for Unchecked<'_> {
 
     #[inline]
     fn stretch(&self, bytes: Range<usize>) -> Cow<'_, str> {
-        let bytes = &self.0[bytes];
-        simdutf8::basic::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+        as_utf8(&self.0[bytes])
     }
+}
+
+/// These bytes; what is not UTF-8 among them becomes U+FFFD, in a copy.
+#[inline]
+pub fn as_utf8(bytes: &[u8]) -> Cow<'_, str> {
+    simdutf8::basic::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }

@@ -4,7 +4,6 @@ import io
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,15 +14,21 @@ from nanochat.data import card, ledger
 from nanochat.data.card import describe
 from nanochat.data.ledger import Ledger, note
 from nanochat.data.shards import TokenFile, write_tokens
-from tests.unit.test_shards import ByteTokenizer, raw
+from tests.unit.test_shards import byte_tokenizer, raw
+
+
+def noted(folder: Path, texts: list[str], *, held_out: bool = False) -> pa.Table:
+    """What the ledger has of these texts; a token a byte, and BOS."""
+    tokenizer = byte_tokenizer()
+    batches = tokenizer.encode_parquet(raw(folder / "raw.parquet", texts), before=tokenizer.bos)
+    return pa.Table.from_batches([note(batch, len(texts), validation=held_out) for batch in batches], ledger.SCHEMA)
 
 
 def written(path: Path, training: list[str], validation: list[str]) -> bytes:
     with Ledger(path) as to:
         for texts, held_out in ((training, False), (validation, True)):
-            if texts:
-                noted = note(pa.array(texts, pa.string()), len(texts), validation=held_out)
-                to.add(noted, np.array([len(text.encode()) + 1 for text in texts]))
+            for batch in noted(path.parent, texts, held_out=held_out).to_batches():
+                to.add(batch)
     return path.read_bytes()
 
 
@@ -59,9 +64,9 @@ def test_lengths_and_languages(tmp_path: Path) -> None:
 def test_the_same_text_is_the_same_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "LANGUAGE_SAMPLE", 20)
     texts = [f"This is document number {i} of a small collection." for i in range(400)]
-    noted = [note(pa.array(some, pa.string()), 400, validation=False) for some in (texts, texts[::-1])]
+    tables = [noted(tmp_path, some) for some in (texts, texts[::-1])]
     looked_at = [Counter(t for t, one in zip(some, each.column("language"), strict=True) if one.is_valid)
-                 for some, each in zip((texts, texts[::-1]), noted, strict=True)]  # fmt: skip
+                 for some, each in zip((texts, texts[::-1]), tables, strict=True)]  # fmt: skip
     assert looked_at[0] == looked_at[1]
     assert 5 < len(looked_at[0]) < 60
 
@@ -70,7 +75,7 @@ def test_the_ledger_goes_with_the_tokens(tmp_path: Path) -> None:
     texts = ["", "one", "zwei 🙂", "x" * 5000, "one"]
     with Ledger(tmp_path / "documents.parquet") as to:
         source = raw(tmp_path / "raw.parquet", texts)
-        write_tokens(source, tmp_path / "train.parquet", ByteTokenizer(), 10, 2, source="d1g", ledger=to)
+        write_tokens(source, tmp_path / "train.parquet", byte_tokenizer(), 10, 2, source="d1g", ledger=to)
     table = pq.read_table(io.BytesIO((tmp_path / "documents.parquet").read_bytes()))
     assert table["bytes"].to_pylist() == [len(text.encode()) for text in texts]
     assert table["tokens"].to_pylist() == [len(text.encode()) + 1 for text in texts]

@@ -10,29 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.documents import batch_documents
 from nanochat.data.shards import TokenFile, write_tokens
 from nanochat.errors import BadSource
-from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.bpe import PATTERN, Tokenizer
 
 BOS = 256
 
 
-class ByteTokenizer:
-    """A token a byte; enough of a tokenizer for a shard."""
-
-    bos = BOS
-    digest = "d1ge5t"
-
-    def __init__(self, vocab_size: int = 257) -> None:
-        self.vocab_size = vocab_size
-
-    def encode_batches(self, batches, threads, before):
-        for texts in batches:
-            pieces = [[before, *text.as_py().encode()] for text in texts]
-            offsets = np.cumsum([0, *map(len, pieces)]).astype(np.int64)
-            dtype = np.uint16 if self.vocab_size <= 65_536 else np.uint32
-            yield np.array([i for piece in pieces for i in piece], dtype), offsets
+def byte_tokenizer(vocab_size: int = BOS + 1) -> Tokenizer:
+    """A token a byte; the highest id is a special token that nothing uses."""
+    specials = {"<|bos|>": BOS} | ({"<|last|>": vocab_size - 1} if vocab_size > BOS + 1 else {})
+    return Tokenizer.from_tokens([bytes([byte]) for byte in range(BOS)], specials, PATTERN)
 
 
 def raw(path: Path, texts: list[str]) -> Path:
@@ -57,12 +45,12 @@ def read_back(path: Path) -> list[str]:
 )
 def test_documents_come_back(tmp_path_factory, texts, group_tokens, vocab_size) -> None:
     folder = tmp_path_factory.mktemp("tokens")
-    source = raw(folder / "raw.parquet", texts)
-    encoded = write_tokens(source, folder / "train.parquet", ByteTokenizer(vocab_size), group_tokens, 1)
+    source, tokenizer = raw(folder / "raw.parquet", texts), byte_tokenizer(vocab_size)
+    encoded = write_tokens(source, folder / "train.parquet", tokenizer, group_tokens, 1)
     assert read_back(folder / "train.parquet") == texts
     file = TokenFile(folder / "train.parquet")
     assert file.dtype == np.dtype("<u2" if vocab_size <= 65_536 else "<u4")
-    assert (file.documents, file.vocabulary) == (len(texts), "d1ge5t") == (encoded.documents, "d1ge5t")
+    assert (file.documents, file.vocabulary) == (len(texts), tokenizer.digest) == (encoded.documents, tokenizer.digest)
     assert file.tokens == encoded.tokens == sum(len(text.encode()) + 1 for text in texts)
     assert encoded.text_bytes == file.tokens - file.documents
     groups = [len(ids) for ids, _ in file.row_groups()]
@@ -72,14 +60,14 @@ def test_documents_come_back(tmp_path_factory, texts, group_tokens, vocab_size) 
 
 def test_row_groups_are_cut_between_documents(tmp_path: Path) -> None:
     source = raw(tmp_path / "raw.parquet", ["abcd"] * 3000)  # 5 tokens each
-    write_tokens(source, tmp_path / "train.parquet", ByteTokenizer(), 1024, 1)
+    write_tokens(source, tmp_path / "train.parquet", byte_tokenizer(), 1024, 1)
     groups = [len(ids) for ids, _ in TokenFile(tmp_path / "train.parquet").row_groups()]
     assert groups == [1025] * 14 + [650]
 
 
 def test_the_bytes_are_the_tokens(tmp_path: Path) -> None:
     """Whoever has a Parquet reader and the footer can read a shard."""
-    write_tokens(raw(tmp_path / "raw.parquet", ["ab"]), tmp_path / "train.parquet", ByteTokenizer(), 1024, 1)
+    write_tokens(raw(tmp_path / "raw.parquet", ["ab"]), tmp_path / "train.parquet", byte_tokenizer(), 1024, 1)
     assert pq.read_table(tmp_path / "train.parquet")["tokens"].to_pylist() == [b"\x00\x01a\x00b\x00"]
     assert pq.read_metadata(tmp_path / "train.parquet").metadata[b"dtype"] == b"uint16"
 
@@ -90,12 +78,9 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_document_of_50_megabytes_among_small_ones(tmp_path: Path) -> None:
-    """It is read and encoded as a whole, and does not take the others of its batch with it into memory."""
     small = [f"a small document, number {number}" for number in range(100)]
     tokenizer = Tokenizer.train_from_iterator(iter([pa.array(small)]), 300, threads=1)
     source = raw(tmp_path / "raw.parquet", [*small, "number " * (50_000_000 // 7), *small])
-    with pq.ParquetFile(source) as parquet:
-        assert batch_documents(parquet, "text", 1024, 4 << 20) <= 16
     encoded = write_tokens(source, tmp_path / "train.parquet", tokenizer, 1 << 20, 2)
     groups = [(len(ids), len(offsets) - 1) for ids, offsets in TokenFile(tmp_path / "train.parquet").row_groups()]
     assert sum(documents for _, documents in groups) == encoded.documents == 201

@@ -167,22 +167,6 @@ def test_any_number_of_threads_gives_the_same(threads: int, of) -> None:
     assert rows(ids, offsets) == [[OURS.bos, *one, 3] for one in EXPECTED]
 
 
-@pytest.mark.parametrize("threads", [0, 1, 2, 5])
-def test_batches_come_back_in_their_order(threads: int) -> None:
-    batches = [pa.array(TEXTS[: number % 5], pa.string()) for number in range(20)]
-    found = list(OURS.encode_batches(iter(batches), threads, before=OURS.bos, after=3))
-    assert [rows(*one) for one in found] == [[[OURS.bos, *ids, 3] for ids in EXPECTED[: n % 5]] for n in range(20)]
-
-
-def test_a_batch_that_cannot_be_made_says_so() -> None:
-    def batches():
-        yield ["a"]
-        raise OSError("the file ends here")
-
-    with pytest.raises(OSError, match="ends here"):
-        list(OURS.encode_batches(batches()))
-
-
 def test_nothing_is_encoded_to_nothing() -> None:
     assert OURS.encode("") == []
     for nothing in ([], pa.array([], pa.string()), pa.chunked_array([], pa.string()), pa.array(["x"])[:0]):

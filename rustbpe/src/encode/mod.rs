@@ -3,6 +3,8 @@
 //! Pieces are cut, and looked up in what the thread remembers, a few hundred at a time, so that the memory is asked for
 //! all of them before the first is needed. What is not remembered is merged, and remembered.
 
+#[cfg(feature = "parquet")]
+mod batches;
 mod cache;
 mod halves;
 mod id;
@@ -10,16 +12,19 @@ mod long;
 mod merge;
 mod rules;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::hash::Map;
 use crate::key::KEY_BYTES;
-use crate::parts::{in_order, parts, Part};
+use crate::parts::{in_order, parts, threads_or_all, Part, There};
 use crate::split::{Ends, SplitError, Splitter, MOST_ENDS};
 use crate::text::Text;
 use crate::vocab::Vocab;
+#[cfg(feature = "parquet")]
+pub use batches::{Batch, ColumnError};
 use cache::{Cache, Gathered, Missing, Wanted};
 use halves::Halves;
 use id::Id;
@@ -135,6 +140,12 @@ impl From<SplitError> for EncodeError {
     }
 }
 
+impl From<Infallible> for EncodeError {
+    fn from(never: Infallible) -> EncodeError {
+        match never {}
+    }
+}
+
 /// Where ids go, in order.
 pub trait Sink<I> {
     /// Takes the next ids. Fails if there is no room.
@@ -231,12 +242,13 @@ impl Encoder {
         let mut offsets: Vec<i64> = Vec::with_capacity(texts.len() + 1);
         let mut end = 0;
         offsets.push(0);
+        let parts = parts(texts, &self.splitter);
         in_order(
-            &parts(texts, &self.splitter),
-            threads,
+            &There::new(&parts),
+            threads_or_all(threads).min(parts.len()),
             || self.worker::<I>(),
             |worker, part, encoded| worker.encode(self, texts, part, (before, after), encoded),
-            |encoded: &Encoded<I>| {
+            |encoded: &mut Encoded<I>| {
                 sink.take(&encoded.ids[..encoded.count])?;
                 offsets.extend(encoded.text_ends.iter().map(|&text_end| (end + text_end) as i64));
                 end += encoded.count;

@@ -8,18 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use numpy::ndarray::ArrayView1;
-use numpy::{Element, IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::encode::{Buffer, EncodeError, Encoder, Output, Rules};
-use crate::pack as packing;
 use crate::spare::Spare;
 use crate::split::{scheme, Splitter};
 use crate::text::{Text, Unchecked};
 use crate::train::{Counter, TrainError};
 use crate::vocab::Vocab;
+
+mod column;
+mod pack;
+
+use column::{PyBatch, PyBatches};
 
 type Int64s = PyArray1<i64>;
 /// An Arrow string array: its bytes (uint8) and its offsets (int32 or int64).
@@ -177,14 +181,14 @@ fn learn_and_tell(counter: Counter, merges: usize, told: Option<&Py<PyAny>>) -> 
 /// Encodes and decodes with one vocabulary. Special tokens are the caller's.
 #[pyclass(name = "Encoder", frozen)]
 struct PyEncoder {
-    encoder: Encoder,
+    encoder: Arc<Encoder>,
     narrow: Arc<Spare<u16>>,
     wide: Arc<Spare<u32>>,
 }
 
 impl From<Encoder> for PyEncoder {
     fn from(encoder: Encoder) -> PyEncoder {
-        PyEncoder { encoder, narrow: Arc::default(), wide: Arc::default() }
+        PyEncoder { encoder: Arc::new(encoder), narrow: Arc::default(), wide: Arc::default() }
     }
 }
 
@@ -314,6 +318,23 @@ impl PyEncoder {
         self.batch(py, &chunk_texts(&chunks)?, threads, wide, (before, after), out)
     }
 
+    /// The same of a column of a Parquet file, batch by batch, while it is read.
+    #[pyo3(signature = (path, column, threads, wide, before=None, after=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn encode_parquet(
+        &self,
+        path: std::path::PathBuf,
+        column: &str,
+        threads: usize,
+        wide: bool,
+        before: Option<u32>,
+        after: Option<u32>,
+    ) -> PyResult<PyBatches> {
+        self.check_width(wide, (before, after))?;
+        let start = if wide { PyBatches::start::<u32> } else { PyBatches::start::<u16> };
+        start(self, (path, column), threads, (before, after))
+    }
+
     /// Bytes of ids.
     fn decode<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let mut bytes = Vec::new();
@@ -355,6 +376,14 @@ fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
 }
 
 impl PyEncoder {
+    fn check_width(&self, wide: bool, around: (Option<u32>, Option<u32>)) -> PyResult<()> {
+        let fits = |id: Option<u32>| id.is_none_or(|id| id <= u32::from(u16::MAX));
+        if wide || self.encoder.is_narrow() && fits(around.0) && fits(around.1) {
+            return Ok(());
+        }
+        Err(value_error("these ids do not fit into 16 bits"))
+    }
+
     fn batch<'py>(
         &self,
         py: Python<'py>,
@@ -364,10 +393,7 @@ impl PyEncoder {
         around: (Option<u32>, Option<u32>),
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Int64s>)> {
-        let fits = |id: Option<u32>| id.is_none_or(|id| id <= u32::from(u16::MAX));
-        if !(wide || self.encoder.is_narrow() && fits(around.0) && fits(around.1)) {
-            return Err(value_error("these ids do not fit into 16 bits"));
-        }
+        self.check_width(wide, around)?;
         if wide {
             self.batch_of::<u32>(py, texts, threads, around, out)
         } else {
@@ -426,55 +452,6 @@ fn split_pieces(value: &Bound<'_, PyString>, pattern: &str) -> PyResult<Vec<Stri
 fn is_fast(pattern: &str) -> PyResult<bool> {
     Ok(Splitter::new(pattern).map_err(value_error)?.is_fast())
 }
-fn rows<'py, Id: Copy + Send + Element>(
-    py: Python<'py>,
-    ids: &[Id],
-    offsets: &[i64],
-    row_tokens: usize,
-) -> PyResult<(Bound<'py, PyAny>, usize)> {
-    let last = offsets.last().copied().unwrap_or(0);
-    if row_tokens < 2 || usize::try_from(last).ok() != Some(ids.len()) || !offsets.is_sorted() {
-        return Err(PyValueError::new_err("offsets do not fit the ids, or rows have less than 2 tokens"));
-    }
-    let (filled, count, dropped) = py.detach(|| {
-        let (plan, dropped) = packing::plan(offsets, row_tokens);
-        let filled = ids.first().map_or_else(Vec::new, |&bos| packing::fill(ids, &plan, bos));
-        let count = filled.len() / row_tokens;
-        (filled, count, dropped)
-    });
-    let array: Bound<'py, PyArray2<Id>> = filled.into_pyarray(py).reshape([count, row_tokens])?;
-    Ok((array.into_any(), dropped))
-}
-
-/// Documents that begin with BOS → rows (N, row_tokens) that begin with BOS and are full, and the tokens dropped.
-#[pyfunction]
-fn pack<'py>(
-    py: Python<'py>,
-    ids: &Bound<'py, PyAny>,
-    offsets: PyReadonlyArray1<'py, i64>,
-    row_tokens: usize,
-) -> PyResult<(Bound<'py, PyAny>, usize)> {
-    let offsets = offsets.as_slice()?;
-    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'py, u16>>() {
-        rows(py, ids.as_slice()?, offsets, row_tokens)
-    } else if let Ok(ids) = ids.extract::<PyReadonlyArray1<'py, u32>>() {
-        rows(py, ids.as_slice()?, offsets, row_tokens)
-    } else {
-        Err(PyTypeError::new_err("ids must be a contiguous array of uint16 or uint32"))
-    }
-}
-
-/// Row and start of each document that may not be split (int64), and the number of rows.
-#[pyfunction]
-fn plan_padded<'py>(
-    py: Python<'py>,
-    lengths: PyReadonlyArray1<'py, i64>,
-    row_tokens: usize,
-    window: usize,
-) -> PyResult<(Bound<'py, Int64s>, Bound<'py, Int64s>, usize)> {
-    let (row_of, start_of, rows) = packing::plan_padded(lengths.as_slice()?, row_tokens, window);
-    Ok((row_of.into_pyarray(py), start_of.into_pyarray(py), rows))
-}
 
 #[pymodule]
 fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -483,8 +460,10 @@ fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_class::<PyTrainer>()?;
     module.add_class::<PyEncoder>()?;
+    module.add_class::<PyBatches>()?;
+    module.add_class::<PyBatch>()?;
     module.add_function(wrap_pyfunction!(split_pieces, module)?)?;
     module.add_function(wrap_pyfunction!(is_fast, module)?)?;
-    module.add_function(wrap_pyfunction!(pack, module)?)?;
-    module.add_function(wrap_pyfunction!(plan_padded, module)?)
+    module.add_function(wrap_pyfunction!(pack::pack, module)?)?;
+    module.add_function(wrap_pyfunction!(pack::plan_padded, module)?)
 }
