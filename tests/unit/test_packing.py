@@ -14,12 +14,12 @@ from nanochat.data.index import open_rows
 from nanochat.data.packing import pack_tokens, windows
 from nanochat.data.shards import TokenFile, write_tokens
 from tests.rows import every, index_folder
-from tests.unit.test_shards import BOS, ByteTokenizer, raw
+from tests.unit.test_shards import BOS, byte_tokenizer, raw
 
 
 def tokens(folder: Path, texts: list[str], group_tokens: int = 64) -> Path:
     path = folder / "tokens.parquet"
-    write_tokens(raw(folder / "raw.parquet", texts), path, ByteTokenizer(), group_tokens, 1)
+    write_tokens(raw(folder / "raw.parquet", texts), path, byte_tokenizer(), group_tokens, 1)
     return path
 
 
