@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use parquet::errors::ParquetError;
 
-use super::{EncodeError, Encoded, Encoder, Output};
+use super::{likely_ids, EncodeError, Encoded, Encoder, Output};
 use crate::column::{Column, Document, Reading, Stretch};
 use crate::parts::{in_order, threads_or_all};
-use crate::text::Text;
 
 /// Some documents of a column, and their ids.
 pub struct Batch<I> {
@@ -88,10 +87,10 @@ impl Encoder {
             },
             |done: &mut Done<I>| {
                 let Some(Stretch { batch: documents, last, .. }) = done.of.take() else { return Ok(()) };
-                let batch = open.get_or_insert_with(|| {
-                    // most texts have more than three bytes an id; for others it grows
-                    let bytes: usize = documents.iter().map(|document| document.bytes().len()).sum();
-                    Batch { ids: room(bytes / 3 + 2 * documents.len()), offsets: vec![0], documents }
+                let batch = open.get_or_insert_with(|| Batch {
+                    ids: room(likely_ids(&documents)),
+                    offsets: vec![0],
+                    documents,
                 });
                 let begin = batch.ids.len();
                 batch.ids.extend_from_slice(&done.encoded.ids[..done.encoded.count]);

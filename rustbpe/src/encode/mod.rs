@@ -184,6 +184,12 @@ impl<I: Copy> Sink<I> for Buffer<'_, I> {
     }
 }
 
+/// As many ids as texts hardly have more of, one before and one after each among them. What is not needed of memory for
+/// so many is never touched; to make room for more takes longer than to encode.
+pub fn likely_ids<T: Text>(texts: &[T]) -> usize {
+    texts.iter().map(|text| text.bytes().len() / 2 + 2).sum()
+}
+
 impl Encoder {
     /// Of a vocabulary and its rules. `whole`: a piece that is a token is that token, whatever the rules make of it.
     pub fn new(splitter: Splitter, vocab: Vocab, rules: Rules, whole: bool) -> Encoder {

@@ -13,7 +13,7 @@ use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::encode::{Buffer, EncodeError, Encoder, Output, Rules};
+use crate::encode::{likely_ids, Buffer, EncodeError, Encoder, Output, Rules};
 use crate::spare::Spare;
 use crate::split::{scheme, Splitter};
 use crate::text::{Text, Unchecked};
@@ -427,9 +427,7 @@ impl PyEncoder {
         }
         let home = I::home(self);
         let encoded = py.detach(|| {
-            // most texts have more than three bytes an id; for others it grows
-            let bytes: usize = texts.iter().map(|text| text.bytes().len()).sum();
-            let mut ids = home.take(bytes / 3 + 2 * texts.len());
+            let mut ids = home.take(likely_ids(texts));
             let offsets = self.encoder.encode_batch(texts, threads, before, after, &mut ids)?;
             Ok((ids, offsets))
         });
