@@ -1,10 +1,11 @@
-"""Parquet shard → token shard, in the pipeline, next to tiktoken that only encodes; and what memory it takes.
+"""Parquet shards → token shards, in the pipeline, next to tiktoken that only encodes; and what memory it takes.
 
     python benchmarks/data_tokens.py [folder of Parquet shards with a `text` column]
 
-tiktoken is given its text in memory, as Python strings, and two threads; our stage reads a raw shard from the store,
-encodes it, notes its documents, compresses, hashes and publishes the token shard. Both speak the same vocabulary. They
-take turns, each time on text that neither has seen, and the figure is the median of the ratios.
+tiktoken is given its text in memory, as Python strings, and two threads; our stage reads raw shards from the store,
+encodes them, notes their documents, compresses, hashes and publishes the token shards, as many at once as there are
+threads, as the pipeline does with all shards. Both speak the same vocabulary. They take turns, each time on text that
+neither has seen, and the figure is the median of the ratios.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from nanochat._rustbpe import PATTERNS
 from nanochat.config import Compute, ShardConfig, TokenizerConfig, TokensConfig
-from nanochat.pipeline import PlainRun
+from nanochat.pipeline import Each, PlainRun
 from nanochat.stages.download import download
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
@@ -87,7 +88,9 @@ def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
         )
         or 150_000_000
     )
-    learn, *unseen = pieces(texts(folder), TURNS + 1, text_bytes // (TURNS + 1) - (1 << 20))
+    every, turn_bytes = texts(folder), text_bytes // (TURNS + 1) - (2 << 20)
+    (learn,) = pieces(every, 1, turn_bytes)
+    unseen = pieces(every, TURNS * THREADS, turn_bytes // THREADS)
     learnt = run(download, shard("learn", learn))
     vocabulary = run(train_tokenizer, TokenizerConfig(max_characters=LEARN_CHARACTERS), raw=[learnt])
     tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
@@ -99,20 +102,22 @@ def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
     ratios: list[float] = []
     of_processor: list[float] = []
     speeds: list[float] = []
-    for some, raw in zip(unseen, raws, strict=True):
+    for turn in range(0, len(unseen), THREADS):
+        some = [text for shard in unseen[turn : turn + THREADS] for text in shard]
+        shards = raws[turn : turn + THREADS]
         began, processor = time.perf_counter(), time.process_time()
         ids = peer.encode_ordinary_batch(some, num_threads=THREADS)
         theirs, their_processor = time.perf_counter() - began, time.process_time() - processor
         began, processor = time.perf_counter(), time.process_time()
-        made = run(tokenize, TokensConfig(), raw=raw, vocabulary=vocabulary)
+        made = run.map(tokenize, [TokensConfig()] * THREADS, [""] * THREADS, raw=Each(shards), vocabulary=vocabulary)
         ours, our_processor = time.perf_counter() - began, time.process_time() - processor
-        assert made.metrics["train_tokens"] == sum(map(len, ids)) + len(some)
+        assert sum(each.metrics["train_tokens"] for each in made) == sum(map(len, ids)) + len(some)
         ratios.append(theirs / ours)
         of_processor.append(their_processor / our_processor)
-        speeds.append(made.metrics["train_bytes"] / ours / 1e6)
+        speeds.append(sum(each.metrics["train_bytes"] for each in made) / ours / 1e6)
     return [
         (
-            f"Parquet shard → token shard in the pipeline, {THREADS} threads",
+            f"Parquet shards → token shards in the pipeline, {THREADS} threads",
             f"{statistics.median(speeds):.0f} MB/s of text",
             f"{statistics.median(ratios):.1f}x tiktoken, encoding alone ({statistics.median(of_processor):.1f}x in "
             "processor time)",

@@ -99,7 +99,7 @@ class PrefectRun:
         return list_shards(data, self.store)
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Handle:
-        (handle,) = self._submit(stage, [(config, stage.name, inputs)], self.here)
+        (handle,) = self._submit(stage, [(config, stage.name, inputs)], self.here, self.compute)
         return handle
 
     def map(
@@ -112,14 +112,21 @@ class PrefectRun:
         runner = self.for_shards if stage.resource == "cpu" else self.here
         together = len(calls) > ONE_EACH and stage.resource == "cpu"
         size = self.compute.shards_per_task or (-(-len(calls) // MOST_TASKS) if together else 1)
+        starts = range(0, len(calls), size)
+        # another process has a core of its own; here, tasks share the cores
+        compute = (
+            self.compute.shared(len(starts)) if runner is self.here else self.compute.model_copy(update={"workers": 1})
+        )
         return [
-            handle
-            for begin in range(0, len(calls), size)
-            for handle in self._submit(stage, calls[begin : begin + size], runner)
+            handle for begin in starts for handle in self._submit(stage, calls[begin : begin + size], runner, compute)
         ]
 
     def _submit(
-        self, stage: Stage, calls: Sequence[tuple[Config, str, Mapping[str, Any]]], runner: TaskRunner[Any]
+        self,
+        stage: Stage,
+        calls: Sequence[tuple[Config, str, Mapping[str, Any]]],
+        runner: TaskRunner[Any],
+        compute: Compute,
     ) -> Iterator[Handle]:
         number: dict[Submitted, Upstream] = {}
         numbers = count()
@@ -147,7 +154,7 @@ class PrefectRun:
             calls=work,
             upstream=[self._carried(each, far) for each in number],
             store=self.store.objects.root,
-            compute=self.compute.model_copy(update={"workers": 1}) if far else self.compute,
+            compute=compute,
             gpu_pool=self.gpu_pool,
         )
         progress = {call.label: WATCH.get().started(call.label, stage) for call in work.calls} if far else {}

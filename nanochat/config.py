@@ -8,10 +8,12 @@ never is. A config is never rewritten: numbers that follow from it are functions
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+from nanochat.settings import cores
 
 MAX_VOCABULARY = 1 << 24
 
@@ -394,7 +396,7 @@ class Compute(Config):
     """How to run; never part of a key."""
 
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Shards worked on at once, and threads of the tokenizer; 0 takes the number of cores."""
+    """Shards worked on at once, and threads of the tokenizer, which shards share; 0 takes the number of cores."""
     task_runner: Literal["threads", "processes", "dask", "ray"] = "threads"
     """Who works on the shards: threads or processes of this machine, or a Dask or Ray cluster (with its package)."""
     scheduler: str = ""
@@ -436,6 +438,14 @@ class Compute(Config):
     """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
     timeout_s: Annotated[float, Field(ge=0)] = 0.0
     """A stage that runs longer is stopped; 0 never."""
+
+    def at_once(self, calls: int) -> int:
+        """How many of so many calls run side by side."""
+        return max(1, min(calls, self.workers or cores()))
+
+    def shared(self, calls: int) -> Self:
+        """For each of so many calls: its share of the threads, so that all of them have no more than one call has."""
+        return self.model_copy(update={"workers": (self.workers or cores()) // self.at_once(calls)})
 
     @field_validator("exact")
     @classmethod

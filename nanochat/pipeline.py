@@ -19,7 +19,6 @@ from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError
 from nanochat.progress import Progress, silent
 from nanochat.scaling import plan_training
-from nanochat.settings import cores
 from nanochat.stages.card import data_card
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
@@ -199,14 +198,15 @@ class PlainRun:
         return list_shards(data, self.store)
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Artifact:
-        return self._run(stage, config, stage.name, inputs)
+        return self._run(stage, config, stage.name, inputs, self.compute)
 
     def map(
         self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
     ) -> list[Artifact]:
-        with ThreadPoolExecutor(self.compute.workers or cores()) as pool:
+        compute = self.compute.shared(len(configs))
+        with ThreadPoolExecutor(self.compute.at_once(len(configs))) as pool:
             futures = [
-                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs))
+                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs), compute)
                 for position, (config, name) in enumerate(zip(configs, names, strict=True))
             ]
             try:
@@ -215,7 +215,7 @@ class PlainRun:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _run(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any]) -> Artifact:
+    def _run(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any], compute: Compute) -> Artifact:
         started = time.monotonic()
         progress = self.watch.started(label, stage)
         try:
@@ -223,7 +223,7 @@ class PlainRun:
                 config,
                 inputs,
                 store=self.store,
-                compute=self.compute,
+                compute=compute,
                 progress=progress,
                 folder_root=self.folder_root,
             )

@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from pydantic import ValidationError
 
-from nanochat.config import AbsentMeans, Config, Horizon, PipelineConfig, PretrainConfig, canonical_json
+from nanochat.config import AbsentMeans, Compute, Config, Horizon, PipelineConfig, PretrainConfig, canonical_json
 
 
 class Small(Config):
@@ -62,3 +62,12 @@ def test_nan_and_unknown_fields_are_refused() -> None:
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError):
         Small().depth = 5
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "at_once", "threads_each"),
+    [(8, 1, 1, 8), (8, 3, 3, 2), (8, 8, 8, 1), (8, 1000, 8, 1), (1, 5, 1, 1), (2, 0, 1, 2)],
+)
+def test_shards_side_by_side_share_the_threads(workers: int, shards: int, at_once: int, threads_each: int) -> None:
+    compute = Compute(workers=workers)
+    assert (compute.at_once(shards), compute.shared(shards).workers) == (at_once, threads_each)
