@@ -1,4 +1,4 @@
-# Needs Python >= 3.11 with pip, a Rust toolchain, and make; everything else is installed into .venv.
+# Needs Python >= 3.11 with pip, a Rust toolchain with a C compiler, and make; all else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -4,7 +4,7 @@ use std::hint::select_unpredictable;
 
 use super::halves::{equal, halves, halves_in, Halves};
 #[cfg(target_arch = "x86_64")]
-use super::halves::{halves_at, READ};
+use super::halves::{halves_at, READ_BYTES};
 use super::id::Id;
 use crate::hash::fold;
 use crate::memory::{prefetch, Table};
@@ -128,7 +128,7 @@ impl<I: Id> Cache<I> {
         let mut done = 0;
         #[cfg(target_arch = "x86_64")]
         if AVX2 {
-            let near_the_end = ends.iter().rev().skip(1).take_while(|&&begin| begin + READ > text.len()).count();
+            let near_the_end = ends.iter().rev().skip(1).take_while(|&&begin| begin + READ_BYTES > text.len()).count();
             done = ends.len().saturating_sub(near_the_end + 1);
             for (&end, wanted) in ends[..done].iter().zip(&mut *wanted) {
                 // SAFETY: so many bytes follow where the piece behind these begins, and these begin before it; the caller

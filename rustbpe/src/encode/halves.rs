@@ -23,7 +23,7 @@ pub fn halves(piece: &[u8]) -> Halves {
 const NO_HALVES: Halves = [u64::MAX; 2];
 
 /// Bytes behind the beginning of a piece that `halves_at` reads, whatever its length.
-pub const READ: usize = 16;
+pub const READ_BYTES: usize = 16;
 
 /// Halves of `text[begin..end]`.
 #[inline(always)]
@@ -37,7 +37,7 @@ pub fn halves_in(text: &[u8], begin: usize, end: usize) -> Halves {
 /// Halves of a piece of so many bytes.
 ///
 /// # Safety
-/// At `piece` there are `READ` bytes, and the processor has AVX2.
+/// At `piece` there are `READ_BYTES` bytes, and the processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 #[allow(unsafe_code)]
@@ -123,7 +123,7 @@ mod tests {
                 let piece = &text[begin..end];
                 assert_eq!(halves_in(&text, begin, end), halves(piece));
                 #[cfg(target_arch = "x86_64")]
-                if begin + READ <= text.len() && is_x86_feature_detected!("avx2") {
+                if begin + READ_BYTES <= text.len() && is_x86_feature_detected!("avx2") {
                     // SAFETY: there are so many bytes, and the processor has it
                     assert_eq!(unsafe { halves_at(text[begin..].as_ptr(), piece.len()) }, halves(piece));
                     // SAFETY: as above
