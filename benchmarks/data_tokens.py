@@ -2,10 +2,10 @@
 
     python benchmarks/data_tokens.py [folder of Parquet shards with a `text` column]
 
-tiktoken is given its text in memory, as Python strings, and two threads; our stage reads raw shards from the store,
-encodes them, notes their documents, compresses, hashes and publishes the token shards, as many at once as there are
-threads, as the pipeline does with all shards. Both speak the same vocabulary. They take turns, each time on text that
-neither has seen, and the figure is the median of the ratios.
+tiktoken is given its text in memory, as Python strings, a thousand at a time, and two threads. Our stage reads raw
+shards from the store, encodes them, notes their documents, compresses, hashes and publishes the token shards, two at
+once, as the pipeline does. Both speak the same vocabulary. It is learnt from each of three shards in turn, and the
+other two are what neither has seen; the figure is the median of the ratios.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,30 +37,24 @@ from nanochat.tokenizer.formats import write_tiktoken
 from nanochat.world.documents import documents
 
 CORPUS = ROOT.parent / "shared/data/corpus"
-THREADS, TURNS, LEARN_CHARACTERS = 2, 3, 60_000_000
+THREADS, BATCH, LEARN_CHARACTERS = 2, 1024, 60_000_000
+VOCAB_SIZE, INVENTED_VOCAB_SIZE, INVENTED_DOCUMENTS = 32_768, 1_536, 150_000
 LARGE_BYTES = 1_500_000_000
 LONGEST_BYTES = 50_000_000
 
 
-def texts(folder: Path) -> Iterator[str]:
-    """Documents of all shards, or invented ones where there are none."""
+def shards(folder: Path, scratch: Path) -> tuple[list[Path], int]:
+    """As many Parquet shards as there are threads, and one to learn from; invented ones where there are too few. And
+    how large a vocabulary their text holds."""
+    count = THREADS + 1
     files = sorted(folder.glob("shard_0*.parquet")) or sorted(folder.glob("*.parquet"))
-    if not files:
-        yield from documents(1, 0, 400_000)
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(1024, columns=["text"]):
-            yield from batch.column(0).to_pylist()
-
-
-def pieces(every: Iterator[str], count: int, bytes_each: int) -> list[list[str]]:
-    """So many pieces of text, of about so many bytes."""
-    cut: list[list[str]] = [[] for _ in range(count)]
-    for piece in cut:
-        size = 0
-        while size < bytes_each and (text := next(every, None)) is not None:
-            piece.append(text)
-            size += len(text.encode())
-    return [piece for piece in cut if piece]
+    if len(files) >= count:
+        return files[:count], VOCAB_SIZE
+    files = [scratch / f"invented_{number}.parquet" for number in range(count)]
+    for number, file in enumerate(files):
+        invented = pa.table({"text": list(documents(1, number * INVENTED_DOCUMENTS, INVENTED_DOCUMENTS))})
+        pq.write_table(invented, file, compression="zstd", row_group_size=1024)
+    return files, INVENTED_VOCAB_SIZE
 
 
 def measure(folder: Path = CORPUS) -> list[tuple[str, str, str]]:
@@ -72,46 +65,28 @@ def measure(folder: Path = CORPUS) -> list[tuple[str, str, str]]:
 
 def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
     run = PlainRun(Store(str(scratch / "store"), scratch / "cache"), Compute(workers=THREADS), scratch / "runs")
-
-    def shard(name: str, some: list[str]) -> ShardConfig:
-        path = scratch / f"{name}.parquet"
-        pq.write_table(pa.table({"text": some}), path, compression="zstd", row_group_size=1024)
-        there = path.stat()
-        return ShardConfig(name=name, url=str(path), identity=f"{there.st_size}-{there.st_mtime_ns}")
-
-    files = list(folder.glob("shard_0*.parquet"))
-    text_bytes = (
-        sum(
-            pq.read_metadata(file).row_group(i).column(0).total_uncompressed_size
-            for file in files
-            for i in range(pq.read_metadata(file).num_row_groups)
-        )
-        or 150_000_000
-    )
-    every, turn_bytes = texts(folder), text_bytes // (TURNS + 1) - (2 << 20)
-    (learn,) = pieces(every, 1, turn_bytes)
-    unseen = pieces(every, TURNS * THREADS, turn_bytes // THREADS)
-    learnt = run(download, shard("learn", learn))
-    vocabulary = run(train_tokenizer, TokenizerConfig(max_characters=LEARN_CHARACTERS), raw=[learnt])
-    tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
-    write_tiktoken(tokenizer, scratch / "peer.tiktoken")
-    ranks = tiktoken.load.load_tiktoken_bpe(str(scratch / "peer.tiktoken"))
-    peer = tiktoken.Encoding("peer", pat_str=PATTERNS["nanochat"], mergeable_ranks=ranks, special_tokens={})
-    raws = run.map(download, [shard(f"unseen_{i}", some) for i, some in enumerate(unseen)], [""] * len(unseen))
-    run(tokenize, TokensConfig(), raw=learnt, vocabulary=vocabulary)  # what is imported and loaded once
+    files, vocab_size = shards(folder, scratch)
+    learning = TokenizerConfig(vocab_size=vocab_size, max_characters=LEARN_CHARACTERS)
+    raws = run.map(download, [config(file) for file in files], [file.name for file in files])
     ratios: list[float] = []
     of_processor: list[float] = []
     speeds: list[float] = []
-    for turn in range(0, len(unseen), THREADS):
-        some = [text for shard in unseen[turn : turn + THREADS] for text in shard]
-        shards = raws[turn : turn + THREADS]
+    for turn, learn in enumerate(raws):
+        vocabulary = run(train_tokenizer, learning, raw=[learn])
+        run(tokenize, TokensConfig(), raw=learn, vocabulary=vocabulary)  # what is imported and loaded once
+        peer = tiktoken_of(Tokenizer.load(vocabulary.path / "vocabulary.json"), scratch)
+        unseen = [raw for raw in raws if raw is not learn]
+        texts = [text for at, file in enumerate(files) if at != turn for text in texts_of(file)]
         began, processor = time.perf_counter(), time.process_time()
-        ids = peer.encode_ordinary_batch(some, num_threads=THREADS)
+        tokens = 0
+        for first in range(0, len(texts), BATCH):  # of all at once, the memory for ids would slow it down
+            ids = peer.encode_ordinary_batch(texts[first : first + BATCH], num_threads=THREADS)
+            tokens += sum(map(len, ids))
         theirs, their_processor = time.perf_counter() - began, time.process_time() - processor
         began, processor = time.perf_counter(), time.process_time()
-        made = run.map(tokenize, [TokensConfig()] * THREADS, [""] * THREADS, raw=Each(shards), vocabulary=vocabulary)
+        made = run.map(tokenize, [TokensConfig()] * THREADS, [""] * THREADS, raw=Each(unseen), vocabulary=vocabulary)
         ours, our_processor = time.perf_counter() - began, time.process_time() - processor
-        assert sum(each.metrics["train_tokens"] for each in made) == sum(map(len, ids)) + len(some)
+        assert sum(each.metrics["train_tokens"] for each in made) == tokens + len(texts)
         ratios.append(theirs / ours)
         of_processor.append(their_processor / our_processor)
         speeds.append(sum(each.metrics["train_bytes"] for each in made) / ours / 1e6)
@@ -123,6 +98,23 @@ def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
             "processor time)",
         )
     ]
+
+
+def config(file: Path) -> ShardConfig:
+    there = file.stat()
+    return ShardConfig(name=file.stem, url=str(file), identity=f"{there.st_size}-{there.st_mtime_ns}")
+
+
+def texts_of(file: Path) -> list[str]:
+    return pq.read_table(file, columns=["text"]).column(0).to_pylist()
+
+
+def tiktoken_of(tokenizer: Tokenizer, scratch: Path) -> tiktoken.Encoding:
+    """The same vocabulary."""
+    path = scratch / f"{tokenizer.digest}.tiktoken"
+    write_tiktoken(tokenizer, path)
+    ranks = tiktoken.load.load_tiktoken_bpe(str(path))
+    return tiktoken.Encoding("peer", pat_str=PATTERNS["nanochat"], mergeable_ranks=ranks, special_tokens={})
 
 
 def _memory(scratch: Path) -> list[tuple[str, str, str]]:
@@ -156,9 +148,7 @@ def _measure_memory(scratch: Path) -> None:
     path = scratch / "large.parquet"
     subprocess.run([sys.executable, __file__, "--large", str(path)], check=True)
     run = PlainRun(Store(str(scratch / "large-store"), scratch / "cache"), Compute(workers=THREADS), scratch / "runs")
-    there = path.stat()
-    config = ShardConfig(name="large", url=str(path), identity=f"{there.st_size}-{there.st_mtime_ns}")
-    raw = run(download, config)
+    raw = run(download, config(path))
     vocabulary = run(train_tokenizer, TokenizerConfig(vocab_size=1024, max_characters=2_000_000), raw=[raw])
     began = time.perf_counter()
     made = run(tokenize, TokensConfig(), raw=raw, vocabulary=vocabulary)
