@@ -77,16 +77,18 @@ def from_tiktoken_ranks(
         raise BadSource(error.message) from error
 
 
-def write_tiktoken(tokenizer: Tokenizer, path: Path) -> None:
+def write_tiktoken(tokenizer: Tokenizer, path: Path | str) -> None:
     """A `.tiktoken` file: base64 of the bytes, a space, the rank. Pattern and special tokens are not in it."""
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in tiktoken_ranks(tokenizer).items()]
-    path.write_text("".join(lines))
+    Path(path).write_text("".join(lines))
 
 
-def read_tiktoken(path: Path, pattern: str = PATTERN, special_tokens: Mapping[str, int] | None = None) -> Tokenizer:
+def read_tiktoken(
+    path: Path | str, pattern: str = PATTERN, special_tokens: Mapping[str, int] | None = None
+) -> Tokenizer:
     """Reads a `.tiktoken` file. Raises `BadSource`, naming the line that is wrong."""
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
         if not line:
             continue
         try:
@@ -156,9 +158,9 @@ def hf_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def write_hf(tokenizer: Tokenizer, path: Path) -> None:
+def write_hf(tokenizer: Tokenizer, path: Path | str) -> None:
     """Writes `tokenizer.json`."""
-    path.write_text(json.dumps(hf_json(tokenizer), ensure_ascii=False), encoding="utf-8")
+    Path(path).write_text(json.dumps(hf_json(tokenizer), ensure_ascii=False), encoding="utf-8")
 
 
 def _add_special_tokens(vocab: dict[str, int], tokenizer: Tokenizer) -> None:
@@ -185,10 +187,10 @@ def _pattern_for_hf(pattern: str) -> str:
 # --- Hugging Face, reading --------------------------------------------------------------------------------------------
 
 
-def read_hf(path: Path) -> Tokenizer:
+def read_hf(path: Path | str) -> Tokenizer:
     """Reads `tokenizer.json`; see `from_hf_json`."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadSource(f"`{path}` is not JSON.") from error
     return from_hf_json(stored)

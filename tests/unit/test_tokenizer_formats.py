@@ -38,6 +38,7 @@ def test_tiktoken_there_and_back(tmp_path: Path) -> None:
 def test_hugging_face_there_and_back(tmp_path: Path) -> None:
     write_hf(OURS, tmp_path / "tokenizer.json")
     assert read_hf(tmp_path / "tokenizer.json").digest == OURS.digest
+    assert read_hf(str(tmp_path / "tokenizer.json")).digest == OURS.digest
 
 
 def test_ranks_with_special_tokens_between_them() -> None:

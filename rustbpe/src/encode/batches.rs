@@ -33,6 +33,8 @@ pub enum ColumnError {
 impl fmt::Display for ColumnError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ColumnError::Parquet(ParquetError::General(text) | ParquetError::EOF(text)) => formatter.write_str(text),
+            ColumnError::Parquet(ParquetError::External(error)) => error.fmt(formatter),
             ColumnError::Parquet(error) => error.fmt(formatter),
             ColumnError::Encode(error) => error.fmt(formatter),
             ColumnError::Stopped => formatter.write_str("stopped"),

@@ -39,7 +39,7 @@ impl PyBatches {
         threads: usize,
         around: (Option<u32>, Option<u32>),
     ) -> PyResult<PyBatches> {
-        let column = Column::open(&path, column).map_err(value_error)?;
+        let column = Column::open(&path, column).map_err(ColumnError::from).map_err(value_error)?;
         let rows = column.rows();
         let (sender, receiver) = sync_channel::<Sent>(READY);
         let (encoder, home): (_, Arc<Spare<I>>) = (encoder.encoder.clone(), I::home(encoder).clone());
