@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,34 +117,3 @@ def test_a_damaged_file_is_an_error_or_another_text_but_never_a_crash(tmp_path: 
         ids_of(path)
     except BadSource as error:
         assert str(error).count("\n") == 0
-
-
-LEAVES = """
-import sys, threading, time
-from nanochat.tokenizer.bpe import Tokenizer
-
-tokenizer = Tokenizer.load(sys.argv[1])
-
-def read():
-    while True:
-        list(tokenizer.encode_parquet(sys.argv[2], threads=2))
-
-def encode():
-    while True:
-        tokenizer.encode_batch(["some words to be encoded"] * 5_000, threads=2)
-
-for work in (read, encode):
-    threading.Thread(target=work, daemon=True).start()
-time.sleep(0.1)
-"""
-
-
-def test_a_process_ends_well_while_its_daemon_threads_encode(tmp_path: Path) -> None:
-    OURS.save(tmp_path / "vocabulary.json")
-    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
-    for _ in range(3):
-        left = subprocess.run(
-            [sys.executable, "-c", LEAVES, tmp_path / "vocabulary.json", tmp_path / "a.parquet"],
-            stderr=subprocess.PIPE, text=True, timeout=60,
-        )  # fmt: skip
-        assert (left.returncode, left.stderr) == (0, "")

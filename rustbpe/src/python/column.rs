@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use twox_hash::XxHash3_64;
 
-use super::{detached, lend, value_error, Int64s, Lendable, PyEncoder};
+use super::{lend, value_error, Int64s, Lendable, PyEncoder};
 use crate::column::{Column, Document};
 use crate::encode::{Batch, ColumnError};
 use crate::spare::Spare;
@@ -89,7 +89,7 @@ impl PyBatches {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<PyBatch>> {
-        let Some((lent, offsets, documents)) = detached(py, || self.receive()).map_err(value_error)? else {
+        let Some((lent, offsets, documents)) = py.detach(|| self.receive()).map_err(value_error)? else {
             return Ok(None);
         };
         Ok(Some(PyBatch { ids: lent(py)?, offsets: offsets.into_pyarray(py).unbind(), documents }))
@@ -127,7 +127,7 @@ impl PyBatch {
     /// XXH3 of each document: uint64.
     fn hashes<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
         let hash = |document: &Document| XxHash3_64::oneshot(document.bytes());
-        detached(py, || self.documents.iter().map(hash).collect::<Vec<_>>()).into_pyarray(py)
+        py.detach(|| self.documents.iter().map(hash).collect::<Vec<_>>()).into_pyarray(py)
     }
 
     /// The first bytes of a document.

@@ -21,11 +21,9 @@ use crate::train::{Counter, TrainError};
 use crate::vocab::Vocab;
 
 mod column;
-mod detached;
 mod pack;
 
 use column::{PyBatch, PyBatches};
-use detached::detached;
 
 type Int64s = PyArray1<i64>;
 /// An Arrow string array: its bytes (uint8) and its offsets (int32 or int64).
@@ -107,14 +105,14 @@ impl PyTrainer {
     fn add(&self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<()> {
         let texts = all_texts(&texts)?;
         let counter = self.counter()?;
-        detached(py, || counter.add(&texts)).map_err(value_error)
+        py.detach(|| counter.add(&texts)).map_err(value_error)
     }
 
     /// Counts a batch given as the buffers of Arrow string arrays.
     fn add_buffers(&self, py: Python<'_>, chunks: Vec<Chunk<'_>>) -> PyResult<()> {
         let texts = chunk_texts(&chunks)?;
         let counter = self.counter()?;
-        detached(py, || counter.add(&texts)).map_err(value_error)
+        py.detach(|| counter.add(&texts)).map_err(value_error)
     }
 
     /// Learns at most so many merges, once; `told(done)` is called now and then.
@@ -122,14 +120,14 @@ impl PyTrainer {
     fn merges(&mut self, py: Python<'_>, merges: usize, told: Option<Py<PyAny>>) -> PyResult<Vec<(u32, u32)>> {
         self.counter()?;
         let Some(counter) = self.counter.take() else { return Ok(Vec::new()) };
-        detached(py, || learn_and_tell(counter, merges, told.as_ref()))
+        py.detach(|| learn_and_tell(counter, merges, told.as_ref()))
     }
 
     /// Different pieces counted.
     #[getter]
     fn unique(&self, py: Python<'_>) -> PyResult<usize> {
         let counter = self.counter()?;
-        Ok(detached(py, || counter.unique()))
+        Ok(py.detach(|| counter.unique()))
     }
 }
 
@@ -245,7 +243,7 @@ impl PyEncoder {
     #[pyo3(signature = (merges, pattern=scheme::NANOCHAT))]
     fn new(py: Python<'_>, merges: Vec<(u32, u32)>, pattern: &str) -> PyResult<Self> {
         let splitter = Splitter::new(pattern).map_err(value_error)?;
-        let encoder = detached(py, || {
+        let encoder = py.detach(|| {
             let vocab = Vocab::from_merges(&merges)?;
             let rules = Rules::by_rank(&vocab);
             Ok::<_, String>(Encoder::new(splitter, vocab, rules, true))
@@ -266,7 +264,7 @@ impl PyEncoder {
         let splitter = Splitter::new(pattern).map_err(value_error)?;
         let tokens: Vec<Option<&[u8]>> =
             tokens.iter().map(|token| token.as_ref().map(|token| token.as_bytes())).collect();
-        let encoder = detached(py, || {
+        let encoder = py.detach(|| {
             let vocab = Vocab::from_tokens(&tokens)?;
             let rules = match merges {
                 Some(merges) => Rules::by_list(&vocab, &merges)?,
@@ -283,7 +281,7 @@ impl PyEncoder {
         let value = text(value)?;
         let ids = match value.len() {
             ..WORTH_IT_BYTES => self.encoder.encode(&value),
-            _ => detached(py, || self.encoder.encode(&value)),
+            _ => py.detach(|| self.encoder.encode(&value)),
         };
         ids.map_err(value_error)
     }
@@ -417,7 +415,7 @@ impl PyEncoder {
                 PyTypeError::new_err("`out` must be a writable, contiguous array of the type of the ids")
             })?;
             let slice = array.as_slice_mut()?;
-            let offsets = detached(py, || {
+            let offsets = py.detach(|| {
                 let mut sink = Buffer::new(slice);
                 self.encoder.encode_batch::<I, _, _>(texts, threads, before, after, &mut sink)
             });
@@ -428,7 +426,7 @@ impl PyEncoder {
             return Ok((view, offsets.into_pyarray(py)));
         }
         let home = I::home(self);
-        let encoded = detached(py, || {
+        let encoded = py.detach(|| {
             let mut ids = home.take(likely_ids(texts));
             let offsets = self.encoder.encode_batch(texts, threads, before, after, &mut ids)?;
             Ok((ids, offsets))

@@ -4,7 +4,7 @@ use numpy::{Element, IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::{detached, Int64s};
+use super::Int64s;
 use crate::pack as packing;
 
 fn rows<'py, Id: Copy + Send + Element>(
@@ -17,7 +17,7 @@ fn rows<'py, Id: Copy + Send + Element>(
     if row_tokens < 2 || usize::try_from(last).ok() != Some(ids.len()) || !offsets.is_sorted() {
         return Err(PyValueError::new_err("offsets do not fit the ids, or rows have less than 2 tokens"));
     }
-    let (filled, count, dropped) = detached(py, || {
+    let (filled, count, dropped) = py.detach(|| {
         let (plan, dropped) = packing::plan(offsets, row_tokens);
         let filled = ids.first().map_or_else(Vec::new, |&bos| packing::fill(ids, &plan, bos));
         let count = filled.len() / row_tokens;
