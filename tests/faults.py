@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +14,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["", "drop", "short", "torn", "busy", "broken"] | float
-"""Nothing; the connection is closed; half of the body is read or sent; half of it is sent as if it were all; HTTP 503;
-HTTP 500; or an answer after so many seconds."""
+Fault = (
+    Literal[
+        "", "drop", "lost", "short", "torn", "half", "empty", "busy", "broken", "unknown", "denied", "skewed",
+        "missing", "precondition", "page", "nothing",
+    ]
+    | float
+)  # fmt: skip
+"""Nothing; the connection is closed before or after the request was passed on; half of the body is read or sent; half
+of it is sent as if it were all; half of a listing, or none of it; what `ANSWERS` says, in place of the server's; or an
+answer after so many seconds."""
 XML = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
-REFUSALS = {
+PAGE = b"<!DOCTYPE html><html><head><title>Log in</title></head><body>Welcome to the hotel.</body></html>"
+ANSWERS = {
     "busy": (503, XML.format("SlowDown", "Reduce your request rate.").encode()),
     "broken": (500, XML.format("InternalError", "We are sorry.").encode()),
+    "unknown": (501, XML.format("NotImplemented", "A header you provided is not implemented.").encode()),
+    "denied": (403, XML.format("AccessDenied", "Access Denied.").encode()),
+    "skewed": (403, XML.format("RequestTimeTooSkewed", "The difference is too large.").encode()),
+    "missing": (404, XML.format("NoSuchKey", "The specified key does not exist.").encode()),
+    "precondition": (412, XML.format("PreconditionFailed", "A condition did not hold.").encode()),
+    "page": (200, PAGE),
+    "nothing": (200, b""),
 }
+ENTRY = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
 CHUNK_BYTES = 16_384
 
 
@@ -65,9 +82,10 @@ def faulty(
                 self.close_connection = True
                 return
             given = b"".join(self.paced(self.rfile.read, length))
-            if asked in REFUSALS:
-                status, said = REFUSALS[asked]
-                self.answer(status, {"Content-Type": "application/xml"}, said)
+            if asked in ANSWERS:
+                status, said = ANSWERS[asked]
+                kind = "text/html" if asked == "page" else "application/xml"
+                self.answer(status, {"Content-Type": kind}, b"" if self.command == "HEAD" else said)
                 return
             connection = http.client.HTTPConnection(behind, timeout=30)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -75,8 +93,16 @@ def faulty(
                 connection.putheader(name, value)
             connection.endheaders(given)
             answer = connection.getresponse()
-            body = answer.read()
+            body = answer.read()  # of HEAD: none
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+            if asked == "lost":
+                self.close_connection = True
+                return
+            if asked in ("half", "empty"):
+                entries = ENTRY.findall(body)
+                for entry in entries[len(entries) // 2 if asked == "half" else 0 :]:
+                    body = body.replace(entry, b"")
+                headers["Content-Length"] = str(len(body))
             if asked == "torn":
                 body = body[: len(body) // 2]
                 headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
