@@ -34,6 +34,17 @@ def s3_endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
 
 
+AWS_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE",
+)  # fmt: skip
+
+
+def aws_variables() -> dict[str, str]:
+    """`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, …: those that are set, as the S3 client will read them."""
+    return {name: os.environ[name] for name in AWS_VARIABLES if os.environ.get(name)}
+
+
 def prefect_api_url() -> str:
     """`PREFECT_API_URL`: the Prefect server to run on; none means one is started for the run."""
     return os.environ.get("PREFECT_API_URL", "")

@@ -127,9 +127,9 @@ class AliasTarget(BaseModel):
 class Store:
     """The artifacts under one root URL. Threads may share it."""
 
-    def __init__(self, url: str, cache: Path) -> None:
-        self.objects = Objects(url)
-        if not self.objects.local:
+    def __init__(self, url: str, cache: Path, *, read_only: bool = False) -> None:
+        self.objects = Objects(url, read_only=read_only)
+        if not read_only:
             self.objects.make_bucket()
             self.objects.probe()
         self.asked: set[tuple[str, str]] = set()
@@ -152,7 +152,8 @@ class Store:
         manifest = self.read(stage, key)
         if manifest is None:
             return None
-        there = {entry.path: entry.size for entry in self.objects.list(f"{manifest.folder}/{manifest.payload}")}
+        place = f"{manifest.folder}/{manifest.payload}"
+        there = {entry.path: entry.size for entry in self.objects.list(place, everything=True)}
         if all(there.get(f"{manifest.folder}/{manifest.payload}/{file.path}") == file.size for file in manifest.files):
             return manifest
         self.remove(manifest)
@@ -214,7 +215,7 @@ class Store:
         if current and current.payload == manifest.payload:
             self.objects.delete([f"{manifest.folder}/manifest.json"])
         place = f"{manifest.folder}/{manifest.payload}"
-        self.objects.delete(entry.path for entry in self.objects.list(place))
+        self.objects.delete(entry.path for entry in self.objects.list(place, everything=True))
         with self._lock:
             self._verified.pop(place, None)
 

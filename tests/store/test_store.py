@@ -14,8 +14,9 @@ import pytest
 
 from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, StoreError, StoreUnreachable
 from nanochat.store.artifacts import Manifest, Store
-from nanochat.store.objects import Objects, _without_login
+from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
+from nanochat.store.s3 import _without_login
 
 KEY = "k" * 64
 
