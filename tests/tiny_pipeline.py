@@ -22,6 +22,7 @@ from nanochat.config import (
     ReportConfig,
     SFTConfig,
 )
+from nanochat.errors import DamagedArtifact
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
 from nanochat.profiles import override, profile
@@ -144,7 +145,15 @@ def _save_model(out: Path, vocabulary: Path) -> None:
 
 
 def _read(*artifacts: Artifact) -> int:
-    return sum(len(file.read_bytes()) for each in artifacts for file in each.path.rglob("*") if file.is_file())
+    """Bytes of all their files."""
+    count = 0
+    for each in artifacts:
+        for file in each.manifest.files:
+            data = (each.path / file.path).read_bytes()
+            if len(data) != file.size:
+                raise DamagedArtifact(f"`{file.path}` of {each.stage} has {len(data)} bytes.")
+            count += len(data)
+    return count
 
 
 def _count(out: Path, *artifacts: Artifact) -> Metrics:

@@ -13,7 +13,6 @@ what it did, and waits for the other's. Bump `version` when the meaning of a sta
 
 from __future__ import annotations
 
-import errno
 import importlib
 import inspect
 import shutil
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from nanochat.config import Compute, Config
-from nanochat.errors import NoSpace, StageFailed, WrongKind
+from nanochat.errors import NanochatError, StageFailed, WrongKind, from_disk
 from nanochat.progress import Progress
 from nanochat.stages.meeting import meet
 from nanochat.store.artifacts import Artifact, Store, compute_key
@@ -157,15 +156,12 @@ class Stage:
                 producer=describe_producer(started, run=run_name),
             )
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise NoSpace(
-                    f"No space left for the stage `{self.name}` ({error.filename or folder_root}).",
-                    hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
-                ) from error
-            raise
-        # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
-        if held.holds():
-            store.objects.delete([entry.path for entry in store.objects.list(_checkpoints(key))])
+            raise from_disk(error, f"The stage `{self.name}`") from error
+        # A store that fails now does not fail what is published: `nanochat gc` finds these checkpoints too.
+        with suppress(NanochatError):
+            # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
+            if held.holds():
+                store.objects.delete([entry.path for entry in store.objects.list(_checkpoints(key))])
         shutil.rmtree(context.folder, ignore_errors=True)
         return store.artifact(manifest, reused=False)
 
