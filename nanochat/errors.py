@@ -132,14 +132,14 @@ PASSING = frozenset(
 
 
 def from_disk(error: OSError, what: str) -> NanochatError:
-    """The error for what the file system said; `what` begins the sentence: "The stage `pack`"."""
+    """The error for what the file system said; `what` needed it, as inside a sentence: "the stage `pack`"."""
     where = f" (`{error.filename}`)" if error.filename else ""
     if error.errno in FULL:
         return NoSpace(
-            f"{what} has no space left on the disk{where}.",
+            f"No space left for {what}{where}.",
             hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
         )
-    said = f"{what} cannot use a file: {error.strerror or error}{where}."
+    said = f"{what[:1].upper()}{what[1:]} cannot use a file: {error.strerror or error}{where}."
     if error.errno in PASSING:
         return DiskFailed(said, hint="Try again; if that does not help, look at the disk.")
     return DiskRefused(said, hint="Check the folder and its permissions, or choose another one.")

@@ -316,10 +316,16 @@ def summary(there: Objects) -> dict[str, Any]:
     """What a store means, without times and random names. Leases pass by themselves: waiting for them is counted."""
     there = {path: data for path, data in there.items() if not TEMPORARY.search(path)}
     small = {path: data.decode() for path, data in there.items() if path.startswith(("v1/aliases/", "v1/sources/"))}
-    saved = {path.rpartition("/")[0].rpartition("-")[0] for path in there if re.match("v1/checkpoints/.*/manifest", path)}
+    published = manifests(there)
+    keys = {key for _, key in published}  # of these, checkpoints may be left: `gc` finds them
+    saved = {
+        path.rpartition("/")[0].rpartition("-")[0]
+        for path in there
+        if re.match("v1/checkpoints/.*/manifest", path) and path.split("/")[2] not in keys
+    }
     states = [json.loads(data)["state"] for path, data in there.items() if path.startswith("v1/runs/")]
     return {
-        **{f"{stage}/{key[:8]}": each.digest for (stage, key), each in manifests(there).items()},
+        **{f"{stage}/{key[:8]}": each.digest for (stage, key), each in published.items()},
         **small,
         **{path: "" for path in there if path.startswith("v1/pins/")},
         **{path: "" for path in saved},

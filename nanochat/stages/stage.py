@@ -156,7 +156,7 @@ class Stage:
                 producer=describe_producer(started, run=run_name),
             )
         except OSError as error:
-            raise from_disk(error, f"The stage `{self.name}`") from error
+            raise from_disk(error, f"the stage `{self.name}`") from error
         # A store that fails now does not fail what is published: `nanochat gc` finds these checkpoints too.
         with suppress(NanochatError):
             # Whoever took over before we published may train from them; whoever takes over later finds the artifact.

@@ -230,7 +230,7 @@ class Checkpoints:
         except dcp.CheckpointException as error:
             met = [each for each, _stack in error.failures.values() if isinstance(each, OSError)]
             if met:
-                raise from_disk(met[0], f"A checkpoint in `{spool}`") from error
+                raise from_disk(met[0], f"a checkpoint in `{spool}`") from error
             raise StageFailed(f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.") from error
         for file in writer.files:
             patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
@@ -367,7 +367,7 @@ def _as_ours(error: Exception) -> NanochatError:
     if isinstance(error, NanochatError):
         return error
     if isinstance(error, OSError):
-        return from_disk(error, "A checkpoint")
+        return from_disk(error, "a checkpoint")
     return StageFailed(f"A checkpoint could not be written: {type(error).__name__}: {_sentence(error)}.")
 
 
