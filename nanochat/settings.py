@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nanochat.errors import BadConfig
+
 
 def home() -> Path:
     """`NANOCHAT_HOME`: where the store, the caches, the logs and our Prefect server live (`.nanochat` here)."""
@@ -19,6 +21,18 @@ def store_url() -> str:
 def cache_bytes() -> int:
     """`NANOCHAT_CACHE_GB`: size limit of the local copies of a remote store's payloads (100)."""
     return int(float(os.environ.get("NANOCHAT_CACHE_GB", "100")) * 1e9)
+
+
+def trash_hours() -> float:
+    """`NANOCHAT_TRASH_HOURS`: how long `nanochat gc` keeps what it deletes, so that it can be taken back (24)."""
+    text = os.environ.get("NANOCHAT_TRASH_HOURS", "") or "24"
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
+    if not 0 <= hours < float("inf"):
+        raise BadConfig(f"`NANOCHAT_TRASH_HOURS` is `{text}`, which is no number of hours.", hint="0 keeps nothing.")
+    return hours
 
 
 def rows_cache_bytes() -> int:

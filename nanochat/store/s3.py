@@ -162,7 +162,8 @@ class Bucket:
                 answer = self._call("get_object", path)
             try:
                 with self._answers(path):
-                    return answer, sync(self._s3.loop, answer["Body"].read)
+                    data: Any = sync(self._s3.loop, answer["Body"].read)
+                    return answer, data
             except StoreUnreachable:
                 if not tries_left:
                     raise
