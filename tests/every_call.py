@@ -93,7 +93,13 @@ class Action:
     done_already: type[NanochatError] | None = None
     """The error that says that there is nothing left to do."""
     deletes: bool = False
-    """It takes things out; a listing or read that lies may mislead it, and what it took can then be restored."""
+    """It takes things out; a listing or read that lies may mislead it."""
+    trash: bool = False
+    """What it takes out is in the trash."""
+
+
+class Printed(NanochatError):
+    """What a command printed as its error before it ended with 1; whether it was transient is not known."""
 
 
 class Endless(BaseException):
@@ -292,7 +298,8 @@ def _outcome(
     if not sentence or "\n" in sentence or "Traceback" in sentence or not sentence.rstrip().endswith((".", "?", "!")):
         wrong.append(f"it did not end with a sentence: {sentence!r}")
     known = trial.fault.transient
-    if trial.lasts and met and known is not None and error.transient != known and not isinstance(error, NoSpace):
+    told = known is not None and not isinstance(error, NoSpace | Printed)
+    if trial.lasts and met and told and error.transient != known:
         wrong.append(f"its error is {'transient' if error.transient else 'permanent'}: {type(error).__name__} {error}")
     return wrong
 
@@ -341,14 +348,17 @@ def _difference(wanted: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _losses(action: Action, trial: Trial, before: Objects, after: Objects, there: Objects) -> list[str]:
-    """What was there, stays in an undisturbed run, and has gone or changed."""
-    lost = [
-        path
-        for path, data in before.items()
-        if after.get(path) == data and there.get(path) != data and not TEMPORARY.search(path)
-    ]
-    if action.deletes and not trial.fault.honest:  # misled; it can be taken back
-        lost = [path for path in lost if not any(kept.endswith(path.removeprefix("v1/")) for kept in there if "/trash/" in kept)]
+    """What was there and has gone or changed, though an undisturbed run leaves it, or keeps it in the trash."""
+    trash = {path.partition("/objects/")[2]: data for path, data in there.items() if path.startswith("v1/trash/")}
+    lost = []
+    for path, data in before.items():
+        meant = after.get(path) != data or (action.deletes and not trial.fault.honest)
+        if there.get(path) == data or TEMPORARY.search(path) or path.startswith("v1/leases/"):
+            continue
+        if meant and not (action.trash and path.startswith(("v1/artifacts/", "v1/checkpoints/"))):
+            continue
+        if not meant or trash.get(path) != data:
+            lost.append(path)
     return [f"lost: {', '.join(lost[:3])} ({len(lost)} in all)"] if lost else []
 
 
@@ -370,6 +380,8 @@ def _wrongs(before: Objects, after: Objects, there: Objects) -> list[str]:
         for file in manifest.files:
             data = there.get(f"{place}/{file.path}")
             if data is None or hashlib.sha256(data).hexdigest() != file.sha256:
+                if before.get(f"{place}/{file.path}", b"") == data:  # damaged from the start
+                    continue
                 wrong.append(f"{manifest.folder}: `{file.path}` is {'missing' if data is None else 'damaged'}")
     for path, data in there.items():
         if TEMPORARY.search(path):

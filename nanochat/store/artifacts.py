@@ -24,6 +24,7 @@ from nanochat.errors import (
     StoreError,
     StoreUnreachable,
     WrongKind,
+    from_disk,
 )
 from nanochat.store.aliases import Aliases, Target, is_alias
 from nanochat.store.cache import Cache
@@ -428,7 +429,7 @@ def references(given: Artifact | list[Artifact]) -> list[InputRef]:
 
 
 def _problem(path: Path, file: FileEntry) -> str:
-    """What is wrong with a local file; raises `StoreError` when it cannot be read."""
+    """What is wrong with a local file; raises a `NanochatError` when it cannot be read."""
     try:
         size = path.stat().st_size
         if size != file.size:
@@ -438,11 +439,11 @@ def _problem(path: Path, file: FileEntry) -> str:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise StoreError(f"`{path}` cannot be read: {error.strerror}.", hint="Look at the disk.") from error
+        raise from_disk(error, "the store") from error
     else:
         return ""
     try:
         refuse_dead_link(path)
     except OSError as error:
-        raise StoreError(f"`{path}` cannot be read: {error.strerror} (`{error.filename}`).") from error
+        raise from_disk(error, "the store") from error
     return f"`{file.path}` is missing"
