@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 Fault = (
     Literal[
-        "", "drop", "lost", "short", "torn", "half", "empty", "busy", "broken", "unknown", "denied", "skewed",
-        "missing", "precondition", "page", "nothing",
+        "", "drop", "lost", "short", "torn", "half", "empty", "busy", "broken", "forbidden", "unknown", "skewed",
+        "missing", "precondition", "page", "welcome", "nothing",
     ]
     | float
 )  # fmt: skip
@@ -25,16 +25,16 @@ Fault = (
 of it is sent as if it were all; half of a listing, or none of it; what `ANSWERS` says, in place of the server's; or an
 answer after so many seconds."""
 XML = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
-PAGE = b"<!DOCTYPE html><html><head><title>Log in</title></head><body>Welcome to the hotel.</body></html>"
 ANSWERS = {
     "busy": (503, XML.format("SlowDown", "Reduce your request rate.").encode()),
     "broken": (500, XML.format("InternalError", "We are sorry.").encode()),
-    "unknown": (501, XML.format("NotImplemented", "A header you provided is not implemented.").encode()),
-    "denied": (403, XML.format("AccessDenied", "Access Denied.").encode()),
+    "forbidden": (403, XML.format("AccessDenied", "Access Denied.").encode()),
+    "unknown": (501, XML.format("NotImplemented", "A header implies what is not implemented.").encode()),
     "skewed": (403, XML.format("RequestTimeTooSkewed", "The difference is too large.").encode()),
     "missing": (404, XML.format("NoSuchKey", "The specified key does not exist.").encode()),
     "precondition": (412, XML.format("PreconditionFailed", "A condition did not hold.").encode()),
-    "page": (200, PAGE),
+    "page": (404, b"<!DOCTYPE html><html><body>Not found</body></html>"),
+    "welcome": (200, b"<!DOCTYPE html><html><body>Welcome to the network</body></html>"),
     "nothing": (200, b""),
 }
 ENTRY = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
@@ -85,7 +85,7 @@ def faulty(
             given = b"".join(self.paced(self.rfile.read, length))
             if asked in ANSWERS:
                 status, said = ANSWERS[asked]
-                kind = "text/html" if asked == "page" else "application/xml"
+                kind = "text/html" if asked in ("page", "welcome") else "application/xml"
                 self.answer(status, {"Content-Type": kind}, b"" if self.command == "HEAD" else said)
                 return
             connection = http.client.HTTPConnection(behind, timeout=30)

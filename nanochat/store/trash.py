@@ -134,15 +134,20 @@ def finish(store: Store, record: Record, parts: Sequence[Part]) -> None:
 
 
 def complete(store: Store, record: Record) -> None:
-    """Writes down that a deletion that had been stopped is over, unless a payload of it is still in its place."""
+    """Writes down that a deletion that had been stopped is over, unless a payload of it is still in its place.
+
+    What it did not reach, what was taken back and what was made again is its part no more.
+    """
+    held = {entry.path for entry in store.objects.list(f"{record.folder}/objects", everything=True)}
     parts: list[Part] = []
     for part in record.parts:
         if part.what == "artifact":
-            if store.objects.size(part.manifest_path) is not None:  # taken back, or made again
+            if record.place(part.manifest_path) not in held or store.objects.size(part.manifest_path) is not None:
                 continue
             if any(store.objects.size(path) is not None for path in part.paths):
                 return
-        parts.append(part)
+        if not part.paths or any(record.place(path) in held for path in part.paths):
+            parts.append(part)
     finish(store, record, parts)
 
 

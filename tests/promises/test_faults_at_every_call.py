@@ -102,7 +102,7 @@ class S3Fault:
 GETS, PUTS, LISTS = frozenset({"GET"}), frozenset({"PUT", "POST"}), frozenset({"LIST"})
 EVERY = GETS | PUTS | LISTS | {"HEAD", "DELETE"}
 S3_FAULTS = (
-    S3Fault("403", "denied", EVERY, transient=False),
+    S3Fault("403", "forbidden", EVERY, transient=False),
     S3Fault("404", "missing", EVERY - PUTS, honest=False),
     S3Fault("412", "precondition", PUTS, honest=False),
     S3Fault("500", "broken", EVERY, transient=True),
@@ -115,7 +115,8 @@ S3_FAULTS = (
     S3Fault("torn body", "torn", GETS, honest=False),
     S3Fault("half of a listing", "half", LISTS, honest=False),
     S3Fault("empty listing", "empty", LISTS, honest=False),
-    S3Fault("an HTML page", "page", GETS | LISTS | PUTS),
+    S3Fault("an HTML page with 200", "welcome", GETS | LISTS | PUTS),
+    S3Fault("an HTML page with 404", "page", EVERY - {"HEAD"}, transient=True),
     S3Fault("200 without a body", "nothing", GETS | LISTS | PUTS),
     S3Fault("clock is wrong", "skewed", EVERY, transient=None),
     S3Fault("time-out", 1.0, EVERY, transient=True),
@@ -160,7 +161,7 @@ class Line:
         try:
             fault = choose(request) if choose else None
         except BaseException:  # it asks without end: let it fail
-            return "denied"
+            return "forbidden"
         return fault.does if fault and request.kind in fault.calls else ""
 
 
