@@ -377,7 +377,8 @@ class Store:
             except FileNotFoundError:
                 problem, came = f"`{file.path}` is missing", None
             finally:
-                scratch.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    scratch.unlink()
             if self.objects.size(path) != (came and came.size):
                 raise StoreUnreachable(f"The store {self.objects.root} does not send all of `{path}`.")
             if came is None or came == before:

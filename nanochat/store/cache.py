@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from nanochat import settings
+from nanochat.errors import from_disk
 from nanochat.store.manifest import Manifest
 
 DOWNLOADS_AT_ONCE = 8
@@ -36,7 +37,35 @@ class Cache:
         self._claims: IO[str] | None = None
 
     def folder(self, manifest: Manifest, download: Callable[[str, Path], None]) -> Path:
-        """The payload's local folder, downloaded if it is not here in full. The caller verifies it."""
+        """The payload's local folder, downloaded if it is not here in full. The caller verifies it.
+
+        Raises a `NanochatError` when the disk fails, as the other methods do.
+        """
+        with self._on_disk():
+            return self._folder(manifest, download)
+
+    def forget(self, digest: str) -> None:
+        """Drops a copy that turned out to be damaged."""
+        with self._on_disk(), self._alone():
+            self._discard(self.root / "payloads" / digest)
+
+    def scratch(self) -> Path:
+        """A fresh name for a file or folder that its user deletes."""
+        with self._on_disk():
+            folder = self.root / "incoming"
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder / uuid.uuid4().hex
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise from_disk(error, f"the cache `{self.root}`") from error
+
+    def _folder(self, manifest: Manifest, download: Callable[[str, Path], None]) -> Path:
         place = self.root / "payloads" / manifest.digest
         with self._alone():
             self._claim(manifest.digest)
@@ -57,19 +86,6 @@ class Cache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return place
-
-    def forget(self, digest: str) -> None:
-        """Drops a copy that turned out to be damaged."""
-        with self._alone():
-            self._discard(self.root / "payloads" / digest)
-
-    def scratch(self) -> Path:
-        """A fresh name for a file or folder that its user deletes."""
-        folder = self.root / "incoming"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / uuid.uuid4().hex
-
-    # --- inside ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

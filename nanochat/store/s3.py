@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from botocore import exceptions as boto
 from fsspec.asyn import sync
 
 from nanochat import settings
-from nanochat.errors import BadConfig, DamagedAnswer, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import FULL, BadConfig, DamagedAnswer, StoreError, StoreUnreachable, from_disk
 from nanochat.store.address import Address
 from nanochat.store.backend import Entry, Unfinished
 from nanochat.store.names import is_foreign
@@ -28,7 +27,6 @@ ABSENT = ("NoSuchKey", "NoSuchUpload")
 """Error codes with which a server says that there is no such object. A missing bucket, or a page of a proxy with the
 status 404, says nothing about the object."""
 UNKNOWN_TO_THE_SERVER = (501, 505)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Bucket:
@@ -238,7 +236,7 @@ class Bucket:
         except (OSError, boto.ClientError) as error:
             answer = _answer(error)
             if not answer and isinstance(error, OSError) and (error.filename or error.errno in FULL):
-                raise _here(error) from error
+                raise from_disk(error, "a transfer to or from the store") from error
             raised = self._from_answer(what, answer, error, absent)
             if raised is error:
                 raise
@@ -321,13 +319,6 @@ def _of_aiohttp() -> type[Exception]:
     import aiohttp  # noqa: PLC0415 - a tenth of a second, in every process that opens a store
 
     return aiohttp.ClientError
-
-
-def _here(error: OSError) -> StoreError | NoSpace:
-    """An error of this machine's disk: of the file that is sent, or of the copy."""
-    if error.errno in FULL:
-        return NoSpace(f"No space left for `{error.filename or 'a copy'}`.", hint="Free some.")
-    return StoreError(f"`{error.filename}` cannot be used: {_sentence(error)}.")
 
 
 def _answer(error: BaseException) -> Any:
