@@ -420,7 +420,7 @@ def _files(folder: Path) -> list[str]:
     try:
         return sorted(path.relative_to(folder).as_posix() for path, _ in walk(folder))
     except OSError as error:
-        raise StoreError(f"`{error.filename}` cannot be published: {error.strerror}.") from error
+        raise from_disk(error, "an artifact that is to be published") from error
 
 
 def references(given: Artifact | list[Artifact]) -> list[InputRef]:

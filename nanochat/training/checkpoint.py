@@ -302,6 +302,8 @@ class Checkpoints:
                     problem = error
                 except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
                     problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
+                except OSError as error:  # of the local copy
+                    problem = from_disk(error, "a checkpoint")
             problem = next((each for each in self._all(problem) if each is not None), None)
             if isinstance(problem, NanochatError):
                 raise problem

@@ -90,21 +90,26 @@ def fill(url: str, cache: Path) -> str:
     return record.record.id
 
 
-def run(folder: Path, url: str, run_id: str, refused: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Runs every reading command in one process; which failed, and what was tried."""
+def reading(folder: Path, url: str, run_id: str) -> list[list[str]]:
+    """Every reading command, with all its arguments."""
     commands = []
     for number, (name, forms) in enumerate(READING.items()):
         for place, form in enumerate(forms):
             out = str(folder / f"out-{number}-{place}")
             given = [{"RUN": run_id, "OUT": out}.get(each, each) for each in form]
             commands.append([name, *given, *([] if name in NO_STORE else ["--store", url])])
+    return commands
+
+
+def run(folder: Path, commands: list[list[str]], refused: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Runs commands in one process; which failed, what they said, and what was tried."""
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, refused, json.dumps(commands)], capture_output=True, text=True, check=False,
         env={**os.environ, **environment, "NANOCHAT_HOME": str(folder / "home")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "errors": done.stderr}
 
 
 def failed(said: dict[str, Any]) -> list[str]:
@@ -131,7 +136,7 @@ def test_on_a_disk(tmp_path: Path) -> None:
     root = tmp_path / "store"
     run_id = fill(str(root), tmp_path / "cache")
     before = snapshot(root)
-    found = run(tmp_path, str(root), run_id, str(root), {})
+    found = run(tmp_path, reading(tmp_path, str(root), run_id), str(root), {})
     assert found["tried"] == []
     assert failed(found["said"]) == ["chat", "verify"]
     assert snapshot(root) == before
@@ -139,7 +144,7 @@ def test_on_a_disk(tmp_path: Path) -> None:
 
 def test_where_there_is_no_store_none_is_made(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    found = run(tmp_path, str(root), "none", str(root), {})
+    found = run(tmp_path, reading(tmp_path, str(root), "none"), str(root), {})
     assert found["tried"] == []
     assert not root.exists()
 
@@ -154,7 +159,7 @@ def test_on_s3(s3_server: dict[str, str], root_s3: str, tmp_path: Path) -> None:
         return method in ("PUT", "POST", "DELETE")
 
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "forbidden", changes) as (address, tried):
-        found = run(tmp_path, root_s3, run_id, "", {"AWS_ENDPOINT_URL": address})
+        found = run(tmp_path, reading(tmp_path, root_s3, run_id), "", {"AWS_ENDPOINT_URL": address})
     assert tried == []
     assert failed(found["said"]) == ["chat", "verify"]
     assert [(entry, store.objects.read(entry.path)) for entry in store.objects.list("v1", everything=True)] == before
@@ -163,6 +168,41 @@ def test_on_s3(s3_server: dict[str, str], root_s3: str, tmp_path: Path) -> None:
 @pytest.mark.s3
 def test_a_bucket_that_is_missing_is_not_made(s3_server: dict[str, str], tmp_path: Path) -> None:
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "", lambda method, _: method != "GET") as (address, tried):
-        found = run(tmp_path, "s3://never-made/x", "none", "", {**s3_server, "AWS_ENDPOINT_URL": address})
+        found = run(
+            tmp_path, reading(tmp_path, "s3://never-made/x", "none"), "", {**s3_server, "AWS_ENDPOINT_URL": address}
+        )
     assert tried == []
     assert all(code == 1 for command, code in found["said"].items() if "--store" in command)
+
+
+def changing(url: str, run_id: str) -> list[list[str]]:
+    """Commands that also read in another form, in the form that changes something."""
+    forms = [
+        ["gc", "--delete", "--keep-runs", "0", "--min-age-hours", "0"], ["gc", "--restore"], ["verify", "--repair"],
+        ["alias", "new", "kept"], ["alias", "--remove", "kept"], ["runs", "--pin", run_id], ["runs", "--unpin", run_id],
+    ]  # fmt: skip
+    return [[*form, "--store", url] for form in forms]
+
+
+def test_commands_that_change_a_disk_that_refuses_say_so(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    run_id = fill(str(root), tmp_path / "cache")
+    before = snapshot(root)
+    commands = changing(str(root), run_id)
+    found = run(tmp_path, commands, str(root), {})
+    assert set(found["said"].values()) == {1}
+    assert found["errors"].count("cannot be written") == len(commands), found["errors"]
+    assert snapshot(root) == before
+
+
+@pytest.mark.s3
+def test_commands_that_change_a_bucket_that_refuses_say_so(
+    s3_server: dict[str, str], root_s3: str, tmp_path: Path
+) -> None:
+    run_id = fill(root_s3, tmp_path / "cache")
+    commands = changing(root_s3, run_id)
+    writes = ("PUT", "POST", "DELETE")
+    with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "forbidden", lambda method, _: method in writes) as (url, _):
+        found = run(tmp_path, commands, "", {"AWS_ENDPOINT_URL": url})
+    assert set(found["said"].values()) == {1}
+    assert found["errors"].count("Access Denied") == len(commands), found["errors"]
