@@ -6,7 +6,7 @@ before: once more with the fault, and again without. What must hold:
 - objects that were there are there, as they were, unless the action is meant to change them;
 - each manifest is of an artifact that an undisturbed run has, and its payload is whole; aliases, pins and checkpoints
   likewise;
-- the action succeeded, and said and left what it should; or raised a `NanochatError`, which is transient if the fault is;
+- the action succeeded, and said and left what it should; or raised a `NanochatError`, transient as the fault is;
 - without the fault it then succeeds, does not wait for longer than a lease lasts, and leaves what it should.
 """
 
@@ -68,10 +68,12 @@ class Call(Protocol):
 class Backend(Protocol):
     """Where the faults are, and the store that they may hurt."""
 
-    faults: tuple[Any, ...]
-    url: str
-    home: Path
-
+    @property
+    def faults(self) -> tuple[Any, ...]: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def home(self) -> Path: ...
     def watched(self, choose: Callable[[Any], Any]) -> AbstractContextManager[list[Any]]: ...
     def objects(self) -> dict[str, bytes]: ...
     def reset(self, to: Objects) -> None: ...

@@ -24,7 +24,8 @@ from nanochat.store.objects import Objects
 
 POLL_S = 0.5
 MOST_REFUSALS = 20
-"""So many times in a row a store may refuse to create a lease and then say that there is none."""
+"""So many times in a row a store may refuse to create a lease and then say that there is none, or refuse to replace what
+it has just shown."""
 RELEASE_PAUSES_S = (0.2, 1.0, 0.0)
 """Between tries to give a lease back; nobody else has to wait for it to run out then."""
 
@@ -116,6 +117,11 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
     told, seen, since, refusals = "", b"", time.monotonic(), 0
     while True:
+        if refusals == MOST_REFUSALS:
+            raise StoreError(
+                f"The store {objects.root} refuses to write `{path}`, and does not show why.",
+                hint="Does the store honour conditional writes, and is no proxy before it?",
+            )
         mine = _record(holder, 1, ttl_s)
         if objects.create(path, mine):
             return Held(objects, path, mine)
@@ -123,23 +129,18 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
             now = objects.read(path)
         except FileNotFoundError:  # it was released in between
             refusals += 1
-            if refusals == MOST_REFUSALS:
-                raise StoreError(
-                    f"The store {objects.root} refuses to create `{path}`, and says that it is not there.",
-                    hint="Does the store honour create-only writes, and is no proxy before it?",
-                ) from None
             time.sleep(min(POLL_S, ttl_s / 4) if refusals > 1 else 0.0)
             continue
-        refusals = 0
         if now == mine:  # the answer to a first try was lost, and only the second refused
             return Held(objects, path, mine)
         other = _parse(now)
         if now != seen:
-            seen, since = now, time.monotonic()
+            seen, since, refusals = now, time.monotonic(), 0
         if time.monotonic() - since > other.get("ttl_s", ttl_s) or _is_gone(other.get("process")):
             mine = _record(holder, other.get("fence", 0) + 1, ttl_s)
             if objects.swap(path, mine, now):
                 return Held(objects, path, mine)
+            refusals += 1
         if (name := other.get("holder", "another run")) != told:
             told = name
             on_wait(name)
