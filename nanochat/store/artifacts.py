@@ -20,6 +20,7 @@ from nanochat.errors import (
     DamagedAnswer,
     DamagedArtifact,
     NanochatError,
+    NoSpace,
     NotFound,
     StoreError,
     StoreUnreachable,
@@ -136,7 +137,8 @@ class Store:
         self.objects = Objects(url, read_only=read_only)
         if not read_only:
             self.objects.make_bucket()
-            self.objects.probe()
+            with contextlib.suppress(NoSpace):  # whoever needs room is told; a full store can still be cleared up
+                self.objects.probe()
         self.asked: set[tuple[str, str]] = set()
         """Stage and key of all that this process asked for or published; noted before the store is asked."""
         self._cache = Cache(cache)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from nanochat.errors import DamagedArtifact, NewerFormat, NotFound, StoreError
+from nanochat.cli.keep import gc
+from nanochat.errors import BadConfig, DamagedArtifact, NewerFormat, NoSpace, NotFound, StoreError
 from nanochat.store import retention, trash
 from nanochat.store.artifacts import Store
 from tests.store.test_retention import collect, key, later, publish, there
@@ -264,3 +267,44 @@ def test_a_clock_that_is_wrong_deletes_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(StoreError, match=r"9600\.0 hours ahead"):
         retention.delete(store, planned)
     assert there(store) == ALL
+
+
+def test_a_full_disk_can_be_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = shelf(tmp_path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    with pytest.raises(NoSpace, match="--trash-hours 0"):
+        collect(store)
+    assert there(store) == ALL
+    collect(store, trash_hours=0)
+    assert there(store) == NEEDED
+
+
+def test_the_commands_say_what_they_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    store, url = shelf(tmp_path), str(tmp_path / "store")
+    gc(keep_runs=0, min_age_hours=0, delete=True, store=url)
+    (record,) = [each.record for each in trash.deletions(store)]
+    assert f"`nanochat gc --restore {record.id}` takes this back" in capsys.readouterr().out
+    gc(store=url)
+    assert f"In the trash: {record.id}" in capsys.readouterr().out
+    gc(record.id, restore=True, store=url)
+    assert f"restored artifact download/{key('c')}" in capsys.readouterr().out
+    assert there(store) == ALL
+    for wrong in ({"trash_id": "x"}, {"restore": True, "delete": True}, {"trash_hours": -1.0}, {"keep_runs": -1},
+                  {"min_age_hours": float("nan")}, {"trash_hours": float("inf")}):  # fmt: skip
+        with pytest.raises(BadConfig):
+            gc(**wrong, store=url)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_hours_that_are_none_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOCHAT_TRASH_HOURS", text)
+    with pytest.raises(BadConfig, match=f"NANOCHAT_TRASH_HOURS` is `{text}`"):
+        retention.plan(shelf(tmp_path))
