@@ -111,7 +111,7 @@ class _Watch:
     def _path(self, given: Any) -> str:
         try:
             if isinstance(given, int):
-                return os.readlink(f"/proc/self/fd/{given}")
+                return str(Path(f"/proc/self/fd/{given}").readlink())
             return os.path.abspath(os.fsdecode(given))  # noqa: PTH100 - `Path.absolute` keeps `..`
         except (OSError, TypeError, ValueError):
             return ""

@@ -94,6 +94,8 @@ class Action:
     """What a success must have left outside the store, as text."""
     done_already: type[NanochatError] | None = None
     """The error that says that there is nothing left to do."""
+    may_leave_more: bool = False
+    """What it could not remove may be left: the next one removes it."""
     deletes: bool = False
     """It takes things out; a listing or read that lies may mislead it."""
     trash: bool = False
@@ -230,8 +232,8 @@ def drill(action: Action, backend: Backend, before: Objects, *, at_most: int = 0
                 wrong.append(f"afterwards it does not work: {again.broke or again.error}")
             elif again.slept_s > LEASE_S:
                 wrong.append(f"afterwards it waits for {again.slept_s:.0f} s")
-            elif (now := summary(backend.objects())) != wanted and not (action.deletes and not trial.fault.honest):
-                wrong.append(f"afterwards it leaves something else: {_difference(wanted, now)}")
+            elif not (action.deletes and not trial.fault.honest):
+                wrong += _differences(action, wanted, summary(backend.objects()))
             if wrong:
                 where = f"{action.name}: {trial} ({', '.join(str(call) for call in met[:2]) or 'met nothing'})"
                 found.violations.append("\n  ".join([where, *wrong]))
@@ -342,11 +344,13 @@ def summary(there: Objects) -> dict[str, Any]:
     }
 
 
-def _difference(wanted: dict[str, Any], now: dict[str, Any]) -> str:
+def _differences(action: Action, wanted: dict[str, Any], now: dict[str, Any]) -> list[str]:
     missing = [name for name in wanted if name not in now]
-    extra = [name for name in now if name not in wanted]
+    extra = [name for name in now if name not in wanted and not action.may_leave_more]
     other = [name for name in wanted if name in now and wanted[name] != now[name]]
-    return f"missing {missing}, too much {extra}, other {other}"
+    if not missing + extra + other:
+        return []
+    return [f"afterwards it leaves something else: missing {missing}, too much {extra}, other {other}"]
 
 
 def _losses(action: Action, trial: Trial, before: Objects, after: Objects, there: Objects) -> list[str]:

@@ -22,7 +22,6 @@ from nanochat.errors import (
     NanochatError,
     NoSpace,
     NotFound,
-    StoreError,
     StoreUnreachable,
     WrongKind,
     from_disk,

@@ -24,8 +24,8 @@ from nanochat.store.objects import Objects
 
 POLL_S = 0.5
 MOST_REFUSALS = 20
-"""So many times in a row a store may refuse to create a lease and then say that there is none, or refuse to replace what
-it has just shown."""
+"""So many times in a row a store may refuse to create a lease and then say that there is none, or refuse to replace
+what it has just shown."""
 RELEASE_PAUSES_S = (0.2, 1.0, 0.0)
 """Between tries to give a lease back; nobody else has to wait for it to run out then."""
 

@@ -78,8 +78,7 @@ class Bucket:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def write(self, path: str, data: bytes) -> None:
-        with self._answers(path):
-            self._s3.pipe_file(f"{self._bucket}/{self._key(path)}", data)
+        self._put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
         return self._conditional_put(path, data, IfNoneMatch="*")
@@ -92,10 +91,13 @@ class Bucket:
         return found == expected and self._conditional_put(path, data, IfMatch=answer["ETag"])
 
     def upload(self, local: Path, path: str, *, share: bool) -> None:
-        limit_s = UPLOAD_S + local.stat().st_size / SLOWEST_BYTES_PER_S
         with self._answers(path):
+            size = local.stat().st_size
+            limit_s = UPLOAD_S + size / SLOWEST_BYTES_PER_S
             place = f"{self._bucket}/{self._key(path)}"
             sync(self._s3.loop, asyncio.wait_for, self._s3._put_file(str(local), place), limit_s)
+        if self.size(path) != size:
+            raise StoreUnreachable(f"The store {self.root} has not taken all of `{path}`, though it said so.")
 
     def move(self, path: str, to: str) -> bool:
         size = self.size(path)
@@ -151,6 +153,16 @@ class Bucket:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         return self._s3.call_s3(method, Bucket=self._bucket, Key=self._key(path), **arguments)
 
+    def _put(self, path: str, data: bytes, **condition: str) -> None:
+        """Writes an object. An answer without its tag is not that of a store that has taken it."""
+        with self._answers(path):
+            answer = self._call("put_object", path, Body=data, **condition)
+        if not answer.get("ETag"):
+            raise StoreUnreachable(
+                f"The store {self.root} did not say that it has taken `{path}`.",
+                hint="Is there an S3 server at `AWS_ENDPOINT_URL`, and no proxy before it?",
+            )
+
     def _get(self, path: str) -> tuple[Any, bytes]:
         """The answer to a GET, and its bytes."""
         tries_left = READ_TRIES
@@ -198,8 +210,7 @@ class Bucket:
     def _conditional_put(self, path: str, data: bytes, **condition: str) -> bool:
         for pause_s in (0.05, 0.1, 0.2, 0.4, 0.0):
             try:
-                with self._answers(path):
-                    self._call("put_object", path, Body=data, **condition)
+                self._put(path, data, **condition)
             except (_Refused, FileNotFoundError):  # the latter: to be replaced, and deleted meanwhile
                 return False
             except _Busy:
