@@ -413,7 +413,12 @@ def manifest_path(stage: str, key: str) -> str:
 
 
 def _manifest(path: str, data: bytes) -> Manifest:
-    return parse(Manifest, data, path, "a manifest", hint="Move it away, or use another `--store`.")
+    manifest = parse(Manifest, data, path, "a manifest", hint="Move it away, or use another `--store`.")
+    if manifest_path(*manifest.name) != path:
+        raise DamagedArtifact(
+            f"`{path}` is the manifest of {manifest.stage}/{manifest.key[:12]}.", hint="Move it back to its place."
+        )
+    return manifest
 
 
 def _files(folder: Path) -> list[str]:

@@ -298,13 +298,16 @@ def _delete(store: Store, held: Held | None, doomed: Plan, on_wait: Callable[[st
     announced = {(item.what, item.name) for item in doomed.items}
     current = _plan(store, doomed.keep_runs, doomed.min_age_hours, doomed.trash_hours, known)
     items = [item for item in current.items if (item.what, item.name) in announced]
-    in_trash = {each.record.id: each.record for each in trash.deletions(store)}
-    for item in items:
-        if item.what == "trash":
-            trash.empty(store, in_trash.pop(item.name))
+    records = [each.record for each in trash.deletions(store)]
+    expired = [record for record in records if ("trash", record.id) in {(item.what, item.name) for item in items}]
+    for record in expired:
+        if record.state == "deleted":  # first, as this makes room
+            trash.empty(store, record)
     gone, trash_id = _remove(store, held, [item for item in items if item.what != "trash"], doomed, known, on_wait)
-    for record in in_trash.values():
-        if record.state != "deleted" and held:
+    for record in records:
+        if record.state != "deleted" and record in expired:
+            trash.empty(store, record)
+        elif record.state != "deleted" and held:
             trash.complete(store, record)
     deleted = {(item.what, item.name) for item in gone} | {pair for pair in announced if pair[0] == "trash"}
     done = tuple(item for item in items if (item.what, item.name) in deleted)
@@ -346,7 +349,7 @@ def _remove(
         raise
     gone = [item for item in items if not (item.what == "artifact" and _name(item) in put_back)]
     for item in gone:
-        part, place = item.as_part(), item.interrupted or record
+        part, place = item.as_part(), (item.interrupted or record) if doomed.trash_hours else None
         if part and place:
             trash.move_in(store, place, part)
         else:

@@ -21,6 +21,8 @@ from nanochat.store.names import is_foreign
 
 UPLOAD_S, SLOWEST_BYTES_PER_S = 120.0, 100_000
 """An upload that takes longer than both allow for its size has failed: a server may take bytes, and never answer."""
+COPY_BYTES = 256 << 20
+"""Copied at once on the server, which answers when it is done; S3 allows up to 5 GB."""
 READ_TRIES = 3
 """Of an object whose bytes broke off."""
 ABSENT = ("NoSuchKey", "NoSuchUpload")
@@ -103,8 +105,12 @@ class Bucket:
         size = self.size(path)
         if size is None:
             return False
-        with self._answers(path):  # on the server; in parts above 5 GB
-            self._s3.cp_file(f"{self._bucket}/{self._key(path)}", f"{self._bucket}/{self._key(to)}")
+        places = f"{self._bucket}/{self._key(path)}", f"{self._bucket}/{self._key(to)}"
+        with self._answers(path):  # on the server
+            if size > COPY_BYTES:
+                sync(self._s3.loop, self._s3._copy_managed, *places, size, block=COPY_BYTES)
+            else:
+                sync(self._s3.loop, self._s3._copy_basic, *places)
         if self.size(to) != size:
             raise StoreUnreachable(f"The store {self.root} has not copied `{path}`, though it said so.")
         self.delete(path)

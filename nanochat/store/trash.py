@@ -177,13 +177,15 @@ def move_back(store: Store, record: Record, part: Part) -> None:
             store.objects.move(record.place(path), path)
 
 
-def take_out(store: Store, manifests: Sequence[Manifest], why: str) -> Record | None:
-    """Moves damaged artifacts into the trash. One that was replaced meanwhile by another attempt is left alone."""
+def take_out(
+    store: Store, manifests: Sequence[Manifest], why: str, still: Callable[[Manifest], object] = lambda manifest: True
+) -> Record | None:
+    """Moves artifacts into the trash. One that another attempt has replaced, or that is not `still` to go, stays."""
     with locked(store) as held:
         parts: list[Part] = []
         for manifest in manifests:
             current = store.read(*manifest.name)
-            if current is None or current.payload != manifest.payload:
+            if current is None or current.payload != manifest.payload or not still(manifest):
                 continue
             payload = f"{manifest.folder}/{manifest.payload}"
             files = {f"{payload}/{file.path}" for file in manifest.files}

@@ -64,6 +64,11 @@ def _full(folder: Path) -> Path:
     return folder / "out"
 
 
+def _dead_link(folder: Path) -> Path:
+    (folder / "out").symlink_to(folder / "nowhere")
+    return folder / "out"
+
+
 def _in_the_store(folder: Path) -> Path:
     return folder / "store/v1/out"
 
@@ -76,7 +81,8 @@ def _linked_into_the_store(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        (_file, "is a file"), (_below_a_file, "cannot be used"), (_full, "is not empty"),
+        (_file, "is no folder"), (_below_a_file, "cannot be used"), (_full, "is not empty"),
+        (_dead_link, "is no folder"),
         (_in_the_store, "inside the store"), (_linked_into_the_store, "inside the store"),
     ],
 )  # fmt: skip
@@ -88,6 +94,7 @@ def test_where_something_else_is_nothing_is_written(
     with pytest.raises(BadConfig, match=why):
         export("kept", out, store=url)
     assert files(tmp_path) == before
+    assert place is not _dead_link or out.is_symlink()
 
 
 @pytest.mark.parametrize("existing", [True, False])

@@ -77,3 +77,14 @@ def test_what_is_no_record_is_named(data: bytes, tmp_path: Path) -> None:
     store.objects.write(path, data)
     with pytest.raises(DamagedArtifact, match=path):
         store.find("download", key("kept"))
+
+
+def test_a_manifest_in_another_place_than_it_says_is_named(tmp_path: Path) -> None:
+    """An alias to that place would protect nothing."""
+    store = filled(tmp_path)
+    data = store.objects.read(f"v1/artifacts/download/{key('kept')}/manifest.json")
+    store.objects.write(f"v1/artifacts/download/{key('other')}/manifest.json", data)
+    store.objects.write("v1/aliases/other.json", json.dumps({"stage": "download", "key": key("other")}).encode())
+    for look in (lambda: store.resolve("other"), lambda: collect(store)):
+        with pytest.raises(DamagedArtifact, match=f"{key('other')}/manifest.json` is the manifest of download/"):
+            look()

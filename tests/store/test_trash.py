@@ -14,7 +14,7 @@ import pytest
 
 from nanochat.cli.keep import gc
 from nanochat.errors import BadConfig, DamagedArtifact, NewerFormat, NoSpace, NotFound, StoreError
-from nanochat.store import retention, trash
+from nanochat.store import retention, s3, trash
 from nanochat.store.artifacts import Store
 from tests.store.test_retention import collect, key, later, publish, there
 
@@ -308,3 +308,35 @@ def test_hours_that_are_none_are_refused(text: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("NANOCHAT_TRASH_HOURS", text)
     with pytest.raises(BadConfig, match=f"NANOCHAT_TRASH_HOURS` is `{text}`"):
         retention.plan(shelf(tmp_path))
+
+
+def test_a_stopped_deletion_whose_time_is_over_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = shelf(tmp_path)
+    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    with killed_after(store, 9), pytest.raises(Killed):
+        retention.delete(store, planned)
+    assert [each.record.state for each in trash.deletions(store)] == ["deleting"]
+    later(monkeypatch, 25 * 3600)
+    collect(store)
+    assert there(store) == NEEDED
+    later(monkeypatch, 50 * 3600)
+    collect(store)
+    assert store.objects.list("v1/trash", everything=True) == []
+
+
+@pytest.mark.s3
+def test_a_large_object_is_moved_in_parts(root_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, data = Store(root_s3, tmp_path / "cache"), os.urandom(11 << 20)
+    store.objects.write("v1/large object", data)
+    monkeypatch.setattr(s3, "COPY_BYTES", 5 << 20)
+    assert store.objects.move("v1/large object", "v1/trash/x/large object")
+    assert store.objects.read("v1/trash/x/large object") == data
+    assert store.objects.size("v1/large object") is None
+    assert not store.objects.move("v1/large object", "v1/trash/x/large object")
+
+
+def test_what_is_whole_again_is_not_taken_out(tmp_path: Path) -> None:
+    store = shelf(tmp_path)
+    manifest = store.resolve("kept")
+    assert trash.take_out(store, [manifest], "it was damaged", store.verify) is None
+    assert there(store) == ALL
