@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 import re
 import shutil
 import sys
@@ -189,7 +190,7 @@ class Trial:
 
 
 def drill(action: Action, backend: Backend, before: Objects, *, at_most: int = 0) -> Found:
-    """All faults at all calls; with `at_most`, so many of them, evenly chosen."""
+    """All faults at all calls; with `at_most`, so many of them, evenly spread over the calls."""
     found = Found()
     with quick() as clock:
         clean(backend, before)
@@ -262,7 +263,8 @@ def trials(calls: list[Any], faults: tuple[Any, ...]) -> list[Trial]:
 def _chosen(every: list[Trial], at_most: int) -> list[Trial]:
     if not at_most or len(every) <= at_most:
         return every
-    return [every[(position * len(every)) // at_most] for position in range(at_most)]
+    dice, width = random.Random(at_most), len(every) / at_most  # one of each part of the whole: none is left out
+    return [every[int((position + dice.random()) * width)] for position in range(at_most)]
 
 
 def _run(action: Action, given: Any, clock: Clock) -> Outcome:
