@@ -8,6 +8,7 @@ either `result.json` (the stage's metrics) or `error.json` (see `errors.Nanochat
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,11 @@ class Job(BaseModel):
         (Path(self.folder) / "result.json").write_text(json.dumps(metrics))
 
     def write_error(self, error: dict[str, str]) -> None:
-        """Keeps the first error only: the ones that follow are its echoes."""
-        try:
-            with (Path(self.folder) / "error.json").open("x") as file:
-                json.dump(error, file)
-        except FileExistsError:
-            pass
+        """See `write_error`."""
+        write_error(Path(self.folder), error)
+
+
+def write_error(folder: Path, error: dict[str, str]) -> None:
+    """Keeps the first error of a job only: those that follow are its consequences."""
+    with suppress(FileExistsError), (folder / "error.json").open("x", encoding="utf-8") as file:
+        json.dump(error, file)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from nanochat.errors import BadConfig
 
 
 def home() -> Path:
     """`NANOCHAT_HOME`: where the store, the caches, the logs and our Prefect server live (`.nanochat` here)."""
-    return Path(os.environ.get("NANOCHAT_HOME", ".nanochat")).expanduser().absolute()
+    named = os.environ.get("NANOCHAT_HOME", "").strip() or ".nanochat"
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise BadConfig(
+            f"`NANOCHAT_HOME` is `{named}`, and there is no such user here.", hint="Write the path in full."
+        ) from None
+    except FileNotFoundError:
+        raise BadConfig("The working directory does not exist any more.", hint="Change to another one.") from None
 
 
 def store_url() -> str:
@@ -47,6 +58,17 @@ def prefect_ui_prefix() -> str:
 def node_address() -> str:
     """`NANOCHAT_ADDRESS`: by which the other nodes of a training reach this one; empty asks the system."""
     return os.environ.get("NANOCHAT_ADDRESS", "")
+
+
+_SECRET = re.compile(
+    "SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|ACCESS_KEY|AUTH_STRING|CONNECTION_URL|WEBHOOK", re.IGNORECASE
+)
+
+
+def secret_values() -> list[str]:
+    """Values of environment variables that are secrets, by their names; the longest first."""
+    found = {value for name, value in os.environ.items() if _SECRET.search(name)}
+    return sorted((value for value in found if len(value) >= 6), key=len, reverse=True)
 
 
 def cores() -> int:

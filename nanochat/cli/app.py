@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from nanochat import settings
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, Unexpected
 
 if TYPE_CHECKING:
     from nanochat.store.artifacts import Store
@@ -55,8 +55,8 @@ def open_store(url: str) -> Store:
 
 
 def fail(error: NanochatError) -> NoReturn:
-    """Says the error and its way out, and leaves."""
+    """Prints the error and its hint, and ends the program: 1, or 70 when it is a mistake of the program."""
     from nanochat.console import Screen
 
     Screen(err).failed(error)
-    sys.exit(1)
+    sys.exit(70 if isinstance(error, Unexpected) else 1)

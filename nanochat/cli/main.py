@@ -11,6 +11,7 @@ from nanochat.cli import look as look
 from nanochat.cli import run as run
 from nanochat.cli.app import app, err, fail
 from nanochat.errors import NanochatError
+from nanochat.failures import as_sentence
 
 
 def main() -> None:
@@ -26,3 +27,5 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("\nStopped. What was finished is kept: the same command goes on from here.")
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - whatever is left becomes one sentence
+        fail(as_sentence(error))
