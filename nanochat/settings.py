@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import ipaddress
 import os
+import re
+import sys
+import sysconfig
 from pathlib import Path
+from urllib.parse import urlsplit
+
+SAFE_PATH = "PYTHONSAFEPATH"
+LOOPBACK = ("127.0.0.1", "localhost", ".localhost", "::1", "0.0.0.0")  # noqa: S104 - as clients may name this machine
 
 
 def home() -> Path:
@@ -44,6 +53,25 @@ def prefect_ui_prefix() -> str:
     return os.environ.get("NANOCHAT_UI_PREFIX", "")
 
 
+def prefect_authorization(*, own: bool) -> str:
+    """The header by which the Prefect server knows us; empty without `PREFECT_API_AUTH_STRING` and `PREFECT_API_KEY`.
+
+    Our `own` server asks for its `PREFECT_SERVER_API_AUTH_STRING`, so that is used when no other is named.
+    """
+    login = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    if own and not login:
+        login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
+    if login:
+        return f"Basic {base64.b64encode(login.encode()).decode()}"
+    key = os.environ.get("PREFECT_API_KEY", "")
+    return f"Bearer {key}" if key else ""
+
+
+def set_variables() -> dict[str, str]:
+    """The environment as it is, for naming a variable with a bad value."""
+    return dict(os.environ)
+
+
 def node_address() -> str:
     """`NANOCHAT_ADDRESS`: by which the other nodes of a training reach this one; empty asks the system."""
     return os.environ.get("NANOCHAT_ADDRESS", "")
@@ -52,6 +80,85 @@ def node_address() -> str:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def settle() -> None:
+    """Makes our own environment what our children get; each of our programs begins with it."""
+    os.environ.update(for_children())
+
+
+def for_children() -> dict[str, str]:
+    """The environment of every process that we start, whatever folder it runs in.
+
+    - The home and the store are the same everywhere: relative ones are taken from the folder we are in, once.
+    - Python puts no working directory on its path (`-m` would put it first, before the standard library). The user's
+      own `PYTHONPATH` stays, with absolute folders; an empty entry would be the working directory again.
+    - Nothing on this machine is reached through a proxy.
+    """
+    bypass = _no_proxy()
+    environment = {
+        **os.environ,
+        "NANOCHAT_HOME": str(home()),
+        SAFE_PATH: "1",
+        "NO_PROXY": bypass,
+        "no_proxy": bypass,
+    }
+    if os.environ.get("NANOCHAT_STORE"):
+        environment["NANOCHAT_STORE"] = absolute_store(os.environ["NANOCHAT_STORE"])
+    entries = [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    root = str(Path(__file__).parent.parent)
+    if _found_by_working_directory(root) and root not in entries:
+        entries.append(root)
+    if entries or "PYTHONPATH" in environment:
+        environment["PYTHONPATH"] = os.pathsep.join(entries)
+    return environment
+
+
+def absolute_store(url: str) -> str:
+    """A folder as an absolute path; what has a scheme stays as it is."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", url):
+        return url
+    return str(Path(url).expanduser().absolute())
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine, whichever way it is written."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # not an address
+        return False
+    return _is_loopback_host(host)
+
+
+def _is_loopback_host(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _no_proxy() -> str:
+    """The value of `NO_PROXY`, with this machine in it.
+
+    `[::1]` becomes `::1`: httpx raises on the brackets, and urllib compares without them.
+    """
+    named = [os.environ.get("NO_PROXY", ""), os.environ.get("no_proxy", "")]
+    entries = [entry.strip() for entry in ",".join(named).replace(" ", ",").split(",")]
+    ours = [prefect_api_url(), s3_endpoint()]
+    hosts = [urlsplit(url).hostname or "" for url in ours if is_loopback(url)]
+    found = [re.sub(r"^\[(.*)\]$", r"\1", entry) for entry in [*entries, *LOOPBACK, *hosts] if entry]
+    return ",".join(dict.fromkeys(found))
+
+
+def _found_by_working_directory(root: str) -> bool:
+    """Whether we were imported from the folder that Python put first, and a child with a safe path would not be."""
+    if sys.flags.safe_path or not sys.path or root in sys.path[1:]:
+        return False
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return str(Path(sys.path[0]).absolute()) == root and root not in installed
 
 
 def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str, str]:
@@ -69,13 +176,13 @@ def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str,
         "OMP_NUM_THREADS": str(threads_per_rank),
         "PYTHONUNBUFFERED": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": line_prefix,
-        **os.environ,
+        **for_children(),
     }
 
 
 def supervised_environment(supervisor_pid: int) -> dict[str, str]:
     """The environment of what a supervisor starts: its workers know whom they must not outlive."""
-    return {**os.environ, "NANOCHAT_SUPERVISOR_PID": str(supervisor_pid)}
+    return {**for_children(), "NANOCHAT_SUPERVISOR_PID": str(supervisor_pid)}
 
 
 def supervisor_pid() -> int:
@@ -113,15 +220,20 @@ _SERVICES = ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN")
 """What a server does by itself: schedules, late runs, automations, the health of pools."""
 
 
+def own_api_url(port: int) -> str:
+    """The address of our own Prefect server, below `PREFECT_SERVER_API_BASE_PATH` if that is set."""
+    return f"http://127.0.0.1:{port}{os.environ.get('PREFECT_SERVER_API_BASE_PATH', '').rstrip('/') or '/api'}"
+
+
 def server_environment(folder: Path, port: int, *, services: bool = False) -> dict[str, str]:
     """The environment of our own Prefect server: its home, its addresses, no word to the outside.
 
     Without `services` it only keeps books: a server for one run has nothing to schedule. The books are in SQLite in its
     home; `PREFECT_SERVER_DATABASE_CONNECTION_URL` names a Postgres.
     """
-    api_url = f"http://127.0.0.1:{port}/api"
+    api_url = own_api_url(port)
     return {
-        **os.environ,
+        **for_children(),
         **_PREFECT_AT_REST,
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": api_url,
@@ -138,20 +250,16 @@ def server_environment(folder: Path, port: int, *, services: bool = False) -> di
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment of a Prefect worker, and so of its runs: `use_prefect` has been called; homes are absolute.
+    """The environment of a Prefect worker, and so of its runs: `use_prefect` has been called.
 
-    Runs show that they live every 30 s (the least that Prefect allows), for the automation that finds dead ones.
-    Where the server's database is, and its password, no worker needs to know.
+    Runs show that they live every 30 s, the least that Prefect allows: `flows.overdue` finds dead ones by that.
+    A worker gets neither the address of the server's database nor a password that only the server needs.
     """
     quiet = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL")
+    ours = (*quiet, "PREFECT_SERVER_API_AUTH_STRING")
     database = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
-    kept = {name: value for name, value in os.environ.items() if name not in quiet and not name.startswith(database)}
-    return {
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-        **kept,
-        "NANOCHAT_HOME": str(home()),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    }
+    kept = {name: value for name, value in for_children().items() if name not in ours and not name.startswith(database)}
+    return {"PREFECT_WORKER_QUERY_SECONDS": "2", **kept, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
 
 def webhook() -> str:
@@ -166,6 +274,9 @@ def use_prefect(api_url: str, folder: Path) -> None:
     """
     if not prefect_api_url():
         os.environ["PREFECT_HOME"] = str(folder)
+        login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
+        if login:
+            os.environ.setdefault("PREFECT_API_AUTH_STRING", login)
     os.environ.update(_PREFECT_AT_REST)
     os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", _PREFECT_ASKS_AGAIN_AT)
     os.environ["PREFECT_API_URL"] = api_url
