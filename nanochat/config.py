@@ -16,6 +16,14 @@ from pydantic_core import PydanticCustomError
 from nanochat.settings import cores
 
 MAX_VOCABULARY = 1 << 24
+MAX_INTEGER = (1 << 63) - 1
+"""Of any field: what torch takes as a seed, and Parquet and databases as a number."""
+MAX_ITEMS = 1000
+"""Of any list."""
+MAX_SECONDS = 1e9
+"""Thirty years."""
+
+Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class AbsentMeans:
@@ -36,6 +44,27 @@ class Config(BaseModel):
         for name, field in cls.model_fields.items():
             if not field.description:
                 raise TypeError(f"`{cls.__name__}.{name}` has no docstring")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[field.field_name or ""].annotation in (int, float):
+            raise PydanticCustomError("number", "input should be a number, not true or false")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _what_every_value_keeps_to(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise PydanticCustomError("integer", "input should be at most {most}", {"most": MAX_INTEGER})
+        if isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("text", "input should have no NUL character")
+        if isinstance(value, tuple):
+            if len(value) > MAX_ITEMS:
+                raise PydanticCustomError("list", "input should have at most {most} items", {"most": MAX_ITEMS})
+            for each in value:
+                cls._what_every_value_keeps_to(each)
+        return value
 
     def canonical(self) -> dict[str, Any]:
         """What enters the key: every field, nested, without those that are at their `AbsentMeans` value."""
@@ -76,7 +105,7 @@ class WorldConfig(Config):
     """Training shards to generate."""
     documents_per_shard: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
     """Documents in one shard."""
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Seed = 1
     """Another seed is another telling of the same world."""
 
 
@@ -246,7 +275,7 @@ class PretrainConfig(Config):
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
     """Dtype of the matrix products; weights are kept in fp32. `bf16` becomes fp32 where a device has no fast bf16,
     `fp16` scales the loss, `fp8` takes 8 bits for the large matrices while training (GPUs from Hopper on)."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the initial weights and of the order of the rows."""
     evaluate_every_steps: Annotated[int, Field(ge=0)] = 250
     """Validation bits per byte every so many steps; 0 only at the end."""
@@ -275,7 +304,7 @@ class BaseEvaluationConfig(Config):
     """Tokens of each continuation."""
     free_samples: Annotated[int, Field(ge=0)] = 4
     """Samples from nothing, at temperature 1."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the free samples."""
 
 
@@ -321,7 +350,7 @@ class ConversationsConfig(Config):
     """Tasks to examine the chat model on (their held-out split)."""
     sequence_len: Annotated[int, Field(ge=8, le=1 << 20)] = 2048
     """T of the rows, in tokens; longer conversations are cut."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the order of the mixture, and of generated tasks."""
 
 
@@ -338,7 +367,7 @@ class SFTConfig(Config):
     """Share of the steps over which the rates go down to 0."""
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
     """Dtype of the matrix products, as in pretraining."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the order of the rows."""
     evaluate_every_steps: Annotated[int, Field(ge=0)] = 200
     """Validation loss every so many steps; 0 only at the end."""
@@ -408,7 +437,7 @@ class Compute(Config):
     """Where to train; `auto` takes the GPUs if there are any."""
     ranks: Annotated[int, Field(ge=0, le=1024)] = 0
     """Training processes on this node; 0 takes one a GPU, and one on a CPU."""
-    nodes: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     """Nodes that train together."""
     rendezvous: str = ""
     """`host:port` on the first node, where the nodes meet; empty: the first node says in the store where it is."""
@@ -424,7 +453,7 @@ class Compute(Config):
     8,192 or more if there is a C++ compiler. What was compiled is kept for the next start."""
     attention: Literal["auto", "flash4", "flash3", "flex", "sdpa"] = "auto"
     """Attention kernel; `auto` takes the first of these that runs, and says which it is."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 180.0
+    checkpoint_every_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 180.0
     """Seconds of training between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept while a stage trains."""
@@ -434,9 +463,9 @@ class Compute(Config):
     """Steps between looks at the loss, each a line of the metrics file; between them the device is not waited for."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Who is told of the numbers too; their packages are to be installed."""
-    silence_s: Annotated[float, Field(ge=0)] = 60.0
+    silence_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 60.0
     """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
-    timeout_s: Annotated[float, Field(ge=0)] = 0.0
+    timeout_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 0.0
     """A stage that runs longer is stopped; 0 never."""
 
     def at_once(self, calls: int) -> int:

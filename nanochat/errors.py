@@ -24,6 +24,14 @@ class NanochatError(Exception):
         return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
 
 
+class Terminated(SystemExit):
+    """A signal told this process to end. Not an error: it passes everything that catches those, up to the exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
 class BadConfig(NanochatError):
     """A setting that cannot work: unknown field, wrong type, out of range, arithmetic that does not divide."""
 

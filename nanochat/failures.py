@@ -18,10 +18,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from nanochat import settings
 from nanochat.errors import (
@@ -116,11 +114,13 @@ def without_secrets(text: str) -> str:
 
 
 def _well_known(error: BaseException, what: str) -> NanochatError | None:
+    from pydantic import ValidationError  # noqa: PLC0415 - a quarter of a second, at the start of every command
+
+    if isinstance(error, ValidationError):
+        return BadConfig(_of_a_field(error), hint="Give the field another value.")
     match error:
         case OSError():
             return _of_the_system(error, what)
-        case ValidationError():
-            return BadConfig(_of_a_field(error), hint="Give the field another value.")
         case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] not in ("nanochat", "flows"):
             package = name.partition(".")[0]
             return BadConfig(
@@ -167,10 +167,10 @@ def _of_the_system(error: OSError, what: str) -> NanochatError | None:
 def _path(error: OSError) -> str:
     """The path that the error names; of two (a link, a move) the second, which is being made."""
     path = error.filename2 if error.filename2 is not None else error.filename
-    return os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+    return os.fsdecode(path)[:CHARACTERS_QUOTED] if isinstance(path, str | bytes | os.PathLike) else ""
 
 
-def _of_a_field(error: ValidationError) -> str:
+def _of_a_field(error: Any) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"`{where or error.title}` of {error.title}: {first['msg'][:1].lower()}{first['msg'][1:]}."
@@ -244,6 +244,8 @@ def _circumstances() -> list[str]:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - only when something broke
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts import App, Parameter, validators
+from rich.text import Text
 
 from nanochat import settings
+from nanochat.console import Console
 from nanochat.errors import NanochatError, Unexpected
 
 if TYPE_CHECKING:
@@ -22,8 +24,17 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says what was kept
 )
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console()
+err = Console(stderr=True)
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNEXPECTED, EXIT_BROKEN_PIPE = 1, 2, 70, 141
+"""Exit codes: an error with a sentence; arguments that cannot be read; a mistake of the program; nobody reads on."""
+
+
+def between(least: float, most: float) -> Parameter:
+    """A number of the command line that is checked before the command begins."""
+    return Parameter(validator=validators.Number(gte=least, lte=most))
+
 
 ProfileName = Annotated[str, Parameter(help="A complete config: `demo`, `cpu`, `d12`, `speedrun`.")]
 Changes = Annotated[
@@ -55,8 +66,15 @@ def open_store(url: str) -> Store:
 
 
 def fail(error: NanochatError) -> NoReturn:
-    """Prints the error and its hint, and ends the program: 1, or 70 when it is a mistake of the program."""
+    """Prints the error and its hint, and ends the program."""
     from nanochat.console import Screen
 
-    Screen(err).failed(error)
-    sys.exit(70 if isinstance(error, Unexpected) else 1)
+    with suppress(OSError):
+        Screen(err).failed(error)
+    sys.exit(EXIT_UNEXPECTED if isinstance(error, Unexpected) else EXIT_FAILED)
+
+
+def warn(line: str) -> None:
+    """Prints what went wrong beside the command."""
+    with suppress(OSError):
+        err.print(Text.assemble(("note: ", "yellow"), line))

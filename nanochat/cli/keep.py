@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from nanochat.cli.app import Reference, StoreUrl, app, fail, open_store, out
-from nanochat.errors import BadConfig, NanochatError
+from nanochat.cli.app import Reference, StoreUrl, app, between, fail, open_store, out
+from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
@@ -87,8 +87,10 @@ def alias(
 @app.command
 def gc(
     *,
-    keep_runs: Annotated[int, Parameter(help="What the newest so many runs made or reused stays.")] = 3,
-    min_age_hours: Annotated[float, Parameter(help="What is younger stays.")] = 24.0,
+    keep_runs: Annotated[
+        int, between(0, 1_000_000), Parameter(help="What the newest so many runs made or reused stays.")
+    ] = 3,
+    min_age_hours: Annotated[float, between(0, 1_000_000), Parameter(help="What is younger stays.")] = 24.0,
     delete: Annotated[bool, Parameter(negative="", help="Do it; otherwise it is only said.")] = False,
     store: StoreUrl = "",
 ) -> None:
@@ -98,8 +100,6 @@ def gc(
     """
     from nanochat.store import retention
 
-    if keep_runs < 0 or min_age_hours < 0:
-        raise BadConfig("`--keep-runs` and `--min-age-hours` cannot be negative.", hint="0 keeps nothing for it.")
     opened = open_store(store)
     planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
     if not planned.items:
