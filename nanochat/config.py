@@ -57,8 +57,8 @@ class Config(BaseModel):
     def _what_every_value_keeps_to(cls, value: Any) -> Any:
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise PydanticCustomError("integer", "input should be at most {most}", {"most": MAX_INTEGER})
-        if isinstance(value, str) and "\0" in value:
-            raise PydanticCustomError("text", "input should have no NUL character")
+        if isinstance(value, str):
+            _check_text(value)
         if isinstance(value, tuple):
             if len(value) > MAX_ITEMS:
                 raise PydanticCustomError("list", "input should have at most {most} items", {"most": MAX_ITEMS})
@@ -76,6 +76,16 @@ class Config(BaseModel):
                 continue
             result[name] = _canonical(value)
         return result
+
+
+def _check_text(text: str) -> None:
+    """Raises on what no file, database or page can hold."""
+    if "\0" in text:
+        raise PydanticCustomError("text", "input should have no NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("text", "input should be valid Unicode") from None
 
 
 def _canonical(value: Any) -> Any:
@@ -203,9 +213,9 @@ class ModelConfig(Config):
     """Query heads that share one key/value head (GQA); must divide the number of heads."""
     window_pattern: Annotated[str, Field(pattern=r"^[SL]+$")] = "SSSL"
     """Tiled over the layers: L attends to all of T, S to a quarter of it; the last layer is always L."""
-    rope_base: Annotated[float, Field(gt=1)] = 100_000.0
+    rope_base: Annotated[float, Field(gt=1, le=1e12)] = 100_000.0
     """Base of the rotary position embedding (RoFormer, arXiv:2104.09864)."""
-    logit_softcap: Annotated[float, Field(ge=0)] = 15.0
+    logit_softcap: Annotated[float, Field(ge=0, le=1e6)] = 15.0
     """Logits become c*tanh(z/c) (Gemma 2, arXiv:2408.00118); 0 leaves them."""
     value_embeddings: bool = True
     """Token embeddings added to the values of every other layer."""
@@ -220,19 +230,19 @@ class ModelConfig(Config):
 class OptimizerConfig(Config):
     """Muon for the matrices, AdamW for the rest; rates at the reference batch of 2^19 tokens."""
 
-    matrix_lr: Annotated[float, Field(gt=0)] = 0.02
+    matrix_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
     """Rate of Muon."""
-    embedding_lr: Annotated[float, Field(gt=0)] = 0.3
+    embedding_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.3
     """Rate of the token embedding, at width 768."""
-    value_embedding_lr: Annotated[float, Field(gt=0)] = 0.15
+    value_embedding_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.15
     """Rate of the value embeddings, at width 768."""
-    head_lr: Annotated[float, Field(gt=0)] = 0.008
+    head_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.008
     """Rate of the output head, at width 768."""
-    scalar_lr: Annotated[float, Field(gt=0)] = 0.5
+    scalar_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     """Rate of the residual scalars."""
-    smear_lr: Annotated[float, Field(gt=0)] = 0.2
+    smear_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.2
     """Rate of the smear gate and of backout; not scaled with the batch."""
-    muon_weight_decay: Annotated[float, Field(ge=0)] = 0.28
+    muon_weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.28
     """Weight decay of Muon at depth 12; scaled with batch and horizon, then down to 0 by a cosine."""
     warmup_steps: Annotated[int, Field(ge=0)] = 40
     """Steps of linear warm-up."""
@@ -247,7 +257,7 @@ class Horizon(Config):
 
     unit: Literal["tokens_per_parameter", "tokens", "steps", "flops"] = "tokens_per_parameter"
     """What `amount` counts; parameters are those of the matrices and the head."""
-    amount: Annotated[float, Field(gt=0)] = 12.0
+    amount: Annotated[float, Field(gt=0, le=1e30)] = 12.0
     """How many of them."""
 
 
@@ -257,7 +267,7 @@ class GuardConfig(Config):
     action: Literal["stop", "roll_back"] = "stop"
     """`stop` ends the run; `roll_back` goes back to the last checkpoint and on with the rows behind the bad batch
     (PaLM, arXiv:2204.02311, section 5.1), at most three times."""
-    spike_nats: Annotated[float, Field(ge=0)] = 3.0
+    spike_nats: Annotated[float, Field(ge=0, le=1e6)] = 3.0
     """A batch whose loss is so much above the smoothed one is a spike; 0 looks for none."""
 
 
@@ -332,7 +342,7 @@ class MixtureItem(Config):
     """Of what lies there, when it is on this machine. Left empty, a run fills it in: a changed file is another one."""
     repeats: Annotated[float, Field(gt=0, le=100)] = 1
     """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
-    weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0
+    weight: Annotated[float, AbsentMeans(0.0), Field(ge=0, le=1e9)] = 0.0
     """Share of the mixture, in conversations, relative to the other items' weights; `repeats` is then the most that
     each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
@@ -357,7 +367,7 @@ class ConversationsConfig(Config):
 class SFTConfig(Config):
     """Learning to answer: loss only on the assistant's tokens."""
 
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Times the rows are seen."""
     batch_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens per optimizer step; 0 takes that of pretraining."""
