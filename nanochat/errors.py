@@ -89,6 +89,10 @@ class DamagedArtifact(NanochatError):
     """Bytes in the store differ from what the manifest says."""
 
 
+class NewerFormat(NanochatError):
+    """A record in the store that a newer version wrote."""
+
+
 class WrongKind(NanochatError):
     """A stage was given an artifact of another kind than it takes."""
 

@@ -63,6 +63,11 @@ def cache_bytes() -> int:
     return _read(variables.CACHE_GB)
 
 
+def trash_hours() -> float:
+    """`NANOCHAT_TRASH_HOURS`: how long `nanochat gc` keeps what it deletes, so that it can be taken back (24)."""
+    return _read(variables.TRASH_HOURS)
+
+
 def rows_cache_bytes() -> int:
     """`NANOCHAT_ROWS_GB`: size limit of the packed rows that training keeps uncompressed (50).
 
@@ -74,6 +79,17 @@ def rows_cache_bytes() -> int:
 def s3_endpoint() -> str:
     """`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: the S3 server, when it is not Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3", "").strip() or os.environ.get("AWS_ENDPOINT_URL", "").strip()
+
+
+AWS_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE",
+)  # fmt: skip
+
+
+def aws_variables() -> dict[str, str]:
+    """`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, …: those that are set, as the S3 client will read them."""
+    return {name: os.environ[name] for name in AWS_VARIABLES if os.environ.get(name)}
 
 
 def prefect_api_url() -> str:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from nanochat.errors import BadConfig
 T = TypeVar("T")
 
 MOST_GIGABYTES = 1e9
+MOST_HOURS = 1e6
 MOST_PROCESSES = 1 << 22
 """Linux gives no higher process id."""
 FOREIGN = re.compile(r"NANOCHAT_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)")
@@ -77,9 +77,21 @@ def gigabytes(given: str) -> int:
         number = float(given)
     except ValueError:
         raise problem from None
-    if not (math.isfinite(number) and 0 <= number <= MOST_GIGABYTES):
+    if not 0 <= number <= MOST_GIGABYTES:
         raise problem
     return int(number * 1e9)
+
+
+def hours(given: str) -> float:
+    """A number of hours."""
+    problem = ValueError(f"it has to be a number of hours from 0 to {MOST_HOURS:,.0f}")
+    try:
+        number = float(given)
+    except ValueError:
+        raise problem from None
+    if not 0 <= number <= MOST_HOURS:
+        raise problem
+    return number
 
 
 def count(given: str) -> int:
@@ -116,6 +128,9 @@ CACHE_GB = Variable(
 ROWS_GB = Variable(
     "NANOCHAT_ROWS_GB", "50", "Size limit of the packed rows that training keeps uncompressed", gigabytes
 )
+TRASH_HOURS = Variable(
+    "NANOCHAT_TRASH_HOURS", "24", "How long `nanochat gc` keeps what it deletes, so that it can be taken back", hours
+)
 UI_PREFIX = Variable(
     "NANOCHAT_UI_PREFIX", "", "What precedes a path of the Prefect UI: `/v2` in its React version, else nothing", text
 )
@@ -135,7 +150,8 @@ WORLD_SIZE = Variable("WORLD_SIZE", "1", "Set by torchrun: how many processes tr
 LOCAL_RANK = Variable("LOCAL_RANK", "0", "Set by torchrun: number of this process on its node, from 0", count)
 
 VARIABLES: tuple[Variable[Any], ...] = (
-    HOME, STORE, CACHE_GB, ROWS_GB, UI_PREFIX, ADDRESS, WEBHOOK, SUPERVISOR_PID, RANK, WORLD_SIZE, LOCAL_RANK,
+    HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SUPERVISOR_PID, RANK, WORLD_SIZE,
+    LOCAL_RANK,
 )  # fmt: skip
 
 

@@ -58,11 +58,11 @@ StoreUrl = Annotated[
 Reference = Annotated[str, Parameter(help="An alias (`chat/latest`), `stage/key` or the beginning of a key.")]
 
 
-def open_store(url: str) -> Store:
-    """The store that a command works on."""
+def open_store(url: str, *, read_only: bool = False) -> Store:
+    """The store that a command works on; `read_only` when it only looks."""
     from nanochat.store.artifacts import Store
 
-    return Store(url or settings.store_url(), settings.home() / "cache")
+    return Store(url or settings.store_url(), settings.home() / "cache", read_only=read_only)
 
 
 def fail(error: NanochatError) -> NoReturn:

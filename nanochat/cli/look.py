@@ -31,7 +31,7 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
     """
     from nanochat.console import duration, headline
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=True)
     names: dict[str, list[str]] = {}
     for alias, target in opened.aliases().items():
         names.setdefault(target.key, []).append(alias)
@@ -73,7 +73,7 @@ def show(reference: Reference, *, store: StoreUrl = "") -> None:
 
     Example: `nanochat show chat/latest`
     """
-    out.print_json(open_store(store).resolve(reference).model_dump_json())
+    out.print_json(open_store(store, read_only=True).resolve(reference).model_dump_json())
 
 
 @app.command
@@ -96,7 +96,7 @@ def lineage(
     """
     from nanochat.store import lineage as lines
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)
     if html:
         from nanochat.store.page import as_page
@@ -134,7 +134,7 @@ def diff(
     """
     from nanochat.store import differences
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=True)
     old, new = opened.resolve(before), opened.resolve(after)
     if old.stage != new.stage:
         raise WrongKind(f"`{before}` was made by {old.stage}, `{after}` by {new.stage}: only like can be compared.")
@@ -164,7 +164,7 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
     """
     from nanochat.store import differences
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)
     made = manifest.producer
     out.print(
@@ -197,11 +197,16 @@ def runs(
     from nanochat.console import duration
     from nanochat.store import runs as records
 
-    opened = open_store(store)
-    if pin or unpin:
-        chosen = records.find(opened, pin or unpin).record.id
-        (records.pin if pin else records.unpin)(opened, chosen)
-        out.print(f"{chosen} is {'pinned' if pin else 'not pinned any more'}.")
+    opened = open_store(store, read_only=not (pin or unpin))
+    if pin:
+        chosen = records.find(opened, pin).record.id
+        records.pin(opened, chosen)
+        out.print(f"{chosen} is pinned.")
+        return
+    if unpin:  # also one whose record is gone
+        chosen = unpin if unpin in records.pins(opened) else records.find(opened, unpin).record.id
+        records.unpin(opened, chosen)
+        out.print(f"{chosen} is not pinned any more.")
         return
     if run_id:
         _show_run(records.find(opened, run_id))

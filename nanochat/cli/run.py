@@ -155,7 +155,7 @@ def plan(
     from nanochat.scaling import plan_training
 
     config, _ = _configured(profile, changes, compute)
-    planned = Plan(open_store(store))
+    planned = Plan(open_store(store, read_only=True))
     pipeline(planned, config)
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "", "why"):
@@ -205,7 +205,7 @@ def chat(
     """
     from nanochat.serve.terminal import chat as talk
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=True)
     artifact = opened.artifact(opened.resolve(model), reused=True)
     if artifact.kind != "Model":
         raise NotFound(

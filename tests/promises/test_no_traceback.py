@@ -39,23 +39,27 @@ KEY = "0123456789abcdef"
 
 ODD = [
     "", " ", "-", "--", "-1", "0", "1", "nan", "inf", "-inf", "1e999", "0x10", "1_000", "99999999999999999999",
-    "9" * 5000, "1" + "0" * 400, "a" * 5000, "\0", "\udc80", "\ud800x", "\n", "a\nb", "\t", "é→🙂\u202e", "[/]", "[red]",
-    "[bold", "{}", "{0}", "%s", "%", "$HOME", "`x`", "'", '"', "\\", "[1,2", '{"a":1,"a":2}', "[" * 100_000, "true", "null",
-    "__class__", "=", "a=b=c", "~", "~nobody-of-that-name", "*", "[a-z]*", "?", "..", ".", "--help", "-h", "--version",
+    "9" * 5000, "1" + "0" * 400, "a" * 5000, "\0", "\udc80", "\ud800x", "\n", "a\nb", "\t", "é→🙂\u202e", "[/]",
+    "[red]", "[bold", "{}", "{0}", "%s", "%", "$HOME", "`x`", "'", '"', "\\", "[1,2", '{"a":1,"a":2}', "[" * 100_000,
+    "true", "null", "__class__", "=", "a=b=c", "~", "~nobody-of-that-name", "*", "[a-z]*", "?", "..", ".", "--help",
+    "-h", "--version",
 ]  # fmt: skip
 """Values that broke something, somewhere."""
 
 CHANGES = [
-    "pretrain.depth=6", "pretrain.depth=true", "pretrain.depth=6.5", "pretrain.depth=" + "9" * 5000, "pretrain.seed=-1",
-    "pretrain.seed=18446744073709551616", "pretrain.model.rope_base=NaN", "pretrain.model.rope_base=1e308",
-    "pretrain.horizon.amount=1e300", "pretrain.horizon={\"unit\": \"flops\", \"amount\": 1e-300}", "data=null", "data=[]",
-    "pretrain.batch_tokens=9223372036854775807", "rows.sequence_len=1048576", "pretrain.model.depth=64",
-    "conversations.train.0.task=world", "conversations.train=[]", "conversations.train=[{\"task\": \"world\", \"weight\": 1}]",
+    "pretrain.depth=6", "pretrain.depth=true", "pretrain.depth=6.5", "pretrain.depth=" + "9" * 5000,
+    "pretrain.seed=-1", "pretrain.seed=18446744073709551616", "pretrain.model.rope_base=NaN",
+    "pretrain.model.rope_base=1e308", "pretrain.horizon.amount=1e300", "pretrain.horizon.amount=1e30",
+    'pretrain.horizon={"unit": "flops", "amount": 1e-300}', "pretrain.batch_tokens=9223372036854775807",
+    "pretrain.model.depth=64", "rows.sequence_len=1048576", "conversations.train.0.task=world",
+    "conversations.train=[]", 'conversations.train=[{"task": "world", "weight": 1}]', "data=null", "data=[]",
     "data.source=no such folder", "data.source=.", "data.source=s3:/b", "data.source=hf://a/b", "data.source=a\0b",
-    "ranks=2", "ranks=-1", "nodes=3", "exact=true", "a.b.c.d=1", ".=1", "data.=1", "=", "data.source", "report.title=[/]",
-    "report.title=\"\\udc80\"", "base_evaluation.prompts=" + json.dumps(["x"] * 2000), "data=" + '{"a":' * 3000 + "1",
-    "data=" + '{"a":' * 100 + "1" + "}" * 100,
+    "ranks=2", "ranks=-1", "nodes=3", "exact=true", "a.b.c.d=1", ".=1", "data.=1", "=", "data.source",
+    "report.title=[/]", 'report.title="\\udc80"', "base_evaluation.prompts=" + json.dumps(["x"] * 2000),
+    "data=" + '{"a":' * 3000 + "1", "data=" + '{"a":' * 100 + "1" + "}" * 100,
 ]  # fmt: skip
+
+VALUES = [1 << 63, -(1 << 63) - 1, 10**400, 10**5000, 1e308, 5e-324, ["x"] * 1001, {"a": {"b": []}}, object(), b"\xff"]
 
 TEXT = st.text(st.characters(codec=None, exclude_characters="/"), max_size=20)  # "/": we are root, and commands write
 
@@ -97,6 +101,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
     for name in [name for name in os.environ if name.startswith(("NANOCHAT_", "AWS_", "PREFECT_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     monkeypatch.setattr("flows.run.run_with_prefect", lambda *_: 0)
     monkeypatch.setattr("flows.up.up", lambda *_, **__: None)
     monkeypatch.setattr("flows.up.down", lambda *_: None)
@@ -190,8 +195,10 @@ def test_no_change_of_a_field_ends_in_a_traceback(config: Config, data: st.DataO
     value = st.one_of(
         st.sampled_from(ODD),
         st.integers().map(str), st.floats().map(str), st.booleans().map(json.dumps), TEXT,
-        st.recursive(st.one_of(st.none(), TEXT, st.integers()), lambda each: st.lists(each) | st.dictionaries(TEXT, each),
-                     max_leaves=5).map(json.dumps),
+        st.recursive(
+            st.one_of(st.none(), TEXT, st.integers()),
+            lambda each: st.lists(each) | st.dictionaries(TEXT, each), max_leaves=5,
+        ).map(json.dumps),
     )  # fmt: skip
     change = st.one_of(st.tuples(paths, value).map("=".join), st.sampled_from(CHANGES), TEXT)
     changes = data.draw(st.lists(change, max_size=3))
@@ -210,9 +217,9 @@ def test_no_value_of_a_form_ends_in_a_traceback(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from([PipelineConfig, Compute]))
     config: Any = kind().model_dump(mode="json")
     anything = st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(ODD), st.text(max_size=5), st.binary(max_size=5),
-        st.sampled_from([1 << 63, -(1 << 63) - 1, 10**400, 10**5000, 1e308, 5e-324, ["x"] * 1001, {"a": {"b": []}}, object(), b"\xff"]),
-        st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=3) | st.integers(), st.integers(), max_size=3),
+        st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(ODD), st.text(max_size=5),
+        st.sampled_from(VALUES), st.lists(st.integers(), max_size=3),
+        st.dictionaries(st.text(max_size=3) | st.integers(), st.integers(), max_size=3),
     )  # fmt: skip
     for _ in range(data.draw(st.integers(1, 2))):
         here, path = config, data.draw(st.sampled_from(_paths(config))).split(".")
