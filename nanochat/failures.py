@@ -32,6 +32,7 @@ from nanochat.errors import (
     Unexpected,
 )
 
+COMMAND = "the command"
 CHARACTERS_QUOTED = 200
 """Of a foreign error's own words."""
 
@@ -73,7 +74,7 @@ EXTRAS = {"prefect_dask": "nanochat[dask]", "dask": "nanochat[dask]", "prefect_r
 """Module → what to install for it, where that is not its own name."""
 
 
-def as_sentence(error: BaseException, what: str = "the command", *, log: Path | None = None) -> NanochatError:
+def as_sentence(error: BaseException, what: str = COMMAND, *, log: Path | None = None) -> NanochatError:
     """The error as a `NanochatError`; never raises.
 
     `what` failed, as inside a sentence: "the stage `pack`". `log` is a file that gets the traceback anyway (the caller
@@ -82,6 +83,11 @@ def as_sentence(error: BaseException, what: str = "the command", *, log: Path | 
     if isinstance(error, NanochatError):
         return error
     return _well_known(error, what) or _unexpected(error, _capital(what), log)
+
+
+def _said(what: str, sentence: str) -> str:
+    """`The stage `pack`: you may not use …`; of a command its user knows which it was."""
+    return sentence if what == COMMAND else f"{_capital(what)}: {sentence[:1].lower()}{sentence[1:]}"
 
 
 def _capital(text: str) -> str:
@@ -134,7 +140,7 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
                 hint="Set `PYTHONUTF8=1`.",
             )
     if isinstance(error, RuntimeError) and "can't start new thread" in _words(error):
-        return SystemRefused(f"{_capital(what)}: {REFUSALS[errno.EAGAIN][0]}.", hint=REFUSALS[errno.EAGAIN][1])
+        return SystemRefused(_said(what, f"{REFUSALS[errno.EAGAIN][0]}."), hint=REFUSALS[errno.EAGAIN][1])
     if isinstance(error, MemoryError) or _no_memory_for_torch(error):
         return NotEnoughMemory(
             f"{_capital(what)} ran out of memory{_quoted(error)}.",
@@ -153,15 +159,15 @@ def _of_the_system(error: OSError, what: str) -> NanochatError | None:
             hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
         )
     if error.errno == errno.ENOMEM:
-        return NotEnoughMemory(f"{_capital(what)}: the system has no memory left.", hint="End other programs.")
+        return NotEnoughMemory(_said(what, "The system has no memory left."), hint="End other programs.")
     if isinstance(error, ConnectionError | TimeoutError) or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return SourceUnreachable(
-            f"{_capital(what)}: a network connection failed{_quoted(error)}.", hint="Check the network; then try again."
+            _said(what, f"A network connection failed{_quoted(error)}."), hint="Check the network; then try again."
         )
     if error.errno not in REFUSALS or (error.errno == errno.ENOENT and not path):
         return None
     sentence, hint = REFUSALS[error.errno]
-    return SystemRefused(f"{_capital(what)}: {sentence.format(path=named)}.", hint=hint)
+    return SystemRefused(_said(what, f"{sentence.format(path=named)}."), hint=hint)
 
 
 def _path(error: OSError) -> str:

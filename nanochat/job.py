@@ -42,12 +42,12 @@ class Job(BaseModel):
 
     def write(self) -> Path:
         self.path().parent.mkdir(parents=True, exist_ok=True)
-        self.path().write_text(self.model_dump_json(indent=2))
+        self.path().write_text(self.model_dump_json(indent=2), encoding="utf-8")
         return self.path()
 
     @classmethod
     def read(cls, path: str | Path) -> Job:
-        return cls.model_validate_json(Path(path).read_text())
+        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
     def input(self, name: str) -> Path:
         """Where an input is."""
@@ -60,7 +60,7 @@ class Job(BaseModel):
             file.write(json.dumps({"done": done, "total": total, "unit": unit, "message": message}) + "\n")
 
     def write_result(self, metrics: dict[str, Any]) -> None:
-        (Path(self.folder) / "result.json").write_text(json.dumps(metrics))
+        (Path(self.folder) / "result.json").write_text(json.dumps(metrics), encoding="utf-8")
 
     def write_error(self, error: dict[str, str]) -> None:
         """See `write_error`."""

@@ -177,7 +177,7 @@ def for_children() -> dict[str, str]:
 
 
 def _account() -> dict[str, str]:
-    """`HOME`, `USER` and `LOGNAME` where the system cannot tell them: libraries fail at import without."""
+    """What libraries fail or complain at import without, where the system cannot tell it."""
     found: dict[str, str] = {}
     try:
         known = Path.home().is_absolute()
@@ -185,6 +185,8 @@ def _account() -> dict[str, str]:
         known = False
     if not known:
         found["HOME"] = str(home())
+    if not known or not os.access(Path.home(), os.W_OK):  # it would print warnings otherwise
+        found["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", str(home() / "matplotlib"))
     try:
         getpass.getuser()
     except (KeyError, OSError):
