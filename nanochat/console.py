@@ -30,18 +30,24 @@ HEADLINES = (
 ONE_LINE = 1 << 16
 """Width of what is no terminal, in characters: a row of a table is one line, for `grep`."""
 
+NARROWEST, USUAL = 20, 80
+"""Columns: a terminal that says less is taken to have as many as usual."""
+
 IN_ASCII = {"→": "->", "←": "<-", "…": "...", "·": "-", "—": "-", "–": "-", "×": "x", "│": "|", "├": "|", "└": "`",
             "─": "-", "≥": ">=", "≤": "<=", "’": "'", "“": '"', "”": '"'}  # fmt: skip
 """How characters of ours look where the encoding does not have them; any other becomes `?`."""
 
 
 class Console(RichConsole):
-    """What commands print to: never coloured by guesses, never cut where it is no terminal."""
+    """What commands print to. Where it is no terminal, no line is cut or broken; `pages` of text are, there too."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
+    def __init__(self, *, stderr: bool = False, pages: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
         terminal = bool(stream and not stream.closed and stream.isatty())
-        super().__init__(highlight=False, soft_wrap=True, stderr=stderr, width=None if terminal else ONE_LINE)
+        wide = ONE_LINE if not terminal and not pages else None
+        super().__init__(highlight=False, soft_wrap=not pages, stderr=stderr, width=wide)
+        if self.width < NARROWEST:  # `COLUMNS=0`: nothing would be printed
+            self.width = USUAL
 
     def on_broken_pipe(self) -> None:
         """The reader has gone (`nanochat ls | head -1`): the command ends, in order."""

@@ -40,6 +40,10 @@ def check() -> list[str]:
     for variable in variables.VARIABLES:
         if variable.name.startswith("NANOCHAT_"):
             _read(variable)
+    folder = home()
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "is a link to nothing" if folder.is_symlink() else "is not a folder"
+        raise BadConfig(f"The home `{folder}` {what}.", hint="Move it away, or set `NANOCHAT_HOME` to a folder.")
     ignored: list[str] = []
     for name, near in variables.unknown(os.environ):
         if near:

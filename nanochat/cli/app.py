@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -17,18 +18,23 @@ if TYPE_CHECKING:
     from nanochat.store.artifacts import Store
 
 
+out = Console()
+err = Console(stderr=True)
+
 app = App(
+    console=Console(pages=True),
     name="nanochat",
     help="Raw text in, a chat model out: every step cached, resumable, and traceable to the bytes it came from.",
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # `main` says what was kept
 )
 
-out = Console()
-err = Console(stderr=True)
-
 EXIT_FAILED, EXIT_USAGE, EXIT_UNEXPECTED, EXIT_BROKEN_PIPE = 1, 2, 70, 141
 """Exit codes: an error with a sentence; arguments that cannot be read; a mistake of the program; nobody reads on."""
+
+
+LEAST_ROOM_BYTES = 1 << 20
+"""A server and its database need more; with less they end without a word."""
 
 
 def between(least: float, most: float) -> Parameter:
@@ -63,6 +69,18 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     from nanochat.store.artifacts import Store
 
     return Store(url or settings.store_url(), settings.home() / "cache", read_only=read_only)
+
+
+def need_home() -> None:
+    """Raises a `NanochatError` when the home cannot be written to, before anything is started in it."""
+    from nanochat.failures import sentences
+
+    folder = settings.home()
+    with sentences(f"the home `{folder}`"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST_ROOM_BYTES))
+            file.flush()
 
 
 def fail(error: NanochatError) -> NoReturn:

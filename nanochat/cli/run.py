@@ -20,6 +20,7 @@ from nanochat.cli.app import (
     StoreUrl,
     app,
     between,
+    need_home,
     open_store,
     out,
 )
@@ -81,6 +82,7 @@ def run(
         plan(profile=profile, changes=changes, compute=compute, store=store)
         return
     config, how = _configured(profile, changes, compute)
+    need_home()
     if plain:
         _run_plain(config, how, store, profile)
         return
@@ -134,6 +136,7 @@ def fetch(
 
     began = time.monotonic()
     config, how = _configured(profile, changes, compute)
+    need_home()
     opened = open_store(store)
     with Screen(out) as screen:
         screen.say(f"source  {config.data.source}")
@@ -228,6 +231,7 @@ def up(
     from flows.up import has_gpu
     from flows.up import up as start
 
+    need_home()
     with out.status("starting"):
         start(partial(out.print, markup=False), gpu=has_gpu() if gpu is None else gpu)
 
