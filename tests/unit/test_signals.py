@@ -61,7 +61,7 @@ def states(home: Path) -> list[str]:
 
 
 def leases(home: Path) -> list[Path]:
-    return [path for path in home.glob("store/v1/leases/**/*") if path.is_file()]
+    return list(home.glob("store/v1/leases/**/*.json"))
 
 
 @pytest.mark.parametrize(
