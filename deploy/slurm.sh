@@ -27,6 +27,7 @@ set -uo pipefail
 
 : "${NANOCHAT_STORE:?has to name a store that outlives the node: s3://bucket/prefix or file:///a/shared/folder}"
 export NANOCHAT_STORE
+export PYTHONSAFEPATH=1   # the folder that the job runs in is not where Python looks for its modules
 # Caches, logs and the Prefect server's SQLite: on the node's own disk, since file locks over NFS are not to be trusted.
 export NANOCHAT_HOME="${NANOCHAT_HOME:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/nanochat-${SLURM_JOB_ID:-$$}}"
 mkdir -p "$NANOCHAT_HOME" && NANOCHAT_HOME=$(cd "$NANOCHAT_HOME" && pwd) || exit

@@ -6,7 +6,7 @@ state that nobody is left to change: `decide` has the rules.
 
 For a server without a keeper, one process beside it does the same:
 
-    PREFECT_API_URL=http://server:4200/api python -m flows.overdue
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.overdue
 """
 
 from __future__ import annotations

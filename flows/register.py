@@ -1,6 +1,6 @@
 """Work pools, the deployments of `prefect.yaml`, and automations: made, or renewed, on a server that is there.
 
-    PREFECT_API_URL=http://server:4200/api python -m flows.register
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.register
 
 It starts nothing: `nanochat up` does, and calls this; `deploy/` has sites whose servers and workers others start.
 """

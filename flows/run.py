@@ -28,7 +28,12 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
 
         starting.wait(screen.say)
         screen.say(f"prefect {starting.api_url.removesuffix('/api')}")
-        parameters = {"profile": profile_name, "config": config, "compute": compute, "store": store_url}
+        parameters = {
+            "profile": profile_name,
+            "config": config,
+            "compute": compute,
+            "store": settings.absolute_store(store_url),
+        }
         return run_flow(parameters, screen, folder)
 
 

@@ -68,7 +68,7 @@ def read(file: IO[str], fields: Mapping[str, type]) -> dict[str, Any]:
     """What is in the file; empty when it is half-written, or of another program: all fields are there or none is."""
     try:
         found = json.loads(os.pread(file.fileno(), MOST_BYTES, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(found, dict) or not all(_fits(found.get(name), kind) for name, kind in fields.items()):
         return {}
@@ -84,5 +84,7 @@ def write(file: IO[str], content: Mapping[str, Any]) -> None:
 
     Spaces cover what was there before, so that it is one write, which a reader sees whole or not at all.
     """
-    data = json.dumps(content).encode()
-    os.pwrite(file.fileno(), data.ljust(os.fstat(file.fileno()).st_size), 0)
+    number = file.fileno()
+    if os.fstat(number).st_size > MOST_BYTES:  # another program's
+        os.ftruncate(number, 0)
+    os.pwrite(number, json.dumps(content).encode().ljust(os.fstat(number).st_size), 0)

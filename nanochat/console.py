@@ -30,8 +30,8 @@ HEADLINES = (
 ONE_LINE = 1 << 16
 """Width of what is no terminal, in characters: a row of a table is one line, for `grep`."""
 
-NARROWEST, USUAL = 20, 80
-"""Columns: a terminal that says less is taken to have as many as usual."""
+NARROWEST, USUAL, WIDEST = 20, 80, 1000
+"""Columns: a terminal that claims fewer or more is taken to have as many as usual."""
 
 IN_ASCII = {"→": "->", "←": "<-", "…": "...", "·": "-", "—": "-", "–": "-", "×": "x", "│": "|", "├": "|", "└": "`",
             "─": "-", "≥": ">=", "≤": "<=", "’": "'", "“": '"', "”": '"'}  # fmt: skip
@@ -46,7 +46,7 @@ class Console(RichConsole):
         terminal = bool(stream and not stream.closed and stream.isatty())
         wide = ONE_LINE if not terminal and not pages else None
         super().__init__(highlight=False, soft_wrap=not pages, stderr=stderr, width=wide)
-        if self.width < NARROWEST:  # `COLUMNS=0`: nothing would be printed
+        if self.width < NARROWEST or (pages and self.width > WIDEST):  # `COLUMNS=0`: nothing would be printed
             self.width = USUAL
 
     def on_broken_pipe(self) -> None:

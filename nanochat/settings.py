@@ -200,9 +200,12 @@ def _account() -> dict[str, str]:
 
 def absolute_store(url: str) -> str:
     """A folder as an absolute path; what has a scheme stays as it is."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", url):
-        return url
-    return str(Path(url).expanduser().absolute())
+    return str(Path(url).expanduser().absolute()) if is_relative_store(url) else url
+
+
+def is_relative_store(url: str) -> bool:
+    """Whether an address is that of a folder below the working directory."""
+    return bool(url) and not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:|[/~]", url)
 
 
 def is_loopback(url: str) -> bool:
