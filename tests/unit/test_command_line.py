@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shlex
 import subprocess
@@ -44,9 +43,6 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         ["bash", "-c", line.replace("nanochat", command)], capture_output=True, text=True, timeout=120,
         env={**os.environ, "NANOCHAT_HOME": str(folder / "home")},
     )  # fmt: skip
-
-
-LONG = "--set base_evaluation.prompts=" + json.dumps(["x" * 100] * 900).replace(" ", "")
 
 
 def test_a_table_in_a_pipe_has_a_whole_row_in_each_line(tmp_path: Path) -> None:
@@ -119,8 +115,9 @@ def at_the_door(line: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) 
 
 
 def test_a_reader_that_goes_is_no_error(tmp_path: Path) -> None:
-    done = shell(f"nanochat config {LONG} | head -1; exit ${{PIPESTATUS[0]}}", tmp_path)
-    assert (done.stdout, done.stderr, done.returncode) == ("{\n", "", 141)
+    for command in ("config", "plan", "--help", "profiles"):
+        done = shell(f"nanochat {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
+        assert (done.stdout, done.stderr, done.returncode) == ("", "", 141), command
 
 
 def test_an_output_that_takes_nothing_is_one_sentence(tmp_path: Path) -> None:
