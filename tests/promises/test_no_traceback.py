@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -121,30 +122,28 @@ def _unreachable(*_: Any, **__: Any) -> Any:
     raise SourceUnreachable("Not in this test.")
 
 
-def values(place: Fuzzed) -> st.SearchStrategy[str]:
-    good = [
+def command_lines(place: Fuzzed, command: str) -> st.SearchStrategy[list[str]]:
+    """Its arguments in any number and order, with values that fit them or not."""
+    known = [
         "chat/latest", f"sft/2{KEY[1:]}", "2123", place.run_id, "sft", "demo", "out", str(place.root), "new/alias",
         str(place.folder / "file"), str(place.folder / "loop" / "x"), str(place.folder / "none"), "file/inside",
         "s3:/bucket", "s3://", "file://host/x", "ftp://x", "http://[::1", str(place.folder / "page.html"),
     ]  # fmt: skip
-    return st.one_of(st.sampled_from(good), st.sampled_from(ODD), st.sampled_from(CHANGES), TEXT)
-
-
-def command_lines(place: Fuzzed, command: str) -> st.SearchStrategy[list[str]]:
-    """Its arguments in any number and order, with values that fit them or not."""
-    value = values(place)
-    pieces: list[st.SearchStrategy[list[str]]] = [value.map(lambda one: [one])]
+    any_value = st.one_of(st.sampled_from(known), st.sampled_from(ODD), TEXT)
+    pieces: list[st.SearchStrategy[list[str]]] = [any_value.map(lambda one: [one])]
     for argument in app[command].assemble_argument_collection():
+        value = st.one_of(st.sampled_from(CHANGES), any_value) if argument.hint not in (str, int, float) else any_value
         for name in argument.names:
             pieces += [
-                st.just([name]),
                 value.map(lambda one, name=name: [name, one]),
                 value.map(lambda one, name=name: [f"{name}={one}"]),
+                st.just([name]),
             ]
-    pieces.append(st.sampled_from([["chat/latest"], ["--store", str(place.root)], ["--no-such-option"]]))
-    return st.lists(st.one_of(pieces), max_size=5).map(
-        lambda found: [command, *(word for words in found for word in words)]
-    )
+    pieces.append(st.sampled_from([["chat/latest"], ["--store", str(place.folder / "none")], ["--no-such-option"]]))
+    several = st.lists(st.one_of(pieces), max_size=4).map(lambda found: list(chain.from_iterable(found)))
+    one_change = st.sampled_from(CHANGES).map(lambda change: ["--set", change])
+    lines = st.one_of(several, one_change) if command in ("config", "fetch", "plan", "run") else several
+    return lines.map(lambda line: [command, *line])
 
 
 def run_at_the_door(line: list[str]) -> tuple[int, str, str]:
