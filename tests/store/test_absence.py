@@ -405,3 +405,23 @@ def test_a_lease_that_cannot_be_read_is_not_taken_over(tmp_path: Path, monkeypat
             raise AssertionError("it was taken over")
         assert held.holds()
         assert objects.read("v1/leases/key.json") != before, "its holder goes on"
+
+
+@pytest.mark.s3
+def test_a_404_that_does_not_name_what_is_missing_is_confirmed_by_a_listing(
+    root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf(tmp_path, root_s3)
+
+    def of(method: str, path: str) -> bool:
+        return method in ("GET", "HEAD") and "list-type" not in path
+
+    with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "page", of) as (url, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        objects = Objects(root_s3, read_only=True)
+        for look in (objects.read, objects.size, lambda path: objects.download(path, tmp_path / "copy")):
+            with pytest.raises(StoreUnreachable, match="says that it is not there"):
+                look("v1/aliases/kept.json")
+        assert objects.size("v1/aliases/kept") is None
+        with pytest.raises(FileNotFoundError):
+            objects.read("v1/aliases/kept")
