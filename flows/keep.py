@@ -29,7 +29,7 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
         manifests = list(opened.manifests())
         damaged = {manifest.folder: problems for manifest in manifests if (problems := opened.verify(manifest))}
         bad = [manifest for manifest in manifests if manifest.folder in damaged]
-        taken = trash.take_out(opened, bad, "it was damaged") if repair and bad else None
+        taken = trash.take_out(opened, bad, "it was damaged", opened.verify) if repair and bad else None
     except NanochatError as error:
         return Failed(message=str(error), data=error)
     size = sum(entry.size for manifest in manifests for entry in manifest.files)
@@ -52,6 +52,8 @@ def gc_flow(
     delete: bool = False,
 ) -> State[Any]:
     """Says what no alias, pinned run or recent run needs, and how much room it takes; deletes it if told to.
+
+    What is deleted can be taken back for `NANOCHAT_TRASH_HOURS`, by `nanochat gc --restore`.
 
     Args:
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.

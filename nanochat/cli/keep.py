@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def verify(
     whole = len(manifests) - len(damaged) - len(unreadable)
     size = sum(entry.size for manifest in manifests for entry in manifest.files)
     out.print(f"{whole} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
-    if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged")):
+    if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged", opened.verify)):
         for part in record.parts:
             out.print(f"taken out: {part.name}")
         out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
@@ -198,7 +199,7 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
     source = artifact.path
     try:
         _check_new(folder, opened.objects.local)
-        is_new = not folder.exists()
+        is_new = not folder.is_dir()
         try:
             for file in artifact.manifest.files:
                 # the bytes alone: the store's files may be read-only, or links
@@ -227,8 +228,8 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
 
 def _check_new(folder: Path, store: Path | None) -> None:
     """Refuses a folder in which an export would mix with something else."""
-    if folder.exists() and not folder.is_dir():
-        raise BadConfig(f"`{folder}` is a file.", hint="Name a folder that does not exist.")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise BadConfig(f"`{folder}` is no folder.", hint="Name a folder that does not exist.")
     if folder.is_dir() and any(folder.iterdir()):
         raise BadConfig(f"`{folder}` is not empty.", hint="Name a folder that does not exist, or empty it.")
     if store and folder.resolve().is_relative_to(store.resolve()):

@@ -33,6 +33,7 @@ from nanochat.data.index import Block, RowSet
 from nanochat.data.order import Window
 from nanochat.data.rows import decode_block
 from nanochat.errors import BadSource, DamagedArtifact, StoreUnreachable
+from nanochat.store.names import is_foreign
 from nanochat.store.objects import Objects
 
 Columns = tuple[np.ndarray, ...]
@@ -202,6 +203,8 @@ class _Cache:
         """Deletes what is oldest and not wanted here until the cache is within its limit."""
         found: list[tuple[float, int, Path]] = []
         for place in self._folder.iterdir():
+            if is_foreign(place.name):
+                continue
             with contextlib.suppress(FileNotFoundError):
                 there = place.stat()
                 if place.suffix == PART and time.time() - there.st_mtime > ABANDONED_S:

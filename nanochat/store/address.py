@@ -69,7 +69,7 @@ def _file_url(text: str, rest: str) -> Address:
     decoded = os.fsdecode(unquote_to_bytes(slash + path))
     if not _is_printable(decoded):
         raise _refused(text, "has control characters")
-    return _folder(text, Path(decoded))
+    return _folder(text, Path(decoded or "/"))
 
 
 def _s3_url(text: str, rest: str) -> Address:

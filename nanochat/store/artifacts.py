@@ -20,6 +20,7 @@ from nanochat.errors import (
     DamagedAnswer,
     DamagedArtifact,
     NanochatError,
+    NoSpace,
     NotFound,
     StoreError,
     StoreUnreachable,
@@ -135,7 +136,8 @@ class Store:
         self.objects = Objects(url, read_only=read_only)
         if not read_only:
             self.objects.make_bucket()
-            self.objects.probe()
+            with contextlib.suppress(NoSpace):  # whoever needs room is told; a full store can still be cleared up
+                self.objects.probe()
         self.asked: set[tuple[str, str]] = set()
         """Stage and key of all that this process asked for or published; noted before the store is asked."""
         self._cache = Cache(cache)
@@ -410,7 +412,12 @@ def manifest_path(stage: str, key: str) -> str:
 
 
 def _manifest(path: str, data: bytes) -> Manifest:
-    return parse(Manifest, data, path, "a manifest", hint="Move it away, or use another `--store`.")
+    manifest = parse(Manifest, data, path, "a manifest", hint="Move it away, or use another `--store`.")
+    if manifest_path(*manifest.name) != path:
+        raise DamagedArtifact(
+            f"`{path}` is the manifest of {manifest.stage}/{manifest.key[:12]}.", hint="Move it back to its place."
+        )
+    return manifest
 
 
 def _files(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import IO
 
 from nanochat import settings
+from nanochat.errors import NanochatError, NoSpace
 from nanochat.store.manifest import Manifest
+from nanochat.store.names import is_foreign
+from nanochat.store.walk import walk
 
 DOWNLOADS_AT_ONCE = 8
 ABANDONED_S = 24 * 3600
@@ -45,7 +49,8 @@ class Cache:
                 return place
             self._make_room(sum(file.size for file in manifest.files))
         temporary = self.scratch()
-        temporary.mkdir()
+        with self._on_disk():
+            temporary.mkdir()
         try:
             with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
                 list(pool.map(lambda file: download(file.path, temporary / file.path), manifest.files))
@@ -66,7 +71,8 @@ class Cache:
     def scratch(self) -> Path:
         """A fresh name for a file or folder that its user deletes."""
         folder = self.root / "incoming"
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._on_disk():
+            folder.mkdir(parents=True, exist_ok=True)
         return folder / uuid.uuid4().hex
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -74,10 +80,24 @@ class Cache:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """No other thread or process looks or changes meanwhile; for short steps only."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._on_disk():
+            self.root.mkdir(parents=True, exist_ok=True)
+            with (self.root / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Turns what the file system says into our errors."""
+        try:
             yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"No space left for the cache `{self.root}`.", hint="Free some.") from error
+            raise NanochatError(
+                f"The cache `{self.root}` cannot be used: {error.strerror or error} (`{error.filename or 'lock'}`).",
+                hint="Point `NANOCHAT_HOME` at a disk that can be written and locked.",
+            ) from error
 
     def _claim(self, digest: str) -> None:
         if self._claims is None:
@@ -91,8 +111,9 @@ class Cache:
             self._claims.flush()
 
     def _in_use(self) -> set[str]:
+        """Digests that a living `Cache` handed out. What cannot be looked at raises: it may be in use."""
         used: set[str] = set()
-        for path in (self.root / "users").glob("*"):
+        for path in _inside(self.root / "users"):
             with path.open() as claims:
                 try:
                     fcntl.flock(claims, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,20 +124,20 @@ class Cache:
         return used
 
     def _make_room(self, needed_bytes: int) -> None:
-        for path in (self.root / "incoming").glob("*"):
+        for path in _inside(self.root / "incoming"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > ABANDONED_S:
                     _delete(path)
-        folders = sorted((self.root / "payloads").glob("*"), key=lambda folder: folder.stat().st_mtime)
-        sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) for folder in folders}
+        folders = sorted(_inside(self.root / "payloads"), key=lambda folder: folder.stat().st_mtime)
+        sizes = {folder: sum(there.st_size for _, there in walk(folder)) for folder in folders if folder.is_dir()}
         excess = sum(sizes.values()) + needed_bytes - settings.cache_bytes()
         if excess <= 0:
             return
         used = self._in_use()
-        for folder in folders:
+        for folder, size in sizes.items():
             if excess > 0 and folder.name not in used:
                 self._discard(folder)
-                excess -= sizes[folder]
+                excess -= size
 
     def _discard(self, place: Path) -> None:
         """Takes a folder away at once, so that nobody meets half of it."""
@@ -128,6 +149,14 @@ class Cache:
 
 def _whole(place: Path, manifest: Manifest) -> bool:
     return all((place / f.path).is_file() and (place / f.path).stat().st_size == f.size for f in manifest.files)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, without files that are not ours; nothing where there is no such folder."""
+    try:
+        return [path for path in folder.iterdir() if not is_foreign(path.name)]
+    except FileNotFoundError:
+        return []
 
 
 def _delete(path: Path) -> None:

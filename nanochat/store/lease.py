@@ -23,6 +23,8 @@ from nanochat.errors import NanochatError
 from nanochat.store.objects import Objects
 
 POLL_S = 0.5
+RELEASED_S = 0.02
+"""A store that says "there" and "not there" by turns is not asked without a pause."""
 
 
 class Overtaken(NanochatError):
@@ -105,7 +107,8 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
             return Held(objects, path, mine)
         try:
             now = objects.read(path)
-        except FileNotFoundError:
+        except FileNotFoundError:  # released since
+            time.sleep(RELEASED_S)
             continue
         if now == mine:  # the answer to a first try was lost, and only the second refused
             return Held(objects, path, mine)

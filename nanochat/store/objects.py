@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nanochat.errors import BadConfig, NoSpace, StoreError
+from nanochat.errors import BadConfig, NanochatError, NoSpace, StoreError
 from nanochat.store import address
 from nanochat.store.backend import Backend, Entry, Unfinished
 from nanochat.store.local import Folder
@@ -145,7 +145,7 @@ class Objects:
                     hint="Two runs could overwrite each other there; use a server that honours them.",
                 )
         finally:
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(NanochatError):
                 self.delete([path])
 
     def _may_write(self) -> None:

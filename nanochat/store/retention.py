@@ -47,7 +47,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nanochat import settings
-from nanochat.errors import NanochatError, StoreError, StoreUnreachable
+from nanochat.errors import NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.store import runs, trash
 from nanochat.store.artifacts import Store, manifest_path
 from nanochat.store.lease import Held
@@ -137,25 +137,15 @@ def delete(store: Store, doomed: Plan, *, on_wait: Callable[[str], None] = lambd
 
     Raises a `StoreError` when the store fails; the next deletion goes on from there.
     """
-    with trash.locked(store, on_wait) as held:
-        _check_clock(store)
-        known: dict[Name, Manifest] = {}
-        announced = {(item.what, item.name) for item in doomed.items}
-        current = _plan(store, doomed.keep_runs, doomed.min_age_hours, doomed.trash_hours, known)
-        items = [item for item in current.items if (item.what, item.name) in announced]
-        in_trash = {each.record.id: each.record for each in trash.deletions(store)}
-        interrupted = [record for record in in_trash.values() if record.state != "deleted"]
-        for item in items:
-            if item.what == "trash":
-                trash.empty(store, in_trash[item.name])
-        gone, trash_id = _delete(store, held, [item for item in items if item.what != "trash"], doomed, known, on_wait)
-        for record in interrupted:
-            if ("trash", record.id) not in announced:
-                trash.complete(store, record)
-    deleted = {(item.what, item.name) for item in gone} | {pair for pair in announced if pair[0] == "trash"}
-    done = tuple(item for item in items if (item.what, item.name) in deleted)
-    spared = tuple(item for item in doomed.items if (item.what, item.name) not in deleted)
-    return Deleted(done, spared, trash_id)
+    try:
+        with trash.locked(store, on_wait) as held:
+            _check_clock(store)
+            return _delete(store, held, doomed, on_wait)
+    except NoSpace as error:
+        if doomed.trash_hours:
+            hint = "`nanochat gc --delete --trash-hours 0` deletes without the trash, which needs no room."
+            raise NoSpace(error.message, hint=hint) from error
+        return _delete(store, None, doomed, on_wait)  # no room for a lease
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -302,15 +292,38 @@ def _unfinished(store: Store) -> tuple[list[Unfinished], tuple[str, ...]]:
 # --- deleting ---------------------------------------------------------------------------------------------------------
 
 
-def _delete(
+def _delete(store: Store, held: Held | None, doomed: Plan, on_wait: Callable[[str], None]) -> Deleted:
+    """Step 1 of the module's docstring, what is in the trash, and the other steps."""
+    known: dict[Name, Manifest] = {}
+    announced = {(item.what, item.name) for item in doomed.items}
+    current = _plan(store, doomed.keep_runs, doomed.min_age_hours, doomed.trash_hours, known)
+    items = [item for item in current.items if (item.what, item.name) in announced]
+    records = [each.record for each in trash.deletions(store)]
+    expired = [record for record in records if ("trash", record.id) in {(item.what, item.name) for item in items}]
+    for record in expired:
+        if record.state == "deleted":  # first, as this makes room
+            trash.empty(store, record)
+    gone, trash_id = _remove(store, held, [item for item in items if item.what != "trash"], doomed, known, on_wait)
+    for record in records:
+        if record.state != "deleted" and record in expired:
+            trash.empty(store, record)
+        elif record.state != "deleted" and held:
+            trash.complete(store, record)
+    deleted = {(item.what, item.name) for item in gone} | {pair for pair in announced if pair[0] == "trash"}
+    done = tuple(item for item in items if (item.what, item.name) in deleted)
+    spared = tuple(item for item in doomed.items if (item.what, item.name) not in deleted)
+    return Deleted(done, spared, trash_id)
+
+
+def _remove(
     store: Store,
-    held: Held,
+    held: Held | None,
     items: Sequence[Item],
     doomed: Plan,
     known: dict[Name, Manifest],
     on_wait: Callable[[str], None],
 ) -> tuple[list[Item], str]:
-    """Steps 2 to 5 of the module's docstring: what was deleted, and its id in the trash."""
+    """Steps 2 to 5: what was removed, and its id in the trash."""
     removed: dict[Name, bytes] = {}
     put_back: set[Name] = set()
     items = [_with_its_files(store, item, removed) for item in items]
@@ -326,7 +339,8 @@ def _delete(
             _let_runs_speak(store, on_wait)
             put_back = _needed_again(store, doomed, known, removed)
             _put_back(store, put_back, removed, items, record)
-        trash.ensure_held(held)
+        if held:
+            trash.ensure_held(held)
     except BaseException:  # stopped, or the store fails: nothing is lost yet
         with contextlib.suppress(NanochatError, OSError):
             _put_back(store, removed, removed, items, record)
@@ -335,7 +349,7 @@ def _delete(
         raise
     gone = [item for item in items if not (item.what == "artifact" and _name(item) in put_back)]
     for item in gone:
-        part, place = item.as_part(), item.interrupted or record
+        part, place = item.as_part(), (item.interrupted or record) if doomed.trash_hours else None
         if part and place:
             trash.move_in(store, place, part)
         else:

@@ -22,6 +22,8 @@ from nanochat.store.names import is_foreign
 
 UPLOAD_S, SLOWEST_BYTES_PER_S = 120.0, 100_000
 """An upload that takes longer than both allow for its size has failed: a server may take bytes, and never answer."""
+COPY_BYTES = 256 << 20
+"""Copied at once on the server, which answers when it is done; S3 allows up to 5 GB."""
 READ_TRIES = 3
 """Of an object whose bytes broke off."""
 ABSENT = ("NoSuchKey", "NoSuchUpload")
@@ -48,18 +50,13 @@ class Bucket:
 
     def size(self, path: str) -> int | None:
         try:
-            with self._answers(path, absent=("404", *ABSENT)):
+            with self._reading(path):
                 return self._call("head_object", path)["ContentLength"]
         except FileNotFoundError:
-            # An answer to HEAD has no body that would say what is missing.
-            if any(entry["Key"] == self._key(path) for entry in self._listing(self._key(path))):
-                raise StoreUnreachable(
-                    f"The store {self.root} lists `{path}`, and says that it is not there."
-                ) from None
             return None
 
     def download(self, path: str, local: Path) -> None:
-        with self._answers(path):
+        with self._reading(path):
             self._s3.get_file(f"{self._bucket}/{self._key(path)}", str(local))
 
     def list(self, prefix: str, *, everything: bool) -> Iterator[Entry]:
@@ -103,8 +100,12 @@ class Bucket:
         size = self.size(path)
         if size is None:
             return False
-        with self._answers(path):  # on the server; in parts above 5 GB
-            self._s3.cp_file(f"{self._bucket}/{self._key(path)}", f"{self._bucket}/{self._key(to)}")
+        places = f"{self._bucket}/{self._key(path)}", f"{self._bucket}/{self._key(to)}"
+        with self._answers(path):  # on the server
+            if size > COPY_BYTES:
+                sync(self._s3.loop, self._s3._copy_managed, *places, size, block=COPY_BYTES)
+            else:
+                sync(self._s3.loop, self._s3._copy_basic, *places)
         if self.size(to) != size:
             raise StoreUnreachable(f"The store {self.root} has not copied `{path}`, though it said so.")
         self.delete(path)
@@ -158,7 +159,7 @@ class Bucket:
         tries_left = READ_TRIES
         while True:
             tries_left -= 1
-            with self._answers(path):
+            with self._reading(path):
                 answer = self._call("get_object", path)
             try:
                 with self._answers(path):
@@ -167,6 +168,21 @@ class Bucket:
             except StoreUnreachable:
                 if not tries_left:
                     raise
+
+    @contextlib.contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """`FileNotFoundError` only if there is no such object. A 404 that does not name what is missing may be a
+        proxy's (an answer to HEAD cannot name it): a listing must confirm it."""
+        try:
+            with self._answers(path, absent=("404", *ABSENT)):
+                yield
+        except FileNotFoundError as error:
+            unnamed = _answer(error).get("Error", {}).get("Code") not in ABSENT
+            if unnamed and any(entry["Key"] == self._key(path) for entry in self._listing(self._key(path))):
+                raise StoreUnreachable(
+                    f"The store {self.root} lists `{path}`, and says that it is not there.", hint="Try again."
+                ) from error
+            raise
 
     def _listing(self, prefix: str) -> Iterator[dict[str, Any]]:
         for page in self._pages("list_objects_v2", prefix, {"ContinuationToken": "NextContinuationToken"}):

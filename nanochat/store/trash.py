@@ -134,15 +134,20 @@ def finish(store: Store, record: Record, parts: Sequence[Part]) -> None:
 
 
 def complete(store: Store, record: Record) -> None:
-    """Writes down that a deletion that had been stopped is over, unless a payload of it is still in its place."""
+    """Writes down that a deletion that had been stopped is over, unless a payload of it is still in its place.
+
+    What it did not reach, what was taken back and what was made again is its part no more.
+    """
+    held = {entry.path for entry in store.objects.list(f"{record.folder}/objects", everything=True)}
     parts: list[Part] = []
     for part in record.parts:
         if part.what == "artifact":
-            if store.objects.size(part.manifest_path) is not None:  # taken back, or made again
+            if record.place(part.manifest_path) not in held or store.objects.size(part.manifest_path) is not None:
                 continue
             if any(store.objects.size(path) is not None for path in part.paths):
                 return
-        parts.append(part)
+        if not part.paths or any(record.place(path) in held for path in part.paths):
+            parts.append(part)
     finish(store, record, parts)
 
 
@@ -172,13 +177,15 @@ def move_back(store: Store, record: Record, part: Part) -> None:
             store.objects.move(record.place(path), path)
 
 
-def take_out(store: Store, manifests: Sequence[Manifest], why: str) -> Record | None:
-    """Moves damaged artifacts into the trash. One that was replaced meanwhile by another attempt is left alone."""
+def take_out(
+    store: Store, manifests: Sequence[Manifest], why: str, still: Callable[[Manifest], object] = lambda manifest: True
+) -> Record | None:
+    """Moves artifacts into the trash. One that another attempt has replaced, or that is not `still` to go, stays."""
     with locked(store) as held:
         parts: list[Part] = []
         for manifest in manifests:
             current = store.read(*manifest.name)
-            if current is None or current.payload != manifest.payload:
+            if current is None or current.payload != manifest.payload or not still(manifest):
                 continue
             payload = f"{manifest.folder}/{manifest.payload}"
             files = {f"{payload}/{file.path}" for file in manifest.files}

@@ -9,18 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
-
-
-@pytest.fixture
-def root_s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh prefix in a bucket that is there; the environment leads to it."""
-    for name, value in s3_server.items():
-        monkeypatch.setenv(name, value)
-    root = f"s3://bucket/{uuid.uuid4().hex}"
-    Objects(root).make_bucket()
-    return root
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])

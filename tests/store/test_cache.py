@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -10,9 +14,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from nanochat.errors import NanochatError
 from nanochat.store.artifacts import Manifest, Store
 from nanochat.store.cache import Cache
 from nanochat.store.manifest import describe_file, payload_digest
@@ -73,6 +79,53 @@ def test_what_a_living_process_uses_stays_until_it_is_killed(tmp_path: Path, sma
             user.kill()
     Cache(tmp_path / "cache").folder(describe(tmp_path / "last", "l" * 100), copy_from(tmp_path / "last"))
     assert not (tmp_path / "cache/payloads" / used.digest).exists()
+
+
+@pytest.mark.parametrize("folder", ["users", "payloads", "incoming"])
+def test_copies_are_not_deleted_while_it_cannot_be_seen_who_uses_them(
+    folder: str, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Cache(tmp_path / "cache")
+    kept = describe(tmp_path / "kept", "k" * 100)
+    first.folder(kept, copy_from(tmp_path / "kept"))
+    for i in range(2):
+        describe(tmp_path / str(i), f"{i}" * 100)
+    listing = os.listdir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for i in range(2):
+        with contextlib.suppress(NanochatError):
+            manifest = Manifest.model_validate_json(kept.model_dump_json()).model_copy(update={"digest": f"{i}" * 64})
+            Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / "kept"))
+    with pytest.raises(NanochatError, match="cannot be used: Permission denied"):
+        Cache(tmp_path / "cache").folder(kept.model_copy(update={"digest": "f" * 64}), copy_from(tmp_path / "kept"))
+    assert (tmp_path / "cache/payloads" / kept.digest / "data").exists()
+
+
+def test_files_of_others_stay_in_the_cache(tmp_path: Path, small: None) -> None:
+    manifests = [describe(tmp_path / str(i), f"{i}" * 100) for i in range(4)]
+    Cache(tmp_path / "cache").folder(manifests[0], copy_from(tmp_path / "0"))
+    strangers = [tmp_path / "cache" / folder / ".DS_Store" for folder in ("users", "payloads", "incoming")]
+    for path in strangers:
+        path.write_bytes(b"\0" * 1000)
+        os.utime(path, (0, 0))
+    for i, manifest in enumerate(manifests):
+        Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / str(i)))
+    assert all(path.exists() for path in strangers)
+
+
+def test_a_cache_that_cannot_be_locked_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(NanochatError, match="No locks available"):
+        Cache(tmp_path / "cache").folder(describe(tmp_path / "one", "x"), copy_from(tmp_path / "one"))
 
 
 def test_many_who_want_one_payload_get_it_whole(tmp_path: Path) -> None:

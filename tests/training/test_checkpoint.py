@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanochat.errors import DamagedArtifact, NanochatError, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import DamagedArtifact, NanochatError, NewerFormat, NoSpace, StoreError, StoreUnreachable
 from nanochat.training.checkpoint import TRIES, Checkpoints
 from tests.training.saver import checkpoints, equal, state
 
@@ -300,3 +300,66 @@ def test_the_copy_reuses_its_memory(tmp_path: Path) -> None:
     made.save(2, 16, {"weight": tensor}, {}, [])
     made.wait(must=True)
     assert made._host["weight"].data_ptr() == held
+
+
+@pytest.mark.parametrize("fails", ["list", "read", "download"])
+def test_a_store_that_refuses_is_no_reason_to_begin_anew(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 1, 2)
+    found = checkpoints(tmp_path)
+    assert found._objects is not None
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise StoreError("Permission denied.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(found._objects.backend, fails, refuse)
+        with pytest.raises(StoreError, match="Permission denied"):
+            found.resume({"weight": torch.zeros(3)})
+    found.save(3, 3, {"weight": torch.zeros(3)}, {}, [])
+    found.wait(must=True)
+    assert steps(tmp_path) == [2, 3], "only what is old went"
+
+
+def test_a_newer_format_is_refused_and_stays(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    (record,) = (tmp_path / "checkpoints").rglob("manifest.json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "format": 3}))
+    with pytest.raises(NewerFormat, match="written by a newer version"):
+        checkpoints(tmp_path).resume({"weight": torch.zeros(3)})
+    assert record.exists()
+
+
+@pytest.mark.parametrize("leaves_out", ["manifest.json", "step-00000003", "safetensors", ""])
+def test_a_listing_that_leaves_something_out_costs_no_whole_checkpoint(
+    leaves_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = saved(tmp_path, 1, 2)
+    assert made._objects is not None
+    listing = made._objects.backend.list
+
+    def short(*given: Any, **more: Any) -> list[Any]:
+        return [each for each in listing(*given, **more) if leaves_out not in each.path]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made._objects.backend, "list", short)
+        made.save(3, 3, {"weight": torch.zeros(3)}, {}, [])
+        made.wait(must=True)
+    assert steps(tmp_path)[-2:] == [2, 3]
+    found = checkpoints(tmp_path).resume({"weight": torch.zeros(3)})
+    assert found is not None
+    assert found.step == 3
+
+
+def test_files_of_others_beside_checkpoints_do_no_harm(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    (folder,) = (tmp_path / "checkpoints/key").iterdir()
+    for place in (folder, folder.parent):
+        (place / ".DS_Store").write_bytes(b"")
+        (place / "notes.txt").write_bytes(b"")
+        (place / "manifest.json~").write_bytes(b"")
+    saved(tmp_path, 2, 3)
+    found = checkpoints(tmp_path).resume({"weight": torch.zeros(3)})
+    assert found is not None
+    assert found.step == 3

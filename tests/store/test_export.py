@@ -1,0 +1,118 @@
+"""`nanochat export` copies an artifact into a new folder, or says in one sentence why it cannot."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat.cli.keep import export
+from nanochat.errors import BadConfig
+from nanochat.store.artifacts import Store
+from tests.store.test_retention import publish
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    store.set_alias("kept", publish(store, "a"))
+    return str(tmp_path / "store")
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_copies_can_be_changed_and_the_store_stays_as_it_is(url: str, tmp_path: Path) -> None:
+    for path in Path(url).rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)  # as somebody keeps a store read-only
+    out = tmp_path / "deep/new"
+    export("kept", out, store=url)
+    assert files(out) == {"data": "data of a", "deep/notes": "notes of a"}
+    for path in out.rglob("*"):
+        assert path.is_dir() or (path.stat().st_nlink, path.stat().st_mode & 0o200) == (1, 0o200)
+        assert not path.is_dir() or path.stat().st_mode & 0o200
+    (out / "data").write_text("mine")
+    store = Store(url, tmp_path / "cache", read_only=True)
+    assert store.verify(store.resolve("kept")) == []
+
+
+def test_an_empty_folder_is_filled(url: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export("kept", tmp_path / "out", store=url)
+    assert len(files(tmp_path / "out")) == 2
+
+
+def _file(folder: Path) -> Path:
+    (folder / "out").write_text("mine")
+    return folder / "out"
+
+
+def _below_a_file(folder: Path) -> Path:
+    return _file(folder) / "deeper"
+
+
+def _full(folder: Path) -> Path:
+    (folder / "out").mkdir()
+    (folder / "out/data").write_text("mine")
+    return folder / "out"
+
+
+def _dead_link(folder: Path) -> Path:
+    (folder / "out").symlink_to(folder / "nowhere")
+    return folder / "out"
+
+
+def _in_the_store(folder: Path) -> Path:
+    return folder / "store/v1/out"
+
+
+def _linked_into_the_store(folder: Path) -> Path:
+    (folder / "link").symlink_to(folder / "store")
+    return folder / "link/out"
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (_file, "is no folder"), (_below_a_file, "cannot be used"), (_full, "is not empty"),
+        (_dead_link, "is no folder"),
+        (_in_the_store, "inside the store"), (_linked_into_the_store, "inside the store"),
+    ],
+)  # fmt: skip
+def test_where_something_else_is_nothing_is_written(
+    place: Callable[[Path], Path], why: str, url: str, tmp_path: Path
+) -> None:
+    out = place(tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(BadConfig, match=why):
+        export("kept", out, store=url)
+    assert files(tmp_path) == before
+    assert place is not _dead_link or out.is_symlink()
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_half_an_export_is_taken_away(
+    existing: bool, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def full(source: Path, target: Path, **more: Any) -> Any:
+        if Path(target).name == "notes":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return copy(source, target, **more)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    out = tmp_path / "out"
+    if existing:
+        out.mkdir()
+    with pytest.raises(BadConfig, match="No space left on device"):
+        export("kept", out, store=url)
+    assert out.exists() == existing
+    assert files(out) == {}
