@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess  # noqa: TID251 - the keeper is no stage's child
 import sys
 import time
@@ -106,15 +105,17 @@ def _count(asked: int, cancelled: int) -> list[str]:
 
 
 def _end_keeper(folder: Path, pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE_S + 2 * STOP_LIMIT_S
-    while record(folder) is not None:
-        if time.monotonic() > deadline:
-            raise NanochatError(
-                "The keeper does not end.", hint=f"`{folder / 'keeper.log'}` may say why; its process is {pid}."
-            )
-        time.sleep(POLL_S)
+    """Returns when nothing of it is left; `pid` is of the process that holds the lock, so of no other."""
+    try:
+        keeper = psutil.Process(pid)
+        keeper.terminate()
+        keeper.wait(PATIENCE_S + 2 * STOP_LIMIT_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired as error:
+        raise NanochatError(
+            "The keeper does not end.", hint=f"`{folder / 'keeper.log'}` may say why; its process is {pid}."
+        ) from error
 
 
 def elsewhere() -> list[Path]:
