@@ -155,8 +155,9 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
             told = time.monotonic()
             _tell(event, context)
         for line in metrics.lines():
-            event, told = json.loads(line), time.monotonic()
-            _tell(event, context)
+            if (found := _parsed(line)) is not None:
+                event, told = found, time.monotonic()
+                _tell(event, context)
         ranks.hand_on(last=not running)
         if not running:
             return
@@ -175,14 +176,26 @@ def _tell(event: dict[str, Any], context: Context) -> None:
     )
 
 
+def _answer(path: Path) -> dict[str, Any] | None:
+    """What a worker has written; nothing when it was killed, or the disk was full, before it was whole."""
+    return _parsed(path.read_text(errors="replace")) if path.exists() else None
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        found = json.loads(text)
+        return found if isinstance(found, dict) else None
+    return None
+
+
 def _result(folder: Path, module: str) -> dict[str, Any]:
     """What the worker reported, or the error that says best why it did not."""
-    if (folder / "result.json").exists() and not (folder / "error.json").exists():
-        return json.loads((folder / "result.json").read_text())
+    result, said = _answer(folder / "result.json"), _answer(folder / "error.json")
+    if result is not None and not (folder / "error.json").exists():
+        return result
     log = folder / "log.txt"
     text = log.read_text(errors="replace")
-    said = json.loads((folder / "error.json").read_text()) if (folder / "error.json").exists() else None
-    if said and said["type"] != StageFailed.__name__:
+    if said and said.get("type") != StageFailed.__name__:
         raise from_json(said)
     if KILLED.search(text):  # what the other ranks then say is its echo
         raise NotEnoughMemory(

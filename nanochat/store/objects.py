@@ -413,6 +413,8 @@ def open_s3() -> Any:
             "connect_timeout": 5,
             "read_timeout": 60,
             "retries": {"total_max_attempts": 3, "mode": "standard"},
+            # an IPv6 address is in brackets where botocore looks it up in `NO_PROXY`, and httpx takes no brackets there
+            **({"proxies": {}} if settings.is_loopback(settings.s3_endpoint()) else {}),
         },
     )
 
