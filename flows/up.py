@@ -20,7 +20,7 @@ import psutil
 
 from flows.client import Api, load
 from flows.keeper import PATIENCE_S, record
-from flows.reach import ServerUnavailable, expect, healthy
+from flows.reach import ServerUnavailable, expect, healthy, without_login
 from flows.server import START_LIMIT_S, STOP_LIMIT_S
 from nanochat import settings
 from nanochat.errors import NanochatError
@@ -60,7 +60,7 @@ def up(say: Say, *, gpu: bool) -> None:
 
 
 def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
-    api_url, pools = known["api_url"], known["pools"]
+    api_url, pools = (settings.prefect_api_url() if known["named"] else "") or known["api_url"], known["pools"]
     settings.use_prefect(api_url, folder)
     load()
     expect(api_url, own=not known["named"])
@@ -68,7 +68,7 @@ def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
 
     made = register()
     _wait_for_workers(Api(api_url), pools, folder)
-    say(f"prefect     {api_url.removesuffix('/api')}")
+    say(f"prefect     {without_login(api_url).removesuffix('/api')}")
     say(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
     say(f"deployments {', '.join(made.deployments)}")
     if not made.notified:
@@ -147,7 +147,7 @@ def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
     try:
         return _started(lambda: keeper.poll() is None, keeper.pid, folder, say) or _never_started(folder)
     except BaseException:
-        keeper.terminate()
+        _end_keeper(folder, keeper.pid)
         raise
 
 

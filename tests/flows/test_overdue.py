@@ -252,6 +252,16 @@ def test_wrong_credentials_are_one_sentence_said_once(server: Server, monkeypatc
         expect(server.api_url)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
     expect(server.api_url)
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+    expect(server.api_url.replace("://", f"://{LOGIN}@"))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api", "http://[::1/api", "x"])
+def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
+    from flows.reach import ServerUnavailable, expect
+
+    with pytest.raises(ServerUnavailable, match="does not answer"):
+        expect(address)
 
 
 @pytest.mark.parametrize("command", [["run"], ["up"]])
