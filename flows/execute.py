@@ -19,6 +19,7 @@ from flows.tasks import WATCH, Stopped, open_store
 from nanochat import settings
 from nanochat.config import Compute, Config, PipelineConfig
 from nanochat.errors import BadConfig, NanochatError
+from nanochat.failures import as_sentence
 from nanochat.pipeline import Handles
 from nanochat.profiles import PROFILES, parse
 from nanochat.profiles import profile as profile_named
@@ -124,6 +125,9 @@ def answered(work: Callable[[], Said]) -> State[Any]:
         return Cancelled(message=stop.message)
     except NanochatError as error:
         return Failed(message=str(error), data=error)
+    except Exception as error:  # noqa: BLE001 - any error that is left becomes a sentence, and its traceback a file
+        sentence = as_sentence(error, "the run")
+        return Failed(message=str(sentence), data=sentence)
 
 
 def execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H], Said | None]) -> Said:

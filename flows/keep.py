@@ -13,7 +13,7 @@ from flows.pages import put, table
 from flows.tasks import open_store
 from nanochat import settings
 from nanochat.errors import NanochatError
-from nanochat.store import retention
+from nanochat.store import retention, trash
 
 
 @flow(name="verify-store", persist_result=False)
@@ -25,13 +25,11 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
         repair: Take damaged artifacts out, so that the next run makes them again.
     """
     try:
-        opened = open_store(store or settings.store_url())
+        opened = open_store(store or settings.store_url(), read_only=not repair)
         manifests = list(opened.manifests())
         damaged = {manifest.folder: problems for manifest in manifests if (problems := opened.verify(manifest))}
-        if repair:
-            for manifest in manifests:
-                if manifest.folder in damaged:
-                    opened.remove(manifest)
+        bad = [manifest for manifest in manifests if manifest.folder in damaged]
+        taken = trash.take_out(opened, bad, "it was damaged") if repair and bad else None
     except NanochatError as error:
         return Failed(message=str(error), data=error)
     size = sum(entry.size for manifest in manifests for entry in manifest.files)
@@ -41,7 +39,9 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
     put("verify-store", page, said)
     if damaged and not repair:
         return Failed(message=f"{said} Run it with `repair`: the damaged ones go, and the next run makes them again.")
-    return Completed(message=said + (f" {len(damaged)} taken out." if damaged else ""))
+    if taken:
+        said += f" {len(taken.parts)} taken out; `nanochat gc --restore {taken.id}` takes that back."
+    return Completed(message=said)
 
 
 @flow(name="gc", persist_result=False)
@@ -60,13 +60,15 @@ def gc_flow(
         delete: Do it; otherwise it is only said.
     """
     try:
-        opened = open_store(store or settings.store_url())
+        opened = open_store(store or settings.store_url(), read_only=not delete)
         plan = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
         rows = [[item.what, f"`{item.name}`", f"{item.bytes / 1e6:,.2f}", item.why] for item in plan.items]
         said = f"{len(plan.items)} to delete, {plan.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
         if delete and plan.items:
             done = retention.delete(opened, plan)
             said = f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
+            if done.trash_id:
+                said += f" `nanochat gc --restore {done.trash_id}` takes that back."
     except NanochatError as error:
         return Failed(message=str(error), data=error)
     put("gc", f"# {said}\n\n{table('what name MB why', rows, len(rows), most=200)}", said)

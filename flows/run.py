@@ -6,8 +6,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from flows.client import load
 from flows.reach import without_login
 from flows.server import begin
@@ -22,7 +20,7 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
     Raises the `NanochatError` that ended the run, `KeyboardInterrupt` or `Terminated` when a person or a signal did.
     """
     folder = settings.home() / "prefect"
-    with Screen(Console(highlight=False, soft_wrap=True)) as screen, begin(settings.home()) as starting:
+    with Screen() as screen, begin(settings.home()) as starting:
         settings.use_prefect(starting.api_url, folder)
         with _to_stay():
             load()

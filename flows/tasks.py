@@ -79,9 +79,9 @@ WATCH: ContextVar[RunWatch] = ContextVar("watch", default=Unseen())  # noqa: B03
 
 
 @lru_cache
-def open_store(url: str) -> Store:
+def open_store(url: str, *, read_only: bool = False) -> Store:
     """One store a process and address: its connections and what it has verified are shared by the tasks."""
-    return Store(url, settings.home() / "cache")
+    return Store(url, settings.home() / "cache", read_only=read_only)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

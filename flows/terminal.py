@@ -74,7 +74,7 @@ class TerminalWatch:
         self.screen.ended(label, cached=artifact.reused, key=artifact.key, metrics=artifact.metrics)
 
     def failed(self, label: str, error: NanochatError) -> None:
-        self.screen.say(f"  [red]failed  [/]{label}")
+        self.screen.stage_failed(label)
 
     def _check(self) -> None:
         if self._reason:

@@ -73,6 +73,10 @@ class NoSpace(NanochatError):
     """No space left on a disk."""
 
 
+class SystemRefused(NanochatError):
+    """The file system or the kernel refused: no right, a read-only disk, too many open files."""
+
+
 class NotEnoughMemory(NanochatError):
     """The model or batch does not fit the memory of the device."""
 
@@ -83,6 +87,10 @@ class NotFound(NanochatError):
 
 class DamagedArtifact(NanochatError):
     """Bytes in the store differ from what the manifest says."""
+
+
+class NewerFormat(NanochatError):
+    """A record in the store that a newer version wrote."""
 
 
 class WrongKind(NanochatError):
@@ -107,6 +115,10 @@ class Preempted(StageFailed):
     """Training was told to stop, and saved a checkpoint: the same run goes on from there."""
 
     transient = True
+
+
+class Unexpected(NanochatError):
+    """An error that nobody planned for; the hint names the file with its traceback. See `failures.as_sentence`."""
 
 
 def from_json(error: dict[str, str]) -> NanochatError:

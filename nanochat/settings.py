@@ -3,31 +3,73 @@
 from __future__ import annotations
 
 import base64
+import getpass
+import hashlib
 import ipaddress
 import os
 import re
+import stat
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
+
+from nanochat import variables
+from nanochat.errors import BadConfig
+from nanochat.variables import Variable
+
+T = TypeVar("T")
 
 SAFE_PATH = "PYTHONSAFEPATH"
 LOOPBACK = ("127.0.0.1", "localhost", ".localhost", "::1", "0.0.0.0")  # noqa: S104 - as clients may name this machine
+PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
+"""A path that every program takes, wherever it is pasted in."""
+
+
+def _read(variable: Variable[T]) -> T:
+    return variable.value(os.environ.get(variable.name, ""))
+
+
+def check() -> list[str]:
+    """Reads all our variables; returns a line about each that looks like ours and is not.
+
+    Raises `BadConfig` when one has a value that cannot be used, or a name that is nearly one of ours.
+    """
+    for variable in variables.VARIABLES:
+        if variable.name.startswith("NANOCHAT_"):
+            _read(variable)
+    folder = home()
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "is a link to nothing" if folder.is_symlink() else "is not a folder"
+        raise BadConfig(f"The home `{folder}` {what}.", hint="Move it away, or set `NANOCHAT_HOME` to a folder.")
+    ignored: list[str] = []
+    for name, near in variables.unknown(os.environ):
+        if near:
+            raise BadConfig(f"There is no variable `{name}`.", hint=f"Did you mean `{near}`? Rename it, or unset it.")
+        ignored.append(f"The variable `{name}` is not one of ours: it does nothing.")
+    return ignored
 
 
 def home() -> Path:
     """`NANOCHAT_HOME`: where the store, the caches, the logs and our Prefect server live (`.nanochat` here)."""
-    return Path(os.environ.get("NANOCHAT_HOME", ".nanochat")).expanduser().absolute()
+    return _read(variables.HOME)
 
 
 def store_url() -> str:
     """`NANOCHAT_STORE`: root URL of the store, `file:///…` or `s3://bucket/prefix`; by default `store` in the home."""
-    return os.environ.get("NANOCHAT_STORE", "") or (home() / "store").as_uri()
+    return _read(variables.STORE) or (home() / "store").as_uri()
 
 
 def cache_bytes() -> int:
     """`NANOCHAT_CACHE_GB`: size limit of the local copies of a remote store's payloads (100)."""
-    return int(float(os.environ.get("NANOCHAT_CACHE_GB", "100")) * 1e9)
+    return _read(variables.CACHE_GB)
+
+
+def trash_hours() -> float:
+    """`NANOCHAT_TRASH_HOURS`: how long `nanochat gc` keeps what it deletes, so that it can be taken back (24)."""
+    return _read(variables.TRASH_HOURS)
 
 
 def rows_cache_bytes() -> int:
@@ -35,12 +77,23 @@ def rows_cache_bytes() -> int:
 
     Two windows of 2^29 tokens, 2.2 GB, are kept in any case.
     """
-    return int(float(os.environ.get("NANOCHAT_ROWS_GB", "50")) * 1e9)
+    return _read(variables.ROWS_GB)
 
 
 def s3_endpoint() -> str:
     """`AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`: the S3 server, when it is not Amazon's."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
+    return os.environ.get("AWS_ENDPOINT_URL_S3", "").strip() or os.environ.get("AWS_ENDPOINT_URL", "").strip()
+
+
+AWS_VARIABLES = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE",
+)  # fmt: skip
+
+
+def aws_variables() -> dict[str, str]:
+    """`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, …: those that are set, as the S3 client will read them."""
+    return {name: os.environ[name] for name in AWS_VARIABLES if os.environ.get(name)}
 
 
 def prefect_api_url() -> str:
@@ -50,7 +103,7 @@ def prefect_api_url() -> str:
 
 def prefect_ui_prefix() -> str:
     """`NANOCHAT_UI_PREFIX`: what stands before paths in the Prefect UI: `/v2` in its React face, else empty."""
-    return os.environ.get("NANOCHAT_UI_PREFIX", "")
+    return _read(variables.UI_PREFIX)
 
 
 def prefect_authorization(*, own: bool) -> str:
@@ -74,7 +127,18 @@ def set_variables() -> dict[str, str]:
 
 def node_address() -> str:
     """`NANOCHAT_ADDRESS`: by which the other nodes of a training reach this one; empty asks the system."""
-    return os.environ.get("NANOCHAT_ADDRESS", "")
+    return _read(variables.ADDRESS)
+
+
+_SECRET = re.compile(
+    "SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|ACCESS_KEY|AUTH_STRING|CONNECTION_URL|WEBHOOK", re.IGNORECASE
+)
+
+
+def secret_values() -> list[str]:
+    """Values of environment variables that are secrets, by their names; the longest first."""
+    found = {value for name, value in os.environ.items() if _SECRET.search(name)}
+    return sorted((value for value in found if len(value) >= 6), key=len, reverse=True)
 
 
 def cores() -> int:
@@ -94,17 +158,19 @@ def for_children() -> dict[str, str]:
     - Python puts no working directory on its path (`-m` would put it first, before the standard library). The user's
       own `PYTHONPATH` stays, with absolute folders; an empty entry would be the working directory again.
     - Nothing on this machine is reached through a proxy.
+    - A user that the system does not know (a container's uid) has a name and a home folder all the same.
     """
     bypass = _no_proxy()
     environment = {
         **os.environ,
         "NANOCHAT_HOME": str(home()),
+        **_account(),
         SAFE_PATH: "1",
         "NO_PROXY": bypass,
         "no_proxy": bypass,
     }
-    if os.environ.get("NANOCHAT_STORE"):
-        environment["NANOCHAT_STORE"] = absolute_store(os.environ["NANOCHAT_STORE"])
+    if store := _read(variables.STORE):
+        environment["NANOCHAT_STORE"] = absolute_store(store)
     entries = [str(Path(each).absolute()) for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
     root = str(Path(__file__).parent.parent)
     if _found_by_working_directory(root) and root not in entries:
@@ -112,6 +178,24 @@ def for_children() -> dict[str, str]:
     if entries or "PYTHONPATH" in environment:
         environment["PYTHONPATH"] = os.pathsep.join(entries)
     return environment
+
+
+def _account() -> dict[str, str]:
+    """What libraries fail or complain at import without, where the system cannot tell it."""
+    found: dict[str, str] = {}
+    try:
+        known = Path.home().is_absolute()
+    except RuntimeError:
+        known = False
+    if not known:
+        found["HOME"] = str(home())
+    if not known or not os.access(Path.home(), os.W_OK):  # it would print warnings otherwise
+        found["MPLCONFIGDIR"] = os.environ.get("MPLCONFIGDIR", str(home() / "matplotlib"))
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        found["USER"] = found["LOGNAME"] = f"uid{os.getuid()}"
+    return found
 
 
 def absolute_store(url: str) -> str:
@@ -164,6 +248,32 @@ def _found_by_working_directory(root: str) -> bool:
     return str(Path(sys.path[0]).absolute()) == root and root not in installed
 
 
+def compiled_code() -> Path:
+    """Where torch keeps what it compiles: `inductor` in the home, for the next start.
+
+    A C++ compiler is given the path in a command line that torch does not quote. So a home whose path has a space, a
+    quote or the like gets a folder elsewhere, with a name made from that path, for its owner only.
+    """
+    folder = home() / "inductor"
+    if PLAIN_PATH.fullmatch(str(folder)):
+        return folder
+    name = f"nanochat-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - see `_private`
+        if PLAIN_PATH.fullmatch(place) and _private(Path(place) / name):
+            return Path(place) / name
+    return folder
+
+
+def _private(folder: Path) -> bool:
+    """Makes a folder for us alone; whether there is one now. What another user put there is not used."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        there = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o077
+
+
 def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str, str]:
     """The environment of a training process: ours, plus what makes it faster.
 
@@ -172,7 +282,7 @@ def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str,
     `line_prefix` before each line of a rank.
     """
     return {
-        "TORCHINDUCTOR_CACHE_DIR": str(home() / "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled_code()),
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": "34359738368",
         "MALLOC_TOP_PAD_": "268435456",
@@ -180,6 +290,8 @@ def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str,
         "PYTHONUNBUFFERED": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": line_prefix,
         **for_children(),
+        "PYTHONUTF8": "1",  # whatever the locale is: we read what the ranks write
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
 
 
@@ -190,22 +302,22 @@ def supervised_environment(supervisor_pid: int) -> dict[str, str]:
 
 def supervisor_pid() -> int:
     """`NANOCHAT_SUPERVISOR_PID`: the process without which a worker ends; 0 when nobody supervises."""
-    return int(os.environ.get("NANOCHAT_SUPERVISOR_PID", "0"))
+    return _read(variables.SUPERVISOR_PID)
 
 
 def rank() -> int:
     """`RANK`, set by torchrun: this process among all, from 0."""
-    return int(os.environ.get("RANK", "0"))
+    return _read(variables.RANK)
 
 
 def world_size() -> int:
     """`WORLD_SIZE`, set by torchrun: how many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _read(variables.WORLD_SIZE)
 
 
 def local_rank() -> int:
     """`LOCAL_RANK`, set by torchrun: this process among those of its node."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _read(variables.LOCAL_RANK)
 
 
 _PREFECT_AT_REST = {
@@ -235,7 +347,10 @@ def server_environment(folder: Path, port: int, *, services: bool = False) -> di
     home; `PREFECT_SERVER_DATABASE_CONNECTION_URL` names a Postgres.
     """
     api_url = own_api_url(port)
+    # An ordinary SQLite URL ends at a `?` in the path.
+    database = f"sqlite+aiosqlite:///file:{quote(str(folder / 'prefect.db'))}?uri=true"
     return {
+        **({} if PLAIN_PATH.fullmatch(str(folder)) else {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}),
         **for_children(),
         **_PREFECT_AT_REST,
         "PREFECT_HOME": str(folder),
@@ -267,7 +382,7 @@ def worker_environment() -> dict[str, str]:
 
 def webhook() -> str:
     """`NANOCHAT_WEBHOOK`: who is told of runs that failed or are stuck, an `https://…` address; empty: nobody."""
-    return os.environ.get("NANOCHAT_WEBHOOK", "")
+    return _read(variables.WEBHOOK)
 
 
 def use_prefect(api_url: str, folder: Path) -> None:

@@ -9,11 +9,12 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from nanochat.cli.app import Reference, StoreUrl, app, fail, open_store, out
+from nanochat.cli.app import Reference, StoreUrl, app, between, fail, open_store, out
 from nanochat.errors import BadConfig, NanochatError
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
+    from nanochat.store.trash import Restored
 
 
 @app.command
@@ -29,32 +30,41 @@ def verify(
 
     Example: `nanochat verify chat/latest`
     """
+    from nanochat.store import trash
     from nanochat.store.lineage import ancestors
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=not repair)
     manifests: list[Manifest] = list(opened.manifests())
     if reference:
         top = opened.resolve(reference)
         manifests = [top, *ancestors(opened, top)]
-    damaged = 0
+    damaged: list[Manifest] = []
+    unreadable: list[NanochatError] = []
     with out.status("hashing") as status:
         for position, manifest in enumerate(manifests):
             status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position + 1} of {len(manifests)})")
-            problems = opened.verify(manifest)
-            damaged += bool(problems)
+            try:
+                problems = opened.verify(manifest)
+            except NanochatError as error:  # that it cannot be read does not make it damaged
+                unreadable.append(error)
+                out.print(f"[red]unreadable[/] {manifest.stage} {manifest.key[:8]}: {escape(error.message)}")
+                continue
+            if problems:
+                damaged.append(manifest)
             for problem in problems:
-                out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {problem}")
-            if problems and repair:
-                opened.remove(manifest)
-                out.print(f"        taken out: {manifest.stage} {manifest.key[:8]}")
+                out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
+    whole = len(manifests) - len(damaged) - len(unreadable)
     size = sum(entry.size for manifest in manifests for entry in manifest.files)
-    out.print(f"{len(manifests) - damaged} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
-    if damaged and not repair:
-        fail(
-            NanochatError(
-                f"{damaged} damaged.", hint="`nanochat verify --repair` takes them out; the next run makes them again."
-            )
-        )
+    out.print(f"{whole} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
+    if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged")):
+        for part in record.parts:
+            out.print(f"taken out: {part.name}")
+        out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
+    elif damaged and not repair:
+        hint = "`nanochat verify --repair` takes them out; the next run makes them again."
+        fail(NanochatError(f"{len(damaged)} damaged.", hint=hint))
+    if unreadable:
+        fail(unreadable[0])
 
 
 @app.command
@@ -69,39 +79,72 @@ def alias(
 
     Example: `nanochat alias chat/production chat/latest`
     """
-    opened = open_store(store)
+    if (remove and name) or (reference and not name):
+        raise BadConfig(
+            "An alias is set by its name and a reference, or removed by `--remove NAME` alone.",
+            hint="`nanochat alias NAME REFERENCE`.",
+        )
+    opened = open_store(store, read_only=not (remove or reference))
     if remove:
         opened.remove_alias(remove)
         out.print(f"{remove} is no alias any more.")
         return
     if not name:
-        for known, target in opened.aliases().items():
-            out.print(f"{known} → {target.stage}/{target.key}")
+        aliases = opened.aliases()
+        for known, target in aliases.items():
+            out.print(f"{known} → {target.stage}/{target.key}", markup=False)
+        if not aliases:
+            out.print(f"No aliases in {opened.objects.root}; a run sets some.", markup=False)
         return
     if reference:
         opened.set_alias(name, opened.resolve(reference))
     manifest = opened.resolve(name)
-    out.print(f"{name} → {manifest.stage}/{manifest.key}")
+    out.print(f"{name} → {manifest.stage}/{manifest.key}", markup=False)
 
 
 @app.command
 def gc(
+    trash_id: Annotated[str, Parameter(help="With `--restore`: which deletion; by default the newest.")] = "",
     *,
-    keep_runs: Annotated[int, Parameter(help="What the newest so many runs made or reused stays.")] = 3,
-    min_age_hours: Annotated[float, Parameter(help="What is younger stays.")] = 24.0,
+    keep_runs: Annotated[
+        int, between(0, 1_000_000), Parameter(help="What the newest so many runs made or reused stays.")
+    ] = 3,
+    min_age_hours: Annotated[float, between(0, 1_000_000), Parameter(help="What is younger stays.")] = 24.0,
+    trash_hours: Annotated[
+        float | None,
+        between(0, 1_000_000),
+        Parameter(help="What is deleted can be taken back for so long (`NANOCHAT_TRASH_HOURS`, 24); 0: not at all."),
+    ] = None,
     delete: Annotated[bool, Parameter(negative="", help="Do it; otherwise it is only said.")] = False,
+    restore: Annotated[bool, Parameter(negative="", help="Take a deletion back.")] = False,
     store: StoreUrl = "",
 ) -> None:
     """Say what no alias, pinned run or recent run needs, and how much room it takes; with `--delete`, delete it.
 
-    Example: `nanochat gc --keep-runs 1 --delete`
-    """
-    from nanochat.store import retention
+    What is deleted stays in the trash of the store for a day: `nanochat gc --restore` takes it back.
 
-    if keep_runs < 0 or min_age_hours < 0:
-        raise BadConfig("`--keep-runs` and `--min-age-hours` cannot be negative.", hint="0 keeps nothing for it.")
-    opened = open_store(store)
-    planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
+    Examples: `nanochat gc --keep-runs 1 --delete`, `nanochat gc --restore`
+    """
+    from nanochat.store import retention, trash
+
+    if trash_id and not restore:
+        raise BadConfig(f"`{trash_id}` is for `--restore`.", hint=f"`nanochat gc --restore {trash_id}`")
+    if restore and delete:
+        raise BadConfig("`--restore` and `--delete` exclude each other.")
+    opened = open_store(store, read_only=not (delete or restore))
+    if restore:
+        _say_restored(trash.restore(opened, trash_id))
+        return
+    planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours, trash_hours=trash_hours)
+    for note in planned.notes:
+        out.print(escape(note))
+    expired = {item.name for item in planned.items if item.what == "trash"}
+    for each in trash.deletions(opened):
+        if each.record.id not in expired:
+            out.print(
+                f"In the trash: {each.record.id}, {len(each.record.parts)} deleted by {each.record.by}, "
+                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` takes it back."
+            )
     if not planned.items:
         out.print(f"Nothing to delete; {planned.kept} artifacts stay.")
         return
@@ -113,17 +156,35 @@ def gc(
         table.add_row(item.what, escape(name), f"{item.bytes / 1e6:,.2f}", item.why)
     out.print(table)
     out.print(f"\n{len(planned.items)} to delete, {planned.bytes / 1e6:,.1f} MB; {planned.kept} artifacts stay.")
+    if expired:
+        out.print(f"{len(expired)} in the trash for longer than {planned.trash_hours:g} h: for good.")
     if not delete:
         out.print("Nothing was deleted; `nanochat gc --delete` does it.")
         return
-    done = retention.delete(opened, planned, on_wait=lambda run: out.print(f"waiting for a word of the run {run}"))
+    done = retention.delete(opened, planned, on_wait=lambda whom: out.print(f"waiting for {whom}"))
     spared = f"; {len(done.spared)} spared, they came into use or went meanwhile" if done.spared else ""
     out.print(f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB{spared}.")
+    if done.trash_id:
+        out.print(
+            f"`nanochat gc --restore {done.trash_id}` takes this back; "
+            f"after {planned.trash_hours:g} h the next `nanochat gc --delete` frees the room."
+        )
+
+
+def _say_restored(restored: Restored) -> None:
+    for part in restored.parts:
+        out.print(f"restored {part.what} {part.name}")
+    for problem in restored.problems:
+        out.print(f"[yellow]not restored[/] {escape(problem)}")
+    out.print(f"{len(restored.parts)} of the deletion {restored.id} are back; `nanochat gc` spares them for a day.")
+    if restored.problems:
+        fail(NanochatError(f"{len(restored.problems)} could not be restored.", hint="They stay in the trash."))
 
 
 @app.command
 def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
-    """Copy an artifact's files into a folder; of a model or vocabulary also `tokenizer.json` and `tokenizer.tiktoken`.
+    """Copy an artifact's files into a new folder; of a model or vocabulary also `tokenizer.json` and
+    `tokenizer.tiktoken`.
 
     Example: `nanochat export chat/latest my-model`
     """
@@ -132,12 +193,43 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
     from nanochat.tokenizer.bpe import Tokenizer
     from nanochat.tokenizer.formats import write_hf, write_tiktoken
 
-    opened = open_store(store)
+    opened = open_store(store, read_only=True)
     artifact = opened.artifact(opened.resolve(reference), reused=True)
-    shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
-    if (folder / "vocabulary.json").exists():
-        tokenizer = Tokenizer.load(folder / "vocabulary.json")
-        write_hf(tokenizer, folder / "tokenizer.json")
-        write_tiktoken(tokenizer, folder / "tokenizer.tiktoken")
-    for path in sorted(folder.iterdir()):
-        out.print(str(path))
+    source = artifact.path
+    try:
+        _check_new(folder, opened.objects.local)
+        is_new = not folder.exists()
+        try:
+            for file in artifact.manifest.files:
+                # the bytes alone: the store's files may be read-only, or links
+                target = folder / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / file.path, target)
+            if (folder / "vocabulary.json").exists():
+                tokenizer = Tokenizer.load(folder / "vocabulary.json")
+                write_hf(tokenizer, folder / "tokenizer.json")
+                write_tiktoken(tokenizer, folder / "tokenizer.tiktoken")
+            written = sorted(folder.iterdir())
+        except BaseException:  # half of it is of no use
+            for path in [folder] if is_new else list(folder.iterdir()):
+                shutil.rmtree(path, ignore_errors=True)
+                if not path.is_dir():
+                    path.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadConfig(
+            f"`{error.filename2 or error.filename or folder}` cannot be used: {error.strerror or error}.",
+            hint="Name another folder to export to.",
+        ) from error
+    for path in written:
+        out.print(escape(str(path)))
+
+
+def _check_new(folder: Path, store: Path | None) -> None:
+    """Refuses a folder in which an export would mix with something else."""
+    if folder.exists() and not folder.is_dir():
+        raise BadConfig(f"`{folder}` is a file.", hint="Name a folder that does not exist.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadConfig(f"`{folder}` is not empty.", hint="Name a folder that does not exist, or empty it.")
+    if store and folder.resolve().is_relative_to(store.resolve()):
+        raise BadConfig(f"`{folder}` is inside the store.", hint="Name a folder outside.")

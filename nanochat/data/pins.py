@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from nanochat.config import DataConfig, canonical_json
 from nanochat.data.listing import Found, is_local, local_path
-from nanochat.errors import DamagedArtifact, StoreUnreachable
+from nanochat.errors import StoreUnreachable
 from nanochat.store.artifacts import Store
+from nanochat.store.records import parse
 
 
 class Pin(BaseModel):
@@ -21,6 +22,7 @@ class Pin(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    format: int = 1
     source: str
     carrier: str = ""
     """Name of the shard of which the validation sample is, once a run has drawn one."""
@@ -31,13 +33,9 @@ class Pin(BaseModel):
 def read_pin(store: Store, config: DataConfig) -> Pin:
     """What is pinned of a source; nothing as yet, when no run has met it."""
     try:
-        return Pin.model_validate_json(store.objects.read(_path(config)))
+        return _parse(config, store.objects.read(_path(config)))
     except FileNotFoundError:
         return Pin(source=config.source)
-    except ValidationError as error:
-        raise DamagedArtifact(
-            f"`{_path(config)}` is not what is pinned of a source.", hint="Delete it, and run `nanochat fetch`."
-        ) from error
 
 
 def change_pin(store: Store, config: DataConfig, change: Callable[[Pin], Pin]) -> Pin:
@@ -48,11 +46,15 @@ def change_pin(store: Store, config: DataConfig, change: Callable[[Pin], Pin]) -
             before = store.objects.read(path)
         except FileNotFoundError:
             before = None
-        pin = change(read_pin(store, config))
+        pin = change(Pin(source=config.source) if before is None else _parse(config, before))
         after = pin.model_dump_json().encode()
         if before == after or store.objects.swap(path, after, before):
             return pin
     raise StoreUnreachable(f"What is pinned of `{config.source}` is being changed by others all the time.")
+
+
+def _parse(config: DataConfig, data: bytes) -> Pin:
+    return parse(Pin, data, _path(config), "what is pinned of a source", hint="Move it away, and run `nanochat fetch`.")
 
 
 def _path(config: DataConfig) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,14 +16,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from nanochat.errors import BadConfig, DamagedArtifact, NanochatError, NotFound, StoreUnreachable, WrongKind
+from nanochat.errors import (
+    DamagedAnswer,
+    DamagedArtifact,
+    NanochatError,
+    NotFound,
+    StoreError,
+    StoreUnreachable,
+    WrongKind,
+)
+from nanochat.store.aliases import Aliases, Target, is_alias
 from nanochat.store.cache import Cache
 from nanochat.store.manifest import (
     FileEntry,
     InputRef,
     Manifest,
+    Name,
     artifact_folder,
     compute_key,
     describe_file,
@@ -32,11 +39,14 @@ from nanochat.store.manifest import (
 )
 from nanochat.store.objects import Objects
 from nanochat.store.producer import Producer
+from nanochat.store.records import parse
+from nanochat.store.walk import refuse_dead_link, walk
 
 __all__ = ["KINDS", "Artifact", "Manifest", "Store", "compute_key", "payload_digest"]
 
 UPLOADS_AT_ONCE = 8
-ALIAS = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+SWAP_TRIES = 20
+READ_TRIES = 3
 
 
 class Artifact:
@@ -115,26 +125,21 @@ KINDS: dict[str, type[Artifact]] = {
 }
 
 
-class AliasTarget(BaseModel):
-    """Where an alias points."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stage: str
-    key: str
-
-
 class Store:
-    """The artifacts under one root URL. Threads may share it."""
+    """The artifacts under one root URL. Threads may share it.
 
-    def __init__(self, url: str, cache: Path) -> None:
-        self.objects = Objects(url)
-        if not self.objects.local:
+    `read_only` is for commands that only look: nothing is probed, and every change is refused.
+    """
+
+    def __init__(self, url: str, cache: Path, *, read_only: bool = False) -> None:
+        self.objects = Objects(url, read_only=read_only)
+        if not read_only:
             self.objects.make_bucket()
             self.objects.probe()
         self.asked: set[tuple[str, str]] = set()
         """Stage and key of all that this process asked for or published; noted before the store is asked."""
         self._cache = Cache(cache)
+        self._aliases = Aliases(self.objects)
         self._verified: dict[str, Path] = {}
         self._lock = threading.Lock()
         self._fetching: dict[str, threading.Lock] = {}
@@ -147,16 +152,24 @@ class Store:
     # --- finding and publishing -----------------------------------------------------------------------------------
 
     def find(self, stage: str, key: str) -> Manifest | None:
-        """The manifest, if its payload is there in full; one whose payload is gone is removed, and a miss."""
+        """The manifest, if its payload is there in full. Nothing is changed: `publish` replaces one whose payload is
+        gone."""
         self.asked.add((stage, key))
         manifest = self.read(stage, key)
-        if manifest is None:
-            return None
-        there = {entry.path: entry.size for entry in self.objects.list(f"{manifest.folder}/{manifest.payload}")}
-        if all(there.get(f"{manifest.folder}/{manifest.payload}/{file.path}") == file.size for file in manifest.files):
-            return manifest
-        self.remove(manifest)
-        return None
+        return manifest if manifest and not self.missing(manifest) else None
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """Files of the payload that are not there, or of another size: the store has been asked for each.
+
+        Raises `StoreUnreachable` when a listing leaves out what is there.
+        """
+        place = f"{manifest.folder}/{manifest.payload}"
+        there = {entry.path: entry.size for entry in self.objects.list(place, everything=True)}
+        missing = [file for file in manifest.files if there.get(f"{place}/{file.path}") != file.size]
+        for file in missing:
+            if self.objects.size(f"{place}/{file.path}") == file.size:
+                raise StoreUnreachable(f"The listing of `{place}` leaves out `{file.path}`, which is there.")
+        return [file.path for file in missing]
 
     def publish(
         self,
@@ -176,7 +189,7 @@ class Store:
         Nobody may write to the folder's files afterwards: a store on the same disk shares them. The folder may go.
         """
         self.asked.add((stage, key))
-        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        names = _files(folder)
         attempt = uuid.uuid4().hex[:12]
         payload = f"{artifact_folder(stage, key)}/{attempt}"
 
@@ -197,26 +210,35 @@ class Store:
             inputs={name: references(given) for name, given in inputs.items()}, files=files, metrics=metrics,
             payload=attempt, producer=producer,
         )  # fmt: skip
-        record = f"{manifest.folder}/manifest.json"
-        if self.objects.create(record, manifest.model_dump_json(indent=1).encode()):
-            return manifest
-        winner = self.read(stage, key)
-        if winner and winner.payload == attempt:  # the answer to our first try was lost, and a second one refused
-            return manifest
-        self.objects.delete(f"{payload}/{name}" for name in names)
-        if winner is None:
-            raise StoreUnreachable(f"The artifact {stage}/{key[:8]} was removed while it was published.")
+        winner = self._enter(manifest)
+        if winner.payload != attempt:
+            self.objects.delete(f"{payload}/{name}" for name in names)
         return winner
 
-    def remove(self, manifest: Manifest) -> None:
-        """Takes an artifact out: the record first, then its payload. Another attempt at the same key is left alone."""
-        current = self.read(manifest.stage, manifest.key)
-        if current and current.payload == manifest.payload:
-            self.objects.delete([f"{manifest.folder}/manifest.json"])
-        place = f"{manifest.folder}/{manifest.payload}"
-        self.objects.delete(entry.path for entry in self.objects.list(place))
+    def _enter(self, manifest: Manifest) -> Manifest:
+        """Writes a manifest unless there is a whole artifact under its key; returns the one that is there then.
+
+        A manifest whose payload is gone is replaced, by compare-and-swap: until then nothing is taken away.
+        """
+        path, data = manifest_path(manifest.stage, manifest.key), manifest.model_dump_json(indent=1).encode()
+        for _ in range(SWAP_TRIES):
+            if self.objects.create(path, data):
+                return manifest
+            try:
+                before = self.objects.read(path)
+            except FileNotFoundError:  # removed since
+                continue
+            winner = _manifest(path, before)
+            # ours: the answer to a first try was lost, and only the second refused
+            if winner.payload == manifest.payload or not self.missing(winner):
+                return winner
+            self.objects.swap(path, data, before)
+        raise StoreUnreachable(f"The artifact {manifest.stage}/{manifest.key[:8]} is being changed by others.")
+
+    def forget(self, manifest: Manifest) -> None:
+        """The payload will be verified again before it is used."""
         with self._lock:
-            self._verified.pop(place, None)
+            self._verified.pop(f"{manifest.folder}/{manifest.payload}", None)
 
     def artifact(self, manifest: Manifest, *, reused: bool) -> Artifact:
         """A reference of the manifest's kind; raises `WrongKind` when this version knows no such."""
@@ -283,30 +305,32 @@ class Store:
 
     def read(self, stage: str, key: str) -> Manifest | None:
         """The manifest as it stands, whether or not its payload is there; unlike `find` it changes nothing."""
-        record = f"{artifact_folder(stage, key)}/manifest.json"
+        path = manifest_path(stage, key)
         try:
-            return Manifest.model_validate_json(self.objects.read(record))
+            return _manifest(path, self.objects.read(path))
         except FileNotFoundError:
             return None
-        except ValidationError as error:
-            raise DamagedArtifact(
-                f"`{record}` is not a manifest of this version.", hint="Move it away, or use another `--store`."
-            ) from error
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def manifests(self, stage: str = "") -> Iterator[Manifest]:
         """All manifests, or those of one stage."""
-        for entry in self.objects.list(f"v1/artifacts/{stage}" if stage else "v1/artifacts"):
-            parts = entry.path.split("/")
-            if parts[-1] == "manifest.json" and len(parts) == 5 and (manifest := self.read(parts[2], parts[3])):
+        for name in self._published(stage):
+            if manifest := self.read(*name):
                 yield manifest
+
+    def _published(self, stage: str = "") -> Iterator[Name]:
+        """Stage and key of everything that has a manifest."""
+        for entry in self.objects.list(f"v1/artifacts/{stage}" if stage else "v1/artifacts"):
+            match entry.path.split("/"):
+                case [_, _, found, key, "manifest.json"]:
+                    yield found, key
+                case _:
+                    pass
 
     def resolve(self, name: str) -> Manifest:
         """The artifact that an alias, `stage/key` or the beginning of a key names; raises `NotFound`."""
-        aliases = self.aliases()
-        if name in aliases:
-            target = aliases[name]
+        if is_alias(name) and (target := self._aliases.find(name)):
             if manifest := self.read(target.stage, target.key):
                 return manifest
             raise NotFound(
@@ -314,98 +338,87 @@ class Store:
                 hint="Run the pipeline again, or point it elsewhere with `nanochat alias`.",
             )
         stage, _, prefix = name.rpartition("/")
-        found: dict[tuple[str, str], None] = {}
-        if len(prefix) >= 4:
-            for entry in self.objects.list(f"v1/artifacts/{stage}" if stage else "v1/artifacts"):
-                parts = entry.path.split("/")
-                if parts[-1] == "manifest.json" and parts[3].startswith(prefix):
-                    found[parts[2], parts[3]] = None
-        if len(found) == 1 and (manifest := self.read(*next(iter(found)))):
+        found = [each for each in self._published(stage) if len(prefix) >= 4 and each[1].startswith(prefix)]
+        if len(found) == 1 and (manifest := self.read(*found[0])):
             return manifest
         if found:
             raise NotFound(
                 f"`{name}` could be {', '.join(f'{s}/{k[:12]}' for s, k in found)}.", hint="Write more of the key."
             )
-        known = ", ".join(f"`{alias}`" for alias in aliases) or "none yet"
+        known = ", ".join(f"`{alias}`" for alias in self._aliases.names()) or "none yet"
         raise NotFound(
             f"There is no artifact `{name}` in {self.objects.root}.", hint=f"Aliases: {known}; `nanochat ls` lists all."
         )
 
     def verify(self, manifest: Manifest) -> list[str]:
-        """Hashes again what the store holds; what is wrong, as sentences."""
-        problems: list[str] = []
+        """Hashes again what the store holds; what is wrong, as sentences.
+
+        Only what was read counts. Raises a `StoreError` when something cannot be read.
+        """
         place = f"{manifest.folder}/{manifest.payload}"
-        for file in manifest.files:
-            if self.objects.local:
-                problem = _problem(self.objects.local / place / file.path, file)
-            else:
-                scratch = self._cache.scratch()
-                try:
-                    self.objects.download(f"{place}/{file.path}", scratch)
-                    problem = _problem(scratch, file)
-                except FileNotFoundError:
-                    problem = f"`{file.path}` is missing"
-                finally:
-                    scratch.unlink(missing_ok=True)
-            if problem:
-                problems.append(problem)
+        problems = [problem for file in manifest.files if (problem := self._examine(f"{place}/{file.path}", file))]
         if payload_digest(manifest.files) != manifest.digest:
             problems.append("its digest does not follow from its files")
         return problems
 
+    def _examine(self, path: str, file: FileEntry) -> str:
+        """What is wrong with an object. From a bucket, damage must come twice: bytes may be damaged on their way."""
+        if self.objects.local:
+            return _problem(self.objects.local / path, file)
+        before = None
+        for _ in range(READ_TRIES):
+            scratch = self._cache.scratch()
+            try:
+                self.objects.download(path, scratch)
+                if not (problem := _problem(scratch, file)):
+                    return ""
+                came = describe_file(scratch, file.path)
+            except FileNotFoundError:
+                problem, came = f"`{file.path}` is missing", None
+            finally:
+                scratch.unlink(missing_ok=True)
+            if self.objects.size(path) != (came and came.size):
+                raise StoreUnreachable(f"The store {self.objects.root} does not send all of `{path}`.")
+            if came is None or came == before:
+                return problem
+            before = came
+        raise DamagedAnswer(f"`{path}` comes with other bytes each time from the store {self.objects.root}.")
+
     # --- aliases ----------------------------------------------------------------------------------------------------
 
-    def aliases(self) -> dict[str, AliasTarget]:
-        """Every alias and where it points."""
-        result: dict[str, AliasTarget] = {}
-        for entry in self.objects.list("v1/aliases"):
-            with contextlib.suppress(FileNotFoundError):  # deleted while we look
-                data = self.objects.read(entry.path)
-                result[entry.path.removeprefix("v1/aliases/").removesuffix(".json")] = _target(entry.path, data)
-        return result
+    def aliases(self) -> dict[str, Target]:
+        """Every alias and where it points. Raises `DamagedArtifact` at one that cannot be understood."""
+        return self._aliases.all()
 
     def alias(self, name: str) -> str | None:
         """`stage/key` that an alias points to, if there is such an alias."""
-        path = _alias_path(name)
-        try:
-            target = _target(path, self.objects.read(path))
-        except FileNotFoundError:
-            return None
-        return f"{target.stage}/{target.key}"
+        target = self._aliases.find(name)
+        return f"{target.stage}/{target.key}" if target else None
 
     def set_alias(self, name: str, manifest: Manifest) -> None:
         """Moves an alias, by compare-and-swap."""
-        path = _alias_path(name)
-        target = AliasTarget(stage=manifest.stage, key=manifest.key).model_dump_json().encode()
-        for _ in range(20):
-            try:
-                before = self.objects.read(path)
-            except FileNotFoundError:
-                before = None
-            if before == target or self.objects.swap(path, target, before):
-                return
-        raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
+        self._aliases.set(name, Target(stage=manifest.stage, key=manifest.key))
 
     def remove_alias(self, name: str) -> None:
-        """Takes an alias away; what it points to stays. Raises `NotFound`."""
-        if self.alias(name) is None:
-            raise NotFound(f"There is no alias `{name}` in {self.objects.root}.", hint="`nanochat alias` lists them.")
-        self.objects.delete([_alias_path(name)])
+        """Takes an alias away, also one that cannot be understood; what it points to stays. Raises `NotFound`."""
+        self._aliases.remove(name)
 
 
-def _alias_path(name: str) -> str:
-    if not ALIAS.fullmatch(name):
-        raise BadConfig(
-            f"`{name}` cannot be the name of an alias.", hint="Use letters, digits, `-`, `_` and `.`: `chat/latest`."
-        )
-    return f"v1/aliases/{name}.json"
+def manifest_path(stage: str, key: str) -> str:
+    """Where the manifest of an artifact is."""
+    return f"{artifact_folder(stage, key)}/manifest.json"
 
 
-def _target(path: str, data: bytes) -> AliasTarget:
+def _manifest(path: str, data: bytes) -> Manifest:
+    return parse(Manifest, data, path, "a manifest", hint="Move it away, or use another `--store`.")
+
+
+def _files(folder: Path) -> list[str]:
+    """The files of a payload that is to be published; one that cannot be read must not be left out."""
     try:
-        return AliasTarget.model_validate_json(data)
-    except ValidationError as error:
-        raise DamagedArtifact(f"`{path}` is not an alias.", hint="Delete the file, and set the alias again.") from error
+        return sorted(path.relative_to(folder).as_posix() for path, _ in walk(folder))
+    except OSError as error:
+        raise StoreError(f"`{error.filename}` cannot be published: {error.strerror}.") from error
 
 
 def references(given: Artifact | list[Artifact]) -> list[InputRef]:
@@ -415,10 +428,21 @@ def references(given: Artifact | list[Artifact]) -> list[InputRef]:
 
 
 def _problem(path: Path, file: FileEntry) -> str:
-    if not path.exists():
-        return f"`{file.path}` is missing"
-    if (size := path.stat().st_size) != file.size:
-        return f"`{file.path}` has {size:,} bytes instead of {file.size:,}"
-    if describe_file(path, file.path).sha256 != file.sha256:
-        return f"the bytes of `{file.path}` have changed"
-    return ""
+    """What is wrong with a local file; raises `StoreError` when it cannot be read."""
+    try:
+        size = path.stat().st_size
+        if size != file.size:
+            return f"`{file.path}` has {size:,} bytes instead of {file.size:,}"
+        if describe_file(path, file.path).sha256 != file.sha256:
+            return f"the bytes of `{file.path}` have changed"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StoreError(f"`{path}` cannot be read: {error.strerror}.", hint="Look at the disk.") from error
+    else:
+        return ""
+    try:
+        refuse_dead_link(path)
+    except OSError as error:
+        raise StoreError(f"`{path}` cannot be read: {error.strerror} (`{error.filename}`).") from error
+    return f"`{file.path}` is missing"

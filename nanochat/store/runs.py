@@ -29,15 +29,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from nanochat.errors import DamagedArtifact, NanochatError, NotFound
+from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
 from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.records import parse
 
 BEAT_S = 5.0
 LOST_AFTER_S = 60.0
 READS_AT_ONCE = 16
 FOLDER, PINS = "v1/runs", "v1/pins"
+ID = re.compile(r"[\w-]+")
 LOGIN = re.compile(r"(?<=://)[^/\s@]*@")
 SIGNATURE = re.compile(r"(?i)((?:token|signature|sig|credential|secret|password|api_?key)=)[^&\s`]*")
 
@@ -254,22 +256,36 @@ def _clean(value: Any) -> Any:
 
 def newest(store: Store, limit: int = 0) -> list[Run]:
     """The newest runs, newest first; 0: all. Raises `DamagedArtifact` at what is no record."""
-    entries = {_id(entry.path): entry.modified_s for entry in store.objects.list(FOLDER)}
+    entries = _listed(store)
     chosen = sorted(entries, reverse=True)[: limit or None]
     return _read(store, {run_id: entries[run_id] for run_id in chosen})
 
 
-def chosen(store: Store, keep: int, written_since_s: float) -> list[Run]:
-    """The `keep` newest, the pinned, and those that were written since a moment, so that they may be alive."""
-    entries = {_id(entry.path): entry.modified_s for entry in store.objects.list(FOLDER)}
-    wanted = {*sorted(entries, reverse=True)[:keep], *pins(store)} & entries.keys()
-    wanted |= {run_id for run_id, modified_s in entries.items() if modified_s >= written_since_s}
-    return _read(store, {run_id: entries[run_id] for run_id in wanted})
+def everything(store: Store) -> list[Run]:
+    """All runs, newest first, for who deletes what they do not need: raises unless each record could be read, also
+    that of each pin."""
+    entries = _listed(store)
+    found = _read(store, entries)
+    there = {run.record.id for run in found}
+    for run_id in sorted(entries.keys() - there):
+        raise StoreUnreachable(f"The record of the run {run_id} was listed, and is not there.", hint="Try again.")
+    for run_id in sorted(pins(store) - there):
+        raise DamagedArtifact(
+            f"The run {run_id} is pinned, and has no record: what it needs is unknown.",
+            hint=f"`nanochat runs --unpin {run_id}` gives it up.",
+        )
+    return found
+
+
+def alive(store: Store, written_since_s: float) -> list[Run]:
+    """The runs that say that they run, and were written since a moment."""
+    entries = {run_id: modified_s for run_id, modified_s in _listed(store).items() if modified_s >= written_since_s}
+    return [run for run in _read(store, entries) if run.record.state == "running"]
 
 
 def find(store: Store, name: str) -> Run:
     """The run that an id, its beginning or its end names; raises `NotFound`."""
-    entries = {_id(entry.path): entry.modified_s for entry in store.objects.list(FOLDER)}
+    entries = _listed(store)
     found = [name] if name in entries else [e for e in entries if name and (e.startswith(name) or e.endswith(name))]
     if len(found) == 1 and (read := _read(store, {found[0]: entries[found[0]]})):
         return read[0]
@@ -280,7 +296,8 @@ def find(store: Store, name: str) -> Run:
 
 def pins(store: Store) -> set[str]:
     """Ids of the pinned runs."""
-    return {_id(entry.path) for entry in store.objects.list(PINS)}
+    paths = (entry.path.removeprefix(f"{PINS}/") for entry in store.objects.list(PINS))
+    return {name for name in paths if ID.fullmatch(name)}
 
 
 def pin(store: Store, run_id: str) -> None:
@@ -296,11 +313,19 @@ def read(store: Store, run_id: str) -> RunRecord | None:
     """The record as it stands."""
     path = f"{FOLDER}/{run_id}.json"
     try:
-        return RunRecord.model_validate_json(store.objects.read(path))
+        return parse(RunRecord, store.objects.read(path), path, "a run's record", hint="Move it away.")
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise DamagedArtifact(f"`{path}` is not a run's record of this version.", hint="Move it away.") from error
+
+
+def _listed(store: Store) -> dict[str, float]:
+    """Id of each run that has a record → when it was last written. Files with other names are not ours."""
+    found: dict[str, float] = {}
+    for entry in store.objects.list(FOLDER):
+        name = entry.path.removeprefix(f"{FOLDER}/")
+        if name.endswith(".json") and ID.fullmatch(name.removesuffix(".json")):
+            found[name.removesuffix(".json")] = entry.modified_s
+    return found
 
 
 def _read(store: Store, modified_s: Mapping[str, float]) -> list[Run]:
@@ -309,7 +334,3 @@ def _read(store: Store, modified_s: Mapping[str, float]) -> list[Run]:
         records = list(pool.map(lambda run_id: read(store, run_id), ids))
     found = zip(ids, records, strict=True)
     return [Run(record, modified_s[run_id], run_id in pinned) for run_id, record in found if record]
-
-
-def _id(path: str) -> str:
-    return path.rpartition("/")[2].removesuffix(".json")

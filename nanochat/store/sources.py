@@ -23,7 +23,7 @@ from botocore import exceptions as boto
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
 from nanochat.store import web
-from nanochat.store.objects import open_s3
+from nanochat.store.s3 import open_s3
 from nanochat.store.web import is_hash
 
 CHUNK_BYTES = 1 << 20

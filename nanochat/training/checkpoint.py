@@ -13,6 +13,7 @@ run that was overtaken still writes never mixes with what its successor writes.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -30,20 +31,25 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
 from nanochat.data.retry import patiently
-from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, NoSpace, StoreUnreachable
 from nanochat.optim.adamw import Run
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
+from nanochat.store.records import check_format
 
 State = Mapping[str, Tensor | Run]
 """Name → what this rank has of it: all of it, or a run of it. What several ranks have whole is the same on all."""
 
-MANIFEST = "manifest.json"
+MANIFEST, FORMAT = "manifest.json", 2
+FOLDER = re.compile(r"step-\d+-\w+")
 MOST_FAILURES = 3
 """So many saves in a row may fail before training ends, when nothing but a person can mend it: a full disk, a key that
 was withdrawn. A store that is away comes back, and what ended would be lost."""
 TRIES = 6
 """Of an upload or download, with pauses of 1, 2, 4, 8 and 16 seconds: a store that restarts is waited for."""
+
+DIFFERENT_READS = 4
+"""Of one file, after which the way to the store is taken for broken, and not the file."""
 
 LATE_S = 300.0
 """A save that takes so long is said: meanwhile there is no newer checkpoint."""
@@ -84,7 +90,7 @@ class Checkpoints:
         self._began, self._told = 0.0, False
         self._error: NanochatError | None = None
         self._damaged: set[str] = set()
-        """Folders that were skipped: they are no checkpoints, and go when the next one is whole."""
+        """Folders that were read and found damaged: they are no checkpoints, and go when the next one is whole."""
         self._failed = 0
         self.warnings: list[str] = []
         """What was skipped, and what failed; who reads them takes them out."""
@@ -116,8 +122,8 @@ class Checkpoints:
         self._copy(state)
         _dcp()  # here: two threads that import at once may meet half a module
         record = {
-            "format": 2, "step": step, "rows_consumed": rows_consumed, "numbers": dict(numbers), "metrics": metrics,
-            **self._about,
+            "format": FORMAT, "step": step, "rows_consumed": rows_consumed, "numbers": dict(numbers),
+            "metrics": metrics, **self._about,
         }  # fmt: skip
         self._began, self._told = time.monotonic(), False
         self._thread = threading.Thread(target=self._write, args=(step, record), name="checkpoint")
@@ -142,8 +148,7 @@ class Checkpoints:
         """Fills this rank's tensors from the newest whole checkpoint; None where there is none.
 
         Damaged and unfinished ones are skipped, and `warnings` says so. Raises `DamagedArtifact` when a whole one has
-        not what is asked for, and `StoreUnreachable` when the store is away for longer than it is waited for: then all
-        of them seem to be gone.
+        not what is asked for, `NewerFormat`, and a `StoreError` when one cannot be read.
         """
         for folder in self._all(patiently(self._folders, tries=TRIES) if self._rank == 0 else [])[0]:
             with self._fetched(folder) as record:
@@ -242,12 +247,17 @@ class Checkpoints:
             paths = self._listed()
             whole = [folder for folder in _whole(paths) if folder not in self._damaged]
             old = {folder for folder in whole[self._keep :] if not self._is_kept_for_good(folder)}
-            failed = {folder for folder in paths if folder.endswith(f"-{self._attempt}")} - set(whole)
-            for folder in (self._damaged & paths.keys()) | old | failed:
+            for folder in (self._damaged & paths.keys()) | old | self._failed_here(paths):
                 self._objects.delete([f"{folder}/{MANIFEST}"])
                 self._objects.delete(paths[folder])
         except NanochatError as error:
             self.warnings.append(f"old checkpoints could not be removed: {error}")
+
+    def _failed_here(self, paths: Mapping[str, list[str]]) -> set[str]:
+        """Folders of this attempt without a manifest: the listing shows none, and the store has none."""
+        assert self._objects
+        without = {folder for folder in paths if folder.endswith(f"-{self._attempt}")} - set(_whole(paths))
+        return {folder for folder in without if self._objects.size(f"{folder}/{MANIFEST}") is None}
 
     def _is_kept_for_good(self, folder: str) -> bool:
         return bool(self._keep_every) and _step(folder) % self._keep_every == 0
@@ -262,7 +272,9 @@ class Checkpoints:
         """Paths in the store by their folder."""
         paths: dict[str, list[str]] = {}
         for entry in self._objects.list(self._prefix) if self._objects else []:
-            paths.setdefault(entry.path.rpartition("/")[0], []).append(entry.path)
+            folder = entry.path.rpartition("/")[0]
+            if FOLDER.fullmatch(folder.rpartition("/")[2]):  # beside them is where the nodes meet
+                paths.setdefault(folder, []).append(entry.path)
         return paths
 
     def _load_folder(self, folder: str) -> Path:
@@ -270,21 +282,21 @@ class Checkpoints:
 
     @contextmanager
     def _fetched(self, folder: str) -> Iterator[dict[str, Any] | None]:
-        """Its record, while its files lie in `_load_folder`, one copy a node; None for all when a node has none.
+        """Its record, while its files lie in `_load_folder`, one copy a node; None for all when it is damaged.
 
-        All raise `StoreUnreachable` when a node does.
+        When a node cannot read it, all raise the error: that says nothing about the checkpoint.
         """
         local, record, problem = self._load_folder(folder), None, None
         try:
             if settings.local_rank() == 0:
                 try:
                     record = self._fetch(folder, local)
-                except (FileNotFoundError, KeyError, ValueError, TypeError, StoreError) as error:
+                except NanochatError as error:
                     problem = error
-                    if not isinstance(error, StoreUnreachable) or isinstance(error, DamagedAnswer):
-                        problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
+                except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
+                    problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
             problem = next((each for each in self._all(problem) if each is not None), None)
-            if isinstance(problem, StoreUnreachable):
+            if isinstance(problem, NanochatError):
                 raise problem
             if problem:
                 self.warnings.append(problem)
@@ -296,18 +308,34 @@ class Checkpoints:
                 shutil.rmtree(local, ignore_errors=True)
 
     def _fetch(self, folder: str, local: Path) -> dict[str, Any]:
-        """Raises `ValueError` for a file that is not what the manifest says."""
+        """Raises `ValueError` for a file that is not what the manifest says, `FileNotFoundError` for one that is not
+        there; a `StoreError` when the store does not send what it has."""
         assert self._objects
         objects = self._objects
-        record = json.loads(patiently(lambda: objects.read(f"{folder}/{MANIFEST}"), tries=TRIES))
+        data = patiently(lambda: objects.read(f"{folder}/{MANIFEST}"), tries=TRIES)
+        try:
+            record = json.loads(data)
+        except ValueError:
+            self._must_be_all(f"{folder}/{MANIFEST}", len(data))
+            raise
+        check_format(record, FORMAT, f"{folder}/{MANIFEST}")
         for file in [FileEntry.model_validate(each) for each in record["files"]]:
-            for _ in range(2):  # what is torn on its way is whole the next time
+            came: list[FileEntry] = []
+            while file not in came:  # what is torn on its way is whole the next time
                 patiently(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path), tries=TRIES)
-                if describe_file(local / file.path, file.path) == file:
-                    break
-            else:
-                raise ValueError(f"`{file.path}` is damaged")
+                came.append(describe_file(local / file.path, file.path))
+                if len(came) > 1 and came[-1] == came[-2] != file:
+                    self._must_be_all(f"{folder}/{file.path}", came[-1].size)
+                    raise ValueError(f"`{file.path}` is damaged")
+                if len(came) == DIFFERENT_READS:
+                    raise DamagedAnswer(f"`{folder}/{file.path}` comes with other bytes each time from the store.")
         return {name: record[name] for name in ("step", "rows_consumed", "numbers", "metrics")}
+
+    def _must_be_all(self, path: str, size: int) -> None:
+        """Raises `StoreUnreachable` when the store has more, or less, of an object than it sent: that is no damage."""
+        assert self._objects
+        if self._objects.size(path) != size:
+            raise StoreUnreachable(f"The store does not send all of the checkpoint's `{path}`.")
 
     def _read(self, folder: Path, state: State) -> None:
         self._make_room(state)

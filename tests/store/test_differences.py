@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nanochat.store import trash
 from nanochat.store.artifacts import Artifact, Manifest, Store
 from nanochat.store.differences import Call, beside_key, in_key, nearest
 from nanochat.store.lineage import descendants, tree_down
@@ -73,7 +74,7 @@ def test_fields_versions_and_numbers_of_inputs_are_told(bench: Bench) -> None:
 def test_other_bytes_for_the_same_key_are_told(bench: Bench) -> None:
     old = bench.make("download", {"name": "a"}, text="one")
     first = bench.make("tokenize", {}, raw=old)
-    bench.store.remove(old)
+    trash.take_out(bench.store, [old], "a test")
     second = bench.make("tokenize", {}, raw=bench.make("download", {"name": "a"}, text="two"))
     assert told(in_key(bench.store, first, second)) == [
         "tokenize ← raw: download: the same was asked for, and other bytes came out"
@@ -83,7 +84,7 @@ def test_other_bytes_for_the_same_key_are_told(bench: Bench) -> None:
 def test_what_has_left_the_store_is_told(bench: Bench) -> None:
     raw = bench.make("download", {"name": "a"})
     one, two = (bench.make("tokenize", {}, raw=each) for each in (raw, bench.make("download", {"name": "b"})))
-    bench.store.remove(raw)
+    trash.take_out(bench.store, [raw], "a test")
     assert told(in_key(bench.store, one, two)) == [
         f"tokenize ← raw: download: download {raw.key[:8]} has left the store"
     ]

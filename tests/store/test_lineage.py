@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from nanochat.store import trash
 from nanochat.store.artifacts import Artifact, Manifest, Store
 from nanochat.store.lineage import ancestors, as_json, family, oldest_first, tree
 from nanochat.store.manifest import Name
@@ -29,7 +30,7 @@ def test_the_tree_shows_every_source_once(store: Store, made: tuple[list[Artifac
 
 def test_what_is_gone_is_said_and_nothing_is_removed(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
-    store.remove(raw[0].manifest)
+    trash.take_out(store, [raw[0].manifest], "a test")
     hollow = raw[1].manifest
     store.objects.delete([f"{hollow.folder}/{hollow.payload}/data"])
     text = "\n".join(tree(store, top))

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from nanochat.store import trash
 from nanochat.store.artifacts import Artifact, Manifest, Store
 from nanochat.store.page import as_page
 
@@ -79,7 +80,7 @@ def test_each_artifact_is_told_and_the_sources_stand_at_the_end(
 
 def test_what_is_gone_has_no_link_and_is_said(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
-    store.remove(raw[4].manifest)
+    trash.take_out(store, [raw[4].manifest], "a test")
     page = Page(as_page(store, top))
     assert f"#download-{raw[4].key}" not in page.links
     assert "download download (gone)" in page.text

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, StoreError, StoreUnreachable
+from nanochat.store import trash
 from nanochat.store.artifacts import Manifest, Store
-from nanochat.store.objects import Objects, _without_login
+from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
+from nanochat.store.s3 import _without_login
 
 KEY = "k" * 64
 
@@ -91,23 +93,35 @@ def test_a_key_names_one_artifact_and_its_beginning_finds_it(store: Store, tmp_p
         store.resolve("bbbb")
 
 
-def test_a_lost_payload_is_a_miss(store: Store, tmp_path: Path) -> None:
-    manifest = publish(store, tmp_path, "one")
-    store.objects.delete([f"{manifest.folder}/{manifest.payload}/train.parquet"])
-    assert store.find("download", KEY) is None
-    assert store.objects.list("v1/artifacts") == []
-    assert store.find("download", KEY) != publish(store, tmp_path, "again")
-
-
-def test_healing_leaves_the_next_attempt_alone(store: Store, tmp_path: Path) -> None:
+def test_a_lost_payload_is_a_miss_and_is_replaced_when_it_is_made_again(store: Store, tmp_path: Path) -> None:
     lost = publish(store, tmp_path, "one")
     store.objects.delete([f"{lost.folder}/{lost.payload}/train.parquet"])
-    store.objects.write(f"{lost.folder}/another/train.parquet", b"on its way")
+    before = store.objects.list("v1")
     assert store.find("download", KEY) is None
-    assert [entry.path for entry in store.objects.list("v1/artifacts")] == [f"{lost.folder}/another/train.parquet"]
+    assert store.objects.list("v1") == before, "looking changes nothing"
     again = publish(store, tmp_path, "two")
-    store.remove(lost)  # by one who looked before it was healed
+    assert again != lost
     assert store.find("download", KEY) == again
+    assert store.verify(again) == []
+
+
+def test_a_payload_of_another_size_is_a_miss(store: Store, tmp_path: Path) -> None:
+    manifest = publish(store, tmp_path, "one")
+    store.objects.write(f"{manifest.folder}/{manifest.payload}/train.parquet", b"cut")
+    assert store.missing(manifest) == []
+    store.objects.write(f"{manifest.folder}/{manifest.payload}/train.parquet", b"cu")
+    assert store.missing(manifest) == ["train.parquet"]
+    assert store.find("download", KEY) is None
+
+
+def test_of_many_who_replace_a_lost_payload_one_wins(store: Store, tmp_path: Path) -> None:
+    lost = publish(store, tmp_path, "one")
+    store.objects.delete([f"{lost.folder}/{lost.payload}/train.parquet"])
+    with ThreadPoolExecutor(8) as pool:
+        manifests = list(pool.map(lambda i: publish(store, tmp_path, f"text {i}"), range(8)))
+    assert len({manifest.payload for manifest in manifests}) == 1
+    assert store.find("download", KEY) == manifests[0]
+    assert store.verify(manifests[0]) == []
 
 
 def test_an_answer_that_got_lost_does_not_cost_the_payload(
@@ -151,7 +165,7 @@ def test_a_flipped_byte_is_found(store: Store, tmp_path: Path) -> None:
     assert store.verify(manifest) == ["the bytes of `train.parquet` have changed"]
     with pytest.raises(DamagedArtifact, match="verify --repair"):
         _ = store.artifact(manifest, reused=True).path
-    store.remove(manifest)
+    trash.take_out(store, [manifest], "a test")
     assert store.find("download", KEY) is None
 
 
@@ -173,7 +187,7 @@ def test_aliases_move_and_races_lose_nothing(store: Store, tmp_path: Path) -> No
     assert store.resolve("chat/latest") == manifests[2]
     assert list(store.aliases()) == ["chat/latest"]
     assert store.alias("chat/latest") == f"download/{manifests[2].key}"
-    store.remove(manifests[2])
+    trash.take_out(store, [manifests[2]], "a test")
     with pytest.raises(NotFound, match="which is gone"):
         store.resolve("chat/latest")
 

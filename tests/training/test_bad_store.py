@@ -14,7 +14,7 @@ import torch
 from nanochat.data.retry import patiently
 from nanochat.errors import StoreUnreachable
 from nanochat.ranks import Preempted, World
-from nanochat.store import objects as objects_module
+from nanochat.store import s3 as s3_module
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
 from nanochat.training import checkpoint, loop
@@ -196,7 +196,7 @@ def test_a_store_that_is_away_is_no_reason_to_begin_anew(
 def test_a_server_that_takes_the_bytes_and_never_answers_is_not_waited_for_without_end(
     root: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects_module, "UPLOAD_S", 0.3)
+    monkeypatch.setattr(s3_module, "UPLOAD_S", 0.3)
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda n: 3.0 if n < 2 else "", writes) as (address, done):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         saved(tmp_path, f"{root}/key", 1)

@@ -22,6 +22,7 @@ from nanochat.errors import (
     NotEnoughMemory,
     Preempted,
     StageFailed,
+    Unexpected,
 )
 from nanochat.stages.launch import launch, rank_count, rendezvous
 from nanochat.stages.rank_log import first_words
@@ -59,7 +60,7 @@ def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplo
     ("orders", "error", "says"),
     [
         ("typed", BadSource, "`rows` is empty. Fill it."),
-        ("break", StageFailed, "ValueError: three is not four"),
+        ("break", Unexpected, "ValueError: three is not four"),
         ("full", NoSpace, "/a/disk"),
         ("killed", NotEnoughMemory, "micro_batch_rows"),
     ],

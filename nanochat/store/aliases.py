@@ -1,0 +1,109 @@
+"""Aliases: small mutable pointers to artifacts, moved by compare-and-swap.
+
+v1/aliases/<name>.json
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+from nanochat.errors import BadConfig, NotFound, StoreUnreachable
+from nanochat.store.objects import Objects
+from nanochat.store.records import parse
+
+FOLDER, ENDING = "v1/aliases", ".json"
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+LONGEST_NAME_BYTES = 200
+SWAP_TRIES = 20
+
+
+class Target(BaseModel):
+    """Where an alias points."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    key: str
+
+
+class Aliases:
+    """The aliases of a store."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    def names(self) -> list[str]:
+        """The names of all. Files with other endings are not ours."""
+        paths = (entry.path for entry in self._objects.list(FOLDER) if entry.path.endswith(ENDING))
+        return [path.removeprefix(f"{FOLDER}/").removesuffix(ENDING) for path in paths]
+
+    def all(self) -> dict[str, Target]:
+        """Every alias and where it points. Raises `DamagedArtifact` at one that cannot be understood."""
+        found = {name: self._read(name) for name in self.names()}
+        return {name: target for name, target in found.items() if target}  # without those deleted while we look
+
+    def find(self, name: str) -> Target | None:
+        """Where an alias points, if there is such an alias."""
+        _check(name)
+        return self._read(name)
+
+    def set(self, name: str, target: Target) -> None:
+        """Moves an alias, by compare-and-swap."""
+        _check(name)
+        known = self.names()
+        for other in known if name not in known else []:
+            if other.casefold() == name.casefold():
+                raise BadConfig(
+                    f"There is an alias `{other}` already, which differs from `{name}` only in upper and lower case.",
+                    hint="Some disks take both for the same: choose another name.",
+                )
+        data = target.model_dump_json().encode()
+        for _ in range(SWAP_TRIES):
+            try:
+                before = self._objects.read(_path(name))
+            except FileNotFoundError:
+                before = None
+            if before == data or self._objects.swap(_path(name), data, before):
+                return
+        raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
+
+    def remove(self, name: str) -> None:
+        """Takes an alias away, also one that cannot be understood. Raises `NotFound`."""
+        _check(name)
+        if self._objects.size(_path(name)) is None:
+            raise NotFound(f"There is no alias `{name}` in {self._objects.root}.", hint="`nanochat alias` lists them.")
+        self._objects.delete([_path(name)])
+
+    def _read(self, name: str) -> Target | None:
+        try:
+            data = self._objects.read(_path(name))
+        except FileNotFoundError:
+            return None
+        hint = f"`nanochat alias --remove {name}` removes it; then set it again."
+        return parse(Target, data, _path(name), "an alias", hint=hint)
+
+
+def is_alias(name: str) -> bool:
+    """Whether a text can be the name of an alias."""
+    parts = name.split("/")
+    return (
+        NAME.fullmatch(name) is not None
+        and not any(part.endswith(ENDING) for part in parts)  # a folder of that name could stand in a file's way
+        and all(len(part.encode()) <= LONGEST_NAME_BYTES for part in parts)
+    )
+
+
+def _check(name: str) -> None:
+    if not is_alias(name):
+        shown = name if len(name) <= 60 else f"{name[:57]}…"
+        raise BadConfig(
+            f"`{shown}` cannot be the name of an alias.",
+            hint=f"Use letters, digits, `-`, `_` and `.`, up to {LONGEST_NAME_BYTES} bytes, not ending in `{ENDING}`: "
+            "`chat/latest`.",
+        )
+
+
+def _path(name: str) -> str:
+    return f"{FOLDER}/{name}{ENDING}"

@@ -1,0 +1,58 @@
+"""What a store can lie on: the calls that `Objects` makes, the same for a folder and for a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object that is there."""
+
+    path: str
+    size: int
+    modified_s: float
+    """When it was written, in seconds since 1970 by the store's clock."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What was being written, and may be no more: a temporary file, or a multipart upload."""
+
+    path: str
+    size: int
+    """Bytes so far; 0 where the store does not say."""
+    modified_s: float
+    upload: str = ""
+    """Id of the multipart upload."""
+
+
+class Backend(Protocol):
+    """A folder or a bucket. Paths are relative to its root.
+
+    Absence is `FileNotFoundError`, `None` or `False`, and is reported only when the system said so of that very path.
+    Whatever else goes wrong is a `StoreError` or `NoSpace`, with a sentence.
+    """
+
+    root: str
+    """URL, normalised."""
+    local: Path | None
+    """The folder, where it is one."""
+
+    def read(self, path: str) -> bytes: ...
+    def size(self, path: str) -> int | None: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def create(self, path: str, data: bytes) -> bool: ...
+    def swap(self, path: str, data: bytes, expected: bytes) -> bool: ...
+    def upload(self, local: Path, path: str, *, share: bool) -> None: ...
+    def download(self, path: str, local: Path) -> None: ...
+    def move(self, path: str, to: str) -> bool: ...
+    def list(self, prefix: str, *, everything: bool) -> Iterable[Entry]: ...
+    def delete(self, path: str) -> None: ...
+    def unfinished(self, prefix: str) -> Iterable[Unfinished]: ...
+    def abandon(self, what: Unfinished) -> None: ...
+    def prepare(self) -> None: ...
+    def check_swap(self, path: str) -> bool: ...

@@ -1,0 +1,35 @@
+"""Records in the store, read: JSON in a format that this version knows."""
+
+from __future__ import annotations
+
+import json
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from nanochat.errors import DamagedArtifact, NewerFormat
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def parse(model: type[Record], data: bytes, path: str, what: str, *, hint: str) -> Record:
+    """The record in an object's bytes. `what` names it in the sentence of an error: `a manifest`.
+
+    Raises `NewerFormat` when a newer version wrote it, `DamagedArtifact` when it is no such record.
+    """
+    try:
+        content = json.loads(data)
+        check_format(content, model.model_fields["format"].default if "format" in model.model_fields else 1, path)
+        return model.model_validate_json(data)
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise DamagedArtifact(f"`{path}` is not {what} of this version.", hint=hint) from error
+
+
+def check_format(content: object, known: int, path: str) -> None:
+    """Raises `NewerFormat` when a record says that it has a format above the known one."""
+    found = content.get("format", 1) if isinstance(content, dict) else 1
+    if isinstance(found, int) and found > known:
+        raise NewerFormat(
+            f"`{path}` was written by a newer version (format {found}; this one reads up to {known}).",
+            hint="Use that version, or a later one.",
+        )

@@ -1,0 +1,54 @@
+"""The files below a folder. What cannot be looked at is an error: a file that is not shown may be taken for deleted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def walk(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files below a folder, links followed; `skip` leaves out files and folders by their name.
+
+    A folder that does not exist has none, and what goes away meanwhile is not there. Anything else that fails raises
+    `OSError`: no permission, a link to nothing, a loop of links, an error of the disk.
+    """
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+            here = folder.stat()
+        except FileNotFoundError:
+            refuse_dead_link(folder)
+            continue
+        if (here.st_dev, here.st_ino) in above:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
+        for entry in entries:
+            if skip(entry.name):
+                continue
+            place = folder / entry.name
+            try:
+                there = entry.stat()
+            except FileNotFoundError:
+                refuse_dead_link(place)
+                continue
+            if stat.S_ISDIR(there.st_mode):
+                waiting.append((place, above | {(here.st_dev, here.st_ino)}))
+            elif stat.S_ISREG(there.st_mode):
+                yield place, there
+
+
+def refuse_dead_link(path: Path) -> None:
+    """Raises `OSError` when a path seems absent only because it, or a folder above it, is a link to nothing."""
+    for place in (path, *path.parents):
+        try:
+            there = place.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(there.st_mode) and not place.exists():
+            raise OSError(errno.ENOLINK, "a link to nothing", str(place))
+        return
