@@ -34,7 +34,7 @@ mkdir -p "$NANOCHAT_HOME" && NANOCHAT_HOME=$(cd "$NANOCHAT_HOME" && pwd) || exit
 
 if [ "${1:-}" = worker ]; then
   : "${PREFECT_API_URL:?has to name the Prefect server of the pool}"
-  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # signs of life, for the automation that finds dead runs
+  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # signs of life: a run that shows none has crashed
   command=(prefect worker start --pool "${2:-gpu}" --type process --name "$(hostname) ${SLURM_JOB_ID:-}"
            --limit 1 --install-policy never)
 else

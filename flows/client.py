@@ -36,6 +36,7 @@ class Unanswered(OSError):
 
 def load() -> None:
     """Imports Prefect, and reads its settings; raises `BadConfig`, naming the variable or file that is wrong."""
+    _expect_proxies()
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -54,6 +55,18 @@ def load() -> None:
         ) from None
     if text := said.getvalue().strip():
         sys.stderr.write(f"{text}\n")
+
+
+def _expect_proxies() -> None:
+    """httpx looks at all proxies when a client is made, also at those that it will not use."""
+    try:
+        httpx.Client(verify=False).close()  # noqa: S501 - asks nobody: only so that no certificates are loaded
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        names = [name for name in settings.set_variables() if name.lower().endswith("_proxy")]
+        raise BadConfig(
+            f"A proxy setting cannot be used ({', '.join(f'`{name}`' for name in names)}): {_one_line(error)}",
+            hint="A SOCKS proxy needs `pip install socksio`; otherwise mend the variable or unset it.",
+        ) from None
 
 
 def _bad_setting(error: ValidationError) -> BadConfig:

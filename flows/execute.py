@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
+from uuid import UUID
 
+import httpx
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.models import publish_models
@@ -118,6 +122,8 @@ def title() -> str:
 
 def answered(work: Callable[[], Said]) -> State[Any]:
     """Does the work of a flow run; its errors become states that carry a sentence instead of a traceback."""
+    if _began_after_its_end():
+        return Cancelled(message="It was cancelled before it began.")
     try:
         said = work()
         return Completed(name=said.name or None, message=said.message)
@@ -128,6 +134,16 @@ def answered(work: Callable[[], Said]) -> State[Any]:
     except Exception as error:  # noqa: BLE001 - any error that is left becomes a sentence, and its traceback a file
         sentence = as_sentence(error, "the run")
         return Failed(message=str(sentence), data=sentence)
+
+
+def _began_after_its_end() -> bool:
+    """Whether this process was so slow to start that its run had been cancelled before: Prefect lets it go on."""
+    if not deployment.id:
+        return False
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        states = sorted(client.read_flow_run_states(UUID(str(flow_run.id))), key=lambda state: state.timestamp)
+        return len(states) > 1 and states[-1].is_running() and states[-2].is_cancelled()
+    return False
 
 
 def execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H], Said | None]) -> Said:

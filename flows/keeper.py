@@ -18,15 +18,16 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flows import state
 from flows.client import load
 from flows.overdue import watch
-from flows.reach import ServerUnavailable
+from flows.reach import ServerUnavailable, without_login
 from flows.server import alive, begin, revive
 from nanochat import settings
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, Terminated
 
 LOOK_EVERY_S = 0.5
 RUNS_AT_ONCE = {"cpu": 4, "gpu": 1}
@@ -105,9 +106,15 @@ def keep(home: Path, pools: list[str]) -> None:
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     named = bool(settings.prefect_api_url())
-    ending = threading.Event()
+    ending, at_work = threading.Event(), threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ending.set()
+        if not at_work.is_set():  # a server that starts may take a minute
+            raise Terminated(number)
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: ending.set())
+        signal.signal(number, end)
     with state.open_state(folder / "keeper.json") as file:
         if not state.lock(file):
             raise NanochatError("Another keeper is at work on this home.", hint="`nanochat down` ends it.")
@@ -118,7 +125,8 @@ def keep(home: Path, pools: list[str]) -> None:
             load()
             starting.wait(_say)
             workers = [Worker(pool, folder) for pool in pools]
-            known["api_url"] = starting.api_url
+            known["api_url"] = without_login(starting.api_url)
+            at_work.set()
             try:
                 if not named:
                     threading.Thread(target=watch, args=[starting.api_url, ending, _say], daemon=True).start()

@@ -125,7 +125,8 @@ def _after_crash(run: Known, limits: Limits) -> Step:
 
 
 def _cancelling(run: Known, limits: Limits) -> Step | None:
-    if run.silent_s > limits.dead_s or (not run.beaten and run.cancelling_s > limits.never_began_s):
+    never_began = not run.beaten and not run.elsewhere and run.cancelling_s > limits.never_began_s
+    if run.silent_s > limits.dead_s or never_began:
         return Step("CANCELLED", "Cancelled", "Cancelled; nothing of it was running any more.")
     if run.cancelling_s > limits.deaf_s:
         return Step("CANCELLED", "Cancelled", "Cancelled; its process did not end when told to, and may still run.")

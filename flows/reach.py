@@ -5,12 +5,16 @@ Nothing here imports Prefect, whose import (1.2 s) overlaps with a server's star
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import re
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import unquote
 
 from nanochat.errors import NanochatError
 from nanochat.settings import is_loopback, prefect_authorization
@@ -67,12 +71,19 @@ def without_login(address: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", address)
 
 
+def _login(address: str) -> str:
+    """The header for a user and password in an address, which urllib does not understand."""
+    found = re.match(r"https?://([^/@]*)@", address)
+    return f"Basic {base64.b64encode(unquote(found[1]).encode()).decode()}" if found else ""
+
+
 def _version(api_url: str, own: bool) -> str:
     """What the server says; empty when it does not say."""
     try:
         return str(_get(api_url, "admin/version", 10.0, own=own))
     except ServerRefuses:
-        _expect_client(api_url)
+        with suppress(OSError):
+            _expect_client(api_url)
     except (OSError, ValueError):  # not said, or something else than a version
         pass
     return ""
@@ -94,9 +105,10 @@ def _get(api_url: str, path: str, timeout_s: float, *, own: bool = False) -> Any
     """A JSON answer. Raises `ServerRefuses`, `OSError` or `ValueError`."""
     if not api_url.startswith(("http://", "https://")):
         raise ValueError(f"`{api_url}` is no address")
-    authorization = prefect_authorization(own=own)
+    authorization = prefect_authorization(own=own) or _login(api_url)
     headers = {"Authorization": authorization} if authorization else {}
-    request = urllib.request.Request(f"{api_url.rstrip('/')}/{path}", headers=headers)  # noqa: S310 - http
+    address = f"{without_login(api_url).rstrip('/')}/{path}"
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - http
     reach = _DIRECT.open if is_loopback(api_url) else urllib.request.urlopen
     try:
         with reach(request, timeout=timeout_s) as answer:
@@ -105,3 +117,5 @@ def _get(api_url: str, path: str, timeout_s: float, *, own: bool = False) -> Any
         if error.code in REFUSED:
             raise ServerRefuses(api_url) from error
         raise
+    except http.client.HTTPException as error:  # no port, or something that does not speak HTTP
+        raise OSError(f"{type(error).__name__} {error}") from error

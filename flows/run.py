@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.client import load
+from flows.reach import without_login
 from flows.server import begin
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
@@ -27,7 +28,7 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
             from flows.terminal import run_flow  # noqa: PLC0415
 
         starting.wait(screen.say)
-        screen.say(f"prefect {starting.api_url.removesuffix('/api')}")
+        screen.say(f"prefect {without_login(starting.api_url).removesuffix('/api')}")
         parameters = {
             "profile": profile_name,
             "config": config,

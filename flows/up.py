@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess  # noqa: TID251 - the keeper is no stage's child
 import sys
 import time
@@ -21,7 +20,7 @@ import psutil
 
 from flows.client import Api, load
 from flows.keeper import PATIENCE_S, record
-from flows.reach import ServerUnavailable, expect, healthy
+from flows.reach import ServerUnavailable, expect, healthy, without_login
 from flows.server import START_LIMIT_S, STOP_LIMIT_S
 from nanochat import settings
 from nanochat.errors import NanochatError
@@ -61,7 +60,7 @@ def up(say: Say, *, gpu: bool) -> None:
 
 
 def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
-    api_url, pools = known["api_url"], known["pools"]
+    api_url, pools = (settings.prefect_api_url() if known["named"] else "") or known["api_url"], known["pools"]
     settings.use_prefect(api_url, folder)
     load()
     expect(api_url, own=not known["named"])
@@ -69,7 +68,7 @@ def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
 
     made = register()
     _wait_for_workers(Api(api_url), pools, folder)
-    say(f"prefect     {api_url.removesuffix('/api')}")
+    say(f"prefect     {without_login(api_url).removesuffix('/api')}")
     say(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
     say(f"deployments {', '.join(made.deployments)}")
     if not made.notified:
@@ -106,15 +105,17 @@ def _count(asked: int, cancelled: int) -> list[str]:
 
 
 def _end_keeper(folder: Path, pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE_S + 2 * STOP_LIMIT_S
-    while record(folder) is not None:
-        if time.monotonic() > deadline:
-            raise NanochatError(
-                "The keeper does not end.", hint=f"`{folder / 'keeper.log'}` may say why; its process is {pid}."
-            )
-        time.sleep(POLL_S)
+    """Returns when nothing of it is left; `pid` is of the process that holds the lock, so of no other."""
+    try:
+        keeper = psutil.Process(pid)
+        keeper.terminate()
+        keeper.wait(PATIENCE_S + 2 * STOP_LIMIT_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired as error:
+        raise NanochatError(
+            "The keeper does not end.", hint=f"`{folder / 'keeper.log'}` may say why; its process is {pid}."
+        ) from error
 
 
 def elsewhere() -> list[Path]:
@@ -146,7 +147,7 @@ def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
     try:
         return _started(lambda: keeper.poll() is None, keeper.pid, folder, say) or _never_started(folder)
     except BaseException:
-        keeper.terminate()
+        _end_keeper(folder, keeper.pid)
         raise
 
 

@@ -58,10 +58,11 @@ class Console(RichConsole):
 
 
 def settle_streams() -> None:
-    """Makes the standard streams take whatever is printed.
+    """Makes the standard streams take whatever is printed or typed.
 
-    Characters that the encoding lacks are replaced. A stream that was closed (`>&-`) becomes an empty one: otherwise
-    the next file that is opened would get its number, and what is printed.
+    Characters that the encoding of the output lacks are replaced, and so are bytes of the input that are no text. A
+    stream that was closed (`>&-`) becomes an empty one: otherwise the next file that is opened would get its number,
+    and what is printed.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -71,9 +72,9 @@ def settle_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115, PTH123
     codecs.register_error("nanochat", _replace)
-    for stream in (sys.stdout, sys.stderr):
+    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "nanochat"), (sys.stderr, "nanochat")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="nanochat")
+            stream.reconfigure(errors=errors)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

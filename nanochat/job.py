@@ -60,7 +60,10 @@ class Job(BaseModel):
             file.write(json.dumps({"done": done, "total": total, "unit": unit, "message": message}) + "\n")
 
     def write_result(self, metrics: dict[str, Any]) -> None:
-        (Path(self.folder) / "result.json").write_text(json.dumps(metrics), encoding="utf-8")
+        """Whole or not at all: a process may be killed in between."""
+        written = Path(self.folder) / "result.json.new"
+        written.write_text(json.dumps(metrics), encoding="utf-8")
+        written.replace(Path(self.folder) / "result.json")
 
     def write_error(self, error: dict[str, str]) -> None:
         """See `write_error`."""

@@ -59,7 +59,7 @@ def verify(
     out.print(f"{whole} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
     if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged", opened.verify)):
         for part in record.parts:
-            out.print(f"taken out: {part.name}")
+            out.print(f"taken out: {part.name}", markup=False)
         out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
     elif damaged and not repair:
         hint = "`nanochat verify --repair` takes them out; the next run makes them again."
@@ -144,7 +144,8 @@ def gc(
         if each.record.id not in expired:
             out.print(
                 f"In the trash: {each.record.id}, {len(each.record.parts)} deleted by {each.record.by}, "
-                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` takes it back."
+                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` takes it back.",
+                markup=False,
             )
     if not planned.items:
         out.print(f"Nothing to delete; {planned.kept} artifacts stay.")
@@ -174,7 +175,7 @@ def gc(
 
 def _say_restored(restored: Restored) -> None:
     for part in restored.parts:
-        out.print(f"restored {part.what} {part.name}")
+        out.print(f"restored {part.what} {part.name}", markup=False)
     for problem in restored.problems:
         out.print(f"[yellow]not restored[/] {escape(problem)}")
     out.print(f"{len(restored.parts)} of the deletion {restored.id} are back; `nanochat gc` spares them for a day.")

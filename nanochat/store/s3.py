@@ -328,6 +328,8 @@ def open_s3() -> Any:
             "connect_timeout": 5,
             "read_timeout": 60,
             "retries": {"total_max_attempts": 3, "mode": "standard"},
+            # botocore looks an IPv6 address up in `NO_PROXY` in brackets, and httpx takes none there
+            **({"proxies": {}} if settings.is_loopback(settings.s3_endpoint()) else {}),
         },
     )
 

@@ -139,9 +139,10 @@ def up(home: Path, *, gpu: bool = False, folder: Path | None = None, **environme
         yield site
     finally:
         said = site.said_last = site.nanochat("down")
-        for process in (left := site.processes("")):
+        left = [(process.pid, process.cmdline()) for process in site.processes("")]
+        for process in site.processes(""):
             process.kill()
-        assert not left, "processes are left"
+        assert not left, f"processes are left: {left}"
     assert "Down." in said
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -156,6 +157,22 @@ def test_a_cancellation_in_the_first_instant_ends(server: Server, overdue: Any) 
     assert watch.look() == []
 
 
+def test_a_process_that_comes_after_its_run_was_cancelled_does_nothing(server: Server) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    from flows.pipeline import nanochat_flow
+
+    run = server.run(server.deployment(), "PENDING", "CANCELLED")
+    with temporary_settings({PREFECT_API_AUTH_STRING: LOGIN, PREFECT_API_URL: server.api_url}):
+        with get_client(sync_client=True) as client:
+            late = client.read_flow_run(UUID(run))
+        run_flow(nanochat_flow, flow_run=late, parameters={"profile": "nope"}, return_type="state")
+    state = server.state(run)
+    assert (state["type"], state["message"]) == ("CANCELLED", "It was cancelled before it began.")
+
+
 def test_a_cancellation_that_a_living_run_does_not_hear_is_said_again_and_told_once(
     server: Server, overdue: Any
 ) -> None:
@@ -252,6 +269,16 @@ def test_wrong_credentials_are_one_sentence_said_once(server: Server, monkeypatc
         expect(server.api_url)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", LOGIN)
     expect(server.api_url)
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+    expect(server.api_url.replace("://", f"://{LOGIN}@"))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api", "http://[::1/api", "x"])
+def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
+    from flows.reach import ServerUnavailable, expect
+
+    with pytest.raises(ServerUnavailable, match="does not answer"):
+        expect(address)
 
 
 @pytest.mark.parametrize("command", [["run"], ["up"]])

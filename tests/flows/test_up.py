@@ -157,7 +157,8 @@ def test_down_counts_the_runs_that_it_has_cancelled(tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("my project")
     for name in ("random", "json", "sitecustomize", "flows", "nanochat", "prefect", "torch"):
         (folder / f"{name}.py").write_text(f"raise SystemExit('imported {name} of the working directory')")
-    with up(Path("home"), folder=folder) as site:
+    proxies = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody is there
+    with up(Path("home"), folder=folder, **proxies) as site:
         assert site.home == folder / "home"
         (keeper,) = site.processes("flows.keeper")
         assert {process.environ()["NANOCHAT_HOME"] for process in [keeper, *keeper.children(recursive=True)]} == {

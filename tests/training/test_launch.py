@@ -189,3 +189,15 @@ def of_job(folder: Path) -> list[psutil.Process]:
         if str(folder / "job.json") in (process.info["cmdline"] or []):
             named.append(process)
     return named
+
+
+@pytest.mark.parametrize("text", ["", '{"loss": 1', "[]", "null", "\x00\x00"])
+def test_an_answer_that_was_not_written_whole_counts_as_none(tmp_path: Path, text: str) -> None:
+    """The rank was killed, or its disk was full: its log says so, and no traceback of ours."""
+    from nanochat.stages.launch import _result
+
+    (tmp_path / "log.txt").write_text("[rank 0] OSError: [Errno 28] No space left on device\n")
+    for name in ("result.json", "error.json"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(NoSpace):
+            _result(tmp_path, WORKER)

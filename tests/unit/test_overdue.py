@@ -30,6 +30,7 @@ CASES: list[tuple[str, Known, str]] = [
     ("did not hear it", Known("CANCELLING", 16, silent_s=16, beaten=True, cancelling_s=16), "Cancelling"),
     ("was told again", Known("CANCELLING", 16, silent_s=16, beaten=True, cancelling_s=40, repeated=1), NOTHING),
     ("was cancelled before it began", Known("CANCELLING", 5, silent_s=46, cancelling_s=46), "Cancelled"),
+    ("is cancelled while its machine comes", Known("CANCELLING", 5, 60, cancelling_s=60, elsewhere=True), NOTHING),
     (
         "was killed while it was cancelled",
         Known("CANCELLING", 5, silent_s=151, beaten=True, cancelling_s=151),

@@ -73,6 +73,14 @@ def test_a_bad_file_is_named(tmp_path: Path, file: str, text: str) -> None:
     assert "pydantic" not in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ALL_PROXY", "socks5://127.0.0.1:9"), ("https_proxy", "ftp://x"), ("HTTP_PROXY", "http://[::1")],
+)
+def test_a_proxy_that_no_client_can_use_is_named(tmp_path: Path, name: str, value: str) -> None:
+    assert f"`{name}`" in said(tmp_path, **{name: value})
+
+
 def test_good_settings_are_fine(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text('logging.level = "DEBUG"')
     assert said(tmp_path, PREFECT_LOGGING_LEVEL="INFO") == "fine"

@@ -66,8 +66,8 @@ def leases(home: Path) -> list[Path]:
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [(["--plain"], signal.SIGTERM), (["--plain"], signal.SIGHUP), (["--plain"], signal.SIGINT), ([], signal.SIGTERM)],
-    ids=["plain-TERM", "plain-HUP", "plain-INT", "prefect-TERM"],
+    [(["--plain"], signal.SIGHUP), ([], signal.SIGTERM)],
+    ids=["plain-HUP", "prefect-TERM"],
 )
 def test_a_run_that_is_told_to_end_leaves_nothing_behind(home: Path, how: list[str], number: signal.Signals) -> None:
     run = start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "ranks=1")
