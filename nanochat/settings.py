@@ -340,6 +340,17 @@ def own_api_url(port: int) -> str:
     return f"http://127.0.0.1:{port}{os.environ.get('PREFECT_SERVER_API_BASE_PATH', '').rstrip('/') or '/api'}"
 
 
+_DATABASE = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
+
+
+def _database(folder: Path) -> dict[str, str]:
+    """Names the server's SQLite file where Prefect would misread the path: its own URL ends at a `?`."""
+    if PLAIN_PATH.fullmatch(str(folder)) or any(name.startswith(_DATABASE) for name in os.environ):
+        return {}
+    url = f"sqlite+aiosqlite:///file:{quote(str(folder / 'prefect.db'))}?uri=true"
+    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
+
+
 def server_environment(folder: Path, port: int, *, services: bool = False) -> dict[str, str]:
     """The environment of our own Prefect server: its home, its addresses, no word to the outside.
 
@@ -347,10 +358,8 @@ def server_environment(folder: Path, port: int, *, services: bool = False) -> di
     home; `PREFECT_SERVER_DATABASE_CONNECTION_URL` names a Postgres.
     """
     api_url = own_api_url(port)
-    # An ordinary SQLite URL ends at a `?` in the path.
-    database = f"sqlite+aiosqlite:///file:{quote(str(folder / 'prefect.db'))}?uri=true"
     return {
-        **({} if PLAIN_PATH.fullmatch(str(folder)) else {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}),
+        **_database(folder),
         **for_children(),
         **_PREFECT_AT_REST,
         "PREFECT_HOME": str(folder),
@@ -375,8 +384,9 @@ def worker_environment() -> dict[str, str]:
     """
     quiet = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL")
     ours = (*quiet, "PREFECT_SERVER_API_AUTH_STRING")
-    database = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
-    kept = {name: value for name, value in for_children().items() if name not in ours and not name.startswith(database)}
+    kept = {
+        name: value for name, value in for_children().items() if name not in ours and not name.startswith(_DATABASE)
+    }
     return {"PREFECT_WORKER_QUERY_SECONDS": "2", **kept, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
 

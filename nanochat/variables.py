@@ -43,12 +43,14 @@ class Variable(Generic[T]):
         kept = text.strip("\r\n\t") if self.parse is folder else text.strip()
         given = kept if kept.strip() else self.default
         try:
-            given.encode()
-            return self.parse(given)
+            parsed = self.parse(given)
+            f"{given}{parsed}".encode()
         except UnicodeEncodeError:
-            reason = "it is no valid text in the encoding of this locale"
+            reason = "it is no valid text in the encoding of this locale (`PYTHONUTF8=1` may help)"
         except ValueError as error:
             reason = str(error)
+        else:
+            return parsed
         shown = "has a value that cannot be used" if self.secret else f"is `{given[:100]!a}`".replace("'", "")
         raise BadConfig(f"`{self.name}` {shown}: {reason}.", hint=f"{self.meaning}.")
 

@@ -103,6 +103,16 @@ def test_a_variable_set_to_nothing_counts_as_not_set(
 
 
 @pytest.mark.parametrize("name", ["NANOCHAT_STOER", "NANOCHAT_HOMES", "NANOCHAT_CACHE_GO", "nanochat_store"])
+@pytest.mark.parametrize("problem", ["a file", "a dead link", "a loop"])
+def test_a_home_that_is_no_folder_is_said_by_every_command(problem: str, home: Path, tmp_path: Path) -> None:
+    if problem == "a file":
+        home.write_text("")
+    else:
+        home.symlink_to(tmp_path / "nowhere" if problem == "a dead link" else home)
+    with pytest.raises(BadConfig, match=f"The home `{home}` is "):
+        settings.check()
+
+
 def test_a_misspelt_variable_is_refused_with_the_nearest(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "x")
     with pytest.raises(BadConfig, match=f"no variable `{name}`. Did you mean `NANOCHAT_"):
@@ -179,6 +189,11 @@ def test_the_database_of_prefect_lies_in_any_home(name: str, tmp_path: Path) -> 
     engine.dispose()
     assert [path.name for path in folder.iterdir()] == ["prefect.db"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_database_that_the_user_names_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://host/prefect")
+    assert "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in settings.server_environment(tmp_path / "a b", 4200)
 
 
 def run_python(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
