@@ -102,7 +102,6 @@ def test_a_variable_set_to_nothing_counts_as_not_set(
         assert settings.home() == tmp_path / ".nanochat"
 
 
-@pytest.mark.parametrize("name", ["NANOCHAT_STOER", "NANOCHAT_HOMES", "NANOCHAT_CACHE_GO", "nanochat_store"])
 @pytest.mark.parametrize("problem", ["a file", "a dead link", "a loop"])
 def test_a_home_that_is_no_folder_is_said_by_every_command(problem: str, home: Path, tmp_path: Path) -> None:
     if problem == "a file":
@@ -113,6 +112,7 @@ def test_a_home_that_is_no_folder_is_said_by_every_command(problem: str, home: P
         settings.check()
 
 
+@pytest.mark.parametrize("name", ["NANOCHAT_STOER", "NANOCHAT_HOMES", "NANOCHAT_CACHE_GO", "nanochat_store"])
 def test_a_misspelt_variable_is_refused_with_the_nearest(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "x")
     with pytest.raises(BadConfig, match=f"no variable `{name}`. Did you mean `NANOCHAT_"):
