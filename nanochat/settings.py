@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 SAFE_PATH = "PYTHONSAFEPATH"
 LOOPBACK = ("127.0.0.1", "localhost", ".localhost", "::1", "0.0.0.0")  # noqa: S104 - as clients may name this machine
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - only for folders that are checked to be ours alone
 PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 """A path that every program takes, wherever it is pasted in."""
 
@@ -258,7 +259,7 @@ def compiled_code() -> Path:
     if PLAIN_PATH.fullmatch(str(folder)):
         return folder
     name = f"nanochat-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
-    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - see `_private`
+    for place in (tempfile.gettempdir(), *TEMPORARY):
         if PLAIN_PATH.fullmatch(place) and _private(Path(place) / name):
             return Path(place) / name
     return folder

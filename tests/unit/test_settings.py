@@ -154,6 +154,7 @@ def test_compiled_code_has_a_path_that_a_compiler_takes(
 
 def test_code_is_not_compiled_into_what_another_user_prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(settings, "TEMPORARY", (str(tmp_path / "another"),))
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "a home"))
     prepared = settings.compiled_code()
     prepared.chmod(0o777)
