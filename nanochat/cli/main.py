@@ -19,6 +19,7 @@ from nanochat.console import drop_unwritten, settle_streams
 from nanochat.errors import BadConfig, NanochatError, Terminated
 from nanochat.failures import as_sentence
 
+HELP = {"--help", "-h", "--version"}
 EMPTY = re.compile(r"((?P<name>--?[\w-]+)=)?\s*")
 """An argument that says nothing: a command would do what it does by default, and not what was meant."""
 
@@ -32,10 +33,13 @@ def _main() -> None:
     try:
         settle_streams()
         threading.excepthook = _say_of_a_thread
-        settings.settle()
-        for line in settings.check():
-            warn(line)
-        command(sys.argv[1:])
+        if not HELP.isdisjoint(sys.argv[1:]):  # of use in a bad environment too
+            command(sys.argv[1:])
+        else:
+            settings.settle()
+            for line in settings.check():
+                warn(line)
+            command(sys.argv[1:])
         sys.stdout.flush()
     except NanochatError as error:
         fail(error)

@@ -86,6 +86,13 @@ def test_an_argument_that_is_empty_is_refused_not_ignored(
     assert "is empty" in capsys.readouterr().err
 
 
+def test_help_is_given_in_a_bad_environment(tmp_path: Path) -> None:
+    done = run("gc", "--help", folder=tmp_path, NANOCHAT_STOER="x", NANOCHAT_CACHE_GB="abc")
+    assert (done.returncode, "--keep-runs" in done.stdout) == (0, True)
+    done = run("ls", folder=tmp_path, NANOCHAT_STOER="x")
+    assert (done.returncode, "Did you mean `NANOCHAT_STORE`?" in done.stderr) == (1, True)
+
+
 def test_two_things_at_once_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
