@@ -33,6 +33,8 @@ from nanochat.errors import (
 )
 
 COMMAND = "the command"
+CRASHES, MOST_REPORTS = "crashes", 100
+"""Folder of the home, and how many reports are kept there, the newest."""
 CHARACTERS_QUOTED = 200
 """Of a foreign error's own words."""
 
@@ -226,14 +228,23 @@ def _write_report(error: BaseException) -> Path | None:
                 file.write(text)
         except (OSError, ValueError):
             continue
+        if folder.name == CRASHES:
+            _remove_oldest(folder)
         return Path(name)
     return None
+
+
+def _remove_oldest(folder: Path) -> None:
+    """What fails again and again must not fill the disk."""
+    with suppress(OSError):
+        for path in sorted(folder.glob("nanochat-*.txt"))[:-MOST_REPORTS]:
+            path.unlink(missing_ok=True)
 
 
 def _folders() -> list[Path]:
     found: list[Path] = []
     with suppress(NanochatError, OSError):  # the home itself may be what is wrong
-        found.append(settings.home() / "crashes")
+        found.append(settings.home() / CRASHES)
     with suppress(OSError):
         found.append(Path(tempfile.gettempdir()))
     return found

@@ -33,13 +33,11 @@ def _main() -> None:
     try:
         settle_streams()
         threading.excepthook = _say_of_a_thread
-        if not HELP.isdisjoint(sys.argv[1:]):  # of use in a bad environment too
-            command(sys.argv[1:])
-        else:
+        if HELP.isdisjoint(sys.argv[1:]):  # help is of use in a bad environment too
             settings.settle()
             for line in settings.check():
                 warn(line)
-            command(sys.argv[1:])
+        command(sys.argv[1:])
         sys.stdout.flush()
     except NanochatError as error:
         fail(error)

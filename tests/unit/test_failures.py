@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from nanochat import failures
 from nanochat.cli.main import main
 from nanochat.errors import (
     BadConfig,
@@ -140,6 +141,17 @@ def test_a_report_holds_no_credential(home: Path, monkeypatch: pytest.MonkeyPatc
             assert secret not in text
     (report,) = reports(home / "crashes")
     assert "n=1" in report
+
+
+def test_only_the_newest_reports_are_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "MOST_REPORTS", 3)
+    (home / "crashes").mkdir(parents=True)
+    for number in range(5):
+        (home / "crashes" / f"nanochat-20200101T00000{number}-x.txt").write_text("old")
+    last = as_sentence(failing(KeyError("x"))).hint
+    kept = sorted((home / "crashes").iterdir())
+    assert len(kept) == 3
+    assert str(kept[-1]) in last
 
 
 def test_a_report_is_for_its_owner_only(home: Path) -> None:
