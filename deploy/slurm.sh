@@ -27,13 +27,14 @@ set -uo pipefail
 
 : "${NANOCHAT_STORE:?has to name a store that outlives the node: s3://bucket/prefix or file:///a/shared/folder}"
 export NANOCHAT_STORE
+export PYTHONSAFEPATH=1   # the folder that the job runs in is not where Python looks for its modules
 # Caches, logs and the Prefect server's SQLite: on the node's own disk, since file locks over NFS are not to be trusted.
 export NANOCHAT_HOME="${NANOCHAT_HOME:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/nanochat-${SLURM_JOB_ID:-$$}}"
 mkdir -p "$NANOCHAT_HOME" && NANOCHAT_HOME=$(cd "$NANOCHAT_HOME" && pwd) || exit
 
 if [ "${1:-}" = worker ]; then
   : "${PREFECT_API_URL:?has to name the Prefect server of the pool}"
-  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # signs of life, for the automation that finds dead runs
+  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # signs of life: a run that shows none has crashed
   command=(prefect worker start --pool "${2:-gpu}" --type process --name "$(hostname) ${SLURM_JOB_ID:-}"
            --limit 1 --install-policy never)
 else

@@ -37,6 +37,7 @@ COPY --from=build /srv/nanochat /srv/nanochat
 COPY prefect.yaml /srv/nanochat/
 ENV PATH=/srv/nanochat/bin:$PATH \
     PYTHONPATH=/srv/nanochat \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
     NANOCHAT_HOME=/var/lib/nanochat \
     DO_NOT_TRACK=1 \

@@ -1,7 +1,6 @@
-"""What the server does by itself: work pools, and automations that find dead runs, start them again, and tell somebody.
+"""What the server does by itself: work pools, and an automation that tells somebody of failed runs.
 
-A run that shows no sign of life is marked *Crashed*; a crashed run is scheduled again, which costs little, because
-finished stages are cached and training goes on from its checkpoint. What gets lost here, `overdue.py` catches up with.
+Dead runs are found, and crashed ones started again, by `overdue.py`, which counts how often.
 """
 
 from __future__ import annotations
@@ -11,23 +10,22 @@ from collections.abc import Sequence
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import StateType
-from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 
-from flows.overdue import DEAD_AFTER
 from nanochat import settings
 
 WEBHOOK_BLOCK = "nanochat-webhook"
+RETIRED = (
+    "nanochat: a run without a sign of life has crashed",
+    "nanochat: a crashed run is started again",
+)
+"""Of earlier versions: the second started runs again without counting, also those that nothing can start."""
 
-_BEAT = "prefect.flow-run.heartbeat"
-_ENDS = {
-    f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused")
-}
 _ANY_RUN = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
 
 
@@ -45,8 +43,9 @@ def make_pools(names: Sequence[str]) -> None:
 def apply_automations() -> bool:
     """Makes or renews ours; whether somebody is told."""
     with get_client(sync_client=True) as client:
-        _apply(client, _crash_of_the_dead())
-        _apply(client, _resume())
+        for name in RETIRED:
+            for known in client.read_automations_by_name(name):
+                client.delete_automation(known.id)
         if not settings.webhook():
             return False
         block = Webhook(method="POST", url=SecretStr(settings.webhook())).save(WEBHOOK_BLOCK, overwrite=True)
@@ -60,52 +59,6 @@ def _apply(client: SyncPrefectClient, automation: AutomationCore) -> None:
         client.update_automation(known[0].id, automation)
     else:
         client.create_automation(automation)
-
-
-def _crash_of_the_dead() -> AutomationCore:
-    return AutomationCore(
-        name="nanochat: a run without a sign of life has crashed",
-        description=f"No heartbeat for {DEAD_AFTER.total_seconds():.0f} s: its worker or machine is gone.",
-        trigger=EventTrigger(
-            after={_BEAT},
-            expect={_BEAT, *_ENDS},
-            match=_ANY_RUN,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=DEAD_AFTER,
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED,
-                name="Crashed",
-                message="No sign of life: its worker or machine is gone.",
-                force=False,
-            )
-        ],
-    )
-
-
-def _resume() -> AutomationCore:
-    return AutomationCore(
-        name="nanochat: a crashed run is started again",
-        description="Finished stages are cached; training goes on from its last checkpoint.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Crashed"},
-            match=_ANY_RUN,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED,
-                name="AwaitingRetry",
-                message="It crashed; it goes on where it was.",
-                force=True,
-            )
-        ],
-    )
 
 
 _MESSAGE = """{

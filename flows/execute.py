@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
+from uuid import UUID
 
+import httpx
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.models import publish_models
@@ -17,18 +21,17 @@ from flows.runners import runners
 from flows.submit import Handle, PrefectRun
 from flows.tasks import WATCH, Stopped, open_store
 from nanochat import settings
-from nanochat.config import Compute, PipelineConfig
-from nanochat.errors import NanochatError
+from nanochat.config import Compute, Config, PipelineConfig
+from nanochat.errors import BadConfig, NanochatError
+from nanochat.failures import as_sentence
 from nanochat.pipeline import Handles
 from nanochat.profiles import PROFILES, parse
 from nanochat.profiles import profile as profile_named
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.store.runs import recording
 
-MOST_STARTS = 6
-"""A run that crashes is started again (`automations.py`), but not for ever."""
-
 H = TypeVar("H", bound=Handles)
+C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,54 @@ def asked(profile: str, config: Any, compute: Any, store: str, gpu_pool: str = "
     return Asked(
         profile,
         _config(profile, config),
-        profile_named(profile).compute if compute in (None, {}) else parse(Compute, compute),
-        open_store(store or settings.store_url()),
+        _compute(profile, compute),
+        open_store(_address(store) or settings.store_url()),
         gpu_pool,
     )
 
 
 def _config(profile: str, config: Any) -> PipelineConfig:
-    """The profile's, when there is none; also when it is another profile's as it stands.
+    return _over(profile_named(profile).config, config, [each.config for each in PROFILES.values()])
 
-    A form comes filled with one profile's values: who chooses another one there, and changes nothing else, means that.
+
+def _compute(profile: str, compute: Any) -> Compute:
+    return _over(profile_named(profile).compute, compute, [each.compute for each in PROFILES.values()])
+
+
+def _over(named: C, given: Any, profiles: Sequence[C]) -> C:
+    """What a form says over the profile that it names: fields that it lacks are the profile's, at every depth.
+
+    A list counts as a whole. A form that holds all of another profile's values means the one it names: forms come
+    filled with one profile's values, and who chooses another one there, and changes nothing else, means that.
+    Raises `BadConfig` naming the field, also of one that there is not.
     """
-    named = profile_named(profile).config
-    if config in (None, {}):
+    if given is None:
         return named
-    given = parse(PipelineConfig, config)
-    return named if any(given == each.config for each in PROFILES.values()) else given
+    if isinstance(given, type(named)):
+        return given
+    if not isinstance(given, Mapping):
+        return parse(type(named), given)
+    values = named.model_dump(mode="json")
+    merged = merge(values, given)
+    config = parse(type(named), merged)
+    whole = merged == merge({}, given)
+    return named if whole and any(config == each for each in profiles) else config
+
+
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the changes, field by field down to those that hold no others."""
+    merged = dict(values)
+    for name, change in changes.items():
+        below = merged.get(name)
+        merged[name] = merge(below, change) if isinstance(below, Mapping) and isinstance(change, Mapping) else change
+    return merged
+
+
+def _address(store: str) -> str:
+    """Raises `BadConfig` for a folder without a beginning: it would be one below wherever a worker happens to run."""
+    if settings.is_relative_store(store):
+        raise BadConfig(f"`store` is `{store}`, which depends on the folder of the worker.", hint="Write `file:///…`.")
+    return store
 
 
 def title() -> str:
@@ -87,10 +122,8 @@ def title() -> str:
 
 def answered(work: Callable[[], Said]) -> State[Any]:
     """Does the work of a flow run; its errors become states that carry a sentence instead of a traceback."""
-    if flow_run.run_count > MOST_STARTS:
-        return Failed(
-            message=f"Crashed {MOST_STARTS} times; its logs may say why (out of memory?). Retry starts it again."
-        )
+    if _began_after_its_end():
+        return Cancelled(message="It was cancelled before it began.")
     try:
         said = work()
         return Completed(name=said.name or None, message=said.message)
@@ -98,6 +131,19 @@ def answered(work: Callable[[], Said]) -> State[Any]:
         return Cancelled(message=stop.message)
     except NanochatError as error:
         return Failed(message=str(error), data=error)
+    except Exception as error:  # noqa: BLE001 - any error that is left becomes a sentence, and its traceback a file
+        sentence = as_sentence(error, "the run")
+        return Failed(message=str(sentence), data=sentence)
+
+
+def _began_after_its_end() -> bool:
+    """Whether this process was so slow to start that its run had been cancelled before: Prefect lets it go on."""
+    if not deployment.id:
+        return False
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        states = sorted(client.read_flow_run_states(UUID(str(flow_run.id))), key=lambda state: state.timestamp)
+        return len(states) > 1 and states[-1].is_running() and states[-2].is_cancelled()
+    return False
 
 
 def execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H], Said | None]) -> Said:

@@ -9,7 +9,6 @@ that holds a pipe to the keeper. `keeper.json` says who it is, and is locked as 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -19,12 +18,16 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from flows import state
+from flows.client import load
 from flows.overdue import watch
-from flows.server import ServerUnavailable, alive, begin, lock, revive
+from flows.reach import ServerUnavailable, without_login
+from flows.server import alive, begin, revive
 from nanochat import settings
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, Terminated
 
 LOOK_EVERY_S = 0.5
 RUNS_AT_ONCE = {"cpu": 4, "gpu": 1}
@@ -32,6 +35,8 @@ RUNS_AT_ONCE = {"cpu": 4, "gpu": 1}
 PATIENCE_S = 30.0
 """A supervisor needs up to 20 s to end what does not want to end."""
 RESTARTS_WAIT_S = 5.0
+RECORD = {"pid": int, "api_url": str, "pools": list, "named": bool}
+"""Fields of `keeper.json`."""
 
 
 @dataclass
@@ -59,6 +64,7 @@ class Worker:
             ],
             stdin=subprocess.PIPE,
             env=settings.worker_environment(),
+            cwd=self.folder,  # no stranger's `prefect.toml` or `.env`
             start_new_session=True,
         )  # fmt: skip
 
@@ -77,38 +83,57 @@ class Worker:
 
 
 def record(folder: Path) -> dict[str, Any] | None:
-    """`pid`, `api_url`, `pools` and `named` (is the server another's?) of the keeper on this home, if there is one."""
+    """`pid`, `api_url`, `pools` and `named` (is the server another's?) of the keeper on this home, if there is one.
+
+    The address is empty while the server starts. Raises `NanochatError` when the file cannot be read.
+    """
     path = folder / "keeper.json"
-    if not path.exists():
-        return None
-    with path.open() as file:
-        if lock(file, shared=True):
-            return None
-        return json.loads(file.read() or "null")
+    deadline = time.monotonic() + 6 * LOOK_EVERY_S
+    while state.held(path):
+        with state.open_state(path) as file:
+            if known := state.read(file, RECORD):
+                return known
+        if time.monotonic() > deadline:  # it writes again what was damaged
+            raise NanochatError(
+                f"A keeper is at work, and `{path}` does not say where.", hint="End the process `flows.keeper`."
+            )
+        time.sleep(LOOK_EVERY_S / 4)
+    return None
 
 
 def keep(home: Path, pools: list[str]) -> None:
-    """Returns when told to end (SIGTERM, SIGINT). Raises `ServerUnavailable`, or `NanochatError` if another keeps."""
+    """Returns when a signal tells it to end. Raises `NanochatError` if another keeps, or a server fails."""
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     named = bool(settings.prefect_api_url())
-    ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
-    with (folder / "keeper.json").open("a+") as file:
-        if not lock(file):
+    ending, at_work = threading.Event(), threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ending.set()
+        if not at_work.is_set():  # a server that starts may take a minute
+            raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    with state.open_state(folder / "keeper.json") as file:
+        if not state.lock(file):
             raise NanochatError("Another keeper is at work on this home.", hint="`nanochat down` ends it.")
+        known = {"pid": os.getpid(), "api_url": "", "pools": pools, "named": named}
+        state.write(file, known)  # at once: no word is left of a keeper before this one
         with begin(home, services=True) as starting:
-            starting.wait(_say)
             settings.use_prefect(starting.api_url, folder)
+            load()
+            starting.wait(_say)
             workers = [Worker(pool, folder) for pool in pools]
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "api_url": starting.api_url, "pools": pools, "named": named}))
-            file.flush()
+            known["api_url"] = without_login(starting.api_url)
+            at_work.set()
             try:
                 if not named:
                     threading.Thread(target=watch, args=[starting.api_url, ending, _say], daemon=True).start()
-                while not ending.wait(LOOK_EVERY_S):
+                while not ending.is_set():
+                    if state.read(file, RECORD) != known:
+                        state.write(file, known)
+                    ending.wait(LOOK_EVERY_S)
                     if not named and not alive(folder):
                         _say("the server has ended; starting it again")
                         _revive(folder)
@@ -135,6 +160,7 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    settings.settle()
     try:
         keep(Path(sys.argv[1]), sys.argv[2:])
     except NanochatError as error:

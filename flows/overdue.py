@@ -1,94 +1,275 @@
-"""What should have happened on the server by now and has not: the keeper looks, and does it.
+"""What should have happened to a flow run by now and has not: the keeper looks, and does it.
 
-Prefect's automations and cancellations hang on single events. An event is lost while the server is away, and what it
-was to cause is lost when the database is busy; states are not lost. So the keeper reads the states of the runs of
-deployments every few seconds, and
-
-- says *Cancelling* again when nobody has heard it;
-- starts a crashed run again when the automation has not;
-- marks a run as *Crashed* that says it is running and has shown no sign of life, also one from before a reboot.
+Prefect moves a run when a process or an event does so. Processes are killed, and events are lost while the server is
+away; states are not lost. So the keeper reads the states of our runs every few seconds, and no run stays for ever in a
+state that nobody is left to change: `decide` has the rules.
 
 For a server without a keeper, one process beside it does the same:
 
-    PREFECT_API_URL=http://server:4200/api python -m flows.overdue
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.overdue
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import signal
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import Any
 
+from flows.client import Api, Unanswered, load
+from flows.reach import ServerRefuses
 from nanochat import settings
+from nanochat.errors import BadConfig, NanochatError
 
-LOOK_EVERY_S = 10.0
-DEAD_AFTER = timedelta(seconds=150)
-"""A run shows that it lives every 30 seconds; four beats may be lost: a busy machine is no dead one."""
+LOOK_EVERY_S = 5.0
+MOST_CRASHES = 6
+"""A run that crashes is started again, but not for ever."""
+FLOWS = ("nanochat", "evaluate", "sft-only", "ladder", "refresh", "stage", "verify-store", "gc")
+"""Names of our flows: a server may have runs of other people, and those are left alone."""
+LOST = "No sign of life: its worker or machine is gone."
 
 
-def ask(api_url: str, path: str, **body: Any) -> Any:
-    """What Prefect's API answers to a POST; raises `OSError` when it does not."""
-    request = urllib.request.Request(  # noqa: S310 - http
-        f"{api_url}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - http
-        return json.load(answer)
+@dataclass(frozen=True)
+class Limits:
+    """After how many seconds something is overdue."""
+
+    unheard_s: float = 15.0
+    """A cancellation is repeated; then after twice as long, and so on."""
+    dead_s: float = 150.0
+    """A run shows that it lives every 30 seconds; four beats may be lost: a busy machine is no dead one."""
+    never_began_s: float = 45.0
+    """Of a run that is cancelled and has shown no sign of life at all."""
+    deaf_s: float = 900.0
+    """Of a run that lives and does not hear its cancellation."""
+    pending_s: float = 120.0
+    """From being taken by a worker to running, where the worker starts a process."""
+    pending_elsewhere_s: float = 1800.0
+    """The same where a machine or an image may have to come first."""
+    crashed_s: float = 3.0
+    retry_s: float = 10.0
+    """Before the third start; twice as long before each further one."""
+    unstartable_s: float = 60.0
+    """Of a run that is due and has no deployment or queue."""
+    waiting_s: float = 86_400.0
+    """For a worker of its pool, or for a person who resumes it."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run."""
+
+    state: str
+    """Type: `RUNNING`, …"""
+    unchanged_s: float
+    """Since we have seen this state, by our clock: no jump of a clock looks like a long wait."""
+    silent_s: float = 0.0
+    """Since we have seen its newest sign of life, or since we look."""
+    beaten: bool = False
+    """Whether it has ever shown a sign of life."""
+    cancelling_s: float = 0.0
+    """Since we have seen that it is to be cancelled."""
+    repeated: int = 0
+    """How often the cancellation was repeated."""
+    aged_s: float = 0.0
+    """Since the server wrote the state."""
+    missing: str = ""
+    """What it cannot be started without, and lacks: `deployment`, `work queue`, `worker`; paused pools lack nothing."""
+    elsewhere: bool = False
+    """Whether its pool starts something else than processes."""
+    crashes: int = 0
+    """In a row: a run that ended in another way, and was started again by a person, begins to count anew."""
+    message: str = ""
+    """Of its state."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state that a run is put into."""
+
+    type: str
+    name: str
+    message: str
+    delay_s: float = 0.0
+
+
+def decide(run: Known, limits: Limits) -> Step | None:
+    """What is overdue for a run; the whole of the rules."""
+    match run.state:
+        case "RUNNING" if run.silent_s > limits.dead_s:
+            return Step("CRASHED", "Crashed", LOST)
+        case "PENDING" if run.unchanged_s > (limits.pending_elsewhere_s if run.elsewhere else limits.pending_s):
+            return Step("CRASHED", "Crashed", "It was taken by a worker and never began: the worker is gone.")
+        case "CRASHED" if run.unchanged_s > limits.crashed_s and run.missing != "deployment":
+            return _after_crash(run, limits)
+        case "CANCELLING":
+            return _cancelling(run, limits)
+        case "SCHEDULED":
+            return _scheduled(run, limits)
+        case "PAUSED" if run.aged_s > limits.waiting_s and run.unchanged_s > limits.unheard_s:
+            return Step("CANCELLED", "Cancelled", f"Paused for {_hours(run.aged_s)}, and nobody resumed it.")
+        case _:
+            return None
+
+
+def _after_crash(run: Known, limits: Limits) -> Step:
+    if run.crashes >= MOST_CRASHES:
+        why = run.message.strip() or "Its log may say why (out of memory?)."
+        return Step("FAILED", "Failed", f"Crashed {run.crashes} times; the last time: {why} Retry starts it again.")
+    delay_s = limits.retry_s * 2 ** (run.crashes - 2) if run.crashes > 1 else 0.0
+    return Step("SCHEDULED", "AwaitingRetry", "It crashed; it goes on where it was.", delay_s)
+
+
+def _cancelling(run: Known, limits: Limits) -> Step | None:
+    never_began = not run.beaten and not run.elsewhere and run.cancelling_s > limits.never_began_s
+    if run.silent_s > limits.dead_s or never_began:
+        return Step("CANCELLED", "Cancelled", "Cancelled; nothing of it was running any more.")
+    if run.cancelling_s > limits.deaf_s:
+        return Step("CANCELLED", "Cancelled", "Cancelled; its process did not end when told to, and may still run.")
+    if run.unchanged_s > limits.unheard_s * 2**run.repeated:
+        return Step("CANCELLING", "Cancelling", "Said again: nobody had heard it.")
+    return None
+
+
+def _scheduled(run: Known, limits: Limits) -> Step | None:
+    if run.missing in ("deployment", "work queue") and run.unchanged_s > limits.unstartable_s:
+        return Step("FAILED", "Failed", f"Nothing can start it: its {run.missing} is gone. `nanochat up` makes it.")
+    if run.missing == "worker" and run.aged_s > limits.waiting_s and run.unchanged_s > limits.unheard_s:
+        return Step("FAILED", "Failed", f"No worker has served its pool for {_hours(run.aged_s)}. Retry waits again.")
+    return None
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.0f} hours"
+
+
+def crashes_in_a_row(states: list[dict[str, Any]]) -> int:
+    """From a run's history: how often it has crashed since it last ended in another way."""
+    count, before = 0, ""
+    for state in sorted(states, key=lambda state: state["timestamp"]):
+        if state["type"] == "CRASHED" and before != "CRASHED":
+            count += 1
+        elif state["type"] in ("COMPLETED", "FAILED", "CANCELLED"):
+            count = 0
+        before = state["type"]
+    return count
 
 
 @dataclass
-class Overdue:
-    """Looks at the runs of one server's deployments."""
+class _Watched:
+    """What we have seen of a run, and when, by our own clock."""
 
-    api_url: str
-    unheard_s: float = 15.0
-    crashed_s: float = 20.0
-    dead_s: float = DEAD_AFTER.total_seconds()
-    _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Run → what it was seen to be, and since when, by our own clock: no jump of a clock looks like a long wait."""
+    state_id: str = ""
+    since_s: float = 0.0
+    beat: str = ""
+    beat_since_s: float = 0.0
+    cancelling_since_s: float = 0.0
+    repeated: int = 0
+    told: set[str] = field(default_factory=set)
+
+
+class Overdue:
+    """Looks at our runs on one server."""
+
+    def __init__(self, api_url: str, **limits: float) -> None:
+        self.limits = Limits(**limits)
+        self._api = Api(api_url)
+        self._watched: dict[str, _Watched] = {}
+        self._pools: dict[str, dict[str, Any]] = {}
+        self._online: dict[str, bool] = {}
 
     def look(self) -> list[str]:
-        """Does what is overdue, and tells it; raises `OSError` when the server does not answer."""
+        """Does what is overdue, and tells it, each thing once.
+
+        Raises `Unanswered` when the server does not answer, `ServerRefuses` when it does not let us in.
+        """
         try:
             runs = self._runs()
-            self._seen = {run["id"]: self._seen[run["id"]] for run in runs if run["id"] in self._seen}
-            return [said for run in runs if (said := self._mend(run))]
-        except OSError:
-            self._seen.clear()  # signs of life were lost too: count again
+            deployments = {each["id"] for each in self._api.all("deployments/filter")} if runs else set()
+            self._pools = {each["name"]: each for each in self._api.all("work_pools/filter")} if runs else {}
+        except Unanswered:
+            self._watched.clear()  # signs of life were lost too: count again
             raise
+        self._online.clear()
+        self._watched = {run["id"]: self._watched.get(run["id"], _Watched()) for run in runs}
+        return [line for run in runs for line in self._mend(run, deployments)]
 
     def _runs(self) -> list[dict[str, Any]]:
-        yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-        of_deployments = {"deployment_id": {"is_null_": False}}
-        busy = {**of_deployments, "state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}
-        crashed = {**of_deployments, "state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": yesterday}}
-        return [run for which in (busy, crashed) for run in ask(self.api_url, "flow_runs/filter", flow_runs=which)]
+        now = datetime.now(UTC)
+        ours = {"name": {"any_": list(FLOWS)}}
+        busy = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
+        wanted = (
+            {"state": {"type": {"any_": busy}}},
+            {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": now.isoformat()}},
+            {
+                "state": {"type": {"any_": ["CRASHED"]}},
+                "end_time": {"after_": (now - timedelta(days=1)).isoformat()},
+                "deployment_id": {"is_null_": False},
+            },
+        )
+        return [run for which in wanted for run in self._api.all("flow_runs/filter", flows=ours, flow_runs=which)]
 
-    def _mend(self, run: dict[str, Any]) -> str:
-        match run["state_type"]:
-            case "CANCELLING" if self._unchanged_s(run) > self.unheard_s:
-                return self._set(run, "CANCELLING", "Cancelling", "Said again: nobody had heard it.")
-            case "CRASHED" if self._unchanged_s(run) > self.crashed_s:
-                return self._set(run, "SCHEDULED", "AwaitingRetry", "It crashed; it goes on where it was.")
-            case "RUNNING" if self._unchanged_s(run, self._heartbeat(run)) > self.dead_s:
-                return self._set(run, "CRASHED", "Crashed", "No sign of life: its worker or machine is gone.")
-            case _:
-                return ""
+    def _mend(self, run: dict[str, Any], deployments: set[str]) -> Iterator[str]:
+        watched = self._watched[run["id"]]
+        try:
+            known = self._known(run, watched, deployments)
+            if known.state == "SCHEDULED" and known.missing == "worker" and known.unchanged_s > self.limits.unheard_s:
+                yield from _once(watched, f"{run['name']}: waits for a worker of the pool `{run['work_pool_name']}`.")
+            step = decide(known, self.limits)
+            if step is None or not self._set(run, step):
+                return
+            if step.type == "CANCELLING":
+                watched.repeated += 1
+        except Unanswered as error:  # this run; the others may be mended all the same
+            yield from _once(watched, f"{run['name']}: {error}")
+            return
+        yield from _once(watched, f"{run['name']}: {step.name}. {step.message}")
 
-    def _unchanged_s(self, run: dict[str, Any], sign_of_life: str = "") -> float:
-        """For how long we have seen this state, and this sign of life."""
-        now, seen = time.monotonic(), f"{run['state_id']} {sign_of_life}"
-        before, since = self._seen.get(run["id"], ("", now))
-        if before != seen:
-            self._seen[run["id"]] = seen, now
-            return 0.0
-        return now - since
+    def _known(self, run: dict[str, Any], watched: _Watched, deployments: set[str]) -> Known:
+        now, kind = time.monotonic(), run["state_type"]
+        if watched.state_id != run["state_id"]:
+            watched.state_id, watched.since_s = run["state_id"], now
+        if kind != "CANCELLING":
+            watched.cancelling_since_s, watched.repeated = 0.0, 0
+        else:
+            watched.cancelling_since_s = watched.cancelling_since_s or now
+        if kind in ("RUNNING", "CANCELLING"):
+            beat = self._heartbeat(run)
+            if watched.beat_since_s == 0.0 or watched.beat != beat:
+                watched.beat, watched.beat_since_s = beat, now
+        missing = self._missing(run, deployments) if kind in ("SCHEDULED", "CRASHED") else ""
+        pool = self._pools.get(run["work_pool_name"] or "", {})
+        return Known(
+            state=kind,
+            unchanged_s=now - watched.since_s,
+            silent_s=now - max(watched.beat_since_s, watched.since_s if kind == "RUNNING" else 0.0),
+            beaten=bool(watched.beat),
+            cancelling_s=now - (watched.cancelling_since_s or now),
+            repeated=watched.repeated,
+            aged_s=_age_s(run["state"]["timestamp"]),
+            missing=missing,
+            elsewhere=bool(pool) and pool["type"] != "process",
+            crashes=self._crashes(run) if kind == "CRASHED" else 0,
+            message=run["state"]["message"] or "",
+        )
+
+    def _missing(self, run: dict[str, Any], deployments: set[str]) -> str:
+        if run["deployment_id"] not in deployments:
+            return "deployment"
+        pool = run["work_pool_name"]
+        if pool not in self._pools:
+            return "work queue"
+        if pool not in self._online:
+            workers = self._api.post(f"work_pools/{pool}/workers/filter")
+            self._online[pool] = self._pools[pool]["is_paused"] or any(each["status"] == "ONLINE" for each in workers)
+        return "" if self._online[pool] else "worker"
+
+    def _crashes(self, run: dict[str, Any]) -> int:
+        return crashes_in_a_row(self._api.get(f"flow_run_states/?flow_run_id={run['id']}"))
 
     def _heartbeat(self, run: dict[str, Any]) -> str:
         """The id of its newest sign of life; empty before the first."""
@@ -96,22 +277,69 @@ class Overdue:
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
         }
-        events = ask(self.api_url, "events/filter", filter={**beats, "order": "DESC"}, limit=1)["events"]
+        events = self._api.post("events/filter", filter={**beats, "order": "DESC"}, limit=1)["events"]
         return events[0]["id"] if events else ""
 
-    def _set(self, run: dict[str, Any], kind: str, name: str, message: str) -> str:
-        state = {"type": kind, "name": name, "message": message}
-        ask(self.api_url, f"flow_runs/{run['id']}/set_state", state=state, force=True)
-        return f"{run['name']}: {name}. {message}"
+    def _set(self, run: dict[str, Any], step: Step) -> bool:
+        """Whether the run was still as we saw it, and is in another state now."""
+        if self._api.get(f"flow_runs/{run['id']}")["state_id"] != run["state_id"]:
+            return False
+        state: dict[str, Any] = {"type": step.type, "name": step.name, "message": step.message}
+        if step.delay_s:
+            later = datetime.now(UTC) + timedelta(seconds=step.delay_s)
+            state["state_details"] = {"scheduled_time": later.isoformat()}
+        self._api.post(f"flow_runs/{run['id']}/set_state", state=state, force=True)
+        return True
+
+
+def _once(watched: _Watched, line: str) -> Iterator[str]:
+    if line not in watched.told:
+        watched.told.add(line)
+        yield line
+
+
+def _age_s(timestamp: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()
 
 
 def watch(api_url: str, ending: threading.Event, say: Callable[[str], None]) -> None:
-    """Looks every few seconds, until the event is set."""
+    """Looks every few seconds, until the event is set; that the server does not answer is said once, until it does."""
     overdue = Overdue(api_url)
+    trouble = ""
     while not ending.wait(LOOK_EVERY_S):
-        with contextlib.suppress(OSError):  # the server is away; it comes back
+        try:
             for said in overdue.look():
                 say(said)
+            trouble = ""
+        except (Unanswered, ServerRefuses) as error:
+            kind = type(error).__name__
+            if kind != trouble:
+                say(str(error))
+            trouble = kind
+
+
+def main() -> None:
+    """For a server that others run: until it is told to end."""
+    settings.settle()
+    ending = threading.Event()
+    told: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        ending.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    try:
+        api_url = settings.prefect_api_url()
+        if not api_url:
+            raise BadConfig("`PREFECT_API_URL` is not set.", hint="It names the server: `http://server:4200/api`.")
+        settings.use_prefect(api_url, settings.home() / "prefect")
+        load()
+        watch(api_url, ending, _say)
+    except NanochatError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(128 + told[0])
 
 
 def _say(line: str) -> None:
@@ -120,4 +348,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(settings.prefect_api_url(), threading.Event(), _say)
+    main()

@@ -1,6 +1,6 @@
 """Work pools, the deployments of `prefect.yaml`, and automations: made, or renewed, on a server that is there.
 
-    PREFECT_API_URL=http://server:4200/api python -m flows.register
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.register
 
 It starts nothing: `nanochat up` does, and calls this; `deploy/` has sites whose servers and workers others start.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from prefect.client.orchestration import get_client
 
 from flows.automations import apply_automations, make_pools
-from flows.server import ServerUnavailable, healthy
+from flows.client import load
+from flows.reach import expect
 from nanochat import settings
 from nanochat.errors import NanochatError
 
@@ -51,19 +52,18 @@ def register() -> Registered:
 def _deploy() -> None:
     yaml = str(PROJECT / "prefect.yaml")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", yaml]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    environment = settings.for_children()
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     if done.returncode:
         raise NanochatError(f"`prefect deploy --all` failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
 
 
 def main() -> None:
     """Says what is registered, or in one sentence why it is not."""
-    api_url = settings.prefect_api_url()
+    settings.settle()
     try:
-        if not healthy(api_url):
-            raise ServerUnavailable(
-                f"No Prefect server answers at `{api_url}`.", hint="`PREFECT_API_URL` says where it is."
-            )
+        load()
+        expect(settings.prefect_api_url())
         made = register()
     except NanochatError as error:
         sys.exit(f"error: {error}")

@@ -6,8 +6,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from flows.client import load
+from flows.reach import without_login
 from flows.server import begin
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
@@ -17,18 +17,24 @@ from nanochat.console import Screen
 def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, profile_name: str) -> int:
     """Runs the pipeline as a Prefect flow; returns the exit code.
 
-    Raises the `NanochatError` that ended the run, or `KeyboardInterrupt` when a person did.
+    Raises the `NanochatError` that ended the run, `KeyboardInterrupt` or `Terminated` when a person or a signal did.
     """
     folder = settings.home() / "prefect"
-    with Screen(Console(highlight=False, soft_wrap=True)) as screen, begin(settings.home()) as starting:
+    with Screen() as screen, begin(settings.home()) as starting:
         settings.use_prefect(starting.api_url, folder)
         with _to_stay():
+            load()
             # Prefect reads its settings when it is imported; and our server needs that second anyway.
             from flows.terminal import run_flow  # noqa: PLC0415
 
         starting.wait(screen.say)
-        screen.say(f"prefect {starting.api_url.removesuffix('/api')}")
-        parameters = {"profile": profile_name, "config": config, "compute": compute, "store": store_url}
+        screen.say(f"prefect {without_login(starting.api_url).removesuffix('/api')}")
+        parameters = {
+            "profile": profile_name,
+            "config": config,
+            "compute": compute,
+            "store": settings.absolute_store(store_url),
+        }
         return run_flow(parameters, screen, folder)
 
 

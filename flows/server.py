@@ -12,9 +12,7 @@ Nothing here imports Prefect: its import (1.2 s) and the server's start (3 s, on
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import re
 import runpy
 import signal
 import socket
@@ -23,28 +21,26 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-from nanochat.errors import NanochatError
-from nanochat.settings import prefect_api_url, server_environment
+from flows import state
+from flows.reach import ServerUnavailable, expect, healthy
+from flows.state import lock, open_state
+from nanochat.settings import own_api_url, prefect_api_url, server_environment, settle
 
 PREFERRED_PORT = 4200
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 10.0
 POLL_S = 0.1
 
+RECORD = {"pid": int, "port": int, "services": bool}
+"""Fields of `server.json`."""
+
 Say = Callable[[str], None]
-
-
-class ServerUnavailable(NanochatError):
-    """The Prefect server did not start, or does not answer."""
 
 
 @contextmanager
@@ -75,14 +71,13 @@ def begin(home: Path, *, services: bool = False) -> Iterator[Starting]:
     that does not.
     """
     if named := prefect_api_url():
-        yield Starting(named, lambda _: _expect(named))
+        yield Starting(named, lambda _: expect(named))
         return
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "in-use").open("a") as in_use:
+    with open_state(folder / "in-use") as in_use:
         fcntl.flock(in_use, fcntl.LOCK_SH)  # waits for a server that is on its way out
-        port = _find_or_start(folder, services)
-        api_url = f"http://127.0.0.1:{port}/api"
+        api_url = own_api_url(_find_or_start(folder, services))
         try:
             yield Starting(api_url, lambda say: _wait(folder, api_url, say))
         finally:
@@ -98,59 +93,26 @@ def revive(folder: Path) -> None:
     _find_or_start(folder, services=True, elsewhere=False)
 
 
-def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect server answers at this address."""
-    if not api_url.startswith(("http://", "https://")):
-        return False
-    try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as answer:  # noqa: S310 - http
-            return answer.status == 200
-    except (OSError, ValueError):  # not reached, refused; not an address
-        return False
-
-
-def _expect(api_url: str) -> None:
-    if not healthy(api_url, timeout_s=10.0):
-        raise ServerUnavailable(
-            f"The Prefect server at {api_url} (`PREFECT_API_URL`) does not answer.",
-            hint="Start it or mend the address; after `unset PREFECT_API_URL` a run starts its own.",
-        )
-    theirs, ours = _version(api_url), version("prefect")
-    if theirs and _release(theirs) < _release(ours):  # newer servers understand older clients; not the other way round
-        raise ServerUnavailable(
-            f"The Prefect server at {api_url} is version {theirs}, older than the {ours} that is installed here.",
-            hint=f"Upgrade the server first, or install its version here: `pip install prefect=={theirs}`.",
-        )
-
-
-def _version(api_url: str) -> str:
-    """What the server says; empty when it does not say."""
-    try:
-        with urllib.request.urlopen(f"{api_url.rstrip('/')}/admin/version", timeout=10.0) as answer:  # noqa: S310 - http
-            return str(json.load(answer))
-    except (OSError, ValueError):  # not said, or something else than a version
-        return ""
-
-
-def _release(name: str) -> tuple[int, ...]:
-    """Major and minor: `3.8.8` is of the release 3.8."""
-    return tuple(int(part) for part in re.findall(r"\d+", name)[:2])
-
-
 def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> int:
     """Port of the server on this home; two that begin together start one. `elsewhere`: any port will do."""
-    with (folder / "starting").open("a") as starting, (folder / "server.json").open("a+") as record:
+    with open_state(folder / "starting") as starting, open_state(folder / "server.json") as record:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        record.seek(0)
-        known = json.loads(record.read() or "{}")
+        known = state.read(record, RECORD)
         if not lock(record):
+            if not known:
+                raise ServerUnavailable(
+                    f"A Prefect server runs on this home, and `{folder / 'server.json'}` does not say where.",
+                    hint=f"End the process `flows.server {folder}`, and try again.",
+                )
             if services and not known["services"]:
                 raise ServerUnavailable(
                     "A run has started a Prefect server of its own, which ends with it and schedules nothing.",
                     hint="`nanochat up` again when that run has ended.",
                 )
             return known["port"]
-        port, claim = _free_port([known["port"]] if "port" in known else [], any_other=elsewhere)
+        port, claim = _free_port([known["port"]] if known else [], any_other=elsewhere)
+        # Before there is a process that could hold the lock: it never holds one on what a server before it wrote.
+        state.write(record, {"pid": 0, "port": port, "services": services})
         with claim, (folder / "server.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
                 [sys.executable, "-m", "flows.server", str(folder), str(port)],
@@ -158,22 +120,13 @@ def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> i
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=server_environment(folder, port, services=services),
+                cwd=folder,  # no stranger's `prefect.toml` or `.env`
                 pass_fds=[record.fileno(), claim.fileno()],  # and with them the locks
                 start_new_session=True,  # Ctrl-C is meant for the run
             )
         threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
-        record.truncate(0)
-        json.dump({"pid": process.pid, "port": port, "services": services}, record)
+        state.write(record, {"pid": process.pid, "port": port, "services": services})
         return port
-
-
-def lock(file: IO[str], *, shared: bool = False) -> bool:
-    """Whether the file's lock could be had at once; it is held until the file is closed."""
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
@@ -185,7 +138,7 @@ def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
                 probe.bind(("127.0.0.1", port))
                 number: int = probe.getsockname()[1]
                 claim = (Path(tempfile.gettempdir()) / f"nanochat-port-{number}").open("a")
-            except OSError:  # taken; or claimed by another user
+            except (OSError, OverflowError):  # taken; or claimed by another user; or no port
                 continue
         if lock(claim):
             return number, claim
@@ -198,15 +151,14 @@ def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
 
 def alive(folder: Path) -> bool:
     """Whether the server on this home lives."""
-    with (folder / "server.json").open() as record:
-        return not lock(record, shared=True)
+    return state.held(folder / "server.json")
 
 
 def _wait(folder: Path, api_url: str, say: Say) -> None:
     began = said = time.monotonic()
     while (waited := time.monotonic() - began) < START_LIMIT_S and alive(folder):
         if healthy(api_url):
-            return
+            return expect(api_url, own=True)
         if time.monotonic() - said > 2:
             said = time.monotonic()
             say(f"The Prefect server is starting ({waited:.0f} s; its first start takes longest).")
@@ -218,11 +170,13 @@ def _wait(folder: Path, api_url: str, say: Say) -> None:
 
 
 def _stop(folder: Path) -> None:
-    pid = json.loads((folder / "server.json").read_text())["pid"]
+    with open_state(folder / "server.json") as record:
+        pid = state.read(record, RECORD).get("pid", 0)
     for end in (signal.SIGTERM, signal.SIGKILL):
-        if not alive(folder):
+        if not pid or not alive(folder):  # without a number: it leaves by itself, with its last user
             return
-        os.kill(pid, end)
+        with suppress(ProcessLookupError):
+            os.kill(pid, end)
         deadline = time.monotonic() + STOP_LIMIT_S
         while alive(folder) and time.monotonic() < deadline:
             time.sleep(POLL_S / 4)
@@ -243,4 +197,5 @@ def _serve(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
+    settle()
     _serve(Path(sys.argv[1]), int(sys.argv[2]))

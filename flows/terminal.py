@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from prefect.states import Cancelled
 from flows.pipeline import nanochat_flow
 from flows.tasks import WATCH, Stopped
 from nanochat.console import Screen, duration
-from nanochat.errors import NanochatError, StageFailed
+from nanochat.errors import NanochatError, StageFailed, Terminated
 from nanochat.progress import Progress
 from nanochat.stages.stage import Stage
 from nanochat.store.artifacts import Artifact
@@ -73,7 +74,7 @@ class TerminalWatch:
         self.screen.ended(label, cached=artifact.reused, key=artifact.key, metrics=artifact.metrics)
 
     def failed(self, label: str, error: NanochatError) -> None:
-        self.screen.say(f"  [red]failed  [/]{label}")
+        self.screen.stage_failed(label)
 
     def _check(self) -> None:
         if self._reason:
@@ -109,8 +110,8 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
     threading.Thread(target=_beat, args=[thread, watch], daemon=True, name="heart").start()
     interrupted = _attend(thread, watch)
     _drain()
-    if interrupted:
-        raise KeyboardInterrupt
+    if interrupted is not None:
+        raise interrupted
     _expect_success(thread, log)
     screen.say(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
     screen.say(f"report  {watch.artifacts['report'].path / 'report.html'}")
@@ -118,8 +119,8 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
     return 0
 
 
-def _attend(thread: _FlowThread, watch: TerminalWatch) -> bool:
-    """Waits for the flow's end; whether Ctrl-C brought it about."""
+def _attend(thread: _FlowThread, watch: TerminalWatch) -> KeyboardInterrupt | Terminated | None:
+    """Waits for the flow's end; the Ctrl-C or signal that brought it about."""
     asked = time.monotonic()
     with ExitStack() as stack:
         client = None  # one for all questions: to load its certificates takes longer than to ask
@@ -130,10 +131,10 @@ def _attend(thread: _FlowThread, watch: TerminalWatch) -> bool:
                     client = client or stack.enter_context(get_client(sync_client=True))
                     if _is_cancelled(client, watch.run_id):
                         watch.stop("The run was cancelled in the Prefect UI.")
-            return False
-        except KeyboardInterrupt:
-            _stop(thread, watch)
-            return True
+            return None
+        except (KeyboardInterrupt, Terminated) as stop:
+            _stop(thread, watch, stop)
+            return stop
 
 
 def _beat(thread: _FlowThread, watch: TerminalWatch) -> None:
@@ -145,20 +146,21 @@ def _beat(thread: _FlowThread, watch: TerminalWatch) -> None:
             wait_s = BEAT_EVERY_S
 
 
-def _stop(thread: _FlowThread, watch: TerminalWatch) -> None:
-    """Ends the stages; whoever does not listen in time, or a second Ctrl-C, ends the process at once.
+def _stop(thread: _FlowThread, watch: TerminalWatch, stop: KeyboardInterrupt | Terminated) -> None:
+    """Ends the stages; one that does not listen in time, or a second Ctrl-C, ends the process at once.
 
     Training ends with us in any case, by its supervisor, and so does our server.
     """
+    by = signal.Signals(stop.number).name if isinstance(stop, Terminated) else "Ctrl-C"
     try:
-        watch.stop("Stopped by Ctrl-C.")
+        watch.stop(f"Stopped by {by}.")
         watch.screen.say("Stopping …")
         if not thread.done.wait(PATIENCE_S):
-            _mark_cancelled(watch.run_id)
+            _mark_cancelled(watch.run_id, f"Stopped by {by}.")
     except KeyboardInterrupt:
         watch.screen.say("Stopped at once.")
     if not thread.done.is_set():
-        os._exit(130)
+        os._exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT))
 
 
 def _is_cancelled(client: SyncPrefectClient, run_id: str) -> bool:
@@ -169,10 +171,10 @@ def _is_cancelled(client: SyncPrefectClient, run_id: str) -> bool:
     return state is not None and state.type in (StateType.CANCELLED, StateType.CANCELLING)
 
 
-def _mark_cancelled(run_id: str) -> None:
+def _mark_cancelled(run_id: str, message: str) -> None:
     if run_id:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(UUID(run_id), Cancelled(message="Stopped by Ctrl-C."), force=True)
+            client.set_flow_run_state(UUID(run_id), Cancelled(message=message), force=True)
 
 
 def _expect_success(thread: _FlowThread, log: Path) -> None:

@@ -7,17 +7,21 @@ says (`register.py`). It can be called again: what runs goes on, deployments and
 from __future__ import annotations
 
 import os
-import signal
+import shlex
 import subprocess  # noqa: TID251 - the keeper is no stage's child
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import psutil
+
+from flows.client import Api, load
 from flows.keeper import PATIENCE_S, record
-from flows.overdue import ask
-from flows.server import START_LIMIT_S, STOP_LIMIT_S, ServerUnavailable, healthy
+from flows.reach import ServerUnavailable, expect, healthy, without_login
+from flows.server import START_LIMIT_S, STOP_LIMIT_S
 from nanochat import settings
 from nanochat.errors import NanochatError
 
@@ -44,16 +48,27 @@ def up(say: Say, *, gpu: bool) -> None:
     pools = ["cpu", *(["gpu"] if gpu else [])]
     if known is None:
         known = _start_keeper(home, pools, say)
+        try:
+            _register(known, folder, say)
+        except BaseException:  # an error or Ctrl-C: nothing half started is left behind
+            _end_keeper(folder, known["pid"])
+            raise
     else:
+        known = _started(lambda: record(folder) is not None, known["pid"], folder, say) or _never_started(folder)
         say("Up already; deployments and automations are renewed.")
-        pools = known["pools"]
-    api_url = known["api_url"]
+        _register(known, folder, say)
+
+
+def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
+    api_url, pools = (settings.prefect_api_url() if known["named"] else "") or known["api_url"], known["pools"]
     settings.use_prefect(api_url, folder)
+    load()
+    expect(api_url, own=not known["named"])
     from flows.register import register  # noqa: PLC0415 - Prefect reads its settings on import
 
     made = register()
-    _wait_for_workers(api_url, pools, folder)
-    say(f"prefect     {api_url.removesuffix('/api')}")
+    _wait_for_workers(Api(api_url), pools, folder)
+    say(f"prefect     {without_login(api_url).removesuffix('/api')}")
     say(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
     say(f"deployments {', '.join(made.deployments)}")
     if not made.notified:
@@ -66,20 +81,52 @@ def down(say: Say) -> None:
     folder = settings.home() / "prefect"
     known = record(folder)
     if known is None:
-        say("Nothing is up.")
+        say(f"Nothing is up in {settings.home()}.")
+        for other in elsewhere():
+            say(f"Up in {other}: `NANOCHAT_HOME={shlex.quote(str(other))} nanochat down` ends that.")
         return
-    cancelled = 0 if known["named"] else _cancel_runs(known["api_url"])  # there, another machine may take them over
-    os.kill(known["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE_S + 2 * STOP_LIMIT_S
-    while record(folder) is not None:
-        if time.monotonic() > deadline:
-            raise NanochatError(
-                "The keeper does not end.",
-                hint=f"`{folder / 'keeper.log'}` may say why; its process is {known['pid']}.",
-            )
-        time.sleep(POLL_S)
-    runs = f"{cancelled} run{'s' if cancelled != 1 else ''} cancelled; what was finished is kept" if cancelled else ""
-    say("Down." + (f" {runs}." if runs else ""))
+    told = 0, 0
+    if known["api_url"] and not known["named"]:  # there, another machine may take the runs over
+        try:
+            settings.use_prefect(known["api_url"], folder)
+            told = _cancel_runs(Api(known["api_url"]))
+        except (NanochatError, OSError) as error:  # the workers end all the same
+            say(f"Its runs were not cancelled, they end with their workers: {error}")
+    _end_keeper(folder, known["pid"])
+    say(" ".join(["Down.", *_count(*told)]))
+
+
+def _count(asked: int, cancelled: int) -> list[str]:
+    runs = f"{cancelled} run{'s' if cancelled != 1 else ''}"
+    said = [f"{runs} cancelled; what was finished is kept."] if cancelled else []
+    if left := asked - cancelled:
+        said.append(f"{left} did not end in time, and ended with {'their workers' if left > 1 else 'its worker'}.")
+    return said
+
+
+def _end_keeper(folder: Path, pid: int) -> None:
+    """Returns when nothing of it is left; `pid` is of the process that holds the lock, so of no other."""
+    try:
+        keeper = psutil.Process(pid)
+        keeper.terminate()
+        keeper.wait(PATIENCE_S + 2 * STOP_LIMIT_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired as error:
+        raise NanochatError(
+            "The keeper does not end.", hint=f"`{folder / 'keeper.log'}` may say why; its process is {pid}."
+        ) from error
+
+
+def elsewhere() -> list[Path]:
+    """Homes on which a keeper of this user is at work."""
+    homes: set[Path] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ValueError, IndexError):
+            command = process.cmdline()
+            if process.uids().real == os.getuid() and "flows.keeper" in command:
+                homes.add(Path(command[command.index("flows.keeper") + 1]))
+    return sorted(homes)
 
 
 def has_gpu() -> bool:
@@ -94,25 +141,40 @@ def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
     with log.open("wb") as file:
         keeper = subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-m", "flows.keeper", str(home), *pools],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=PROJECT,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder,
+            env=settings.for_children(),
         )  # fmt: skip
+    try:
+        return _started(lambda: keeper.poll() is None, keeper.pid, folder, say) or _never_started(folder)
+    except BaseException:
+        _end_keeper(folder, keeper.pid)
+        raise
+
+
+def _never_started(folder: Path) -> NoReturn:
+    log = folder / "keeper.log"
+    last = (log.read_text(errors="replace").strip().splitlines() or ["It said nothing."])[-1]
+    raise ServerUnavailable(f"Prefect did not start: {last}", hint=f"`{log}` and `{folder / 'server.log'}` say more.")
+
+
+def _started(lives: Callable[[], bool], pid: int, folder: Path, say: Say) -> dict[str, Any] | None:
+    """What the keeper has written when its server answers; nothing when it has ended, or takes too long."""
     began = said = time.monotonic()
-    while keeper.poll() is None and time.monotonic() - began < START_LIMIT_S:
+    while lives() and time.monotonic() - began < START_LIMIT_S:
         known = record(folder)
-        if known is not None and known["pid"] == keeper.pid and healthy(known["api_url"]):
+        if known is not None and known["pid"] == pid and healthy(known["api_url"]):
             return known
         if time.monotonic() - said > 3:
             said = time.monotonic()
             say(f"The Prefect server is starting ({said - began:.0f} s; its first start takes longest).")
         time.sleep(POLL_S)
-    last = (log.read_text(errors="replace").strip().splitlines() or ["It said nothing."])[-1]
-    raise ServerUnavailable(f"Prefect did not start: {last}", hint=f"`{log}` and `{folder / 'server.log'}` say more.")
+    return None
 
 
-def _wait_for_workers(api_url: str, pools: list[str], folder: Path) -> None:
+def _wait_for_workers(api: Api, pools: list[str], folder: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     for pool in pools:
-        while not any(worker["status"] == "ONLINE" for worker in ask(api_url, f"work_pools/{pool}/workers/filter")):
+        while not any(worker["status"] == "ONLINE" for worker in api.post(f"work_pools/{pool}/workers/filter")):
             if time.monotonic() > deadline:
                 raise ServerUnavailable(
                     f"The worker for the pool `{pool}` did not start.", hint=f"`{folder / f'worker-{pool}.log'}`."
@@ -120,18 +182,16 @@ def _wait_for_workers(api_url: str, pools: list[str], folder: Path) -> None:
             time.sleep(POLL_S)
 
 
-def _cancel_runs(api_url: str) -> int:
-    """Asks what runs in this machine's workers to end, and waits for it."""
-    wanted = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
-    try:
-        runs = [run for run in ask(api_url, "flow_runs/filter", flow_runs=wanted) if run.get("deployment_id")]
-        for run in runs:
-            state = {"type": "CANCELLING", "name": "Cancelling", "message": "`nanochat down`"}
-            ask(api_url, f"flow_runs/{run['id']}/set_state", state=state)
-        deadline = time.monotonic() + CANCEL_LIMIT_S
-        ids = {"id": {"any_": [run["id"] for run in runs]}, **wanted}
-        while runs and time.monotonic() < deadline and ask(api_url, "flow_runs/filter", flow_runs=ids):
-            time.sleep(POLL_S)
-    except OSError:  # the server is not there: the workers end all the same
-        return 0
-    return len(runs)
+def _cancel_runs(api: Api) -> tuple[int, int]:
+    """How many runs were told to end, and how many of them are *Cancelled*."""
+    busy = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}, "deployment_id": {"is_null_": False}}
+    ids = [run["id"] for run in api.all("flow_runs/filter", flow_runs=busy)]
+    state = {"type": "CANCELLING", "name": "Cancelling", "message": "`nanochat down`"}
+    for run_id in ids:
+        api.post(f"flow_runs/{run_id}/set_state", state=state)
+    told = {"id": {"any_": ids}}
+    deadline = time.monotonic() + CANCEL_LIMIT_S
+    while ids and time.monotonic() < deadline and api.post("flow_runs/filter", flow_runs={**busy, **told}):
+        time.sleep(POLL_S)
+    cancelled = {**told, "state": {"type": {"any_": ["CANCELLED"]}}}
+    return len(ids), len(api.all("flow_runs/filter", flow_runs=cancelled)) if ids else 0

@@ -16,6 +16,14 @@ from pydantic_core import PydanticCustomError
 from nanochat.settings import cores
 
 MAX_VOCABULARY = 1 << 24
+MAX_INTEGER = (1 << 63) - 1
+"""Of any field: what torch takes as a seed, and Parquet and databases as a number."""
+MAX_ITEMS = 1000
+"""Of any list."""
+MAX_SECONDS = 1e9
+"""Thirty years."""
+
+Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class AbsentMeans:
@@ -37,6 +45,27 @@ class Config(BaseModel):
             if not field.description:
                 raise TypeError(f"`{cls.__name__}.{name}` has no docstring")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[field.field_name or ""].annotation in (int, float):
+            raise PydanticCustomError("number", "input should be a number, not true or false")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _what_every_value_keeps_to(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise PydanticCustomError("integer", "input should be at most {most}", {"most": MAX_INTEGER})
+        if isinstance(value, str):
+            _check_text(value)
+        if isinstance(value, tuple):
+            if len(value) > MAX_ITEMS:
+                raise PydanticCustomError("list", "input should have at most {most} items", {"most": MAX_ITEMS})
+            for each in value:
+                cls._what_every_value_keeps_to(each)
+        return value
+
     def canonical(self) -> dict[str, Any]:
         """What enters the key: every field, nested, without those that are at their `AbsentMeans` value."""
         result: dict[str, Any] = {}
@@ -47,6 +76,16 @@ class Config(BaseModel):
                 continue
             result[name] = _canonical(value)
         return result
+
+
+def _check_text(text: str) -> None:
+    """Raises on what no file, database or page can hold."""
+    if "\0" in text:
+        raise PydanticCustomError("text", "input should have no NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("text", "input should be valid Unicode") from None
 
 
 def _canonical(value: Any) -> Any:
@@ -76,7 +115,7 @@ class WorldConfig(Config):
     """Training shards to generate."""
     documents_per_shard: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
     """Documents in one shard."""
-    seed: Annotated[int, Field(ge=0)] = 1
+    seed: Seed = 1
     """Another seed is another telling of the same world."""
 
 
@@ -174,9 +213,9 @@ class ModelConfig(Config):
     """Query heads that share one key/value head (GQA); must divide the number of heads."""
     window_pattern: Annotated[str, Field(pattern=r"^[SL]+$")] = "SSSL"
     """Tiled over the layers: L attends to all of T, S to a quarter of it; the last layer is always L."""
-    rope_base: Annotated[float, Field(gt=1)] = 100_000.0
+    rope_base: Annotated[float, Field(gt=1, le=1e12)] = 100_000.0
     """Base of the rotary position embedding (RoFormer, arXiv:2104.09864)."""
-    logit_softcap: Annotated[float, Field(ge=0)] = 15.0
+    logit_softcap: Annotated[float, Field(ge=0, le=1e6)] = 15.0
     """Logits become c*tanh(z/c) (Gemma 2, arXiv:2408.00118); 0 leaves them."""
     value_embeddings: bool = True
     """Token embeddings added to the values of every other layer."""
@@ -191,19 +230,19 @@ class ModelConfig(Config):
 class OptimizerConfig(Config):
     """Muon for the matrices, AdamW for the rest; rates at the reference batch of 2^19 tokens."""
 
-    matrix_lr: Annotated[float, Field(gt=0)] = 0.02
+    matrix_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
     """Rate of Muon."""
-    embedding_lr: Annotated[float, Field(gt=0)] = 0.3
+    embedding_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.3
     """Rate of the token embedding, at width 768."""
-    value_embedding_lr: Annotated[float, Field(gt=0)] = 0.15
+    value_embedding_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.15
     """Rate of the value embeddings, at width 768."""
-    head_lr: Annotated[float, Field(gt=0)] = 0.008
+    head_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.008
     """Rate of the output head, at width 768."""
-    scalar_lr: Annotated[float, Field(gt=0)] = 0.5
+    scalar_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     """Rate of the residual scalars."""
-    smear_lr: Annotated[float, Field(gt=0)] = 0.2
+    smear_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.2
     """Rate of the smear gate and of backout; not scaled with the batch."""
-    muon_weight_decay: Annotated[float, Field(ge=0)] = 0.28
+    muon_weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.28
     """Weight decay of Muon at depth 12; scaled with batch and horizon, then down to 0 by a cosine."""
     warmup_steps: Annotated[int, Field(ge=0)] = 40
     """Steps of linear warm-up."""
@@ -218,7 +257,7 @@ class Horizon(Config):
 
     unit: Literal["tokens_per_parameter", "tokens", "steps", "flops"] = "tokens_per_parameter"
     """What `amount` counts; parameters are those of the matrices and the head."""
-    amount: Annotated[float, Field(gt=0)] = 12.0
+    amount: Annotated[float, Field(gt=0, le=1e30)] = 12.0
     """How many of them."""
 
 
@@ -228,7 +267,7 @@ class GuardConfig(Config):
     action: Literal["stop", "roll_back"] = "stop"
     """`stop` ends the run; `roll_back` goes back to the last checkpoint and on with the rows behind the bad batch
     (PaLM, arXiv:2204.02311, section 5.1), at most three times."""
-    spike_nats: Annotated[float, Field(ge=0)] = 3.0
+    spike_nats: Annotated[float, Field(ge=0, le=1e6)] = 3.0
     """A batch whose loss is so much above the smoothed one is a spike; 0 looks for none."""
 
 
@@ -246,7 +285,7 @@ class PretrainConfig(Config):
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
     """Dtype of the matrix products; weights are kept in fp32. `bf16` becomes fp32 where a device has no fast bf16,
     `fp16` scales the loss, `fp8` takes 8 bits for the large matrices while training (GPUs from Hopper on)."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the initial weights and of the order of the rows."""
     evaluate_every_steps: Annotated[int, Field(ge=0)] = 250
     """Validation bits per byte every so many steps; 0 only at the end."""
@@ -275,7 +314,7 @@ class BaseEvaluationConfig(Config):
     """Tokens of each continuation."""
     free_samples: Annotated[int, Field(ge=0)] = 4
     """Samples from nothing, at temperature 1."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the free samples."""
 
 
@@ -303,7 +342,7 @@ class MixtureItem(Config):
     """Of what lies there, when it is on this machine. Left empty, a run fills it in: a changed file is another one."""
     repeats: Annotated[float, Field(gt=0, le=100)] = 1
     """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
-    weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0
+    weight: Annotated[float, AbsentMeans(0.0), Field(ge=0, le=1e9)] = 0.0
     """Share of the mixture, in conversations, relative to the other items' weights; `repeats` is then the most that
     each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
@@ -321,14 +360,14 @@ class ConversationsConfig(Config):
     """Tasks to examine the chat model on (their held-out split)."""
     sequence_len: Annotated[int, Field(ge=8, le=1 << 20)] = 2048
     """T of the rows, in tokens; longer conversations are cut."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the order of the mixture, and of generated tasks."""
 
 
 class SFTConfig(Config):
     """Learning to answer: loss only on the assistant's tokens."""
 
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Times the rows are seen."""
     batch_tokens: Annotated[int, Field(ge=0)] = 0
     """Tokens per optimizer step; 0 takes that of pretraining."""
@@ -338,7 +377,7 @@ class SFTConfig(Config):
     """Share of the steps over which the rates go down to 0."""
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = "bf16"
     """Dtype of the matrix products, as in pretraining."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of the order of the rows."""
     evaluate_every_steps: Annotated[int, Field(ge=0)] = 200
     """Validation loss every so many steps; 0 only at the end."""
@@ -408,7 +447,7 @@ class Compute(Config):
     """Where to train; `auto` takes the GPUs if there are any."""
     ranks: Annotated[int, Field(ge=0, le=1024)] = 0
     """Training processes on this node; 0 takes one a GPU, and one on a CPU."""
-    nodes: Annotated[int, Field(ge=1)] = 1
+    nodes: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     """Nodes that train together."""
     rendezvous: str = ""
     """`host:port` on the first node, where the nodes meet; empty: the first node says in the store where it is."""
@@ -424,7 +463,7 @@ class Compute(Config):
     8,192 or more if there is a C++ compiler. What was compiled is kept for the next start."""
     attention: Literal["auto", "flash4", "flash3", "flex", "sdpa"] = "auto"
     """Attention kernel; `auto` takes the first of these that runs, and says which it is."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 180.0
+    checkpoint_every_s: Annotated[float, Field(gt=0, le=MAX_SECONDS)] = 180.0
     """Seconds of training between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """Newest checkpoints kept while a stage trains."""
@@ -434,9 +473,9 @@ class Compute(Config):
     """Steps between looks at the loss, each a line of the metrics file; between them the device is not waited for."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Who is told of the numbers too; their packages are to be installed."""
-    silence_s: Annotated[float, Field(ge=0)] = 60.0
+    silence_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 60.0
     """A rank that makes no step for so long, or for ten times its slowest one, ends the run; 0 never."""
-    timeout_s: Annotated[float, Field(ge=0)] = 0.0
+    timeout_s: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 0.0
     """A stage that runs longer is stopped; 0 never."""
 
     def at_once(self, calls: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
 
 class NanochatError(Exception):
     """A failure that a person can mend.
@@ -24,6 +22,14 @@ class NanochatError(Exception):
 
     def to_json(self) -> dict[str, str]:
         return {"type": type(self).__name__, "message": self.message, "hint": self.hint}
+
+
+class Terminated(SystemExit):
+    """A signal told this process to end. Not an error: it passes everything that catches those, up to the exit code."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
 
 
 class BadConfig(NanochatError):
@@ -67,12 +73,12 @@ class NoSpace(NanochatError):
     """No space left on a disk."""
 
 
-class DiskRefused(NanochatError):
-    """A disk of this machine refused: no right, read-only, not a folder."""
+class SystemRefused(NanochatError):
+    """The file system or the kernel refused: no right, a read-only disk, a file where a folder is needed."""
 
 
-class DiskFailed(NanochatError):
-    """A disk of this machine failed, or the system was short of something; trying again may help."""
+class SystemFailed(NanochatError):
+    """The file system failed, or the system was short of something; trying again may help."""
 
     transient = True
 
@@ -117,36 +123,16 @@ class Preempted(StageFailed):
     transient = True
 
 
+class Unexpected(NanochatError):
+    """An error that nobody planned for; the hint names the file with its traceback. See `failures.as_sentence`."""
+
+
 def from_json(error: dict[str, str]) -> NanochatError:
     """The error that a child process wrote with `to_json`; an unknown type becomes `StageFailed`."""
     kinds = {kind.__name__: kind for kind in _family(NanochatError)}
     return kinds.get(error.get("type", ""), StageFailed)(
         error.get("message", "unknown error"), hint=error.get("hint", "")
     )
-
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-PASSING = frozenset(
-    {
-        errno.ESTALE, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY,
-        errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
-    }
-)  # fmt: skip
-"""Of a disk on the network that is away, or a system that is short of something."""
-
-
-def from_disk(error: OSError, what: str) -> NanochatError:
-    """The error for what the file system said; `what` needed it, as inside a sentence: "the stage `pack`"."""
-    where = f" (`{error.filename}`)" if error.filename else ""
-    if error.errno in FULL:
-        return NoSpace(
-            f"No space left for {what}{where}.",
-            hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
-        )
-    said = f"{what[:1].upper()}{what[1:]} cannot use a file: {error.strerror or error}{where}."
-    if error.errno in PASSING:
-        return DiskFailed(said, hint="Try again; if that does not help, look at the disk.")
-    return DiskRefused(said, hint="Check the folder and its permissions, or choose another one.")
 
 
 def _family(kind: type[NanochatError]) -> list[type[NanochatError]]:

@@ -8,6 +8,7 @@ either `result.json` (the stage's metrics) or `error.json` (see `errors.Nanochat
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ class Job(BaseModel):
 
     def write(self) -> Path:
         self.path().parent.mkdir(parents=True, exist_ok=True)
-        self.path().write_text(self.model_dump_json(indent=2))
+        self.path().write_text(self.model_dump_json(indent=2), encoding="utf-8")
         return self.path()
 
     @classmethod
     def read(cls, path: str | Path) -> Job:
-        return cls.model_validate_json(Path(path).read_text())
+        return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
     def input(self, name: str) -> Path:
         """Where an input is."""
@@ -59,12 +60,17 @@ class Job(BaseModel):
             file.write(json.dumps({"done": done, "total": total, "unit": unit, "message": message}) + "\n")
 
     def write_result(self, metrics: dict[str, Any]) -> None:
-        (Path(self.folder) / "result.json").write_text(json.dumps(metrics))
+        """Whole or not at all: a process may be killed in between."""
+        written = Path(self.folder) / "result.json.new"
+        written.write_text(json.dumps(metrics), encoding="utf-8")
+        written.replace(Path(self.folder) / "result.json")
 
     def write_error(self, error: dict[str, str]) -> None:
-        """Keeps the first error only: the ones that follow are its echoes."""
-        try:
-            with (Path(self.folder) / "error.json").open("x") as file:
-                json.dump(error, file)
-        except FileExistsError:
-            pass
+        """See `write_error`."""
+        write_error(Path(self.folder), error)
+
+
+def write_error(folder: Path, error: dict[str, str]) -> None:
+    """Keeps the first error of a job only: those that follow are its consequences."""
+    with suppress(FileExistsError), (folder / "error.json").open("x", encoding="utf-8") as file:
+        json.dump(error, file)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol, Self
 
 from nanochat.config import Compute, Config, DataConfig, PipelineConfig, ShardConfig
 from nanochat.data.conversations import pinned
 from nanochat.data.corpus import list_shards
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, Preempted
 from nanochat.progress import Progress, silent
 from nanochat.scaling import plan_training
 from nanochat.stages.card import data_card
@@ -198,26 +199,30 @@ class PlainRun:
         return list_shards(data, self.store)
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Artifact:
-        return self._run(stage, config, stage.name, inputs, self.compute)
+        return self._run(stage, config, stage.name, inputs, self.compute, Event())
 
     def map(
         self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
     ) -> list[Artifact]:
         compute = self.compute.shared(len(configs))
+        ending = Event()  # one call has failed, or a person or a signal ends the run: the others end too
         with ThreadPoolExecutor(self.compute.at_once(len(configs))) as pool:
             futures = [
-                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs), compute)
+                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs), compute, ending)
                 for position, (config, name) in enumerate(zip(configs, names, strict=True))
             ]
             try:
                 return [future.result() for future in futures]
             except BaseException:
+                ending.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _run(self, stage: Stage, config: Config, label: str, inputs: dict[str, Any], compute: Compute) -> Artifact:
+    def _run(
+        self, stage: Stage, config: Config, label: str, inputs: dict[str, Any], compute: Compute, ending: Event
+    ) -> Artifact:
         started = time.monotonic()
-        progress = self.watch.started(label, stage)
+        progress = _until(ending, self.watch.started(label, stage))
         try:
             artifact = stage.run(
                 config,
@@ -228,10 +233,24 @@ class PlainRun:
                 folder_root=self.folder_root,
             )
         except NanochatError as error:
-            self.watch.failed(label, error)
+            if not ending.is_set():
+                self.watch.failed(label, error)
             raise
         self.watch.ended(label, artifact, time.monotonic() - started)
         return artifact
+
+
+def _until(ending: Event, progress: Progress) -> Progress:
+    """The progress of a stage, which ends it when the event is set: a thread cannot be ended from outside."""
+
+    def heard(
+        done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None
+    ) -> None:
+        if ending.is_set():
+            raise Preempted("The run was told to stop.")
+        progress(done, total, unit, message, metrics)
+
+    return heard
 
 
 @dataclass(frozen=True)

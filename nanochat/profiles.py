@@ -33,6 +33,11 @@ from nanochat.errors import BadConfig, NotFound
 
 C = TypeVar("C", bound=Config)
 
+MAX_DEPTH = 20
+"""Of a JSON value in a change."""
+QUOTED = 200
+"""Characters of a value in a sentence."""
+
 CLIMBMIX = "hf://karpathy/climbmix-400b-shuffle@915333b4f8b8684f39aeaafea600fea6f43fb703"
 """6,543 shards of about 250 million characters; the last, `shard_06542`, is held out. The revision is pinned."""
 
@@ -154,7 +159,7 @@ def profile(name: str) -> Profile:
     if name not in PROFILES:
         near = difflib.get_close_matches(name, PROFILES, 1)
         hint = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(f'`{known}`' for known in PROFILES)}."
-        raise NotFound(f"There is no profile `{name}`.", hint=hint)
+        raise NotFound(f"There is no profile `{shown(name)}`.", hint=hint)
     return PROFILES[name]
 
 
@@ -166,16 +171,49 @@ def override(config: C, changes: Iterable[str]) -> C:
     changed: dict[str, Any] = config.model_dump(mode="json")
     for change in changes:
         path, equals, text = change.partition("=")
-        if not equals:
+        if not equals or not path.strip():
             raise BadConfig(
-                f"`{change}` is not of the form `field=value`.", hint="For example `pretrain.model.depth=6`."
+                f"`{shown(change)}` is not of the form `field=value`.", hint="For example `pretrain.model.depth=6`."
             )
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        _set(changed, type(config), path.strip(), value)
+        _set(changed, type(config), path.strip(), _value(path.strip(), text))
     return parse(type(config), changed)
+
+
+def _value(path: str, text: str) -> Any:
+    """The JSON value that the text is, or the text."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError:
+        return text
+    except ValueError as error:  # a name twice, or a number of thousands of digits
+        raise BadConfig(f"`{path}`: {str(error).partition(':')[0]}, got `{shown(text)}`.") from None
+    except RecursionError:
+        value = None
+    if (value is None and text.strip() != "null") or _is_deep(value, MAX_DEPTH):
+        raise BadConfig(f"`{path}`: the value is nested more than {MAX_DEPTH} deep, got `{shown(text)}`.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _is_deep(value: Any, allowed: int) -> bool:
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return allowed == 0 or any(_is_deep(each, allowed - 1) for each in inner if isinstance(each, dict | list))
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence quotes it: one line, not long, and printable whatever it is."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return f"a very large {type(value).__name__}"
+    kept = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:QUOTED])
+    return "".join(kept) + "…" * (len(text) > QUOTED)
 
 
 def parse(kind: type[C], values: dict[str, Any]) -> C:
@@ -184,9 +222,9 @@ def parse(kind: type[C], values: dict[str, Any]) -> C:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or kind.__name__
+        where = shown(".".join(str(part) for part in first["loc"])) or kind.__name__
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise BadConfig(f"`{where}`: {message}, got `{first.get('input')}`.") from None
+        raise BadConfig(f"`{where}`: {message}, got `{shown(first.get('input'))}`.") from None
 
 
 def _set(values: dict[str, Any], kind: type[Config], path: str, value: Any) -> None:
@@ -203,7 +241,11 @@ def _set(values: dict[str, Any], kind: type[Config], path: str, value: Any) -> N
                 if near
                 else f"It has {', '.join(f'`{field}`' for field in fields)}."
             )
-            raise BadConfig(f"`{owner}` has no field `{name}`.", hint=hint if fields else "It is a single value.")
+            if isinstance(here, list):
+                hint = "It is a list: give the whole of it, as JSON."
+            elif not fields:
+                hint = "It is a single value."
+            raise BadConfig(f"`{shown(owner)}` has no field `{shown(name)}`.", hint=hint)
         if depth == len(names) - 1:
             here[name] = value
             return

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,8 +19,8 @@ import torch.distributed as dist
 
 from nanochat import settings
 from nanochat.config import Compute
-from nanochat.errors import NanochatError, NoSpace, NotEnoughMemory, StageFailed
-from nanochat.job import Job
+from nanochat.failures import as_sentence, traceback_text
+from nanochat.job import Job, write_error
 
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
 
@@ -72,10 +70,12 @@ def _device_of_group() -> torch.device:
 
 def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
     """Runs a worker: job from the command line, result or typed error beside the job file, exit code."""
-    job = Job.read(sys.argv[1])
     signal.signal(signal.SIGTERM, _on_signal)
-    _end_with(settings.supervisor_pid())
+    path = Path(sys.argv[1])
+    job: Job | None = None
     try:
+        _end_with(settings.supervisor_pid())
+        job = Job.read(path)
         world = _join(job.compute)
         result = work(job, world)
         if world.is_first:
@@ -83,9 +83,10 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
     except Preempted:
         sys.exit(EXIT_PREEMPTED)
     except Exception as error:  # noqa: BLE001 - the parent is told in one sentence, the log has the rest
-        if not isinstance(error, NanochatError):
-            traceback.print_exc()
-        job.write_error(_typed(error, job).to_json())
+        sentence = as_sentence(error, f"`{job.module if job else path}`", log=path.parent / "log.txt")
+        if sentence is not error:
+            sys.stderr.write(traceback_text(error))
+        write_error(path.parent, sentence.to_json())
         sys.exit(EXIT_FAILED)
     finally:
         if dist.is_initialized():
@@ -103,22 +104,6 @@ def _join(compute: Compute) -> World:
     if world_size > 1:
         dist.init_process_group("nccl" if use_cuda else "gloo", device_id=device if use_cuda else None)
     return World(rank, world_size, device)
-
-
-def _typed(error: Exception, job: Job) -> NanochatError:
-    """The error as a sentence with a way out."""
-    said = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    if isinstance(error, NanochatError):
-        return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
-        return NotEnoughMemory(
-            f"The model and its batch do not fit the memory ({said}).",
-            hint="Lower `--compute micro_batch_rows=…`, `rows.sequence_len` or `pretrain.model.depth`.",
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return NoSpace(f"No space left ({error.filename or job.folder}).", hint="Free some, or move `NANOCHAT_HOME`.")
-    hint = f"`{Path(job.folder) / 'log.txt'}` has the traceback."
-    return StageFailed(f"`{job.module}` broke: {type(error).__name__}: {said}.", hint=hint)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

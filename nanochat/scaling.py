@@ -21,7 +21,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nanochat.config import Config, Horizon, ModelConfig, PretrainConfig
+from nanochat.config import MAX_INTEGER, Config, Horizon, ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
 
 REFERENCE_DEPTH = 12
@@ -236,6 +236,11 @@ def plan_steps(architecture: Architecture, *, batch_tokens: int, steps: int, muo
         raise BadConfig(
             f"`horizon.amount` is less than one step of `batch_tokens` = {batch_tokens:,}.",
             hint="Train longer, or set a smaller `batch_tokens`.",
+        )
+    if steps > MAX_INTEGER // batch_tokens:
+        raise BadConfig(
+            f"`horizon.amount` asks for more tokens than can be counted (at most {MAX_INTEGER:,}).",
+            hint="Is its `unit` right?",
         )
     return TrainingPlan(architecture, batch_tokens, steps, lr_scale(batch_tokens), muon_weight_decay)
 

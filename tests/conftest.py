@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +11,22 @@ import pytest
 
 from nanochat.store.objects import Objects
 from tests.s3 import serve, weed
+
+ENVIRONMENT = ("NANOCHAT_HOME", "NANOCHAT_STORE", "NO_PROXY", "no_proxy", "PYTHONPATH", "PYTHONSAFEPATH")
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """A command that runs in this process settles its environment and its signals, for itself."""
+    before = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for name in os.environ.keys() - before.keys():
+        if not name.startswith("PREFECT_"):  # Prefect has read its own, once for all tests
+            del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name in ENVIRONMENT})
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts import App, Parameter, validators
+from rich.text import Text
 
 from nanochat import settings
-from nanochat.errors import NanochatError
+from nanochat.console import Console
+from nanochat.errors import NanochatError, Unexpected
 
 if TYPE_CHECKING:
     from nanochat.store.artifacts import Store
 
 
+out = Console()
+err = Console(stderr=True)
+
 app = App(
+    console=Console(pages=True),
     name="nanochat",
     help="Raw text in, a chat model out: every step cached, resumable, and traceable to the bytes it came from.",
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,  # `main` says what was kept
 )
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+EXIT_FAILED, EXIT_USAGE, EXIT_UNEXPECTED, EXIT_BROKEN_PIPE = 1, 2, 70, 141
+"""Exit codes: an error with a sentence; arguments that cannot be read; a mistake of the program; nobody reads on."""
+
+
+LEAST_ROOM_BYTES = 1 << 20
+"""A server and its database need more; with less they end without a word."""
+
+
+def between(least: float, most: float) -> Parameter:
+    """A number of the command line that is checked before the command begins."""
+    return Parameter(validator=validators.Number(gte=least, lte=most))
+
 
 ProfileName = Annotated[str, Parameter(help="A complete config: `demo`, `cpu`, `d12`, `speedrun`.")]
 Changes = Annotated[
@@ -54,9 +71,28 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     return Store(url or settings.store_url(), settings.home() / "cache", read_only=read_only)
 
 
+def need_home() -> None:
+    """Raises a `NanochatError` when the home cannot be written to, before anything is started in it."""
+    from nanochat.failures import sentences
+
+    folder = settings.home()
+    with sentences(f"the home `{folder}`"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(LEAST_ROOM_BYTES))
+            file.flush()
+
+
 def fail(error: NanochatError) -> NoReturn:
-    """Says the error and its way out, and leaves."""
+    """Prints the error and its hint, and ends the program."""
     from nanochat.console import Screen
 
-    Screen(err).failed(error)
-    sys.exit(1)
+    with suppress(OSError):
+        Screen(err).failed(error)
+    sys.exit(EXIT_UNEXPECTED if isinstance(error, Unexpected) else EXIT_FAILED)
+
+
+def warn(line: str) -> None:
+    """Prints what went wrong beside the command."""
+    with suppress(OSError):
+        err.print(Text.assemble(("note: ", "yellow"), line))

@@ -10,8 +10,9 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
-from nanochat.cli.app import Reference, StoreUrl, app, fail, open_store, out
-from nanochat.errors import PASSING, BadConfig, NanochatError, from_disk
+from nanochat.cli.app import Reference, StoreUrl, app, between, fail, open_store, out
+from nanochat.errors import BadConfig, NanochatError
+from nanochat.system_errors import PASSING, from_system
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
@@ -59,7 +60,7 @@ def verify(
     out.print(f"{whole} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
     if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged", opened.verify)):
         for part in record.parts:
-            out.print(f"taken out: {part.name}")
+            out.print(f"taken out: {part.name}", markup=False)
         out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
     elif damaged and not repair:
         hint = "`nanochat verify --repair` takes them out; the next run makes them again."
@@ -80,29 +81,40 @@ def alias(
 
     Example: `nanochat alias chat/production chat/latest`
     """
+    if (remove and name) or (reference and not name):
+        raise BadConfig(
+            "An alias is set by its name and a reference, or removed by `--remove NAME` alone.",
+            hint="`nanochat alias NAME REFERENCE`.",
+        )
     opened = open_store(store, read_only=not (remove or reference))
     if remove:
         opened.remove_alias(remove)
         out.print(f"{remove} is no alias any more.")
         return
     if not name:
-        for known, target in opened.aliases().items():
-            out.print(f"{known} → {target.stage}/{target.key}")
+        aliases = opened.aliases()
+        for known, target in aliases.items():
+            out.print(f"{known} → {target.stage}/{target.key}", markup=False)
+        if not aliases:
+            out.print(f"No aliases in {opened.objects.root}; a run sets some.", markup=False)
         return
     if reference:
         opened.set_alias(name, opened.resolve(reference))
     manifest = opened.resolve(name)
-    out.print(f"{name} → {manifest.stage}/{manifest.key}")
+    out.print(f"{name} → {manifest.stage}/{manifest.key}", markup=False)
 
 
 @app.command
 def gc(
     trash_id: Annotated[str, Parameter(help="With `--restore`: which deletion; by default the newest.")] = "",
     *,
-    keep_runs: Annotated[int, Parameter(help="What the newest so many runs made or reused stays.")] = 3,
-    min_age_hours: Annotated[float, Parameter(help="What is younger stays.")] = 24.0,
+    keep_runs: Annotated[
+        int, between(0, 1_000_000), Parameter(help="What the newest so many runs made or reused stays.")
+    ] = 3,
+    min_age_hours: Annotated[float, between(0, 1_000_000), Parameter(help="What is younger stays.")] = 24.0,
     trash_hours: Annotated[
         float | None,
+        between(0, 1_000_000),
         Parameter(help="What is deleted can be taken back for so long (`NANOCHAT_TRASH_HOURS`, 24); 0: not at all."),
     ] = None,
     delete: Annotated[bool, Parameter(negative="", help="Do it; otherwise it is only said.")] = False,
@@ -117,12 +129,6 @@ def gc(
     """
     from nanochat.store import retention, trash
 
-    numbers = (keep_runs, min_age_hours, trash_hours or 0)
-    if not all(0 <= number < float("inf") for number in numbers):
-        raise BadConfig(
-            "`--keep-runs`, `--min-age-hours` and `--trash-hours` cannot be negative or infinite.",
-            hint="0 keeps nothing for it.",
-        )
     if trash_id and not restore:
         raise BadConfig(f"`{trash_id}` is for `--restore`.", hint=f"`nanochat gc --restore {trash_id}`")
     if restore and delete:
@@ -139,7 +145,8 @@ def gc(
         if each.record.id not in expired:
             out.print(
                 f"In the trash: {each.record.id}, {len(each.record.parts)} deleted by {each.record.by}, "
-                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` takes it back."
+                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` takes it back.",
+                markup=False,
             )
     if not planned.items:
         out.print(f"Nothing to delete; {planned.kept} artifacts stay.")
@@ -169,7 +176,7 @@ def gc(
 
 def _say_restored(restored: Restored) -> None:
     for part in restored.parts:
-        out.print(f"restored {part.what} {part.name}")
+        out.print(f"restored {part.what} {part.name}", markup=False)
     for problem in restored.problems:
         out.print(f"[yellow]not restored[/] {escape(problem)}")
     out.print(f"{len(restored.parts)} of the deletion {restored.id} are back; `nanochat gc` spares them for a day.")
@@ -214,7 +221,7 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
             raise
     except OSError as error:
         if error.errno in PASSING:
-            raise from_disk(error, f"the export to `{folder}`") from error
+            raise from_system(error, f"the export to `{folder}`") from error
         raise BadConfig(
             f"`{error.filename2 or error.filename or folder}` cannot be used: {error.strerror or error}.",
             hint="Name another folder to export to.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,14 +11,15 @@ from cyclopts import Group, Parameter, validators
 from rich.markup import escape
 from rich.table import Table
 
-from nanochat.cli.app import Reference, StoreUrl, app, open_store, out
-from nanochat.errors import BadConfig, WrongKind
+from nanochat.cli.app import Reference, StoreUrl, app, between, open_store, out
+from nanochat.errors import BadConfig, NotFound, WrongKind
 
 if TYPE_CHECKING:
     from nanochat.store.runs import Run
 
 
 CHANGES_SHOWN = 3
+PINS = Group("Pins", validator=validators.MutuallyExclusive())
 FORM = Group("Form", validator=validators.MutuallyExclusive())
 
 
@@ -39,13 +41,30 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
     manifests = sorted(opened.manifests(stage), key=lambda manifest: manifest.producer.ended, reverse=True)
     for manifest in manifests:
         table.add_row(
-            f"{manifest.producer.ended:%Y-%m-%d %H:%M}", manifest.stage, manifest.key[:8],
+            f"{manifest.producer.ended:%Y-%m-%d %H:%M}", escape(manifest.stage), manifest.key[:8],
             duration(manifest.producer.seconds), headline(manifest.metrics), ", ".join(names.get(manifest.key, [])),
         )  # fmt: skip
-    if not manifests:
-        out.print(f"Nothing in {opened.objects.root} yet; `nanochat run` makes something.")
-        return
-    out.print(table)
+    if manifests:
+        out.print(table)
+    elif stage:
+        _say_none_of(stage, {manifest.stage for manifest in opened.manifests()}, opened.objects.root)
+    else:
+        out.print(f"Nothing in {opened.objects.root} yet; `nanochat run` makes something.", markup=False)
+
+
+def _say_none_of(stage: str, stored: set[str], root: str) -> None:
+    """That there is no artifact of a stage; raises `NotFound` when there is no such stage at all."""
+    from nanochat.pipeline import STAGES
+
+    known = sorted({each.name for each in STAGES} | stored)
+    if stage not in known:
+        near = difflib.get_close_matches(stage[:100], known, 1)
+        there = ", ".join(f"`{name}`" for name in known)
+        raise NotFound(
+            f"There is no stage `{stage[:100]}`.", hint=f"Did you mean `{near[0]}`?" if near else f"There are {there}."
+        )
+    has = f"it has artifacts of {', '.join(sorted(stored))}" if stored else "it has no artifacts yet"
+    out.print(f"No artifact of the stage {stage} in {root}; {has}.", markup=False)
 
 
 @app.command
@@ -150,7 +169,7 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
     made = manifest.producer
     out.print(
         f"{manifest.stage} {manifest.key[:8]} was made {made.started:%Y-%m-%d %H:%M}"
-        + f" by {made.run}" * bool(made.run)
+        + escape(f" by {made.run}") * bool(made.run)
     )
     near = differences.nearest(opened, manifest, before=manifest)
     if near is None:
@@ -166,9 +185,9 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
 def runs(
     run_id: Annotated[str, Parameter(help="One run, with its stages: an id, its beginning or its end.")] = "",
     *,
-    pin: Annotated[str, Parameter(help="Keep all that this run made, until it is unpinned.")] = "",
-    unpin: Annotated[str, Parameter(help="Let `nanochat gc` decide again.")] = "",
-    limit: Annotated[int, Parameter(help="Show so many; 0: all.")] = 20,
+    pin: Annotated[str, Parameter(group=PINS, help="Keep all that this run made, until it is unpinned.")] = "",
+    unpin: Annotated[str, Parameter(group=PINS, help="Let `nanochat gc` decide again.")] = "",
+    limit: Annotated[int, between(0, 1_000_000), Parameter(help="Show so many; 0: all.")] = 20,
     store: StoreUrl = "",
 ) -> None:
     """List the runs, newest first, or show one.
@@ -194,7 +213,7 @@ def runs(
         return
     found = records.newest(opened, limit)
     if not found:
-        out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.")
+        out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.", markup=False)
         return
     table = Table(box=None, pad_edge=False)
     for title in ("started", "run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
@@ -202,7 +221,7 @@ def runs(
     for each in found:
         record, states = each.record, [stage.state for stage in each.record.stages.values()]
         table.add_row(
-            f"{record.started:%Y-%m-%d %H:%M}", record.id.rpartition("-")[2], _state(each), record.profile,
+            f"{record.started:%Y-%m-%d %H:%M}", record.id.rpartition("-")[2], _state(each), escape(record.profile),
             _changed(record.profile, record.config, CHANGES_SHOWN),
             str(states.count("computed")), str(states.count("reused")), duration(record.seconds),
             "" if record.chatcore is None else f"{record.chatcore:.3f}", "pinned" if each.pinned else "",
@@ -220,12 +239,12 @@ def _show_run(run: Run) -> None:
         out.print(f"         {escape(record.error)}")
     if record.flow_run:
         out.print(f"flow run {record.flow_run}")
-    out.print(f"config   {record.profile}  {_changed(record.profile, record.config)}\n")
+    out.print(f"config   {escape(record.profile)}  {_changed(record.profile, record.config)}\n")
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "", "key", "took"):
         table.add_column(title)
     for label, stage in record.stages.items():
-        table.add_row(label, stage.state, stage.key[:8], duration(stage.seconds) if stage.key else "")
+        table.add_row(escape(label), stage.state, stage.key[:8], duration(stage.seconds) if stage.key else "")
     out.print(table)
 
 
@@ -242,6 +261,6 @@ def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
     if profile not in PROFILES:
         return ""
     usual, here = flatten(PROFILES[profile].config.canonical()), flatten(config)
-    found = [f"{name}={value}" for name, value in here.items() if usual.get(name) != value]
+    found = [" ".join(f"{name}={value}".split()) for name, value in here.items() if usual.get(name) != value]
     more = f" … {len(found) - most} more" if most and len(found) > most else ""
     return escape(" ".join(found[: most or None]) + more)

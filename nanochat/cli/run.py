@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from rich.markup import escape
 from rich.table import Table
 
 from nanochat import settings
-from nanochat.cli.app import Changes, ComputeChanges, ProfileName, Reference, StoreUrl, app, open_store, out
+from nanochat.cli.app import (
+    Changes,
+    ComputeChanges,
+    ProfileName,
+    Reference,
+    StoreUrl,
+    app,
+    between,
+    need_home,
+    open_store,
+    out,
+)
 from nanochat.errors import NotFound
 
 if TYPE_CHECKING:
@@ -46,7 +59,7 @@ class _PlainWatch:
         self.screen.ended(label, cached=artifact.reused, key=artifact.key, metrics=artifact.metrics)
 
     def failed(self, label: str, error: NanochatError) -> None:
-        self.screen.say(f"  [red]failed  [/]{label}")
+        self.screen.stage_failed(label)
 
 
 @app.command
@@ -69,6 +82,7 @@ def run(
         plan(profile=profile, changes=changes, compute=compute, store=store)
         return
     config, how = _configured(profile, changes, compute)
+    need_home()
     if plain:
         _run_plain(config, how, store, profile)
         return
@@ -94,7 +108,7 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
 
 def say_where(result: Result) -> None:
     """What the newcomer does next."""
-    out.print(f"report  {result.report.path / 'report.html'}", soft_wrap=True)
+    out.print(f"report  {result.report.path / 'report.html'}", markup=False)
     out.print('chat    nanochat chat -p "Hello!"')
 
 
@@ -122,13 +136,14 @@ def fetch(
 
     began = time.monotonic()
     config, how = _configured(profile, changes, compute)
+    need_home()
     opened = open_store(store)
     with Screen(out) as screen:
         screen.say(f"source  {config.data.source}")
         shards = fetch_listing(config.data, opened, new_split=new_split)
         gather(PlainRun(opened, how, settings.home() / "runs", _PlainWatch(screen)), config, shards)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
-    out.print(f"{len(shards)} shards are in {opened.objects.root}: runs on them need no network.", soft_wrap=True)
+    out.print(f"{len(shards)} shards are in {opened.objects.root}: runs on them need no network.", markup=False)
 
 
 @app.command
@@ -150,7 +165,7 @@ def plan(
         table.add_column(title)
     for entry in planned.entries:
         state = "[cyan]cached[/]" if entry.artifact else "[green]would run[/]"
-        table.add_row(entry.label, state, entry.artifact.key[:8] if entry.artifact else entry.why)
+        table.add_row(escape(entry.label), state, entry.artifact.key[:8] if entry.artifact else escape(entry.why))
     out.print(table)
     training = plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     out.print(f"\npretraining: {training.describe()}")
@@ -171,18 +186,20 @@ def config(profile: ProfileName = "demo", *, changes: Changes = None) -> None:
 
     Example: `nanochat config demo --set pretrain.depth=6`
     """
-    out.print(_configured(profile, changes, None)[0].model_dump_json(indent=2))
+    out.print(_configured(profile, changes, None)[0].model_dump_json(indent=2), markup=False)
 
 
 @app.command
 def chat(
     model: Reference = "chat/latest",
     *,
-    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="Ask this, print the answer, and leave.")] = "",
-    temperature: Annotated[float, Parameter(help="0 always takes the likeliest token.")] = 0.6,
-    top_k: Annotated[int, Parameter(help="Sample among so many of the likeliest tokens; 0: all.")] = 50,
-    max_tokens: int = 256,
-    seed: int = 42,
+    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="Ask this, print the answer, and end.")] = "",
+    temperature: Annotated[float, between(0, 100), Parameter(help="0 always takes the likeliest token.")] = 0.6,
+    top_k: Annotated[
+        int, between(0, 1 << 24), Parameter(help="Sample among so many of the likeliest tokens; 0: all.")
+    ] = 50,
+    max_tokens: Annotated[int, between(1, 1 << 20), Parameter(help="Of one answer.")] = 256,
+    seed: Annotated[int, between(0, (1 << 63) - 1), Parameter(help="The same seed draws the same answer.")] = 42,
     store: StoreUrl = "",
 ) -> None:
     """Talk to a chat model in the terminal.
@@ -214,8 +231,9 @@ def up(
     from flows.up import has_gpu
     from flows.up import up as start
 
+    need_home()
     with out.status("starting"):
-        start(out.print, gpu=has_gpu() if gpu is None else gpu)
+        start(partial(out.print, markup=False), gpu=has_gpu() if gpu is None else gpu)
 
 
 @app.command
@@ -227,4 +245,4 @@ def down() -> None:
     from flows.up import down as end
 
     with out.status("ending"):
-        end(out.print)
+        end(partial(out.print, markup=False))

@@ -47,7 +47,9 @@ def evaluate_base(job: Job, world: World) -> dict[str, Any]:
         *({"prompt": "", "text": tokenizer.decode(ids)} for ids in free),
     ]
     evaluation = {"bits_per_byte": measured, "validation_rows": min(limit, len(rows)), "samples": samples}
-    (Path(job.out) / "evaluation.json").write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
+    (Path(job.out) / "evaluation.json").write_text(
+        json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
     return {"bits_per_byte": measured, "validation_tokens": min(limit, len(rows)) * rows.sequence_len}
 
 

@@ -44,7 +44,9 @@ def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
         examples += [_example(name, answer) for answer in answered[:EXAMPLES_PER_TASK]]
     score = chatcore(tasks)
     evaluation = {"tasks": tasks, "chatcore": score, "examples": examples}
-    (Path(job.out) / "evaluation.json").write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
+    (Path(job.out) / "evaluation.json").write_text(
+        json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
     return {"chatcore": score, **{f"{name}_accuracy": task["accuracy"] for name, task in tasks.items()}}
 
 

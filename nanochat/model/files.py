@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nanochat.errors import DamagedArtifact, NotFound, from_disk
+from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.model.gpt import GPT
 from nanochat.scaling import Architecture
+from nanochat.system_errors import from_system
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"
 
@@ -32,7 +33,7 @@ def load_architecture(folder: Path) -> Architecture:
     except FileNotFoundError:
         raise NotFound(f"There is no `{ARCHITECTURE}` in {folder}.", hint="Is it the folder of a model?") from None
     except OSError as error:
-        raise from_disk(error, "the model") from error
+        raise from_system(error, "the model") from error
     except ValidationError as error:
         raise DamagedArtifact(f"{path} does not describe a model: {error.errors()[0]['msg']}.") from error
 
@@ -47,7 +48,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", compute_dtype: 
     except FileNotFoundError:
         raise NotFound(f"There is no `{WEIGHTS}` in {folder}.", hint="Is it the folder of a model?") from None
     except OSError as error:
-        raise from_disk(error, "the model") from error
+        raise from_system(error, "the model") from error
     except SafetensorError as error:
         raise DamagedArtifact(f"{path} is not a readable safetensors file: {error}.") from error
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}

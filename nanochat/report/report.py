@@ -40,9 +40,9 @@ def render(made: Made) -> tuple[str, str]:
 
 def _values(made: Made) -> dict[str, Any]:
     base, chat = made.one("pretrain", "continue_pretrain"), made.one("sft")
-    base_evaluation = json.loads((made.one("evaluate_base").path / "evaluation.json").read_text())
-    chat_evaluation = json.loads((made.one("evaluate_chat").path / "evaluation.json").read_text())
-    card = json.loads((made.one("data_card").path / "card.json").read_text())
+    base_evaluation = json.loads((made.one("evaluate_base").path / "evaluation.json").read_text(encoding="utf-8"))
+    chat_evaluation = json.loads((made.one("evaluate_chat").path / "evaluation.json").read_text(encoding="utf-8"))
+    card = json.loads((made.one("data_card").path / "card.json").read_text(encoding="utf-8"))
     pretraining, tuning = _events(base.path), _events(chat.path)
     rows = [_row(stage, artifacts) for stage, artifacts in made.stages.items()]
     seconds = sum(row["seconds"] for row in rows)

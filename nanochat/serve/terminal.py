@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from nanochat.errors import BadConfig, from_disk
+from nanochat.config import MAX_INTEGER, MAX_VOCABULARY
+from nanochat.console import Console
+from nanochat.errors import BadConfig
 from nanochat.inference.engine import Engine
 from nanochat.model.files import load_model
+from nanochat.system_errors import from_system
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render_prompt
 
@@ -43,15 +45,19 @@ class Manner:
 def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int, max_tokens: int, seed: int) -> None:
     """Answers one prompt, or holds a conversation until its user leaves.
 
-    Raises `BadConfig` on a temperature out of range, or a prompt longer than the model sees.
+    Raises `BadConfig` on a setting out of range, or a prompt longer than the model sees.
     """
-    manner = Manner(_warm(temperature), top_k, max_tokens, seed)
+    if max_tokens < 1 or not 0 <= seed <= MAX_INTEGER:
+        raise BadConfig(
+            f"`max_tokens` is {max_tokens}, `seed` is {seed}.", hint=f"Take 1 or more, and 0 to {MAX_INTEGER}."
+        )
+    manner = Manner(_warm(temperature), _top_k(top_k), max_tokens, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         engine = Engine(load_model(model_folder, device), Tokenizer.load(model_folder / "vocabulary.json"))
     except OSError as error:
-        raise from_disk(error, "the model") from error
-    console = Console(highlight=False)
+        raise from_system(error, "the model") from error
+    console = Console()
     if prompt is not None:
         _answer(engine, [{"role": "user", "content": prompt}], manner, console)
         return
@@ -78,16 +84,22 @@ def _converse(engine: Engine, manner: Manner, console: Console) -> None:
                 answer = _answer(engine, messages, manner, console)
             except BadConfig as error:
                 messages.pop()
-                console.print(f"[yellow]{error}[/]")
+                console.print(Text(str(error), "yellow"))
                 continue
             messages.append({"role": "assistant", "content": answer})
-            manner = replace(manner, seed=manner.seed + 1)
+            manner = replace(manner, seed=(manner.seed + 1) % MAX_INTEGER)
 
 
 def _warm(temperature: float) -> float:
     if not 0 <= temperature <= HOTTEST:
         raise BadConfig(f"The temperature {temperature} is out of range.", hint=f"Take 0 to {HOTTEST:g}.")
     return temperature if temperature >= COLDEST else 0.0
+
+
+def _top_k(top_k: int) -> int:
+    if not 0 <= top_k <= MAX_VOCABULARY:
+        raise BadConfig(f"The top k {top_k} is out of range.", hint=f"Take 0 (all) to {MAX_VOCABULARY:,}.")
+    return top_k
 
 
 def _command(
@@ -101,13 +113,13 @@ def _command(
             case "/temperature":
                 return messages, replace(manner, temperature=_warm(float(value)))
             case "/topk":
-                return messages, replace(manner, top_k=max(0, int(value)))
+                return messages, replace(manner, top_k=_top_k(int(value)))
             case _:
                 console.print(f"[dim]{HELP}[/]")
     except ValueError:
-        console.print(f"[yellow]`{escape(value)}` is not a number.[/]")
+        console.print(Text(f"`{value[:100]}` is not a number.", "yellow"))
     except BadConfig as error:
-        console.print(f"[yellow]{error}[/]")
+        console.print(Text(str(error), "yellow"))
     return messages, manner
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from nanochat import settings
 from nanochat.config import Compute, Config
-from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, from_json
+from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, Unexpected, from_json
 from nanochat.job import Job
 from nanochat.stages.meeting import MEET_S
 from nanochat.stages.rank_log import PREFIX, RankLog, Tail, first_words
@@ -155,7 +155,8 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
             told = time.monotonic()
             _tell(event, context)
         for line in metrics.lines():
-            event, told = json.loads(line), time.monotonic()
+            with suppress(ValueError):  # a full disk may have cut it
+                event, told = json.loads(line), time.monotonic()
             _tell(event, context)
         ranks.hand_on(last=not running)
         if not running:
@@ -175,22 +176,32 @@ def _tell(event: dict[str, Any], context: Context) -> None:
     )
 
 
+def _answer(path: Path) -> dict[str, Any] | None:
+    """What the child wrote; none when it wrote nothing, or only a part (a full disk)."""
+    try:
+        answer = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
 def _result(folder: Path, module: str) -> dict[str, Any]:
     """What the worker reported, or the error that says best why it did not."""
-    if (folder / "result.json").exists() and not (folder / "error.json").exists():
-        return json.loads((folder / "result.json").read_text())
+    result, error = _answer(folder / "result.json"), _answer(folder / "error.json")
+    if result is not None and not (folder / "error.json").exists():
+        return result
     log = folder / "log.txt"
-    text = log.read_text(errors="replace")
-    said = json.loads((folder / "error.json").read_text()) if (folder / "error.json").exists() else None
-    if said and said["type"] != StageFailed.__name__:
-        raise from_json(said)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = from_json(error) if error else None
+    if said and type(said) not in (StageFailed, Unexpected):
+        raise said
     if KILLED.search(text):  # what the other ranks then say is its echo
         raise NotEnoughMemory(
             f"`{module}` was killed by the system, most likely for want of memory.",
             hint="Lower `--compute micro_batch_rows=…` or `pretrain.model.depth`.",
         )
     if said:
-        raise from_json(said)
+        raise said
     if PREEMPTED.search(text):
         raise Preempted(f"`{module}` was told to stop.", hint="The same run goes on from its last checkpoint.")
     if "No space left on device" in text:

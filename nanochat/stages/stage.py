@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from nanochat.config import Compute, Config
-from nanochat.errors import NanochatError, StageFailed, WrongKind, from_disk
+from nanochat.errors import NanochatError, StageFailed, WrongKind
+from nanochat.failures import sentences
 from nanochat.progress import Progress
 from nanochat.stages.meeting import meet
 from nanochat.store.artifacts import Artifact, Store, compute_key
@@ -109,6 +110,19 @@ class Stage:
 
         Raises a `NanochatError`; what was half done is left in `folder_root` for reading, never taken for an artifact.
         """
+        with sentences(f"the stage `{self.name}`"):
+            return self._run(config, inputs, store, compute, progress, folder_root, run_name)
+
+    def _run(
+        self,
+        config: Config,
+        inputs: Inputs,
+        store: Store,
+        compute: Compute,
+        progress: Progress,
+        folder_root: Path,
+        run_name: str,
+    ) -> Artifact:
         if (found := self.find(config, inputs, store)) is not None:
             return found
         key = self.key(config, inputs)
@@ -139,24 +153,21 @@ class Stage:
         run_name: str,
     ) -> Artifact:
         started = datetime.now(UTC)
-        try:
-            context, out = self._prepare(key, store, compute, progress, folder_root)
-            metrics = self.function(config, **inputs, out=out, context=context)
-            if not held.holds():
-                raise _overtaken()
-            manifest = store.publish(
-                out,
-                stage=self.name,
-                stage_version=self.version,
-                kind=self.kind.__name__,
-                key=key,
-                config=config.canonical(),
-                inputs=dict(inputs),
-                metrics=metrics,
-                producer=describe_producer(started, run=run_name),
-            )
-        except OSError as error:
-            raise from_disk(error, f"the stage `{self.name}`") from error
+        context, out = self._prepare(key, store, compute, progress, folder_root)
+        metrics = self.function(config, **inputs, out=out, context=context)
+        if not held.holds():
+            raise _overtaken()
+        manifest = store.publish(
+            out,
+            stage=self.name,
+            stage_version=self.version,
+            kind=self.kind.__name__,
+            key=key,
+            config=config.canonical(),
+            inputs=dict(inputs),
+            metrics=metrics,
+            producer=describe_producer(started, run=run_name),
+        )
         # A store that fails now does not fail what is published: `nanochat gc` finds these checkpoints too.
         with suppress(NanochatError):
             # Whoever took over before we published may train from them; whoever takes over later finds the artifact.

@@ -24,7 +24,6 @@ from nanochat.errors import (
     NotFound,
     StoreUnreachable,
     WrongKind,
-    from_disk,
 )
 from nanochat.store.aliases import Aliases, Target, is_alias
 from nanochat.store.cache import Cache
@@ -42,6 +41,7 @@ from nanochat.store.objects import Objects
 from nanochat.store.producer import Producer
 from nanochat.store.records import parse
 from nanochat.store.walk import refuse_dead_link, walk
+from nanochat.system_errors import from_system
 
 __all__ = ["KINDS", "Artifact", "Manifest", "Store", "compute_key", "payload_digest"]
 
@@ -426,7 +426,7 @@ def _files(folder: Path) -> list[str]:
     try:
         return sorted(path.relative_to(folder).as_posix() for path, _ in walk(folder))
     except OSError as error:
-        raise from_disk(error, "an artifact that is to be published") from error
+        raise from_system(error, "an artifact that is to be published") from error
 
 
 def references(given: Artifact | list[Artifact]) -> list[InputRef]:
@@ -446,11 +446,11 @@ def _problem(path: Path, file: FileEntry) -> str:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise from_disk(error, "the store") from error
+        raise from_system(error, "the store") from error
     else:
         return ""
     try:
         refuse_dead_link(path)
     except OSError as error:
-        raise from_disk(error, "the store") from error
+        raise from_system(error, "the store") from error
     return f"`{file.path}` is missing"

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from nanochat import settings
-from nanochat.errors import FULL, PASSING, DiskFailed, DiskRefused, NoSpace
+from nanochat.errors import NoSpace, SystemFailed, SystemRefused
 from nanochat.store.manifest import Manifest
 from nanochat.store.names import is_foreign
 from nanochat.store.walk import walk
+from nanochat.system_errors import FULL, PASSING
 
 DOWNLOADS_AT_ONCE = 8
 ABANDONED_S = 24 * 3600
@@ -93,7 +94,7 @@ class Cache:
         except OSError as error:
             if error.errno in FULL:
                 raise NoSpace(f"No space left for the cache `{self.root}`.", hint="Free some.") from error
-            kind = DiskFailed if error.errno in PASSING else DiskRefused
+            kind = SystemFailed if error.errno in PASSING else SystemRefused
             raise kind(
                 f"The cache `{self.root}` cannot be used: {error.strerror or error} (`{error.filename or 'lock'}`).",
                 hint="Point `NANOCHAT_HOME` at a disk that can be written and locked.",

@@ -19,10 +19,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nanochat.errors import FULL, PASSING, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import NoSpace, StoreError, StoreUnreachable
 from nanochat.store.backend import Entry, Unfinished
 from nanochat.store.names import is_foreign, is_hidden
 from nanochat.store.walk import refuse_dead_link, walk
+from nanochat.system_errors import FULL, PASSING
 
 COPY_BYTES = 1 << 20
 PART = ".part"

@@ -13,11 +13,12 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nanochat.errors import BadConfig, NanochatError, StoreError, from_disk
+from nanochat.errors import BadConfig, NanochatError, StoreError
 from nanochat.store import address
 from nanochat.store.backend import Backend, Entry, Unfinished
 from nanochat.store.local import Folder
 from nanochat.store.s3 import Bucket
+from nanochat.system_errors import from_system
 
 __all__ = ["Entry", "Objects", "Unfinished"]
 
@@ -159,7 +160,7 @@ def _on_this_machine(local: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise from_disk(error, f"the copy `{local}`") from error
+        raise from_system(error, f"the copy `{local}`") from error
 
 
 def _checked(path: str) -> str:

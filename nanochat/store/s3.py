@@ -14,10 +14,11 @@ from botocore import exceptions as boto
 from fsspec.asyn import sync
 
 from nanochat import settings
-from nanochat.errors import FULL, BadConfig, DamagedAnswer, StoreError, StoreUnreachable, from_disk
+from nanochat.errors import BadConfig, DamagedAnswer, StoreError, StoreUnreachable
 from nanochat.store.address import Address
 from nanochat.store.backend import Entry, Unfinished
 from nanochat.store.names import is_foreign
+from nanochat.system_errors import FULL, from_system
 
 UPLOAD_S, SLOWEST_BYTES_PER_S = 120.0, 100_000
 """An upload that takes longer than both allow for its size has failed: a server may take bytes, and never answer."""
@@ -48,18 +49,13 @@ class Bucket:
 
     def size(self, path: str) -> int | None:
         try:
-            with self._answers(path, absent=("404", *ABSENT)):
+            with self._reading(path):
                 return self._call("head_object", path)["ContentLength"]
         except FileNotFoundError:
-            # An answer to HEAD has no body that would say what is missing.
-            if any(entry["Key"] == self._key(path) for entry in self._listing(self._key(path))):
-                raise StoreUnreachable(
-                    f"The store {self.root} lists `{path}`, and says that it is not there."
-                ) from None
             return None
 
     def download(self, path: str, local: Path) -> None:
-        with self._answers(path):
+        with self._reading(path):
             self._s3.get_file(f"{self._bucket}/{self._key(path)}", str(local))
 
     def list(self, prefix: str, *, everything: bool) -> Iterator[Entry]:
@@ -174,7 +170,7 @@ class Bucket:
         tries_left = READ_TRIES
         while True:
             tries_left -= 1
-            with self._answers(path):
+            with self._reading(path):
                 answer = self._call("get_object", path)
             try:
                 with self._answers(path):
@@ -183,6 +179,21 @@ class Bucket:
             except StoreUnreachable:
                 if not tries_left:
                     raise
+
+    @contextlib.contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """`FileNotFoundError` only if there is no such object. A 404 that does not name what is missing may be a
+        proxy's (an answer to HEAD cannot name it): a listing must confirm it."""
+        try:
+            with self._answers(path, absent=("404", *ABSENT)):
+                yield
+        except FileNotFoundError as error:
+            unnamed = _answer(error).get("Error", {}).get("Code") not in ABSENT
+            if unnamed and any(entry["Key"] == self._key(path) for entry in self._listing(self._key(path))):
+                raise StoreUnreachable(
+                    f"The store {self.root} lists `{path}`, and says that it is not there.", hint="Try again."
+                ) from error
+            raise
 
     def _listing(self, prefix: str) -> Iterator[dict[str, Any]]:
         for page in self._pages("list_objects_v2", prefix, {"ContinuationToken": "NextContinuationToken"}):
@@ -253,7 +264,7 @@ class Bucket:
         except (OSError, boto.ClientError) as error:
             answer = _answer(error)
             if not answer and isinstance(error, OSError) and (error.filename or error.errno in FULL):
-                raise from_disk(error, "a transfer to or from the store") from error
+                raise from_system(error, "a transfer to or from the store") from error
             raised = self._from_answer(what, answer, error, absent)
             if raised is error:
                 raise
@@ -327,6 +338,8 @@ def open_s3() -> Any:
             "connect_timeout": 5,
             "read_timeout": 60,
             "retries": {"total_max_attempts": 3, "mode": "standard"},
+            # botocore looks an IPv6 address up in `NO_PROXY` in brackets, and httpx takes none there
+            **({"proxies": {}} if settings.is_loopback(settings.s3_endpoint()) else {}),
         },
     )
 

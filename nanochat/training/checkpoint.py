@@ -31,18 +31,12 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
 from nanochat.data.retry import patiently
-from nanochat.errors import (
-    DamagedAnswer,
-    DamagedArtifact,
-    NanochatError,
-    StageFailed,
-    StoreUnreachable,
-    from_disk,
-)
+from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, StageFailed, StoreUnreachable
 from nanochat.optim.adamw import Run
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
 from nanochat.store.records import check_format
+from nanochat.system_errors import from_system
 
 State = Mapping[str, Tensor | Run]
 """Name → what this rank has of it: all of it, or a run of it. What several ranks have whole is the same on all."""
@@ -234,7 +228,7 @@ class Checkpoints:
         except dcp.CheckpointException as error:
             met = [each for each, _stack in error.failures.values() if isinstance(each, OSError)]
             if met:
-                raise from_disk(met[0], f"a checkpoint in `{spool}`") from error
+                raise from_system(met[0], f"a checkpoint in `{spool}`") from error
             raise StageFailed(f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.") from error
         for file in writer.files:
             patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
@@ -303,7 +297,7 @@ class Checkpoints:
                 except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
                     problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
                 except OSError as error:  # of the local copy
-                    problem = from_disk(error, "a checkpoint")
+                    problem = from_system(error, "a checkpoint")
             problem = next((each for each in self._all(problem) if each is not None), None)
             if isinstance(problem, NanochatError):
                 raise problem
@@ -396,7 +390,7 @@ def _as_ours(error: Exception) -> NanochatError:
     if isinstance(error, NanochatError):
         return error
     if isinstance(error, OSError):
-        return from_disk(error, "a checkpoint")
+        return from_system(error, "a checkpoint")
     return StageFailed(f"A checkpoint could not be written: {type(error).__name__}: {_sentence(error)}.")
 
 

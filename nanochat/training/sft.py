@@ -35,7 +35,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     base = job.input("base")
     rows, held_out = (open_rows(job.input("conversations"), split) for split in ("train", "validation"))
     model = load_model(base, world.device, compute_dtype(config.precision, world.device))
-    before = json.loads((base / BASE_FILE).read_text())
+    before = json.loads((base / BASE_FILE).read_text(encoding="utf-8"))
     pretrained = PretrainConfig.model_validate(before["config"])
     batch_tokens = config.batch_tokens or before["batch_tokens"]
     batch_rows = max(1, batch_tokens // rows.sequence_len)

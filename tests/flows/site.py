@@ -21,6 +21,8 @@ import psutil
 from nanochat.profiles import override, profile
 from tests.test_whole_chain import TINY
 
+PROJECT = Path(__file__).parents[2]
+
 
 def tiny(*changes: str) -> dict[str, Any]:
     return override(profile("demo").config, [*TINY, *changes]).model_dump(mode="json")
@@ -34,13 +36,22 @@ class Site:
     environment: dict[str, str] = field(default_factory=dict)
     api_url: str = ""
     said: str = ""
+    said_last: str = ""
+    """By `nanochat down`."""
+    folder: Path | None = None
+    """Where commands are given; a relative home is below it."""
+
+    def __post_init__(self) -> None:
+        self.given_home = self.home
+        self.home = (self.folder or Path.cwd()) / self.home
 
     def nanochat(self, *arguments: str) -> str:
-        environment = {**os.environ, "NANOCHAT_HOME": str(self.home), "COLUMNS": "200", **self.environment}
+        environment = {**os.environ, "NANOCHAT_HOME": str(self.given_home), "COLUMNS": "200", **self.environment}
         environment.pop("PREFECT_API_URL", None)
         done = subprocess.run(
-            [sys.executable, "-m", "nanochat.cli", *arguments], capture_output=True, text=True, env=environment
-        )
+            [sys.executable, "-P", "-m", "nanochat.cli", *arguments],
+            capture_output=True, text=True, env={**environment, "PYTHONPATH": str(PROJECT)}, cwd=self.folder,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -116,26 +127,27 @@ class Site:
 
 
 @contextmanager
-def up(home: Path, *, gpu: bool = False, **environment: str) -> Iterator[Site]:
+def up(home: Path, *, gpu: bool = False, folder: Path | None = None, **environment: str) -> Iterator[Site]:
     """A site on this home for as long as the block lasts; fails when something of it remains.
 
     `gpu`: it serves the pool `gpu` too, whether or not there is one.
     """
-    site = Site(home, environment)
+    site = Site(home, environment, folder=folder)
     try:
         site.said = site.nanochat("up", "--gpu" if gpu else "--no-gpu")
-        site.api_url = json.loads((home / "prefect" / "keeper.json").read_text())["api_url"]
+        site.api_url = json.loads((site.home / "prefect" / "keeper.json").read_text())["api_url"]
         yield site
     finally:
-        said = site.nanochat("down")
-        for process in (left := site.processes("")):
+        said = site.said_last = site.nanochat("down")
+        left = [(process.pid, process.cmdline()) for process in site.processes("")]
+        for process in site.processes(""):
             process.kill()
-        assert not left, "processes are left"
+        assert not left, f"processes are left: {left}"
     assert "Down." in said
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", int(site.api_url.split(":")[2].split("/")[0])))
-    assert "Nothing is up." in site.nanochat("down")
+    assert "Nothing is up in" in site.nanochat("down")
 
 
 def until(reached: Callable[[], Any], what: str, limit_s: float = 60) -> Any:

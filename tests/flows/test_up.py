@@ -49,7 +49,7 @@ def test_all_deployments_are_there_and_up_again_renews_them(site: Site) -> None:
     assert site.api_url.removesuffix("/api") in site.said
     assert "Up already" in site.nanochat("up")
     assert {found["name"] for found in site.post("deployments/filter")} == wanted
-    assert len(site.post("automations/filter")) == 2
+    assert site.post("automations/filter") == []
 
 
 def test_two_servers_that_start_at_once_have_ports_of_their_own() -> None:
@@ -99,13 +99,17 @@ def test_a_schedule_starts_a_run_and_one_from_the_form_finds_all_cached(site: Si
         f"deployments/{deployment}/schedules", [{**schedule, "parameters": {"profile": "demo", "config": tiny()}}]
     )
 
-    def fired() -> Any:
+    def fired() -> list[dict[str, Any]]:
         runs = site.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}})
-        return [run for run in runs if run["auto_scheduled"] and ended(run)]
+        return [run for run in runs if run["auto_scheduled"] and run["state_type"] != "SCHEDULED"]
 
-    first = until(fired, "the schedule", 180)[0]
+    until(fired, "the schedule", 180)
     site.post(f"deployments/{deployment}/schedules/{made['id']}", method="DELETE")
-    assert (first["state_name"], first["state"]["message"]) == ("Completed", "14 computed, 0 cached")
+    until(lambda: all(ended(run) for run in fired()), "what it has started to end", 300)
+    # on a busy machine it may have fired twice: two runs that want the same do it once
+    messages = [run["state"]["message"] for run in fired()]
+    computed = [int(message.split()[0]) for message in messages]
+    assert (sum(computed), len(messages)) == (14, len(fired())), messages
     second = site.wait(site.start(profile="demo", config=tiny()), ended)
     assert (second["state_name"], second["state"]["message"]) == ("Cached", "0 computed, 14 cached")
 
@@ -138,9 +142,8 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
         if "nanochat.stages.supervise" not in worker.cmdline():
             worker.kill()
     until(lambda: not site.processes("nanochat.training"), "what the worker had started to end")
-    overdue = Overdue(site.api_url, crashed_s=1, dead_s=2)
+    overdue = Overdue(site.api_url, dead_s=2)
     until(overdue.look, "a dead run to be noticed")
-    until(overdue.look, "a crashed run to be noticed")
     site.wait(run_id, lambda run: run["run_count"] == 3 and run["state_name"] == "Running")
     until(lambda: site.processes("nanochat.training"), "training that goes on again")
 
@@ -149,26 +152,21 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
     until(lambda: not site.processes("nanochat.training"), "training to end")
 
 
-def test_what_an_event_should_have_caused_is_done_when_the_event_is_lost(site: Site) -> None:
-    for automation in site.post("automations/filter"):
-        site.post(f"automations/{automation['id']}", method="DELETE")
-    body = {"parameters": {"profile": "demo", "config": tiny()}, "state": {"type": "SCHEDULED"}}
-    body["state"]["state_details"] = {"scheduled_time": (datetime.now(UTC) + timedelta(days=1)).isoformat()}
-    run_id = site.post(f"deployments/{site.deployment('demo')}/create_flow_run", body)["id"]
-
-    def put(kind: str) -> None:
-        site.post(f"flow_runs/{run_id}/set_state", {"state": {"type": kind, "name": kind.title()}, "force": True})
-
-    overdue = Overdue(site.api_url, unheard_s=1, crashed_s=1, dead_s=1)
-    put("RUNNING")
-    assert overdue.look() == []
-    until(overdue.look, "a dead run to be noticed", 60)
-    assert site.run(run_id)["state_name"] == "Crashed"
-    until(overdue.look, "a crashed run to be noticed", 60)
-    assert site.wait(run_id, ended)["state_name"] == "Cached", "it was not started again"
-
-    put("CANCELLING")
-    until(overdue.look, "a cancellation that nobody heard", 60)
-    states = site.get(f"flow_run_states/?flow_run_id={run_id}")
-    assert [state["name"] for state in states][-2:] == ["Cancelling", "Cancelling"]
-    put("CANCELLED")
+def test_down_counts_the_runs_that_it_has_cancelled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In a folder of its own, with names in it that are ours and Python's, from which nothing is imported."""
+    folder = tmp_path_factory.mktemp("my project")
+    for name in ("random", "json", "sitecustomize", "flows", "nanochat", "prefect", "torch"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('imported {name} of the working directory')")
+    proxies = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody is there
+    with up(Path("home"), folder=folder, **proxies) as site:
+        assert site.home == folder / "home"
+        (keeper,) = site.processes("flows.keeper")
+        assert {process.environ()["NANOCHAT_HOME"] for process in [keeper, *keeper.children(recursive=True)]} == {
+            str(site.home)
+        }
+        runs = [site.start(profile="demo", config=tiny("pretrain.horizon.amount=100000")) for _ in range(2)]
+        for run in runs:
+            site.wait(run, lambda run: run["state_name"] == "Running")
+        elsewhere = Site(folder / "other").nanochat("down")
+        assert "Nothing is up" in elsewhere and f"NANOCHAT_HOME='{site.home}' nanochat down" in elsewhere
+    assert "2 runs cancelled" in site.said_last

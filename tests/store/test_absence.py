@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.errors import DamagedArtifact, DiskFailed, DiskRefused, NanochatError, StoreError, StoreUnreachable
+from nanochat.errors import DamagedArtifact, NanochatError, StoreError, StoreUnreachable, SystemFailed, SystemRefused
 from nanochat.store import retention, runs, trash
 from nanochat.store.artifacts import Store
 from nanochat.store.lease import lease
@@ -202,7 +202,7 @@ def test_a_pin_without_a_record_stops_gc_and_can_be_given_up(tmp_path: Path) -> 
 def test_a_copy_that_cannot_be_written_is_not_taken_for_absence(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskRefused, match="cannot use a file"):
+    with pytest.raises(SystemRefused, match="is in the way"):
         store.objects.download("v1/aliases/kept.json", tmp_path / "file/copy")
 
 
@@ -212,7 +212,7 @@ def test_a_payload_is_published_in_full_or_not_at_all(tmp_path: Path) -> None:
     out.mkdir()
     (out / "data").write_text("1")
     (out / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DiskRefused, match=r"a link to nothing .*lost"):
+    with pytest.raises(SystemRefused, match=r"lost` is a link to nothing"):
         store.publish(
             out, stage="download", stage_version=1, kind="RawShard", key=key("x"), config={}, inputs={}, metrics={},
             producer=publish(store, "a").producer,
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: 
         return opened(self, *given, **more)
 
     monkeypatch.setattr(Path, "open", bad_sector)
-    with pytest.raises(DiskFailed, match="cannot use a file: Input/output error"):
+    with pytest.raises(SystemFailed, match="the disk failed at"):
         store.verify(manifest)
 
 
@@ -405,3 +405,23 @@ def test_a_lease_that_cannot_be_read_is_not_taken_over(tmp_path: Path, monkeypat
             raise AssertionError("it was taken over")
         assert held.holds()
         assert objects.read("v1/leases/key.json") != before, "its holder goes on"
+
+
+@pytest.mark.s3
+def test_a_404_that_does_not_name_what_is_missing_is_confirmed_by_a_listing(
+    root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf(tmp_path, root_s3)
+
+    def of(method: str, path: str) -> bool:
+        return method in ("GET", "HEAD") and "list-type" not in path
+
+    with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "page", of) as (url, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        objects = Objects(root_s3, read_only=True)
+        for look in (objects.read, objects.size, lambda path: objects.download(path, tmp_path / "copy")):
+            with pytest.raises(StoreUnreachable, match="says that it is not there"):
+                look("v1/aliases/kept.json")
+        assert objects.size("v1/aliases/kept") is None
+        with pytest.raises(FileNotFoundError):
+            objects.read("v1/aliases/kept")

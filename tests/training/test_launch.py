@@ -22,6 +22,7 @@ from nanochat.errors import (
     NotEnoughMemory,
     Preempted,
     StageFailed,
+    Unexpected,
 )
 from nanochat.stages.launch import launch, rank_count, rendezvous
 from nanochat.stages.rank_log import first_words
@@ -59,7 +60,7 @@ def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplo
     ("orders", "error", "says"),
     [
         ("typed", BadSource, "`rows` is empty. Fill it."),
-        ("break", StageFailed, "ValueError: three is not four"),
+        ("break", Unexpected, "ValueError: three is not four"),
         ("full", NoSpace, "/a/disk"),
         ("killed", NotEnoughMemory, "micro_batch_rows"),
     ],
@@ -188,3 +189,15 @@ def of_job(folder: Path) -> list[psutil.Process]:
         if str(folder / "job.json") in (process.info["cmdline"] or []):
             named.append(process)
     return named
+
+
+@pytest.mark.parametrize("text", ["", '{"loss": 1', "[]", "null", "\x00\x00"])
+def test_an_answer_that_was_not_written_whole_counts_as_none(tmp_path: Path, text: str) -> None:
+    """The rank was killed, or its disk was full: its log says so, and no traceback of ours."""
+    from nanochat.stages.launch import _result
+
+    (tmp_path / "log.txt").write_text("[rank 0] OSError: [Errno 28] No space left on device\n")
+    for name in ("result.json", "error.json"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(NoSpace):
+            _result(tmp_path, WORKER)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanochat.config import Compute, Config
-from nanochat.errors import NoSpace, WrongKind
+from nanochat.errors import NoSpace, Unexpected, WrongKind
 from nanochat.progress import silent
 from nanochat.stages.stage import Context, Metrics, Stage, stage
 from nanochat.store.artifacts import RawShard, Store, Vocabulary
@@ -109,4 +109,22 @@ def test_a_disk_that_was_full_before_is_the_same_sentence(
 def test_a_full_disk_is_one_sentence_and_leaves_no_artifact(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NoSpace, match="No space left for the stage `full`"):
         run(full, Letters(), store, tmp_path)
+    assert list(store.manifests()) == []
+
+
+@stage(version=1, produces=RawShard, resource="cpu")
+def broken(config: Letters, *, out: Path, context: Context) -> Metrics:
+    """Has a mistake."""
+    return {"letters": {}["letters"]}
+
+
+def test_a_mistake_in_a_stage_is_one_sentence_with_its_report(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    with pytest.raises(Unexpected, match=r"^The stage `broken` failed \(KeyError: 'letters'\)") as raised:
+        run(broken, Letters(), store, tmp_path)
+    (report,) = (tmp_path / "home" / "crashes").iterdir()
+    assert str(report) in raised.value.hint
+    assert "in broken" in report.read_text()
     assert list(store.manifests()) == []

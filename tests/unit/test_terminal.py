@@ -131,3 +131,23 @@ def _with_room(load: Any) -> Any:
         return model
 
     return loaded
+
+
+@pytest.mark.parametrize(
+    ("top_k", "max_tokens", "seed"), [(-1, 16, 1), (0, 0, 1), (0, -1, 1), (0, 16, -1), (0, 16, 1 << 63)]
+)
+def test_a_setting_out_of_range_is_refused_before_the_model_is_loaded(
+    top_k: int, max_tokens: int, seed: int, tmp_path: Path
+) -> None:
+    with pytest.raises(BadConfig):
+        terminal.chat(tmp_path / "no model", "Hi", 0.5, top_k, max_tokens, seed)
+
+
+@pytest.mark.parametrize("value", ["-5", "99999999999", "[/]", "9" * 5000])
+def test_a_bad_top_k_is_said_and_changes_nothing(
+    value: str, folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    talk(folder, monkeypatch, f"/topk {value}", "Hi")
+    assert ("out of range" in (said := capsys.readouterr().out)) or "is not a number" in said
+    assert len(prompts) == 1

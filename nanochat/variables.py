@@ -1,0 +1,169 @@
+"""The table of our environment variables: name, default, meaning, and how the text is read.
+
+`settings.py` reads them; nothing else does. A variable that is set to nothing counts as not set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from nanochat.errors import BadConfig
+
+T = TypeVar("T")
+
+MOST_GIGABYTES = 1e9
+MOST_HOURS = 1e6
+MOST_PROCESSES = 1 << 22
+"""Linux gives no higher process id."""
+FOREIGN = re.compile(r"NANOCHAT_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)")
+"""What Kubernetes sets for a service called `nanochat`."""
+ALIKE = 0.75
+
+
+@dataclass(frozen=True)
+class Variable(Generic[T]):
+    """An environment variable."""
+
+    name: str
+    default: str
+    meaning: str
+    parse: Callable[[str], T]
+    """Raises `ValueError` with what the text has to be."""
+    secret: bool = False
+    """Its value is never shown."""
+
+    def value(self, text: str) -> T:
+        """What the text means; raises `BadConfig`."""
+        kept = text.strip("\r\n\t") if self.parse is folder else text.strip()
+        given = kept if kept.strip() else self.default
+        try:
+            parsed = self.parse(given)
+            f"{given}{parsed}".encode()
+        except UnicodeEncodeError:
+            reason = "it is no valid text in the encoding of this locale (`PYTHONUTF8=1` may help)"
+        except ValueError as error:
+            reason = str(error)
+        else:
+            return parsed
+        shown = "has a value that cannot be used" if self.secret else f"is `{given[:100]!a}`".replace("'", "")
+        raise BadConfig(f"`{self.name}` {shown}: {reason}.", hint=f"{self.meaning}.")
+
+
+def text(given: str) -> str:
+    """Any text."""
+    return given
+
+
+def folder(given: str) -> Path:
+    """A folder, absolute; `~` is the user's."""
+    if "://" in given:
+        raise ValueError("it has to be a folder, not an address")
+    try:
+        return Path(given).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("there is no such user here; write the path in full") from None
+    except FileNotFoundError:
+        raise ValueError("the working directory, which it is relative to, does not exist any more") from None
+
+
+def gigabytes(given: str) -> int:
+    """A number of gigabytes, as bytes."""
+    problem = ValueError(f"it has to be a number of gigabytes from 0 to {MOST_GIGABYTES:,.0f}")
+    try:
+        number = float(given)
+    except ValueError:
+        raise problem from None
+    if not 0 <= number <= MOST_GIGABYTES:
+        raise problem
+    return int(number * 1e9)
+
+
+def hours(given: str) -> float:
+    """A number of hours."""
+    problem = ValueError(f"it has to be a number of hours from 0 to {MOST_HOURS:,.0f}")
+    try:
+        number = float(given)
+    except ValueError:
+        raise problem from None
+    if not 0 <= number <= MOST_HOURS:
+        raise problem
+    return number
+
+
+def count(given: str) -> int:
+    """A whole number that a process or a rank can have."""
+    if not re.fullmatch(r"\+?[0-9]{1,9}", given) or int(given) > MOST_PROCESSES:
+        raise ValueError(f"it has to be a whole number from 0 to {MOST_PROCESSES:,}")
+    return int(given)
+
+
+def web_address(given: str) -> str:
+    """Empty, or `http(s)://…`."""
+    problem = ValueError("it has to be an address that begins with `https://` or `http://`")
+    try:
+        address = urlsplit(given)
+    except ValueError:
+        raise problem from None
+    if given and not (address.scheme in ("http", "https") and address.hostname and not re.search(r"\s", given)):
+        raise problem
+    return given
+
+
+HOME = Variable(
+    "NANOCHAT_HOME", ".nanochat", "The folder of the store, the caches, the logs and our Prefect server", folder
+)
+STORE = Variable(
+    "NANOCHAT_STORE",
+    "",
+    "Root of the store: a folder, `file:///…` or `s3://bucket/prefix`; not set, it is `store` in the home",
+    text,
+)
+CACHE_GB = Variable(
+    "NANOCHAT_CACHE_GB", "100", "Size limit of the local copies of a remote store's payloads", gigabytes
+)
+ROWS_GB = Variable(
+    "NANOCHAT_ROWS_GB", "50", "Size limit of the packed rows that training keeps uncompressed", gigabytes
+)
+TRASH_HOURS = Variable(
+    "NANOCHAT_TRASH_HOURS", "24", "How long `nanochat gc` keeps what it deletes, so that it can be taken back", hours
+)
+UI_PREFIX = Variable(
+    "NANOCHAT_UI_PREFIX", "", "What precedes a path of the Prefect UI: `/v2` in its React version, else nothing", text
+)
+ADDRESS = Variable(
+    "NANOCHAT_ADDRESS", "", "Host name or address by which the other nodes of a training reach this one", text
+)
+WEBHOOK = Variable(
+    "NANOCHAT_WEBHOOK",
+    "",
+    "An `https://…` address that gets a message about failed and stuck runs",
+    web_address,
+    secret=True,
+)
+SUPERVISOR_PID = Variable("NANOCHAT_SUPERVISOR_PID", "0", "Set by us: the process without which a worker ends", count)
+RANK = Variable("RANK", "0", "Set by torchrun: number of this process among all, from 0", count)
+WORLD_SIZE = Variable("WORLD_SIZE", "1", "Set by torchrun: how many processes train together", count)
+LOCAL_RANK = Variable("LOCAL_RANK", "0", "Set by torchrun: number of this process on its node, from 0", count)
+
+VARIABLES: tuple[Variable[Any], ...] = (
+    HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SUPERVISOR_PID, RANK, WORLD_SIZE,
+    LOCAL_RANK,
+)  # fmt: skip
+
+
+def unknown(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Of these names, those that look like ours and are not, each with the nearest of ours, or nothing."""
+    ours = [variable.name for variable in VARIABLES if variable.name.startswith("NANOCHAT_")]
+    ends = {name.removeprefix("NANOCHAT_"): name for name in ours}
+    found: list[tuple[str, str]] = []
+    for name in sorted(names):
+        if name.upper().startswith("NANOCHAT_") and name not in ours and not FOREIGN.fullmatch(name):
+            near = difflib.get_close_matches(name.upper().removeprefix("NANOCHAT_"), ends, 1, ALIKE)
+            found.append((name, ends[near[0]] if near else ""))
+    return found

@@ -1,0 +1,91 @@
+"""`server.json` and `keeper.json`, as killed processes, other programs and other users leave them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import state
+from nanochat.errors import NanochatError
+
+FIELDS = {"pid": int, "port": int, "services": bool}
+WHOLE = '{"pid": 5, "port": 4200, "services": true}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"pid": 5, "po',
+        "[1, 2]",
+        "null",
+        "12",
+        "\x00" * 40,
+        "\ud800".encode("utf-8", "surrogatepass"),
+        "<html>",
+        '{"pid": 5}',
+        '{"pid": "5", "port": 4200, "services": true}',
+        '{"pid": -1, "port": 4200, "services": true}',
+        '{"pid": true, "port": 4200, "services": true}',
+        f"{WHOLE} {WHOLE}",
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_whole_record_counts_as_absent(tmp_path: Path, text: str | bytes) -> None:
+    path = tmp_path / "server.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with state.open_state(path) as file:
+        assert state.read(file, FIELDS) == {}
+        state.write(file, {"pid": 7, "port": 4200, "services": False})
+        assert state.read(file, FIELDS) == {"pid": 7, "port": 4200, "services": False}
+
+
+def test_a_shorter_record_replaces_a_longer_one(tmp_path: Path) -> None:
+    with state.open_state(tmp_path / "x.json") as file:
+        for record in ({"pid": 123_456, "port": 4200, "services": False}, {"pid": 1, "port": 1, "services": True}):
+            state.write(file, record)
+            assert state.read(file, FIELDS) == record
+
+
+def test_a_record_is_of_the_process_that_holds_its_lock(tmp_path: Path) -> None:
+    path = tmp_path / "server.json"
+    assert not state.held(path)
+    path.write_text(WHOLE)
+    assert not state.held(path), "a number says nothing: another process may have it now"
+    code = "import sys; from pathlib import Path; from flows import state; f = state.open_state(Path(sys.argv[1]));"
+    code += "assert state.lock(f); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(state.__file__).parents[1])},
+    )  # fmt: skip
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    assert state.held(path)
+    holder.kill()
+    holder.wait()
+    assert not state.held(path)
+
+
+def test_a_look_at_a_lock_does_not_keep_it_from_anybody(tmp_path: Path) -> None:
+    path = tmp_path / "server.json"
+    with state.open_state(path) as looks, state.open_state(path) as takes:
+        assert state.lock(looks, shared=True)
+        assert not state.lock(takes)
+        looks.close()
+        assert state.lock(takes)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "server.json"
+    path.mkdir()
+    with pytest.raises(NanochatError, match=r"server\.json` cannot be used"):
+        state.open_state(path)
+    with pytest.raises(NanochatError, match=r"server\.json` cannot be used"):
+        state.held(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NanochatError, match="cannot be used"):
+        state.open_state(tmp_path / "file" / "server.json")
