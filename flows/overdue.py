@@ -121,7 +121,8 @@ def _after_crash(run: Known, limits: Limits) -> Step:
         why = run.message.strip() or "Its log may say why (out of memory?)."
         return Step("FAILED", "Failed", f"Crashed {run.crashes} times; the last time: {why} Retry starts it again.")
     delay_s = limits.retry_s * 2 ** (run.crashes - 2) if run.crashes > 1 else 0.0
-    return Step("SCHEDULED", "AwaitingRetry", "It crashed; it goes on where it was.", delay_s)
+    said = f"It crashed ({run.crashes} of {MOST_CRASHES}); it goes on where it was."
+    return Step("SCHEDULED", "AwaitingRetry", said, delay_s)
 
 
 def _cancelling(run: Known, limits: Limits) -> Step | None:

@@ -229,7 +229,7 @@ def recording(
 ) -> Iterator[Recording]:
     """Records a run from its start, before it asks the store for anything, to its end.
 
-    `stopped_by` are errors that say that a person stopped it, as Ctrl-C does. A process ended by a signal looks lost.
+    `stopped_by` are errors that say that a person stopped it, as Ctrl-C does. A process that is killed looks lost.
     """
     kept = Recording(store, profile, config, flow_run)
     try:
