@@ -22,6 +22,7 @@ from nanochat.errors import BadSource
 from nanochat.progress import Progress
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
 from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
+from nanochat.sources.records import text_of
 
 ADDRESS = re.compile(
     r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?", re.DOTALL
@@ -149,7 +150,7 @@ def _texts(
             )
         if number % 1000 == 0:
             progress(number, 0, "documents", "fetching")
-        yield text
+        yield text_of(text, f"Row {number:,} of `{name}`") if text else text
 
 
 def _used_splits(splits: list[str], address: str) -> list[str]:

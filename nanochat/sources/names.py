@@ -18,7 +18,7 @@ BY_CAUTION: tuple[Split, ...] = ("test", "validation", "train")
 """Of a path that names several splits, the first of these counts."""
 FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".txt")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".lz4")
-"""May follow a format, except that of Parquet, which compresses inside."""
+"""May follow a format. Parquet compresses inside: such a file is refused when it is read."""
 SUFFIXES = f"{', '.join(FORMATS)}; all but Parquet also with {', '.join(COMPRESSIONS)}"
 """For messages."""
 LINES = (".jsonl", ".ndjson")
@@ -43,11 +43,9 @@ SPLIT = re.compile(
 def file_format(name: str) -> str:
     """One of `FORMATS`, without regard to case and to a suffix of compression; empty for another file."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
-    if compressed:
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    found = suffixes[-1] if suffixes else ""
-    return found if found in FORMATS and not (compressed and found == ".parquet") else ""
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ""
 
 
 def stem(name: str) -> str:

@@ -54,7 +54,10 @@ def list_url(url: str) -> list[SourceFile]:
         return [SourceFile(url, path, web.ask(url).identity)]
     with _answers(url):
         filesystem, root = _open(url)
-        listed: dict[str, Any] = filesystem.find(root, detail=True)
+        options = {}
+        if type(filesystem).find is fsspec.AbstractFileSystem.find and not filesystem.isfile(root):
+            options = {"on_error": "raise"}  # it would leave out what it cannot list
+        listed: dict[str, Any] = filesystem.find(root, detail=True, **options)
         if not listed:
             raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.")
         found: list[SourceFile] = []
