@@ -54,10 +54,9 @@ def list_url(url: str) -> list[SourceFile]:
         return [SourceFile(url, path, web.ask(url).identity)]
     with _answers(url):
         filesystem, root = _open(url)
-        options = {}
-        if type(filesystem).find is fsspec.AbstractFileSystem.find and not filesystem.isfile(root):
-            options = {"on_error": "raise"}  # it would leave out what it cannot list
-        listed: dict[str, Any] = filesystem.find(root, detail=True, **options)
+        # where a file system has no listing of its own, fsspec's leaves out the folders that cannot be listed
+        base = type(filesystem).find is fsspec.AbstractFileSystem.find
+        listed: dict[str, Any] = _walk(filesystem, root) if base else filesystem.find(root, detail=True)
         if not listed:
             raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.")
         found: list[SourceFile] = []
@@ -66,6 +65,24 @@ def list_url(url: str) -> list[SourceFile]:
             place = f"{url.rstrip('/')}/{inside}" if inside else url
             found.append(SourceFile(place, inside or PurePosixPath(path).name, _identity(info)))
         return found
+
+
+def _walk(filesystem: Any, root: str) -> dict[str, Any]:
+    """Every file below a path, with what is known of it."""
+    top = filesystem.info(root)
+    if top["type"] != "directory":
+        return {top["name"]: top}
+    found: dict[str, Any] = {}
+    waiting = [root]
+    while waiting:
+        place = waiting.pop()
+        for info in filesystem.ls(place, detail=True):
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                found[name] = info
+            elif name != place.rstrip("/"):
+                waiting.append(name)
+    return found
 
 
 def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> None:

@@ -52,7 +52,8 @@ def test_the_split_is_a_word_of_the_name(path: str, split: str) -> None:
         ("a.jsonl", ".jsonl", "a"), ("A.JSONL.GZ", ".jsonl", "A"), ("a.b.ndjson.xz", ".ndjson", "a.b"),
         ("a.json.bz2", ".json", "a"), ("a.txt.lz4", ".txt", "a"), ("a.Parquet", ".parquet", "a"),
         ("a.csv", "", "a.csv"),
-        ("a.parquet.gz", ".parquet", "a"), ("a.gz", "", "a.gz"), ("a.jsonl.bak", "", "a.jsonl.bak"), ("jsonl", "", "jsonl"),
+        ("a.parquet.gz", ".parquet", "a"), ("a.gz", "", "a.gz"), ("a.jsonl.bak", "", "a.jsonl.bak"),
+        ("jsonl", "", "jsonl"),
     ],
 )  # fmt: skip
 def test_formats_are_known_by_their_suffixes(name: str, form: str, shard: str) -> None:
