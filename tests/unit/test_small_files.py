@@ -164,7 +164,7 @@ def rows_of(source: Path, folder: Path) -> tuple[int, int, dict]:
 def test_short_files_become_rows(tmp_path: Path) -> None:
     """Each by itself would be shorter than one, and dropped."""
     train, validation, card = rows_of(folder(tmp_path / "data", range(100)), tmp_path)
-    assert train > 10 and validation > 2
+    assert train > 10 and validation > 0
     assert (card["train_documents"], card["validation_documents"], card["skipped_documents"]) == (90, 10, 0)
 
 
@@ -174,7 +174,7 @@ def test_a_part_without_rows_goes_through_all_stages(tmp_path: Path) -> None:
         column = pa.array([text(row) for row in range(rows)], pa.string())
         pq.write_table(pa.table({"text": column}), tmp_path / f"data/part-{number}.parquet")
     train, validation, card = rows_of(tmp_path / "data", tmp_path)
-    assert train > 10 and validation > 1
+    assert train > 10 and validation > 0
     assert (card["shards"], card["train_documents"], card["validation_documents"]) == (2, 90, 10)
 
 
