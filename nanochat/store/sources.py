@@ -23,12 +23,21 @@ from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
 from nanochat.store import web
 from nanochat.store.objects import open_s3
-from nanochat.store.web import check_hash, is_hash
+from nanochat.store.web import check_hash, has_bad_certificate, is_hash
 
 CHUNK_BYTES = 1 << 20
 MD5 = re.compile(r"[0-9a-f]{32}")
 IDENTITY_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "sha256", "generation", "version")
 """What file systems of object stores call that which changes with the bytes."""
+UNREACHABLE = (
+    aiohttp.ClientError,
+    ConnectionError,
+    TimeoutError,
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+)
+"""What may pass by itself, as the libraries below fsspec call it."""
 COMMON_SCHEMES = ("s3", "gs", "az", "ftp", "sftp")
 TIME_FIELDS = ("LastModified", "last_modified", "updated", "mtime", "modify", "created")
 
@@ -179,7 +188,12 @@ def _answers(url: str) -> Iterator[None]:
         raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.") from error
     except PermissionError as error:
         raise BadSource(f"{url} may not be read: {error}.", hint="Check the credentials.") from error
-    except (aiohttp.ClientError, ConnectionError, TimeoutError, boto.HTTPClientError) as error:
+    except UNREACHABLE as error:
+        if has_bad_certificate(error) or "CERTIFICATE_VERIFY_FAILED" in str(error):  # of which boto keeps only the text
+            raise BadSource(
+                f"The certificate of the server of {url} cannot be verified.",
+                hint="Name its authority with `AWS_CA_BUNDLE` or `SSL_CERT_FILE`.",
+            ) from error
         raise SourceUnreachable(
             f"{url} did not answer ({type(error).__name__}).", hint="Check the network and the address."
         ) from error

@@ -53,7 +53,7 @@ def test_forty_short_files_are_trained_on_and_a_tenth_is_held_out(tmp_path: Path
     data = folder(tmp_path / "data", range(40), form)
     shards = list_shards(DataConfig(source=str(data)))
     assert [(shard.name, shard.validation) for shard in shards] == [
-        ("small-files-00000", "none"), ("small-files-held-out", "all"),
+        ("small-files-00000", "none"), ("small-files-held-out-00000", "all"),
     ]  # fmt: skip
     train, validation = written(shards, tmp_path / "out")
     assert len(validation) == 4
@@ -91,6 +91,16 @@ def test_a_large_file_among_small_ones_has_the_sample(tmp_path: Path) -> None:
             ("small-files-00000", "none"), ("the book", "sample"),
         ]  # fmt: skip
         folder(data, range(40, 50))
+
+
+def test_tiny_files_in_folders_of_splits_are_gathered(tmp_path: Path) -> None:
+    for split, numbers in (("train", range(40)), ("val", range(40, 52)), ("test", range(52, 60))):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        folder(tmp_path / "data" / split, numbers)
+    shards = list_shards(DataConfig(source=str(tmp_path / "data")))
+    assert len(shards) == 2
+    train, validation = written(shards, tmp_path / "out")
+    assert (train, validation) == ([text(n) for n in range(40)], [text(n) for n in range(40, 52)])
 
 
 def test_ten_thousand_files_are_few_shards(tmp_path: Path) -> None:

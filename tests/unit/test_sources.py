@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from s3fs import S3FileSystem
 
 from nanochat.config import DataConfig, ShardConfig
 from nanochat.data.corpus import list_shards, write_shard
@@ -319,6 +320,25 @@ def test_nobody_there(tmp_path: Path, waits: list[float]) -> None:
     with pytest.raises(SourceUnreachable, match=r"did not answer \(ConnectError\)"):
         list_shards(DataConfig(source="http://127.0.0.1:9/a.parquet"))
     assert len(waits) == retry.TRIES - 1
+
+
+def test_an_s3_server_that_is_not_there(waits: list[float], monkeypatch) -> None:
+    from nanochat.store import sources
+
+    monkeypatch.setattr(
+        sources, "open_s3", lambda: S3FileSystem(key="a", secret="b", endpoint_url="http://127.0.0.1:9",
+                                                 config_kwargs={"retries": {"max_attempts": 1}}),
+    )  # fmt: skip
+    with pytest.raises(SourceUnreachable, match=r"did not answer \(EndpointConnectionError\)"):
+        list_shards(DataConfig(source="s3://bucket/prefix"))
+    assert len(waits) == retry.TRIES - 1
+
+
+@pytest.mark.parametrize("source", ["s3://", "s3:///x", "s3://bucket//x", "gs://bucket//"])
+def test_an_address_with_an_empty_part_is_refused(source: str) -> None:
+    """As a script with an empty variable makes it."""
+    with pytest.raises(BadSource, match="has an empty part"):
+        list_shards(DataConfig(source=source))
 
 
 def test_any_file_system_that_fsspec_knows(tmp_path: Path, waits: list[float]) -> None:
