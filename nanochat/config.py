@@ -308,6 +308,9 @@ class MixtureItem(Config):
     each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only so many conversations; 0 uses all."""
+    ignore_fields: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Of your own conversations and of `smoltalk`: fields of a row or message to leave out (`reasoning_content`). A
+    field that is not understood is refused unless it is named here."""
 
 
 class ConversationsConfig(Config):

@@ -10,6 +10,7 @@ from nanochat.data.rows import rows_per_block
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
 from nanochat.tasks.conversation import Split
+from nanochat.tasks.fields import Counts
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -32,12 +33,26 @@ def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, 
         metrics[f"{split}_tokens"] = rendered.seen_tokens
         metrics[f"{split}_learnt_share"] = round(rendered.learnt_tokens / rendered.seen_tokens, 4)
         metrics[f"{split}_padding_share"] = round(1 - rendered.seen_tokens / (rows * row_tokens), 4)
-        metrics[f"{split}_skipped"] = rendered.skipped
+        metrics |= {f"{split}_{name}": value for name, value in left_out(rendered.counts).items()}
+        metrics[f"{split}_cut"] = rendered.cut
     tasks: dict[str, int] = {}
+    counts = Counts()
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
-        for question in questions_of(config.questions, config.seed):
+        for question in questions_of(config.questions, config.seed, counts):
             lines.write(canonical_json(question) + "\n")
             tasks[question["task"]] = tasks.get(question["task"], 0) + 1
     metrics["questions"] = sum(tasks.values())
     metrics["questions_by_task"] = tasks
+    metrics["questions_skipped"] = counts.skipped.total()
     return metrics
+
+
+def left_out(counts: Counts) -> Metrics:
+    """What was skipped and ignored, each number under a name of its own."""
+    return {
+        "skipped": counts.skipped.total(),
+        **{f"skipped_{reason}": count for reason, count in sorted(counts.skipped.items())},
+        "held_out_rows": counts.held_out_rows,
+        "ignored_fields": ", ".join(f"{name} ({count})" for name, count in sorted(counts.ignored_fields.items())),
+        "ignored_files": counts.ignored_files.total(),
+    }

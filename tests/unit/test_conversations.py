@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -115,16 +116,42 @@ def test_the_order_is_a_function_of_the_seed(tmp_path, own):
     assert first == same != other
 
 
-def test_long_conversations_are_cut_and_those_with_nothing_to_learn_are_left_out(own):
+def test_long_conversations_are_cut_and_those_with_nothing_to_learn_are_left_out_and_all_are_counted(own, caplog):
     rendered = render_mixture([own], "train", TOKENIZER, 30, 1, silent)
-    assert rendered.skipped > 0
-    assert rendered.skipped + len(rendered) == 54
+    beyond = rendered.counts.skipped["answer_beyond_row"]
+    assert beyond > 0
+    assert beyond + len(rendered) == 54
+    assert rendered.counts.held_out_rows == 6
     assert np.diff(rendered.offsets).max() == 30
+    whole = render_mixture([own], "train", TOKENIZER, 1000, 1, silent)
+    assert whole.cut == 0 and not whole.counts.skipped
+    assert rendered.cut == int((np.diff(whole.offsets) > 30).sum()) - beyond > 0
+    assert f"{beyond} skipped (answer beyond row {beyond}); {rendered.cut} cut" in caplog.text
 
 
-def test_a_source_with_nothing_to_learn_is_refused(own):
-    with pytest.raises(BadSource, match=r"`conversations` has no conversation for `conversations\.train`"):
+def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_named(own):
+    with pytest.raises(BadSource, match=r"in 54 of 54, the first answer begins beyond the row of 8 tokens") as error:
         render_mixture([own], "train", TOKENIZER, 8, 1, silent)
+    found = re.search(r"Raise `conversations\.sequence_len`, to (\d+) at least", str(error.value))
+    assert found
+    row_tokens = int(found[1]) + 1
+    assert len(render_mixture([own], "train", TOKENIZER, row_tokens, 1, silent)) > 0
+    with pytest.raises(BadSource, match="at least"):
+        render_mixture([own], "train", TOKENIZER, row_tokens - 1, 1, silent)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([{"prompt": "Hi", "completion": " "}] * 3, r"nothing to learn .*2 skipped \(empty answer 2\)"),
+        ([{"prompt": "Hi", "completion": "Hello"}], "no conversation for .* Every tenth row"),
+    ],
+)
+def test_a_source_with_nothing_to_learn_is_refused_with_the_reason(tmp_path, lines, says):
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(BadSource, match=says):
+        render_mixture([MixtureItem(task="conversations", source=str(file))], "train", TOKENIZER, 99, 1, silent)
 
 
 def test_rows_are_well_filled_over_blocks(tmp_path, own, monkeypatch):
@@ -150,6 +177,7 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     context = SimpleNamespace(progress=silent)
     metrics = converse.function(config, SimpleNamespace(path=vocabulary), out=out, context=context)
     assert metrics["train_conversations"] == 340 - metrics["train_skipped"]
+    assert metrics["train_skipped"] == metrics.get("train_skipped_answer_beyond_row", 0)
     assert metrics["questions"] == 10
     assert 0 < metrics["train_learnt_share"] < 1
     counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
@@ -162,11 +190,17 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert {line["task"] for line in lines} == {"world_choice"}
 
 
-def test_questions_are_limited_and_must_be_some():
+def test_questions_are_limited_and_each_item_must_have_some():
     questions = list(questions_of([MixtureItem(limit=5), MixtureItem(task="spelling", limit=2)], 1))
     assert [question["task"] for question in questions] == ["world_choice"] * 5 + ["spelling"] * 2
-    with pytest.raises(BadConfig, match="nobody can be examined"):
-        list(questions_of([MixtureItem(task="smoltalk")], 1))
+    with pytest.raises(BadConfig, match="`identity`, which has no questions"):
+        list(questions_of([MixtureItem(limit=1), MixtureItem(task="identity")], 1))
+
+
+@pytest.mark.parametrize("share", [{"repeats": 2}, {"weight": 1.0}])
+def test_a_share_of_the_questions_is_refused_and_not_ignored(share):
+    with pytest.raises(BadConfig, match="each question is asked once"):
+        list(questions_of([MixtureItem(**share)], 1))
 
 
 def test_a_changed_file_of_yours_is_another_source(tmp_path: Path) -> None:

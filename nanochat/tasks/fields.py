@@ -1,0 +1,130 @@
+"""Fields of chat data beside those that are read: which carry no meaning for training, and which are refused.
+
+A field that is not read is never dropped in silence. One of `NEUTRAL` is ignored and counted, one that only repeats
+what the conversation says already too, and so is one that the user named in `ignore_fields`. Any other field with a
+value is refused: by its meaning if that is known, else as unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanochat.errors import BadSource
+
+NEUTRAL = frozenset((
+    "id", "idx", "index", "hash", "hashed_ip", "row", "num", "sha256", "turn", "turn_identifier", "uuid", "version",
+    "annotator", "author", "dataset", "dataset_name", "filename", "generator", "header", "license", "line", "model",
+    "model_name", "origin", "original_index", "source", "sources", "split", "subset", "url", "user_name", "username",
+    "city", "country", "created", "date", "lang", "language", "languages", "state", "time", "timestamp", "updated",
+    "category", "categories", "domain", "intent", "subject", "tag", "tags", "task", "task_name", "task_type", "title",
+    "topic", "full_topic", "type",
+    "complexity", "difficulty", "length", "moderation", "openai_moderation", "quality", "rating", "redacted", "score",
+    "scores", "status", "token_count", "toxic", "toxicity", "views",
+    "avatarurl", "info", "meta", "metadata", "skip_prompt_formatting",
+))  # fmt: skip
+"""Ids, origin, dates, subjects and ratings of a row or a message, in lower case."""
+NEUTRAL_PATTERN = re.compile(r"_.*|(num|n)_.*|.*_(id|uuid|hash|url|score|scores|rating|count|at|date)")
+NO_TOOLS = "calls of tools cannot be rendered but as parts of the type `python` and `python_output`"
+NO_MEDIA = "only text can be learnt"
+NO_REASONING = "reasoning apart from the answer cannot be rendered"
+NO_PREFERENCE = "preference data (an answer chosen over another) cannot be learnt by supervised fine-tuning"
+NO_PART = "an answer is learnt as a whole"
+REFUSED = {
+    **dict.fromkeys(
+        ("tools", "functions", "tool_calls", "tool_call", "tool_call_id", "function_call", "tool_choice",
+         "parallel_tool_calls", "tool_responses", "documents"),
+        NO_TOOLS,
+    ),
+    **dict.fromkeys(("image", "images", "image_url", "video", "videos", "video_url", "audio",
+                   "audios", "audio_url", "input_audio", "file", "files", "attachments"), NO_MEDIA),
+    **dict.fromkeys(
+        ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thought", "thoughts", "rationale"),
+        NO_REASONING,
+    ),
+    **dict.fromkeys(
+        ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages", "label", "kto_tag",
+         "preference"),
+        NO_PREFERENCE,
+    ),
+    **dict.fromkeys(
+        ("prefix", "suffix", "partial", "train_detail", "mask", "loss_mask", "loss_scale", "labels"), NO_PART
+    ),
+    "refusal": "a refusal is learnt only as the `content` of a message",
+    "name": "a speaker's name cannot be rendered",
+    "chat_template_kwargs": "the chat format has no options",
+}  # fmt: skip
+"""Fields with a known meaning that training cannot honour, and why."""
+OFF = ("prefix", "partial")
+"""Flags that say nothing when they are false."""
+NEXT_STEP = "Remove it, or name it in the item's `ignore_fields` if training may do without."
+
+
+@dataclass
+class Counts:
+    """What was left out of a mixture, and what of its rows was not read."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Reason → conversations."""
+    ignored_fields: Counter[str] = field(default_factory=Counter)
+    """Field → rows or messages that had it."""
+    ignored_files: Counter[str] = field(default_factory=Counter)
+    """Reason → files of a folder."""
+    held_out_rows: int = 0
+    """Rows that belong to the other split."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.skipped + other.skipped,
+            self.ignored_fields + other.ignored_fields,
+            self.ignored_files + other.ignored_files,
+            self.held_out_rows + other.held_out_rows,
+        )
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a field is as good as absent: null, blank, or empty."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
+
+
+@dataclass(frozen=True)
+class FieldRules:
+    """What becomes of fields that are not read, for one item of a mixture."""
+
+    counts: Counts
+    ignored: Collection[str] = ()
+    """Named by the user."""
+
+    def without_ignored(self, fields: Mapping[Any, Any]) -> dict[Any, Any]:
+        """All but those that the user wants to be ignored, which are counted."""
+        for name in fields.keys() & set(self.ignored):
+            self.counts.ignored_fields[name] += not says_nothing(fields[name])
+        return {name: value for name, value in fields.items() if name not in self.ignored}
+
+    def check_rest(self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = ()) -> None:
+        """Counts the fields that may be ignored, and raises `BadSource` for the first that may not.
+
+        `said` are the texts that were read from the other fields.
+        """
+        for name, value in fields.items():
+            low = str(name).lower()
+            if says_nothing(value) or (value is False and low in OFF):
+                continue
+            if low in REFUSED or not (is_neutral(low) or _repeats(low, value, said)):
+                why = REFUSED.get(low, "its meaning is not known")
+                raise BadSource(f"{where} has the field `{name}`: {why}.", hint=NEXT_STEP)
+            self.counts.ignored_fields[str(name)] += 1
+
+
+def is_neutral(name: str) -> bool:
+    """Whether a field of this name is ignored, whatever is in it."""
+    low = name.lower()
+    return low not in REFUSED and (low in NEUTRAL or NEUTRAL_PATTERN.fullmatch(low) is not None)
+
+
+def _repeats(name: str, value: Any, said: Sequence[str]) -> bool:
+    """Whether a field holds one of the texts that were read or, as `text` of the Alpaca data, all of them."""
+    return value in said or (name == "text" and isinstance(value, str) and all(text.strip() in value for text in said))

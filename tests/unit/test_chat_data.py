@@ -1,0 +1,387 @@
+"""Chat data as people have it: every form is read, nothing of a meaning is dropped, what is left out is counted."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.config import MixtureItem
+from nanochat.errors import BadConfig, BadSource
+from nanochat.tasks.fields import Counts, FieldRules
+from nanochat.tasks.formats import conversation_of
+from nanochat.tasks.task import load_task
+
+WHERE = "`own.jsonl`, line 7,"
+HI, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
+KIND = {"role": "system", "content": "Be kind."}
+AGAIN = [{"role": "user", "content": "And now?"}, {"role": "assistant", "content": "Now too."}]
+
+
+def messages_of(row, *ignored):
+    """The messages of a row; none if it is skipped."""
+    conversation = conversation_of(row, WHERE, FieldRules(Counts(), ignored))
+    return conversation and conversation["messages"]
+
+
+def turn(kind, text, **more):
+    return {"from": kind, "value": text, **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"messages": [HI, HELLO]}, [HI, HELLO]),
+        ([HI, HELLO], [HI, HELLO]),
+        ({"conversations": [turn("human", "Hi"), turn("gpt", "Hello!")]}, [HI, HELLO]),
+        ({"conversation": [turn("human", "Hi"), turn("bot", "Hello!")]}, [HI, HELLO]),
+        ({"conversations": [HI, HELLO]}, [HI, HELLO]),
+        ({"messages": [turn("human", "Hi"), turn("chatgpt", "Hello!")]}, [HI, HELLO]),
+        ({"messages": [{"from": "user", "content": "Hi"}, {"role": "model", "value": "Hello!"}]}, [HI, HELLO]),
+        ({"messages": [{"role": "Human", "content": "Hi"}, {"role": "Assistant", "content": "Hello!"}]}, [HI, HELLO]),
+        ({"messages": [{**HI, "from": None, "value": None}, HELLO], "prompt": None}, [HI, HELLO]),
+        ({"messages": [KIND, HI, HELLO, *AGAIN]}, [KIND, HI, HELLO, *AGAIN]),
+        ({"messages": [{"role": "developer", "content": "Be kind."}, HI, HELLO]}, [KIND, HI, HELLO]),
+        ({"messages": [HI, HELLO, AGAIN[0]]}, [HI, HELLO, AGAIN[0]]),
+        ({"instruction": "Hi", "output": "Hello!"}, [HI, HELLO]),
+        ({"instruction": "Hi", "input": "", "output": "Hello!"}, [HI, HELLO]),
+        ({"instruction": "Hi", "input": None, "output": "Hello!"}, [HI, HELLO]),
+        ({"instruction": "", "input": "Hi", "output": "Hello!"}, [HI, HELLO]),
+        ({"input": "Hi", "output": "Hello!"}, [HI, HELLO]),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"},
+         [{"role": "user", "content": "Add.\n\n1 2"}, {"role": "assistant", "content": "3"}]),
+        ({"instruction": "Add.", "context": "1 2", "response": "3", "category": "sums"},
+         [{"role": "user", "content": "Add.\n\n1 2"}, {"role": "assistant", "content": "3"}]),
+        ({"prompt": "Hi", "completion": "Hello!"}, [HI, HELLO]),
+        ({"prompt": "Hi", "response": "Hello!", "completion": None}, [HI, HELLO]),
+        ({"question": "Hi", "answer": "Hello!"}, [HI, HELLO]),
+        ({"question": "Hi", "response": "Hello!", "system_prompt": "Be kind."}, [KIND, HI, HELLO]),
+        ({"prompt": [HI], "completion": [HELLO]}, [HI, HELLO]),
+        ({"prompt": [KIND, HI], "completion": "Hello!"}, [KIND, HI, HELLO]),
+        ({"prompt": "Hi", "completion": [HELLO]}, [HI, HELLO]),
+        ({"question": [turn("human", "Hi")], "answer": [HELLO]}, [HI, HELLO]),
+    ],
+)  # fmt: skip
+def test_every_form_is_read(row, messages):
+    assert messages_of(row) == messages
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".JSONL", ".ndjson.gz", ".jsonl.zst", ".json.gz", ".json", ".parquet"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [HI, HELLO], "source": "here"},
+        {"conversations": [turn("human", "Hi"), turn("gpt", "Hello!")]},
+        {"instruction": "Hi", "input": "", "output": "Hello!", "history": []},
+        {"prompt": "Hi", "completion": "Hello!"},
+    ],
+)
+def test_every_form_is_read_from_every_kind_of_file(tmp_path, row, ending):
+    file = tmp_path / f"own{ending}"
+    if ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist([row, row]), file)
+    else:
+        text = (
+            json.dumps([row, row]) if ending.startswith(".json") and "l" not in ending else 2 * f"{json.dumps(row)}\n"
+        )
+        with pa.output_stream(str(file), compression="detect") as lines:
+            lines.write(text.encode())
+    counts = Counts()
+    task = load_task(MixtureItem(task="conversations", source=str(file)), 1, counts)
+    assert list(task.conversations("train")) == [{"messages": [HI, HELLO]}]
+    assert counts.held_out_rows == 1
+    assert set(counts.ignored_fields) == row.keys() & {"source"}
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"system": "Be kind.", "messages": [HI, HELLO]}, [KIND, HI, HELLO]),
+        ({"system": "Be kind.", "messages": [KIND, HI, HELLO]}, [KIND, HI, HELLO]),
+        ({"system": "Be kind.", "conversations": [turn("human", "Hi"), turn("gpt", "Hello!")]}, [KIND, HI, HELLO]),
+        ({"system_prompt": "Be kind.", "instruction": "Hi", "output": "Hello!"}, [KIND, HI, HELLO]),
+        ({"system": "Be kind.", "prompt": [HI], "completion": [HELLO]}, [KIND, HI, HELLO]),
+        ({"messages": [KIND, {"role": "developer", "content": "Be brief."}, HI, HELLO]},
+         [{"role": "system", "content": "Be kind.\n\nBe brief."}, HI, HELLO]),
+        ({"instruction": "And now?", "output": "Now too.", "history": [["Hi", "Hello!"]]}, [HI, HELLO, *AGAIN]),
+        ({"instruction": "And now?", "output": "Now too.", "system": "Be kind.", "history": [HI, HELLO]},
+         [KIND, HI, HELLO, *AGAIN]),
+        ({"messages": [HI, {**HELLO, "weight": 0}, *AGAIN]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
+        ({"messages": [HI, {**HELLO, "train": False}, *AGAIN]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
+        ({"messages": [HI, {**HELLO, "loss": 1, "weight": 1.0}]}, [HI, HELLO]),
+        ({"conversations": [turn("human", "Hi", weight=0.0), turn("gpt", "Hello!", weight=1.0)]}, [HI, HELLO]),
+        ({"prompt": [HI, HELLO, AGAIN[0]], "completion": [AGAIN[1]]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
+        ({"messages": [{**HI, "content": [{"type": "text", "text": "H"}, {"type": "input_text", "text": "i"}]}, HELLO]},
+         [HI, HELLO]),
+        ({"messages": [{"role": "system", "content": [{"type": "text", "text": "Be kind."}]}, HI, HELLO]},
+         [KIND, HI, HELLO]),
+        ({"messages": [HI, {"role": "assistant", "content": [{"type": "text", "text": "Hello!", "image_url": None}]}]},
+         [HI, {"role": "assistant", "content": [{"type": "text", "text": "Hello!"}]}]),
+    ],
+)  # fmt: skip
+def test_what_has_a_meaning_is_honoured(row, messages):
+    assert messages_of(row) == messages
+
+
+CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
+BOTH = {"messages": [HI, HELLO]}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({**BOTH, "tools": CALL}, "has the field `tools`: calls of tools"),
+        ({**BOTH, "functions": CALL}, "`functions`"),
+        ({"messages": [HI, {"role": "assistant", "content": "", "tool_calls": CALL}]},
+         "message 1 of `messages` has the field `tool_calls`: calls of tools"),
+        ({"messages": [HI, {"role": "assistant", "content": None, "function_call": CALL[0]}]}, "`function_call`"),
+        ({"messages": [HI, {"role": "assistant", "content": "", "tool_calls": CALL}, {"role": "tool", "content": "3"}]},
+         "tool_calls"),
+        ({"messages": [HI, {"role": "tool", "content": "3"}, HELLO]}, "message 1 of `messages` is from `tool`: calls"),
+        ({"conversations": [turn("observation", "3")]}, "message 0 of `conversations` is from `observation`: calls"),
+        ({"messages": [HI, {"role": "robot", "content": "3"}]}, "from `robot`, which is no known role"),
+        ({"messages": [HI, {"role": 3, "content": "3"}]}, "from `3`, which is no known role"),
+        ({"messages": [HI, {"content": "3"}]}, "from `None`, which is no known role"),
+        ({"messages": [{**HI, "name": "Mira"}, HELLO]}, "message 0 of `messages` has the field `name`"),
+        ({"messages": [HI, {**HELLO, "reasoning_content": "hm"}]}, "`reasoning_content`"),
+        ({"messages": [HI, {**HELLO, "thinking": "hm"}]}, "`thinking`"),
+        ({"messages": [HI, {**HELLO, "refusal": "No."}]}, "`refusal`"),
+        ({"messages": [HI, {**HELLO, "audio": {"id": "x"}}]}, "`audio`: only text"),
+        ({"messages": [HI, {**HELLO, "prefix": True}]}, "`prefix`"),
+        ({"messages": [HI, {**HELLO, "weight": 0.5}]}, "`weight` 0.5, which is neither 0 nor 1"),
+        ({"messages": [HI, {**HELLO, "weight": 1, "train": False}]}, "`weight` and `train`, which differ"),
+        ({"messages": [{**HI, "train": True}, HELLO]}, "message 0 .* only the assistant's messages are learnt"),
+        ({"messages": [HI, {**HELLO, "train_detail": [{"begin_offset": 0}]}]}, "`train_detail`"),
+        ({"messages": [HI, {**HELLO, "mood": "happy"}]}, "`mood`: its meaning is not known"),
+        ({**BOTH, "weight": 0.5}, "the `weight` 0.5"),
+        ({**BOTH, "mood": "happy"}, "line 7, has the field `mood`: its meaning is not known"),
+        ({**BOTH, "images": ["a.png"]}, "`images`: only text"),
+        ({**BOTH, "chat_template_kwargs": {"x": 1}}, "`chat_template_kwargs`"),
+        ({**BOTH, "history": [["a", "b"]]}, "`history`"),
+        ({**BOTH, "prompt": "Something else"}, "`prompt`"),
+        ({**BOTH, "conversations": [HI, HELLO, *AGAIN]}, "`messages` and `conversations`, which differ"),
+        ({**BOTH, "system": 0}, "no text in `system`"),
+        ({"messages": [KIND, HI, HELLO], "system": "Be brief."}, "a system text beside its messages"),
+        ({"messages": [{**HI, "value": "Hello"}, HELLO]}, "`content` and `value`, which differ"),
+        ({"messages": [{**HI, "from": "gpt"}, HELLO]}, "`role` and `from`, which differ"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, HELLO]},
+         "part of the type `image_url`: only text"),
+        ({"messages": [HI, {"role": "assistant", "content": [{"type": "tool_use", "id": "x"}]}]}, "`tool_use`: calls"),
+        ({"messages": [HI, {"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}]}]}, "`thinking`"),
+        ({"messages": [{"role": "user", "content": [{"type": "python", "text": "1"}]}, HELLO]}, "type `python`"),
+        ({"messages": [{"role": "user", "content": ["Hi"]}, HELLO]}, "a part that is not"),
+        ({"messages": [{"role": "user", "content": 3}, HELLO]}, "message 0 of `messages` has no text in its content"),
+        ({"messages": [{"role": "user", "content": None}, HELLO]}, "no text in its content"),
+        ({"messages": [{"role": "user", "content": {"text": "Hi"}}, HELLO]}, "no text in its content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}, HELLO]}, "surrogate"),
+        ({"messages": "Hi"}, "no list of messages in `messages`"),
+        ({"messages": []}, "no list of messages in `messages`"),
+        ({"messages": ["Hi", "Hello!"]}, "message 0 of `messages` is not an object"),
+        ({"messages": [HI, HI, HELLO]}, "a message of the user where it is the assistant's turn .message 1"),
+        ({"messages": [HELLO, HI]}, "a message of the assistant where it is the user's turn .message 0"),
+        ({"messages": [HI, HELLO, KIND, *AGAIN]}, "a message of the system where it is the user's turn .message 2"),
+        ({"messages": [HI]}, "no answer of the assistant"),
+        ({"messages": [KIND]}, "no answer of the assistant"),
+        ({"prompt": [HI], "completion": []}, "no text in `completion`"),
+        ({"instruction": "Hi", "input": 0, "output": "3"}, "no text in `input`"),
+        ({"instruction": "Hi", "input": False, "output": "3"}, "no text in `input`"),
+        ({"instruction": "Hi", "output": 3}, "no text in `output`"),
+        ({"instruction": "Hi", "input": "you"}, "no text in `output`"),
+        ({"prompt": "Hi"}, "no text in `completion`"),
+        ({"prompt": "Hi", "completion": None}, "no text in `completion`"),
+        ({"question": "Hi", "answer": ["Hello!"]}, "message 0 of `answer` is not an object"),
+        ({"question": "Hi", "answer": "Hello!", "response": "Good day"}, "`response` and `answer`, which differ"),
+        ({"instruction": "Hi", "output": "Hello!", "history": "Hi"}, "no list of turns in `history`"),
+        ({"instruction": "Hi", "output": "Hello!", "history": [["Hi"]]}, "turn 0 in `history`"),
+        ({"instruction": "Hi", "output": "Hello!", "history": [["Hi", None]]}, "no text in `history`"),
+        ({"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}, "`chosen`: preference data"),
+        ({"chosen": [HI, HELLO], "rejected": [HI, HELLO]}, "`chosen`: preference data"),
+        ({"prompt": "Hi", "completion": "Hello!", "label": False}, "`label`: preference data"),
+        ({"text": "Hello", "id": 3}, "is no conversation: it has `text`, `id`"),
+        ({}, "is no conversation: it has nothing"),
+        ([], "no list of messages"),
+        ([BOTH, BOTH], "is a list of conversations"),
+        ("Hi", "is not an object"),
+        (None, "is not an object"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_honoured_is_refused_with_its_place(row, says):
+    with pytest.raises(BadSource, match=says) as error:
+        messages_of(row)
+    assert str(error.value).startswith(WHERE)
+
+
+@pytest.mark.parametrize(
+    ("row", "ignored"),
+    [
+        ({**BOTH, "id": 3, "source": "here", "prompt_id": "x"}, ["id", "prompt_id", "source"]),
+        ({**BOTH, "score": 0.0, "redacted": False, "meta": {"a": 1}}, ["meta", "redacted", "score"]),
+        ({"messages": [{**HI, "timestamp": 3}, {**HELLO, "timestamp": 4, "name": None}]}, ["timestamp", "timestamp"]),
+        ({**BOTH, "tools": None, "functions": [], "tool_choice": "", "mood": None}, []),
+        ({**BOTH, "tools": "[]"}, []),
+        ({"messages": [HI, {**HELLO, "tool_calls": [], "prefix": False, "refusal": None}]}, []),
+        ({**BOTH, "prompt": "Hi"}, ["prompt"]),
+        ({"instruction": "Add.", "input": "1 2", "output": "3", "text": "### Add.\n### 1 2\n### 3"}, ["text"]),
+        ({**BOTH, "weight": None}, []),
+    ],
+)  # fmt: skip
+def test_fields_without_meaning_are_ignored_and_counted(row, ignored):
+    counts = Counts()
+    assert conversation_of(row, WHERE, FieldRules(counts))
+    assert sorted(counts.ignored_fields.elements()) == ignored
+
+
+def test_a_field_is_ignored_when_the_user_says_so(tmp_path):
+    row = {"messages": [HI, {**HELLO, "thinking": "hm", "tool_calls": CALL}], "tools": CALL, "mood": "happy"}
+    file = tmp_path / "own.jsonl"
+    file.write_text(2 * f"{json.dumps(row)}\n")
+    counts = Counts()
+    item = MixtureItem(
+        task="conversations", source=str(file), ignore_fields=("thinking", "tool_calls", "tools", "mood")
+    )
+    assert list(load_task(item, 1, counts).conversations("train")) == [BOTH]
+    assert counts.ignored_fields == {"thinking": 1, "tool_calls": 1, "tools": 1, "mood": 1}
+    with pytest.raises(BadConfig, match="`gsm8k` has no `ignore_fields`"):
+        load_task(MixtureItem(task="gsm8k", ignore_fields=("x",)), 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "Hi", "input": "", "output": ""}, "empty_answer"),
+        ({"instruction": "Hi", "output": " \n"}, "empty_answer"),
+        ({"messages": [HI, {"role": "assistant", "content": ""}]}, "empty_answer"),
+        ({"messages": [HI, {"role": "assistant", "content": [{"type": "text", "text": ""}]}]}, "empty_answer"),
+        ({"messages": [HI, {"role": "assistant", "content": ""}, *AGAIN]}, "empty_answer"),
+        ({"prompt": [HI], "completion": ""}, "empty_answer"),
+        ({"instruction": "", "input": "", "output": "Hello!"}, "empty_question"),
+        ({"messages": [{"role": "user", "content": " "}, HELLO]}, "empty_question"),
+        ({"messages": [HI, {**HELLO, "weight": 0}]}, "no_answer_to_learn"),
+        ({**BOTH, "weight": 0}, "weight_0"),
+    ],
+)
+def test_conversations_with_nothing_to_learn_are_skipped_and_counted(row, reason):
+    counts = Counts()
+    assert conversation_of(row, WHERE, FieldRules(counts)) is None
+    assert counts.skipped == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "system", "content": ""}, HI, HELLO]},
+        {"messages": [{"role": "system", "content": " \n"}, HI, HELLO]},
+        {**BOTH, "system": ""},
+        {**BOTH, "system": None},
+        {"instruction": "Hi", "output": "Hello!", "system": " "},
+    ],
+)
+def test_an_empty_system_message_adds_nothing(row):
+    assert messages_of(row) == [HI, HELLO]
+
+
+def write(folder, **files):
+    for name, count in files.items():
+        file = folder / name.replace("__", "/").replace("_", ".", 1)
+        file.parent.mkdir(exist_ok=True, parents=True)
+        rows = ({"prompt": f"{file.name} {number}", "completion": "yes"} for number in range(count))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def prompts(folder, split):
+    counts = Counts()
+    task = load_task(MixtureItem(task="conversations", source=str(folder)), 1, counts)
+    return [conversation["messages"][0]["content"] for conversation in task.conversations(split)], counts
+
+
+def test_files_of_a_validation_split_are_the_validation_and_those_of_a_test_split_are_left_out(tmp_path):
+    write(tmp_path, train_jsonl=12, validation_jsonl=3, test_jsonl=5)
+    train, counts = prompts(tmp_path, "train")
+    assert train == [f"train.jsonl {number}" for number in range(12)]
+    assert counts.ignored_files == {"of a test split": 1}
+    validation, _ = prompts(tmp_path, "validation")
+    assert validation == [f"validation.jsonl {number}" for number in range(3)]
+
+
+def test_without_files_of_a_validation_split_every_tenth_row_is_held_out(tmp_path):
+    write(tmp_path, train_jsonl=12, test_jsonl=5)
+    train, counts = prompts(tmp_path, "train")
+    validation, _ = prompts(tmp_path, "validation")
+    assert validation == ["train.jsonl 0", "train.jsonl 10"]
+    assert sorted(train + validation) == sorted(f"train.jsonl {number}" for number in range(12))
+    assert counts.held_out_rows == 2
+    write(tmp_path, test_jsonl=5)
+    assert len(prompts(tmp_path / "test.jsonl", "train")[0]) == 4
+
+
+def test_a_folder_with_validation_files_alone_has_nothing_to_train_on(tmp_path):
+    write(tmp_path, val_jsonl=12)
+    with pytest.raises(BadSource, match="only files named for a validation split"):
+        prompts(tmp_path, "train")
+
+
+def test_hidden_files_are_skipped_and_counted_and_subfolders_are_read(tmp_path):
+    write(tmp_path, a_jsonl=2, sub__b_jsonl=2)
+    (tmp_path / "._a.jsonl").write_bytes(b"\0\x05\x16\x07")
+    (tmp_path / "README.md").write_text("Conversations.")
+    train, counts = prompts(tmp_path, "train")
+    assert train == ["a.jsonl 1", "b.jsonl 0", "b.jsonl 1"]
+    assert counts.ignored_files == {"hidden": 1, "of another format": 1}
+
+
+def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_path):
+    file = tmp_path / "own.jsonl"
+    for line, says in (
+        ("no json", "is not JSON"),
+        ('{"n": ' + 5000 * "1" + "}", "is no conversation"),
+        (100_000 * "[" + 100_000 * "]", "nested too deep"),
+        ('{"prompt": "Hi", "completion": "a", "completion": "b"}', "`completion` twice"),
+    ):
+        file.write_text(f"{json.dumps(BOTH)}\n\n{line}\n")
+        with pytest.raises(BadSource, match=rf"own\.jsonl`, line 3, .*{says}"):
+            list(load_task(MixtureItem(task="conversations", source=str(file)), 1).conversations("train"))
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (pa.table([["Hi"], ["Hi"], ["Hello!"]], ["prompt", "prompt", "completion"]), "two columns `prompt`"),
+        (pa.table({"text": ["Hi"]}), "is no conversation: it has `text`"),
+        (pa.table({"id": [1, 2]}), "is no conversation: it has `id`"),
+        (pa.table({**{"prompt": ["Hi"], "completion": ["Hello!"]}, "image": [b"x"]}), "row 0, has the field `image`"),
+        (pa.table({"prompt": ["Hi"], "completion": [b"Hello!"]}), "row 0, has no text in `completion`"),
+        (pa.table({"prompt": ["Hi"], "when": pa.array([1 << 60], pa.timestamp("s"))}), "cannot be read"),
+    ],
+)
+def test_a_column_that_cannot_be_honoured_is_refused(tmp_path, table, says):
+    pq.write_table(table, tmp_path / "own.parquet")
+    with pytest.raises(BadSource, match=says) as error:
+        list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("validation"))
+    assert "own.parquet" in str(error.value)
+
+
+def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
+    table = pa.table(
+        {"prompt": ["Hi", "Hi"], "completion": ["Hello!", "Hello!"], "created_at": pa.array([1, 2], pa.timestamp("ns"))}
+    )
+    pq.write_table(table, tmp_path / "own.parquet")
+    found, counts = prompts(tmp_path, "train")
+    assert found == ["Hi"]
+    assert counts.ignored_fields == {"created_at": 2}
+
+
+def test_own_conversations_need_a_source(tmp_path):
+    with pytest.raises(BadConfig, match="needs a `source`"):
+        load_task(MixtureItem(task="conversations"), seed=1)
+    with pytest.raises(BadSource, match="no file of data"):
+        prompts(tmp_path, "train")
+    with pytest.raises(BadSource, match="There is no file or folder"):
+        prompts(tmp_path / "nowhere", "train")
+
+
+@pytest.mark.parametrize("task", ["identity", "world", "spelling"])
+def test_a_source_is_refused_where_it_would_not_be_read(task):
+    with pytest.raises(BadConfig, match=f"`{task}` is generated and reads no `source`"):
+        load_task(MixtureItem(task=task, source="identity.jsonl"), 1)
