@@ -1,0 +1,130 @@
+"""The files of a folder of this machine."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.errors import BadSource
+from nanochat.sources.names import SUFFIXES, Choice, Skipped, Split, choose, file_format, is_hidden, split_of
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file of a folder."""
+
+    path: str
+    """Relative to the folder, with `/`."""
+    file: Path
+
+    @property
+    def split(self) -> Split:
+        """What its path says; empty when it says nothing."""
+        return split_of(self.path)
+
+
+def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFile]:
+    """The files of data below a folder, sorted by path, or the one file that `place` is.
+
+    Raises `BadSource` when there is no such place, when a part of it cannot be listed, and when nothing in it is data.
+    """
+    known = [each for group in formats for each in group]
+    try:
+        if not stat.S_ISDIR(place.stat().st_mode):
+            if file_format(place.name) not in known:
+                raise BadSource(f"`{place}` is not a file of data.", hint=f"Known formats: {SUFFIXES}.")
+            check_regular(place)
+            return Choice([LocalFile(place.name, place)], Skipped())
+        skipped = Skipped()
+        found = choose(_walk(place, skipped), lambda each: each.path, formats, skipped=skipped)
+    except FileNotFoundError as error:
+        raise BadSource(f"There is no file or folder `{place}`.") from error
+    except OSError as error:
+        raise BadSource(
+            f"`{error.filename or place}` cannot be listed: {error.strerror or error}.",
+            hint="Correct its permissions, or remove it from the source.",
+        ) from error
+    if not found.files:
+        why = f": it has {found.skipped}" if found.skipped else ""
+        raise BadSource(
+            f"The folder `{place}` has no file of data{why}.",
+            hint=f"Known formats: {', '.join(known)}. A file of a test split is read when `source` names it itself.",
+        )
+    for each in found.files:
+        check_regular(each.file)
+    return Choice(_each_once(found.files, skipped), skipped)
+
+
+def check_regular(file: Path) -> None:
+    """Raises `BadSource` for what cannot be read like a file: a dead link, a pipe, a socket, a device, a folder."""
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        if file.is_symlink():
+            raise BadSource(
+                f"`{file}` is a link to `{file.readlink()}`, which cannot be followed: {error.strerror}.",
+                hint="Put its target back, or remove the link.",
+            ) from error
+        raise BadSource(f"`{file}` cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(mode):
+        raise BadSource(f"`{file}` is not a regular file.", hint="Copy its data into a file.")
+
+
+def _walk(root: Path, skipped: Skipped) -> list[LocalFile]:
+    """Every file below a folder, those of hidden folders left out.
+
+    Linked folders are followed after everything else, each folder once, and none that contains the link itself.
+    """
+    found: list[LocalFile] = []
+    seen: set[str] = set()
+    waiting, links = [root], list[Path]()
+    while waiting or links:
+        linked = not waiting
+        folder = links.pop(0) if linked else waiting.pop()
+        real = os.path.realpath(folder)
+        if linked and (real in seen or f"{os.path.realpath(folder.parent)}/".startswith(f"{real.rstrip('/')}/")):
+            skipped.add("linked twice", f"{_inside(folder, root)}/")
+            continue
+        if real in seen:
+            continue
+        seen.add(real)
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                path = _inside(Path(entry.path), root)
+                if not _is_folder(entry):
+                    found.append(LocalFile(path, Path(entry.path)))
+                elif is_hidden(path):
+                    skipped.add("hidden", f"{path}/")
+                else:
+                    (links if entry.is_symlink() else waiting).append(Path(entry.path))
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: of no use, which matters only where its name is that of data
+        if entry.is_symlink():
+            return False
+        raise
+
+
+def _each_once(files: list[LocalFile], skipped: Skipped) -> list[LocalFile]:
+    """Without links to what is there already."""
+    first: dict[str, LocalFile] = {}
+    for each in sorted(files, key=lambda each: (each.file.is_symlink(), each.path)):
+        if first.setdefault(os.path.realpath(each.file), each) is not each:
+            skipped.add("linked twice", each.path)
+    return sorted(first.values(), key=lambda each: each.path)
+
+
+def _inside(path: Path, root: Path) -> str:
+    inside = path.relative_to(root).as_posix()
+    try:
+        inside.encode()
+    except UnicodeEncodeError as error:
+        raise BadSource(f"The name {inside!r} in `{root}` is not UTF-8.", hint="Rename it.") from error
+    return inside
