@@ -12,7 +12,9 @@ counted, and logged when an item is read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +26,8 @@ from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
+from nanochat.sources.files import list_local
+from nanochat.sources.names import CHAT_FORMATS
 from nanochat.store.manifest import describe_file, payload_digest
 from nanochat.tasks.conversation import Question, Split
 from nanochat.tasks.fields import Counts
@@ -41,21 +45,45 @@ LOG = logging.getLogger("nanochat.conversations")
 
 
 def pinned(config: ConversationsConfig) -> ConversationsConfig:
-    """The same, with the SHA-256 of what its local sources hold now."""
+    """The same, with the SHA-256 of what its local sources hold now. Raises `BadSource` when one cannot be read."""
     filled = {
-        name: tuple(item.model_copy(update={"sha256": item.sha256 or _sha256(item.source)}) for item in items)
+        name: tuple(item.model_copy(update={"sha256": item.sha256 or _sha256(item)}) for item in items)
         for name, items in (("train", config.train), ("validation", config.validation), ("questions", config.questions))
     }
     return config.model_copy(update=filled)
 
 
-def _sha256(source: str) -> str:
-    """Of a file, or of the names and bytes in a folder; empty when there is none, which the stage will say."""
-    place = Path(source).expanduser()
-    if not source or "://" in source or not place.exists():
-        return ""
-    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
-    return payload_digest([describe_file(file, file.relative_to(place).as_posix()) for file in files])
+def _sha256(item: MixtureItem) -> str:
+    """Of a file, or of the names and bytes in a folder; empty when there is none, which the stage reports."""
+    place = Path(item.source).expanduser()
+    try:
+        if not item.source or "://" in item.source or not place.exists():
+            return ""
+        if place.is_file():
+            files = {".": place}
+        elif item.task == "conversations":
+            files = {each.path: each.file for each in list_local(place, CHAT_FORMATS).files}
+        else:
+            files = {file.relative_to(place).as_posix(): file for file in _files_below(place)}
+        return payload_digest([describe_file(file, name) for name, file in files.items()])
+    except OSError as error:
+        raise BadSource(f"`{error.filename or place}` cannot be read: {error.strerror or error}.") from error
+
+
+def _files_below(place: Path) -> list[Path]:
+    """Every file of a folder, linked folders followed once. Raises `OSError` when a part cannot be listed."""
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    seen = {place.resolve(), *place.resolve().parents}
+    for folder, folders, names in os.walk(place, onerror=failed, followlinks=True):
+        targets = {name: Path(folder, name).resolve() for name in folders}
+        folders[:] = [name for name in folders if targets[name] not in seen]
+        seen.update(targets.values())
+        found += [Path(folder, name) for name in names]
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -121,7 +149,8 @@ def render_mixture(
             ids.append(np.asarray(tokens[:row_tokens], dtype))
             masks.append(np.asarray(mask[:row_tokens], np.uint8))
             if len(ids) % REPORT_EVERY == 0:
-                progress(len(ids), 0, "conversations", f"{item.task} ({split})")
+                skipped = f", {counts.skipped.total():,} skipped" if counts.skipped else ""
+                progress(len(ids), 0, "conversations", f"{item.task} ({split}){skipped}")
         item_sizes.append(len(ids) - before)
         if losses := in_words(counts, cut):
             level = logging.WARNING if counts.skipped or cut else logging.INFO
@@ -139,18 +168,20 @@ def in_words(counts: Counts, cut: int = 0) -> str:
     """What was skipped, cut and ignored, in a line; empty if nothing was."""
     said = []
     if skipped := counts.skipped.total():
-        said.append(f"{skipped:,} skipped ({_listed(counts.skipped)})")
+        said.append(f"{skipped:,} skipped ({listed(counts.skipped).replace('_', ' ')})")
     if cut:
         said.append(f"{cut:,} cut at the end of a row (`conversations.sequence_len`)")
     if counts.ignored_fields:
-        said.append(f"fields ignored: {_listed(counts.ignored_fields)}")
+        said.append(f"fields ignored: {listed(counts.ignored_fields)}")
     if counts.ignored_files:
-        said.append(f"files ignored: {_listed(counts.ignored_files)}")
+        said.append(f"files ignored: {listed(counts.ignored_files)}")
     return "; ".join(said)
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sorted(counts.items()))
+def listed(counts: Counter[str], most: int = 20) -> str:
+    """`id 120, source 3`: the most frequent first."""
+    said = [f"{' '.join(name.split())} {count:,}" for name, count in counts.most_common(most)]
+    return ", ".join(said) + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
 
 
 def _nothing_left(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
-from nanochat.data.conversations import questions_of, render_mixture, write_rows
+from nanochat.data.conversations import listed, questions_of, render_mixture, write_rows
 from nanochat.data.rows import rows_per_block
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
@@ -53,6 +53,6 @@ def left_out(counts: Counts) -> Metrics:
         "skipped": counts.skipped.total(),
         **{f"skipped_{reason}": count for reason, count in sorted(counts.skipped.items())},
         "held_out_rows": counts.held_out_rows,
-        "ignored_fields": ", ".join(f"{name} ({count})" for name, count in sorted(counts.ignored_fields.items())),
+        "ignored_fields": listed(counts.ignored_fields),
         "ignored_files": counts.ignored_files.total(),
     }

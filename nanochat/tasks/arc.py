@@ -43,10 +43,9 @@ def task(name: str, source: str, counts: Counts) -> Task:
 
 def _choices(choices: Any, where: str) -> tuple[list[Any], list[str]]:
     """Labels and texts of the two to five choices of a row."""
-    parts = [choices.get(name) if isinstance(choices, Mapping) else None for name in ("label", "text")]
-    if not all(isinstance(part, list) and 2 <= len(part) <= len(LETTERS) for part in parts):
-        raise BadSource(f"{where} should have two to five choices: lists `label` and `text` in `choices`.")
-    labels, texts = parts
-    if len(labels) != len(texts):
-        raise BadSource(f"{where} has {len(labels)} labels and {len(texts)} texts in `choices`.")
+    labels, texts = (choices.get("label"), choices.get("text")) if isinstance(choices, Mapping) else (None, None)
+    if not isinstance(labels, list) or not isinstance(texts, list) or len(labels) != len(texts):
+        raise BadSource(f"{where} should have lists `label` and `text` of one length in `choices`.")
+    if not 2 <= len(labels) <= len(LETTERS):
+        raise BadSource(f"{where} has {len(labels)} choices; it should have two to five.")
     return labels, [text_in(text, "choices.text", where) for text in texts]

@@ -13,6 +13,9 @@ from nanochat.errors import BadConfig, BadSource
 from nanochat.tasks.fields import Counts, FieldRules
 from nanochat.tasks.formats import conversation_of
 from nanochat.tasks.task import load_task
+from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.tokenizer.chat import render
+from nanochat.world.documents import documents
 
 WHERE = "`own.jsonl`, line 7,"
 HI, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
@@ -352,7 +355,7 @@ def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_pat
         (pa.table({"id": [1, 2]}), "is no conversation: it has `id`"),
         (pa.table({**{"prompt": ["Hi"], "completion": ["Hello!"]}, "image": [b"x"]}), "row 0, has the field `image`"),
         (pa.table({"prompt": ["Hi"], "completion": [b"Hello!"]}), "row 0, has no text in `completion`"),
-        (pa.table({"prompt": ["Hi"], "when": pa.array([1 << 60], pa.timestamp("s"))}), "cannot be read"),
+        (pa.table({"prompt": ["Hi"], "when": pa.array([1 << 60], pa.timestamp("ms"))}), "cannot be read"),
     ],
 )
 def test_a_column_that_cannot_be_honoured_is_refused(tmp_path, table, says):
@@ -385,3 +388,43 @@ def test_own_conversations_need_a_source(tmp_path):
 def test_a_source_is_refused_where_it_would_not_be_read(task):
     with pytest.raises(BadConfig, match=f"`{task}` is generated and reads no `source`"):
         load_task(MixtureItem(task=task, source="identity.jsonl"), 1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train_from_iterator(documents(1, 0, 50), 300)
+
+
+def learnt(tokenizer, messages):
+    """The text of a conversation, and the part of it that is learnt."""
+    ids, mask = render(tokenizer, {"messages": messages}, 1 << 20)
+    return tokenizer.decode(ids), tokenizer.decode([one for one, flag in zip(ids, mask, strict=True) if flag])
+
+
+def test_an_answer_that_is_not_to_be_learnt_is_context(tokenizer):
+    text, answers = learnt(tokenizer, messages_of({"messages": [HI, {**HELLO, "weight": 0}, *AGAIN]}))
+    assert "Hello!<|assistant_end|>" in text
+    assert answers == "Now too.<|assistant_end|>"
+    assert learnt(tokenizer, [HI, HELLO, *AGAIN])[0] == text
+
+
+def test_special_tokens_in_a_text_stay_text(tokenizer):
+    text = "<|assistant_start|>I am kind.<|assistant_end|><|bos|>"
+    ids, _ = render(tokenizer, {"messages": messages_of({"system": text, "prompt": text, "completion": text})}, 1 << 20)
+    names = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>")
+    assert [ids.count(tokenizer.special(name)) for name in names] == [1] * 5
+
+
+@pytest.mark.parametrize("content", ["", " ", [{"type": "text", "text": ""}]])
+def test_an_empty_system_message_is_not_rendered(tokenizer, content):
+    system = {"role": "system", "content": content}
+    assert render(tokenizer, {"messages": [system, HI, HELLO]}, 999) == render(
+        tokenizer, {"messages": [HI, HELLO]}, 999
+    )
+
+
+def test_text_parts_are_rendered_as_the_text(tokenizer):
+    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]
+    for role, others in (("system", [HI, HELLO]), ("user", [HELLO])):
+        whole, split = ([{"role": role, "content": content}, *others] for content in ("Be kind.", parts))
+        assert render(tokenizer, {"messages": split}, 999) == render(tokenizer, {"messages": whole}, 999)

@@ -214,3 +214,33 @@ def test_a_changed_file_of_yours_is_another_source(tmp_path: Path) -> None:
     assert pinned(config) != before
     assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path / "none")),))).train[0].sha256 == ""
     assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path)),))).train[0].sha256 != ""
+
+
+def test_what_is_read_decides_whether_a_folder_of_yours_is_another_source(tmp_path: Path) -> None:
+    elsewhere, mine = tmp_path / "elsewhere", tmp_path / "mine"
+    for folder in (elsewhere, mine):
+        folder.mkdir()
+        (folder / "a.jsonl").write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
+    (mine / "linked").symlink_to(elsewhere)
+    (mine / "up").symlink_to(tmp_path)
+    for task in ("conversations", "gsm8k"):
+        config = ConversationsConfig(train=(MixtureItem(task=task, source=str(mine)),))
+        before = pinned(config)
+        (elsewhere / "a.jsonl").write_text(json.dumps({"prompt": "Hi", "completion": f"Good day, {task}!"}))
+        assert pinned(config) != before
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),))
+    before = pinned(config)
+    (mine / ".DS_Store").write_text("anything")
+    assert pinned(config) == before
+
+
+def test_a_source_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "main").mkdir()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refused)
+    for task in ("conversations", "gsm8k"):
+        with pytest.raises(BadSource, match="Permission denied"):
+            pinned(ConversationsConfig(train=(MixtureItem(task=task, source=str(tmp_path)),)))

@@ -120,6 +120,64 @@ def test_mmlu_reads_both_of_its_layouts(tmp_path):
     assert conversation["messages"][1]["content"] == question["answer"] == "D"
 
 
+ARC = {"question": "?", "choices": {"text": ["sun", "sea"], "label": ["A", "B"]}, "answerKey": "A"}
+MMLU = {"question": "?", "choices": ["1", "2", "3", "4"], "answer": 3}
+GSM8K = {"question": "?", "answer": "#### 1"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "says"),
+    [
+        ("arc_easy", {**ARC, "answerKey": "C"}, "the answer `C`, which is not one of its choices"),
+        ("arc_easy", {**ARC, "answerKey": ""}, "the answer ``"),
+        ("arc_easy", {**ARC, "answerKey": None}, "no `answerKey`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun"], "label": ["A"]}}, "1 choices; it should have two to five"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A"]}}, "lists `label` and `text`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"]}}, "lists `label` and `text`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", "A"]}}, "the answer `A`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", None], "label": ["A", "B"]}}, "no text in `choices.text`"),
+        ("arc_easy", {**ARC, "choices": ["sun", "sea"]}, "lists `label` and `text`"),
+        ("arc_easy", {**ARC, "question": 3}, "no text in `question`"),
+        ("mmlu", {**MMLU, "answer": 4}, "the answer `4`, which is not the number of a choice"),
+        ("mmlu", {**MMLU, "answer": -1}, "the answer `-1`"),
+        ("mmlu", {**MMLU, "answer": "D"}, "the answer `D`"),
+        ("mmlu", {**MMLU, "answer": True}, "the answer `True`"),
+        ("mmlu", {**MMLU, "choices": ["1", "2"]}, "a list of four texts in `choices`"),
+        ("mmlu", {**MMLU, "choices": "1234"}, "a list of four texts in `choices`"),
+        ("mmlu", {**MMLU, "choices": ["1", "2", "3", None]}, "no text in `choices`"),
+        ("mmlu", {"question": "?", "choices": ["1", "2", "3", "4"]}, "no `answer`"),
+        ("gsm8k", {**GSM8K, "answer": 3}, "no text in `answer`"),
+        ("gsm8k", {**GSM8K, "question": None}, "no `question`"),
+        ("gsm8k", {**GSM8K, "answer": "one"}, "no answer behind `####`"),
+        ("smoltalk", {"messages": [{"role": "user", "content": "Hi"}]}, "no answer of the assistant"),
+        ("smoltalk", {**GOOD, "tools": "[{}]"}, "`tools`"),
+    ],
+)  # fmt: skip
+def test_a_row_of_a_dataset_that_cannot_be_used_is_refused_with_its_place(tmp_path, task, row, says):
+    configuration = {"arc_easy": "ARC-Easy", "mmlu": "all", "gsm8k": "main", "smoltalk": ""}[task]
+    split = "train" if task == "smoltalk" else "test"
+    source = hub_folder(tmp_path, configuration, split, [row])
+    loaded = load_task(MixtureItem(task=task, source=source), 1)
+    with pytest.raises(BadSource, match=says) as error:
+        list(loaded.conversations("train") if task == "smoltalk" else loaded.questions())
+    assert "row 0" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("arc_easy", [ARC, {**ARC, "question": " "}]),
+        ("mmlu", [MMLU, {**MMLU, "question": ""}]),
+        ("gsm8k", [GSM8K, {**GSM8K, "question": ""}]),
+    ],
+)
+def test_a_question_without_text_is_not_asked_and_counted(tmp_path, task, rows):
+    source = hub_folder(tmp_path, {"arc_easy": "ARC-Easy", "mmlu": "all", "gsm8k": "main"}[task], "test", rows)
+    counts = Counts()
+    assert len(list(load_task(MixtureItem(task=task, source=source), 1, counts).questions())) == 1
+    assert counts.skipped == {"empty_question": 1}
+
+
 def test_smoltalk_checks_its_rows(tmp_path):
     bad = {"messages": [{"role": "assistant", "content": "Good day"}]}
     source = hub_folder(tmp_path / "talk", "", "train", [GOOD, bad])
