@@ -45,29 +45,42 @@ LOG = logging.getLogger("nanochat.conversations")
 
 
 def pinned(config: ConversationsConfig) -> ConversationsConfig:
-    """The same, with the SHA-256 of what its local sources hold now. Raises `BadSource` when one cannot be read."""
+    """The same, with the SHA-256 of what its local sources hold now.
+
+    Raises `BadSource` when one cannot be read, or is not what the item's `sha256` says.
+    """
     filled = {
-        name: tuple(item.model_copy(update={"sha256": item.sha256 or _sha256(item)}) for item in items)
+        name: tuple(item.model_copy(update={"sha256": _sha256(item)}) for item in items)
         for name, items in (("train", config.train), ("validation", config.validation), ("questions", config.questions))
     }
     return config.model_copy(update=filled)
 
 
 def _sha256(item: MixtureItem) -> str:
-    """Of a file, or of the names and bytes in a folder; empty when there is none, which the stage reports."""
+    """Of a file, or of the names and bytes in a folder; the item's own when nothing is there, which the stage reports.
+
+    A single file may also be named by the sum that `sha256sum` prints.
+    """
     place = Path(item.source).expanduser()
     try:
         if not item.source or "://" in item.source or not place.exists():
-            return ""
+            return item.sha256
         if place.is_file():
             files = {".": place}
         elif item.task == "conversations":
             files = {each.path: each.file for each in list_local(place, CHAT_FORMATS).files}
         else:
             files = {file.relative_to(place).as_posix(): file for file in _files_below(place)}
-        return payload_digest([describe_file(file, name) for name, file in files.items()])
+        entries = [describe_file(file, name) for name, file in files.items()]
     except OSError as error:
         raise BadSource(f"`{error.filename or place}` cannot be read: {error.strerror or error}.") from error
+    found = payload_digest(entries)
+    if item.sha256 and item.sha256 not in (found, *(entry.sha256 for entry in entries if entry.path == ".")):
+        raise BadSource(
+            f"`{item.source}` is not what the item's `sha256` says ({item.sha256[:12]}…, found {found[:12]}…).",
+            hint="Put the file back, or remove `sha256` from the item to take what is there.",
+        )
+    return item.sha256 or found
 
 
 def _files_below(place: Path) -> list[Path]:
@@ -152,6 +165,8 @@ def render_mixture(
                 skipped = f", {counts.skipped.total():,} skipped" if counts.skipped else ""
                 progress(len(ids), 0, "conversations", f"{item.task} ({split}){skipped}")
         item_sizes.append(len(ids) - before)
+        if unused := [name for name in item.ignore_fields if name not in counts.ignored_fields]:
+            LOG.warning("%s (%s): no row has a field %s of `ignore_fields`", item.source or item.task, split, unused)
         if losses := in_words(counts, cut):
             level = logging.WARNING if counts.skipped or cut else logging.INFO
             LOG.log(level, "%s (%s): %d conversations; %s", item.source or item.task, split, item_sizes[-1], losses)
@@ -171,6 +186,8 @@ def in_words(counts: Counts, cut: int = 0) -> str:
         said.append(f"{skipped:,} skipped ({listed(counts.skipped).replace('_', ' ')})")
     if cut:
         said.append(f"{cut:,} cut at the end of a row (`conversations.sequence_len`)")
+    if counts.other_split_rows:
+        said.append(f"{counts.other_split_rows:,} rows belong to the other split")
     if counts.ignored_fields:
         said.append(f"fields ignored: {listed(counts.ignored_fields)}")
     if counts.ignored_files:
@@ -204,7 +221,7 @@ def _nothing_left(
     return BadSource(
         f"{of} has no conversation for `conversations.{split}`.",
         hint="Every tenth row of a file, beginning with the first, is for validation: give the item a larger `source`."
-        if counts.held_out_rows
+        if counts.other_split_rows
         else "Give the item another `source`.",
     )
 

@@ -42,6 +42,7 @@ def conversation_facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         left_out = {
             "skipped": f"{metrics[f'{split}_skipped']:,}" + (f" ({', '.join(reasons)})" if reasons else ""),
             "cut at the end of a row": f"{metrics.get(f'{split}_cut', 0):,}",
+            "rows of the other split": f"{metrics.get(f'{split}_other_split_rows', 0):,}",
             "fields ignored": metrics.get(f"{split}_ignored_fields", ""),
             "files ignored": f"{metrics.get(f'{split}_ignored_files', 0):,}",
         }

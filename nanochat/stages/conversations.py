@@ -52,7 +52,7 @@ def left_out(counts: Counts) -> Metrics:
     return {
         "skipped": counts.skipped.total(),
         **{f"skipped_{reason}": count for reason, count in sorted(counts.skipped.items())},
-        "held_out_rows": counts.held_out_rows,
+        "other_split_rows": counts.other_split_rows,
         "ignored_fields": listed(counts.ignored_fields),
         "ignored_files": counts.ignored_files.total(),
     }

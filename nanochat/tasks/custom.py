@@ -7,6 +7,7 @@ split are not read, unless `source` names one itself.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nanochat.tasks.hub import hub_rows
 
 EVERY = 10
 BATCH_ROWS = 1024
+LOG = logging.getLogger("nanochat.conversations")
 
 
 def task(source: str, rules: FieldRules) -> Task:
@@ -47,6 +49,8 @@ def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str
         yield from _tenth(hub_rows(source, "", None, "train"), split, rules)
         return
     found = list_local(Path(source).expanduser(), CHAT_FORMATS)
+    if found.skipped:
+        LOG.info("%s: files that are not read: %s", source, found.skipped)
     for reason, paths in found.skipped.files.items():
         rules.counts.ignored_files[reason] += len(paths)
     held_out = [each for each in found.files if each.split == "validation"]
@@ -68,7 +72,7 @@ def _tenth(rows: Iterator[tuple[str, Any]], split: Split, rules: FieldRules) -> 
         if (number % EVERY == 0) == (split == "validation"):
             yield row
         else:
-            rules.counts.held_out_rows += 1
+            rules.counts.other_split_rows += 1
 
 
 def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]]:
@@ -88,8 +92,8 @@ def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
             rules.counts.ignored_fields.update(dict.fromkeys(neutral, batch.num_rows))
             try:
-                rows = batch.to_pylist()
-            except (ValueError, OverflowError) as error:  # a time or a number that Python cannot hold
+                rows = batch.to_pylist(maps_as_pydicts="strict")
+            except (ValueError, OverflowError, KeyError) as error:  # a time that Python cannot hold, a key twice
                 raise BadSource(f"`{file}`, rows from {number:,} on, cannot be read: {error}.") from error
             for row in rows:
                 yield f"`{file}`, row {number:,},", row

@@ -18,7 +18,7 @@ from nanochat.errors import BadSource
 NEUTRAL = frozenset((
     "id", "idx", "index", "hash", "hashed_ip", "row", "num", "sha256", "turn", "turn_identifier", "uuid", "version",
     "annotator", "author", "dataset", "dataset_name", "filename", "generator", "header", "license", "line", "model",
-    "model_name", "origin", "original_index", "source", "sources", "split", "subset", "url", "user_name", "username",
+    "model_name", "origin", "original_index", "source", "sources", "subset", "url", "user_name", "username",
     "city", "country", "created", "date", "lang", "language", "languages", "state", "time", "timestamp", "updated",
     "category", "categories", "domain", "intent", "subject", "tag", "tags", "task", "task_name", "task_type", "title",
     "topic", "full_topic", "type",
@@ -46,10 +46,10 @@ REFUSED = {
         NO_REASONING,
     ),
     **dict.fromkeys(
-        ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages", "label", "kto_tag",
-         "preference"),
+        ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages", "preference"),
         NO_PREFERENCE,
     ),
+    **dict.fromkeys(("label", "kto_tag"), "it may say that an answer is not wanted, which cannot be learnt"),
     **dict.fromkeys(
         ("prefix", "suffix", "partial", "train_detail", "mask", "loss_mask", "loss_scale", "labels"), NO_PART
     ),
@@ -73,7 +73,7 @@ class Counts:
     """Field → rows or messages that had it."""
     ignored_files: Counter[str] = field(default_factory=Counter)
     """Reason → files of a folder."""
-    held_out_rows: int = 0
+    other_split_rows: int = 0
     """Rows that belong to the other split."""
 
     def __add__(self, other: Counts) -> Counts:
@@ -81,7 +81,7 @@ class Counts:
             self.skipped + other.skipped,
             self.ignored_fields + other.ignored_fields,
             self.ignored_files + other.ignored_files,
-            self.held_out_rows + other.held_out_rows,
+            self.other_split_rows + other.other_split_rows,
         )
 
 
@@ -127,4 +127,6 @@ def is_neutral(name: str) -> bool:
 
 def _repeats(name: str, value: Any, said: Sequence[str]) -> bool:
     """Whether a field holds one of the texts that were read or, as `text` of the Alpaca data, all of them."""
-    return value in said or (name == "text" and isinstance(value, str) and all(text.strip() in value for text in said))
+    if not isinstance(value, str) or not said:
+        return False
+    return value in said or (name == "text" and all(text.strip() in value for text in said))

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nanochat.errors import BadSource
+from nanochat.sources.names import split_of
 from nanochat.sources.records import text_of
 from nanochat.tasks.conversation import Conversation
 from nanochat.tasks.fields import REFUSED, FieldRules, says_nothing
@@ -100,6 +101,13 @@ class _Row:
 
     def check_rest(self, messages: Sequence[Message]) -> None:
         """Counts the fields that were not read, and refuses those that carry a meaning."""
+        _, split = self._take(("split",))
+        if isinstance(split, str) and split_of(split) in ("validation", "test"):
+            raise BadSource(
+                f"{self._where} is of the split `{split}`.",
+                hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
+                "item's `ignore_fields`.",
+            )
         texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
         said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
         rest = {name: value for name, value in self._fields.items() if name not in self._read}

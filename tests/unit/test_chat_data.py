@@ -94,7 +94,7 @@ def test_every_form_is_read_from_every_kind_of_file(tmp_path, row, ending):
     counts = Counts()
     task = load_task(MixtureItem(task="conversations", source=str(file)), 1, counts)
     assert list(task.conversations("train")) == [{"messages": [HI, HELLO]}]
-    assert counts.held_out_rows == 1
+    assert counts.other_split_rows == 1
     assert set(counts.ignored_fields) == row.keys() & {"source"}
 
 
@@ -160,6 +160,9 @@ BOTH = {"messages": [HI, HELLO]}
         ({"messages": [HI, {**HELLO, "mood": "happy"}]}, "`mood`: its meaning is not known"),
         ({**BOTH, "weight": 0.5}, "the `weight` 0.5"),
         ({**BOTH, "mood": "happy"}, "line 7, has the field `mood`: its meaning is not known"),
+        ({"messages": [{**HI, "text": "Hi there"}, HELLO]}, "message 0 of `messages` has the field `text`"),
+        ({**BOTH, "text": "Hi and more"}, "has the field `text`"),
+        ({**BOTH, "split": "test"}, "is of the split `test`"),
         ({**BOTH, "images": ["a.png"]}, "`images`: only text"),
         ({**BOTH, "chat_template_kwargs": {"x": 1}}, "`chat_template_kwargs`"),
         ({**BOTH, "history": [["a", "b"]]}, "`history`"),
@@ -201,7 +204,7 @@ BOTH = {"messages": [HI, HELLO]}
         ({"instruction": "Hi", "output": "Hello!", "history": [["Hi", None]]}, "no text in `history`"),
         ({"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}, "`chosen`: preference data"),
         ({"chosen": [HI, HELLO], "rejected": [HI, HELLO]}, "`chosen`: preference data"),
-        ({"prompt": "Hi", "completion": "Hello!", "label": False}, "`label`: preference data"),
+        ({"prompt": "Hi", "completion": "Hello!", "label": False}, "`label`: it may say"),
         ({"text": "Hello", "id": 3}, "is no conversation: it has `text`, `id`"),
         ({}, "is no conversation: it has nothing"),
         ([], "no list of messages"),
@@ -226,6 +229,8 @@ def test_what_cannot_be_honoured_is_refused_with_its_place(row, says):
         ({**BOTH, "tools": "[]"}, []),
         ({"messages": [HI, {**HELLO, "tool_calls": [], "prefix": False, "refusal": None}]}, []),
         ({**BOTH, "prompt": "Hi"}, ["prompt"]),
+        ({**BOTH, "text": "Hi"}, ["text"]),
+        ({**BOTH, "split": "train_sft"}, []),
         ({"instruction": "Add.", "input": "1 2", "output": "3", "text": "### Add.\n### 1 2\n### 3"}, ["text"]),
         ({**BOTH, "weight": None}, []),
     ],
@@ -314,7 +319,7 @@ def test_without_files_of_a_validation_split_every_tenth_row_is_held_out(tmp_pat
     validation, _ = prompts(tmp_path, "validation")
     assert validation == ["train.jsonl 0", "train.jsonl 10"]
     assert sorted(train + validation) == sorted(f"train.jsonl {number}" for number in range(12))
-    assert counts.held_out_rows == 2
+    assert counts.other_split_rows == 2
     write(tmp_path, test_jsonl=5)
     assert len(prompts(tmp_path / "test.jsonl", "train")[0]) == 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -121,7 +122,7 @@ def test_long_conversations_are_cut_and_those_with_nothing_to_learn_are_left_out
     beyond = rendered.counts.skipped["answer_beyond_row"]
     assert beyond > 0
     assert beyond + len(rendered) == 54
-    assert rendered.counts.held_out_rows == 6
+    assert rendered.counts.other_split_rows == 6
     assert np.diff(rendered.offsets).max() == 30
     whole = render_mixture([own], "train", TOKENIZER, 1000, 1, silent)
     assert whole.cut == 0 and not whole.counts.skipped
@@ -244,3 +245,16 @@ def test_a_source_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
     for task in ("conversations", "gsm8k"):
         with pytest.raises(BadSource, match="Permission denied"):
             pinned(ConversationsConfig(train=(MixtureItem(task=task, source=str(tmp_path)),)))
+
+
+def test_a_source_is_checked_against_the_sum_of_the_item(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
+    plain = hashlib.sha256(mine.read_bytes()).hexdigest()
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine), sha256=plain),))
+    assert pinned(config) == config
+    before = pinned(ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),)))
+    mine.write_text('{"prompt": "Hi", "completion": "Good day!"}\n')
+    for expected in (config, before):
+        with pytest.raises(BadSource, match=r"mine\.jsonl` is not what the item's `sha256` says"):
+            pinned(expected)
