@@ -48,11 +48,11 @@ def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, 
 
 
 def left_out(counts: Counts) -> Metrics:
-    """What was skipped and ignored, each number under a name of its own."""
-    return {
-        "skipped": counts.skipped.total(),
+    """What was skipped and ignored, each number under a name of its own; only `skipped` is there when it is 0."""
+    others = {
         **{f"skipped_{reason}": count for reason, count in sorted(counts.skipped.items())},
         "other_split_rows": counts.other_split_rows,
         "ignored_fields": listed(counts.ignored_fields),
         "ignored_files": counts.ignored_files.total(),
     }
+    return {"skipped": counts.skipped.total(), **{name: value for name, value in others.items() if value}}

@@ -100,8 +100,7 @@ class FieldRules:
 
     def without_ignored(self, fields: Mapping[Any, Any]) -> dict[Any, Any]:
         """All but those that the user wants to be ignored, which are counted."""
-        for name in fields.keys() & set(self.ignored):
-            self.counts.ignored_fields[name] += not says_nothing(fields[name])
+        self.counts.ignored_fields.update(name for name in self.ignored if not says_nothing(fields.get(name)))
         return {name: value for name, value in fields.items() if name not in self.ignored}
 
     def check_rest(self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = ()) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanochat.config import MixtureItem
 from nanochat.errors import BadConfig, BadSource
@@ -288,6 +291,48 @@ def test_conversations_with_nothing_to_learn_are_skipped_and_counted(row, reason
 )
 def test_an_empty_system_message_adds_nothing(row):
     assert messages_of(row) == [HI, HELLO]
+
+
+FIELDS = ["messages", "conversations", "instruction", "input", "output", "prompt", "completion", "question", "answer"]
+FIELDS += ["system", "history", "weight", "split", "x"]
+ROLES = [("role", "user"), ("role", "assistant"), ("role", "system"), ("from", "human"), ("from", "gpt")]
+TEXTS = st.sampled_from(["user", "assistant", "system", "human", "gpt", "tool", "Hi", "", " ", "\ud800", "test"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "x"]), inner),
+    max_leaves=6,
+)
+MESSAGES = st.lists(
+    st.builds(
+        lambda role, content, more: {role[0]: role[1], "content": content, **more},
+        st.sampled_from(
+            [("role", "user"), ("role", "assistant"), ("from", "gpt"), ("from", "human"), ("role", "system")]
+        ),
+        st.just("Hi") | TEXTS | VALUES,
+        st.dictionaries(st.sampled_from(["weight", "train", "value", "name", "id", "tool_calls"]), VALUES, max_size=1),
+    ),
+    max_size=4,
+)
+TURNS = st.lists(st.sampled_from([[HI, HELLO], AGAIN, [HI], [KIND]]), max_size=3).map(lambda found: list(chain(*found)))
+ROWS = st.dictionaries(st.sampled_from(FIELDS), TEXTS | TURNS | VALUES)
+
+
+@settings(max_examples=500, deadline=None)
+@given(VALUES | MESSAGES | TURNS | ROWS)
+def test_any_row_is_a_conversation_or_skipped_or_refused(row):
+    counts = Counts()
+    try:
+        conversation = conversation_of(row, WHERE, FieldRules(counts))
+    except BadSource as error:
+        assert str(error).startswith(WHERE)
+        return
+    if conversation is None:
+        assert counts.skipped.total() == 1
+        return
+    roles = [message["role"] for message in conversation["messages"]]
+    turns = roles[roles[0] == "system" :]
+    assert turns == [("user", "assistant")[number % 2] for number in range(len(turns))]
+    assert len(turns) >= 2
 
 
 def write(folder, **files):
