@@ -26,7 +26,7 @@ from nanochat.data.documents import FORMATS, stem
 from nanochat.data.listing import SOURCES_HINT, Found, is_local, list_files, local_identity
 from nanochat.data.pins import Pin, change_pin, read_pin
 from nanochat.data.raw import Documents, file_documents, split_documents, world_documents
-from nanochat.data.retry import patiently
+from nanochat.sources.retry import patiently
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
 from nanochat.store.artifacts import Store

@@ -14,24 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.hf_api import RepoFile
 
 from nanochat.data.documents import file_format
 from nanochat.data.raw import write_texts
-from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.errors import BadSource
 from nanochat.progress import Progress
+from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
 
 ADDRESS = re.compile(r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?")
 STREAM = "hf-stream://"
@@ -57,7 +47,7 @@ def list_files(address: str, subset: str = "", split: str = "") -> list[HubFile]
     is not there or not ours to read, `SourceUnreachable` when the Hub does not answer.
     """
     repo, revision, folder = _parse(address)
-    with _errors(address):
+    with hub_errors(address):
         api = HfApi()
         commit = api.dataset_info(repo, revision=revision).sha
         assert commit is not None
@@ -82,7 +72,7 @@ def _list_declared(
     """The files that the dataset's card, or its layout, gives to a subset and its splits."""
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address), _choices(address):
+    with dataset_errors(address, repo, commit), _choices(address):
         declared = datasets.load_dataset_builder(repo, subset or None, revision=commit).config.data_files or {}
     splits = [split] if split else _used_splits([str(name) for name in declared])
     if split and split not in declared:
@@ -103,7 +93,7 @@ def _list_declared(
 def fetch_file(url: str, folder: Path) -> Path:
     """Downloads a file into `folder` and returns its path there."""
     repo, revision, path = _parse(url)
-    with _errors(url):
+    with hub_errors(url):
         return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_dir=folder))
 
 
@@ -114,7 +104,7 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
     commit, where = url.removeprefix(STREAM).rsplit("@", 1)[1].split("/", 1)
     repo = url.removeprefix(STREAM).rsplit("@", 1)[0]
     config, split, index, count = where.split("/")
-    with _errors(url):
+    with hub_errors(url):
         stream = datasets.load_dataset(repo, _config(config), split=split, streaming=True, revision=commit)
         part = stream.shard(num_shards=int(count), index=int(index))
         path = folder / "streamed.parquet"
@@ -125,7 +115,7 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
 def _list_stream(address: str, repo: str, commit: str, config: str, split: str = "") -> list[HubFile]:
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address), _choices(address):
+    with dataset_errors(address, repo, commit), _choices(address):
         splits = datasets.load_dataset(repo, _config(config), streaming=True, revision=commit)
     found: list[HubFile] = []
     for name in [split] if split else _used_splits([str(name) for name in splits]):
@@ -187,43 +177,9 @@ def _choices(address: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if ours := as_ours(error, address):
+            raise ours from error
         said = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
         raise BadSource(
             f"`{address}`: {'; '.join(said[:2])}.", hint="Name one with `data.subset=…`, or leave `data.split` too."
         ) from error
-
-
-@contextmanager
-def _errors(address: str) -> Iterator[None]:
-    """The Hub's errors as ours."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise BadSource(
-            f"`{address}` is behind terms that have to be accepted.",
-            hint="Accept them on its page, then log in with `hf auth login`.",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise BadSource(f"`{address}`: the dataset has no such revision.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BadSource(
-            f"The Hub has no dataset `{address}`.", hint="Check its name; for a private one run `hf auth login`."
-        ) from error
-    except (
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        httpx.TransportError,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
-        raise SourceUnreachable(
-            f"The Hub does not answer (`{address}`).",
-            hint="Check the network; without one, set `data.source` to `world` or to a local folder.",
-        ) from error
-    except EntryNotFoundError as error:
-        raise BadSource(f"The Hub has no file `{address}`.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if 400 <= status < 500 and status not in (408, 429):
-            raise BadSource(f"The Hub refuses `{address}` (status {status}).", hint="Try `hf auth login`.") from error
-        raise SourceUnreachable(f"The Hub failed on `{address}` (status {status}).") from error

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from nanochat.config import DataConfig
 from nanochat.data import hub
 from nanochat.data.documents import FORMATS, file_format
-from nanochat.data.retry import patiently
+from nanochat.sources.retry import patiently
 from nanochat.errors import BadSource
 from nanochat.progress import silent
 from nanochat.store.sources import fetch_url, list_url

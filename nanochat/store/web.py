@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def _check(answer: httpx.Response, url: str) -> None:
             hint="Fetch what needs a login into a folder first, and name that.",
         )
     if status in PASSING or status >= 500:
-        raise SourceUnreachable(said, retry_after_s=_retry_after(answer))
+        raise SourceUnreachable(said, retry_after_s=asked_wait_s(answer.headers.get("Retry-After", "")))
     raise BadSource(said, hint="Check `data.source`.")
 
 
@@ -158,11 +159,19 @@ def _hexadecimal(name: str, encoded: str, length: int) -> str:
     return f"{name}:{data.hex()}" if len(data) == length else ""
 
 
-def _retry_after(answer: httpx.Response) -> float:
-    """Seconds that the server asks us to wait; 0 when it does not."""
-    said = answer.headers.get("Retry-After", "")
+def asked_wait_s(said: str) -> float:
+    """Seconds to wait that a `Retry-After` asks for, in seconds or as a date; 0 when it is neither."""
     try:
         asked = float(said) if said.isdigit() else (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
     except (TypeError, ValueError):
         return 0.0
     return min(max(asked, 0.0), LONGEST_ASKED_WAIT_S)
+
+
+def has_bad_certificate(error: BaseException | None) -> bool:
+    """Whether a certificate that cannot be verified is among the causes of an error."""
+    for _ in range(20):
+        if error is None or isinstance(error, ssl.SSLCertVerificationError):
+            break
+        error = error.__cause__ or error.__context__
+    return isinstance(error, ssl.SSLCertVerificationError)

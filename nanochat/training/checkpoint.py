@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
-from nanochat.data.retry import patiently
+from nanochat.sources.retry import patiently
 from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.optim.adamw import Run
 from nanochat.store.manifest import FileEntry, describe_file

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.data.retry import patiently
+from nanochat.sources.retry import patiently
 from nanochat.errors import StoreUnreachable
 from nanochat.ranks import Preempted, World
 from nanochat.store import objects as objects_module

@@ -34,7 +34,7 @@ PROGRAM = """
 import json, sys, tempfile, types
 from pathlib import Path
 from nanochat.config import DataConfig
-from nanochat.data import retry
+from nanochat.sources import retry
 from nanochat.data.corpus import list_shards, write_shard
 from nanochat.errors import NanochatError
 
