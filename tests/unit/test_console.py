@@ -17,4 +17,4 @@ def test_warnings_of_the_library_are_shown_while_a_run_is_drawn() -> None:
         log.warning("%s: %d skipped", "`[mine].jsonl`", 8)
         log.info("not for the terminal")
     log.warning("after the run")
-    assert shown.getvalue() == "  warning `[mine].jsonl`: 8 skipped\n"
+    assert shown.getvalue().strip("\n") == "  warning `[mine].jsonl`: 8 skipped"
