@@ -277,6 +277,7 @@ def questions_of(items: Sequence[MixtureItem], seed: int, counts: Counts | None 
 
     Raises `BadConfig` when an item has none, or has a share of the mixture, which questions do not have.
     """
+    counts = Counts() if counts is None else counts
     for item in items:
         if item.repeats != 1 or item.weight:
             raise BadConfig(
@@ -292,3 +293,5 @@ def questions_of(items: Sequence[MixtureItem], seed: int, counts: Counts | None 
                 f"`conversations.questions` asks for `{item.task}`, which has no questions.",
                 hint="Take `world`, `spelling`, `mmlu`, `gsm8k`, `arc_easy` or `arc_challenge`.",
             )
+    if counts.skipped:
+        LOG.warning("questions: %s", in_words(counts))

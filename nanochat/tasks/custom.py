@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
 from nanochat.sources.files import LocalFile, list_local
-from nanochat.sources.first_bytes import readable
+from nanochat.sources.first_bytes import HEAD_BYTES, PARQUET, kind_of, readable, refuse
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.sources.records import json_records
 from nanochat.tasks.conversation import Conversation, Split, Task
@@ -48,6 +48,11 @@ def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str
     if source.startswith("hf://"):
         yield from _tenth(hub_rows(source, "", None, "train"), split, rules)
         return
+    if "://" in source:
+        raise BadSource(
+            f"The task `conversations` cannot read the address `{source}`.",
+            hint="It reads files of this machine and `hf://org/name[@revision]`: fetch others into a folder first.",
+        )
     found = list_local(Path(source).expanduser(), CHAT_FORMATS)
     if found.skipped:
         LOG.info("%s: files that are not read: %s", source, found.skipped)
@@ -80,8 +85,15 @@ def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]
         yield from _parquet(each.file, rules) if each.file.suffix.lower() == ".parquet" else json_records(each.file)
 
 
+def _check_beginning(file: Path) -> None:
+    with readable(file, str(file)), file.open("rb") as raw:
+        if (kind := kind_of(raw.read(HEAD_BYTES))) not in ("", PARQUET):
+            raise refuse(kind, str(file), "Parquet")
+
+
 def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     """The rows of a file, without the columns that are ignored whatever is in them."""
+    _check_beginning(file)
     with readable(file, str(file)), pq.ParquetFile(file) as parquet:
         names = parquet.schema_arrow.names
         if twice := sorted({name for name in names if names.count(name) > 1}):

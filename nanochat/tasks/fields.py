@@ -98,22 +98,28 @@ class FieldRules:
     ignored: Collection[str] = ()
     """Named by the user."""
 
-    def without_ignored(self, fields: Mapping[Any, Any]) -> dict[Any, Any]:
+    def without_ignored(self, fields: Mapping[Any, Any]) -> Mapping[Any, Any]:
         """All but those that the user wants to be ignored, which are counted."""
+        if not self.ignored:
+            return fields
         self.counts.ignored_fields.update(name for name in self.ignored if not says_nothing(fields.get(name)))
         return {name: value for name, value in fields.items() if name not in self.ignored}
 
-    def check_rest(self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = ()) -> None:
+    def check_rest(
+        self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = (), known: Collection[str] = ()
+    ) -> None:
         """Counts the fields that may be ignored, and raises `BadSource` for the first that may not.
 
-        `said` are the texts that were read from the other fields.
+        `said` are the texts that were read from the other fields; `known` are the fields that would be read in a row of
+        another form.
         """
         for name, value in fields.items():
             low = str(name).lower()
             if says_nothing(value) or (value is False and low in OFF):
                 continue
             if low in REFUSED or not (is_neutral(low) or _repeats(low, value, said)):
-                why = REFUSED.get(low, "its meaning is not known")
+                unread = "it says something that was not read" if name in known else "its meaning is not known"
+                why = REFUSED.get(low, unread)
                 raise BadSource(f"{where} has the field `{name}`: {why}.", hint=NEXT_STEP)
             self.counts.ignored_fields[str(name)] += 1
 

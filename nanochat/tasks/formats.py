@@ -27,6 +27,7 @@ QUESTIONS = ("instruction", "prompt", "question", "query")
 ANSWERS = ("output", "completion", "response", "answer")
 CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
+READ = frozenset((*LISTS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, "history"))
 ANSWER_OF = {"instruction": "output", "prompt": "completion"}
 PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
 FORMS = (
@@ -111,7 +112,7 @@ class _Row:
         texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
         said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
         rest = {name: value for name, value in self._fields.items() if name not in self._read}
-        self._rules.check_rest(rest, self._where, said)
+        self._rules.check_rest(rest, self._where, said, known=READ)
 
     def _question_and_answer(self) -> list[Message]:
         asked, question = self._take(QUESTIONS)

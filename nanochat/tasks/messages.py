@@ -31,6 +31,7 @@ TOOL_ROLES = ("tool", "function", "observation", "tool_call", "tool_response", "
 ROLE_FIELDS, CONTENT_FIELDS = ("role", "from"), ("content", "value")
 LEARN_FIELDS = ("weight", "train", "training", "trainable", "learn", "loss")
 """1 or true: the answer is to be learnt; 0 or false: it is not."""
+READ = frozenset((*ROLE_FIELDS, *CONTENT_FIELDS, *LEARN_FIELDS))
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", **{part: part for part in PARTS}}
 OTHER_PARTS = {
     **dict.fromkeys(("image", "image_url", "input_image", "audio", "input_audio", "video", "file"), NO_MEDIA),
@@ -63,7 +64,7 @@ def _message(found: Any, where: str, rules: FieldRules) -> Message:
             f"{where} is from `{said}`, which is no known role.",
             hint=f"A role is one of {', '.join(f'`{role}`' for role in ROLES)}.",
         )
-    rest = {key: value for key, value in fields.items() if key not in (*ROLE_FIELDS, *CONTENT_FIELDS, *LEARN_FIELDS)}
+    rest = {key: value for key, value in fields.items() if key not in READ}
     rules.check_rest(rest, where)  # before the content, which is null beside calls of tools
     content = _content(one_of(fields, CONTENT_FIELDS, where), role, where, rules)
     message: Message = {"role": role, "content": content}

@@ -169,7 +169,7 @@ BOTH = {"messages": [HI, HELLO]}
         ({**BOTH, "images": ["a.png"]}, "`images`: only text"),
         ({**BOTH, "chat_template_kwargs": {"x": 1}}, "`chat_template_kwargs`"),
         ({**BOTH, "history": [["a", "b"]]}, "`history`"),
-        ({**BOTH, "prompt": "Something else"}, "`prompt`"),
+        ({**BOTH, "prompt": "Something else"}, "`prompt`: it says something that was not read"),
         ({**BOTH, "conversations": [HI, HELLO, *AGAIN]}, "`messages` and `conversations`, which differ"),
         ({**BOTH, "system": 0}, "no text in `system`"),
         ({"messages": [KIND, HI, HELLO], "system": "Be brief."}, "a system text beside its messages"),
@@ -423,6 +423,29 @@ def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
     found, counts = prompts(tmp_path, "train")
     assert found == ["Hi"]
     assert counts.ignored_fields == {"created_at": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("own.parquet", b"<!DOCTYPE html><html></html>", "is an HTML or XML page, not Parquet"),
+        ("own.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ("own.parquet", b"PAR1 and no more", "damaged or truncated"),
+        ("own.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ("own.jsonl", b"", "is empty"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadSource, match=says) as error:
+        prompts(tmp_path, "train")
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["https://host/own.jsonl", "s3://bucket/own", "file:///own.jsonl"])
+def test_an_address_that_is_not_read_is_refused(source):
+    with pytest.raises(BadSource, match=f"cannot read the address `{source}`"):
+        prompts(source, "train")
 
 
 def test_own_conversations_need_a_source(tmp_path):
