@@ -38,7 +38,7 @@ def task(source: str, rules: FieldRules) -> Task:
 
     def conversations(split: Split) -> Iterator[Conversation]:
         for where, row in _rows_of(source, split, rules):
-            if conversation := conversation_of(row, where, rules):
+            if conversation := conversation_of(row, where, rules, split):
                 yield conversation
 
     return Task("conversations", conversations)

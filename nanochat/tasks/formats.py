@@ -18,7 +18,7 @@ from typing import Any
 from nanochat.errors import BadSource
 from nanochat.sources.names import split_of
 from nanochat.sources.records import text_of
-from nanochat.tasks.conversation import Conversation
+from nanochat.tasks.conversation import Conversation, Split
 from nanochat.tasks.fields import REFUSED, FieldRules, says_nothing
 from nanochat.tasks.messages import Message, in_turn, message_text, one_of, read_messages, reason_to_skip
 
@@ -36,7 +36,7 @@ FORMS = (
 )
 
 
-def conversation_of(row: Any, where: str, rules: FieldRules) -> Conversation | None:
+def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "train") -> Conversation | None:
     """The row as a conversation, or nothing if it has nothing to learn, which is counted.
 
     Raises `BadSource`, naming `where` (file and row) and the field, for anything that is not understood.
@@ -48,6 +48,7 @@ def conversation_of(row: Any, where: str, rules: FieldRules) -> Conversation | N
     reader = _Row(rules.without_ignored(row), where, rules)
     messages = reader.messages()
     skip = reader.weight() == 0
+    reader.check_split(split)
     reader.check_rest(messages)
     messages = in_turn(messages, where)
     if reason := "weight_0" if skip else reason_to_skip(messages):
@@ -100,15 +101,18 @@ class _Row:
             )
         return 1 if weight is None else int(weight)
 
-    def check_rest(self, messages: Sequence[Message]) -> None:
-        """Counts the fields that were not read, and refuses those that carry a meaning."""
+    def check_split(self, wanted: Split) -> None:
+        """Refuses a row that says that it belongs to another split."""
         _, split = self._take(("split",))
-        if isinstance(split, str) and split_of(split) in ("validation", "test"):
+        if isinstance(split, str) and split_of(split) not in ("", "train", wanted):
             raise BadSource(
                 f"{self._where} is of the split `{split}`.",
                 hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
                 "item's `ignore_fields`.",
             )
+
+    def check_rest(self, messages: Sequence[Message]) -> None:
+        """Counts the fields that were not read, and refuses those that carry a meaning."""
         texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
         said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
         rest = {name: value for name, value in self._fields.items() if name not in self._read}
