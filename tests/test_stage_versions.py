@@ -66,6 +66,7 @@ MEANING = {
         "data/rows",
         "../rustbpe/src/pack",
         "tokenizer/chat",
+        "report/card",
         "sources",
         "tasks",
         "world",

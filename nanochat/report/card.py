@@ -63,10 +63,14 @@ def length_rows(card: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     ]
 
 
+def table(found: Sequence[tuple[str, str]]) -> list[str]:
+    """Lines of Markdown, one for each fact."""
+    return ["| | |", "|---|---|", *(f"| {name} | {value.replace('|', '∣')} |" for name, value in found)]
+
+
 def as_markdown(card: Mapping[str, Any], conversations: Sequence[tuple[str, str]] = ()) -> str:
     """The facts, those of the `conversations` too, and the lengths, as two tables."""
-    lines = ["| | |", "|---|---|"]
-    lines += [f"| {name} | {value.replace('|', '∣')} |" for name, value in (*facts(card), *conversations)]
+    lines = table([*facts(card), *conversations])
     lines += ["", "| tokens of a document | | documents |", "|---|---|---|"]
     most = max((share for *_, share in length_rows(card)), default=1) or 1
     for length, count, share in length_rows(card):

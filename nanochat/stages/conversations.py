@@ -7,6 +7,7 @@ from pathlib import Path
 from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
 from nanochat.data.conversations import listed, questions_of, render_mixture, write_rows
 from nanochat.data.rows import rows_per_block
+from nanochat.report.card import conversation_facts, table
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
 from nanochat.tasks.conversation import Split
@@ -44,6 +45,7 @@ def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, 
     metrics["questions"] = sum(tasks.values())
     metrics["questions_by_task"] = tasks
     metrics["questions_skipped"] = counts.skipped.total()
+    (out / "card.md").write_text("\n".join(table(conversation_facts(metrics))) + "\n", encoding="utf-8")
     return metrics
 
 

@@ -181,6 +181,7 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert metrics["train_skipped"] == metrics.get("train_skipped_answer_beyond_row", 0)
     assert metrics["questions"] == 10
     assert 0 < metrics["train_learnt_share"] < 1
+    assert f"| conversations | {metrics['train_conversations']:,}, " in (out / "card.md").read_text()
     counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
     rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))
     assert (rows[:, 0] == tokenizer.bos).all()
@@ -189,6 +190,34 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert "<|user_start|>" not in learnt
     lines = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
     assert {line["task"] for line in lines} == {"world_choice"}
+
+
+def test_what_is_left_out_is_in_the_metrics_and_the_card_of_the_conversations(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    vocabulary, out, source = tmp_path / "vocabulary", tmp_path / "out", tmp_path / "own"
+    for folder in (vocabulary, out, source):
+        folder.mkdir()
+    Tokenizer.from_merges([]).save(vocabulary / "vocabulary.json")
+    answers = ["", "no", "n" * 99]
+    rows = [{"prompt": "Hi", "completion": answers[number % 3], "id": number} for number in range(30)]
+    (source / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (source / "._own.jsonl").write_bytes(b"\0\5")
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(source)),), sequence_len=32)
+    context = SimpleNamespace(progress=silent)
+    metrics = converse.function(config, SimpleNamespace(path=vocabulary), out=out, context=context)
+    wanted = {
+        "conversations": 18, "skipped": 9, "skipped_empty_answer": 9, "cut": 9, "other_split_rows": 3,
+        "ignored_files": 1, "ignored_fields": "id 27",
+    }  # fmt: skip
+    assert {name: metrics[f"train_{name}"] for name in wanted} == wanted
+    card = (out / "card.md").read_text()
+    for line in (
+        "skipped | 9 (empty answer 9)",
+        "cut at the end of a row | 9",
+        "fields ignored | id 27",
+        "files ignored | 1",
+    ):
+        assert f"| conversations: {line} |" in card
 
 
 def test_questions_are_limited_and_each_item_must_have_some():
