@@ -110,7 +110,9 @@ class ShardConfig(Config):
     name: str
     """Name of the shard, unique in its source: `shard_00012`."""
     url: str
-    """Where it is: a path, an address, or `world:<index>`."""
+    """Where it is: a path, an address, or `world:<index>`; the folder of `files`, if there are any."""
+    files: Annotated[tuple[tuple[str, str], ...], AbsentMeans(())] = ()
+    """Of a shard that is many small files: the path of each in the folder, and its identity."""
     identity: str
     """What tells that the bytes behind the address changed: revision, ETag, or size and time."""
     text_column: str = "text"

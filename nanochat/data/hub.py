@@ -10,25 +10,26 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
-from nanochat.data.documents import file_format
 from nanochat.data.raw import write_texts
 from nanochat.errors import BadSource
 from nanochat.progress import Progress
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
+from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
 
-ADDRESS = re.compile(r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?")
+ADDRESS = re.compile(
+    r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?", re.DOTALL
+)
 STREAM = "hf-stream://"
-FETCHED = (".parquet", ".jsonl", ".ndjson")
-"""Formats of files that are fetched as they are."""
-SPLITS = re.compile(r"(train|validation|val|valid|dev|test)(?![a-z])")
-USED_SPLITS = ("train", "validation", "val", "valid")
+FETCHED = ((".parquet",), LINES)
+"""Formats of files that are fetched as they are, the preferred first."""
+FETCHED_FORMATS = (".parquet", *LINES)
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,31 @@ class HubFile:
     identity: str
 
 
-def list_files(address: str, subset: str = "", split: str = "") -> list[HubFile]:
+def list_files(address: str, subset: str = "", split: str = "") -> Choice[HubFile]:
     """The files of a dataset that may be shards: of one subset or split, as its card says, or by their names.
 
-    Where names tell splits, only those of training and validation are taken. Raises `BadSource` when the dataset
-    is not there or not ours to read, `SourceUnreachable` when the Hub does not answer.
+    Raises `BadSource` when the dataset is not there, not ours to read, or has nothing to train on, `SourceUnreachable`
+    when the Hub does not answer.
     """
     repo, revision, folder = _parse(address)
     with hub_errors(address):
         api = HfApi()
         commit = api.dataset_info(repo, revision=revision).sha
-        assert commit is not None
+        if not commit:
+            raise BadSource(f"The Hub says no commit of `{address}`.", hint="Is `HF_ENDPOINT` that of a Hub?")
         tree = api.list_repo_tree(repo, folder or None, recursive=True, repo_type="dataset", revision=commit)
         there = {entry.path: _identity(entry, commit) for entry in tree if isinstance(entry, RepoFile)}
     if subset or split:
-        return _list_declared(address, repo, commit, subset, split, there)
-    files = [path for path in there if file_format(path) in FETCHED]
-    if files:
-        return [HubFile(path, f"hf://{repo}@{commit}/{path}", there[path]) for path in _used_splits(files)]
-    return _list_stream(address, repo, commit, folder)
+        return Choice(_list_declared(address, repo, commit, subset, split, there), Skipped())
+    chosen = choose(there, lambda path: path.removeprefix(f"{folder}/"), FETCHED)
+    if chosen.files:
+        files = [HubFile(path, f"hf://{repo}@{commit}/{path}", there[path]) for path in chosen.files]
+        return Choice(files, chosen.skipped, [HubFile(path, "", "") for path in chosen.sums])
+    if any(file_format(path) in FETCHED_FORMATS and not is_hidden(path) for path in there):
+        raise BadSource(
+            f"`{address}` has nothing to train on: it has {chosen.skipped}.", hint="Name a split with `data.split=…`."
+        )
+    return Choice(_list_stream(address, repo, commit, folder), Skipped())
 
 
 def _identity(file: RepoFile, commit: str) -> str:
@@ -74,7 +81,7 @@ def _list_declared(
 
     with dataset_errors(address, repo, commit), _choices(address):
         declared = datasets.load_dataset_builder(repo, subset or None, revision=commit).config.data_files or {}
-    splits = [split] if split else _used_splits([str(name) for name in declared])
+    splits = [split] if split else _used_splits([str(name) for name in declared], address)
     if split and split not in declared:
         raise BadSource(
             f"`{address}` has no split `{split}`; it has {', '.join(f'`{name}`' for name in declared) or 'none'}."
@@ -83,7 +90,7 @@ def _list_declared(
     for name in splits:
         # `…@<commit>/<path>`: the only place where the library says which file it would read
         paths = [str(url).rpartition(f"@{commit}/")[2] for url in declared[name]]
-        if not all(file_format(path) in FETCHED and path in there for path in paths):
+        if not all(file_format(path) in FETCHED_FORMATS and path in there for path in paths):
             return _list_stream(address, repo, commit, subset, split)
         where = "" if len(splits) == 1 else f"{name}/"
         files += [HubFile(f"{where}{path}", f"hf://{repo}@{commit}/{path}", there[path]) for path in paths]
@@ -118,7 +125,7 @@ def _list_stream(address: str, repo: str, commit: str, config: str, split: str =
     with dataset_errors(address, repo, commit), _choices(address):
         splits = datasets.load_dataset(repo, _config(config), streaming=True, revision=commit)
     found: list[HubFile] = []
-    for name in [split] if split else _used_splits([str(name) for name in splits]):
+    for name in [split] if split else _used_splits([str(name) for name in splits], address):
         count = splits[name].num_shards
         where = f"{STREAM}{repo}@{commit}/{quote(config, safe='') or 'default'}/{name}"
         found += [HubFile(f"{name}-{i:05d}", f"{where}/{i}/{count}", commit) for i in range(count)]
@@ -145,19 +152,13 @@ def _texts(
         yield text
 
 
-def _used_splits(paths: list[str]) -> list[str]:
-    """Without `test` and `dev`, if the names tell which files are for training."""
-    split = {path: _split_of(path) for path in paths}
-    if "train" not in split.values():
-        return paths
-    return [path for path in paths if split[path] in USED_SPLITS or split[path] == ""]
-
-
-def _split_of(path: str) -> str:
-    for part in reversed(PurePosixPath(path.lower()).parts):
-        if match := SPLITS.match(part):
-            return match[1]
-    return ""
+def _used_splits(splits: list[str], address: str) -> list[str]:
+    """Without those that are for tests."""
+    if used := [split for split in splits if split_of(split) != "test"]:
+        return used
+    raise BadSource(
+        f"`{address}` has no split to train on: it has {named(splits)}.", hint="Name one with `data.split=…`."
+    )
 
 
 def _parse(address: str) -> tuple[str, str | None, str]:

@@ -55,7 +55,7 @@ def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFil
         )
     for each in found.files:
         check_regular(each.file)
-    return Choice(_each_once(found.files, skipped), skipped)
+    return Choice(_each_once(found.files, skipped), skipped, found.sums)
 
 
 def check_regular(file: Path) -> None:

@@ -94,7 +94,7 @@ def _by_zeros(beginning: bytes) -> str:
     return "UTF-16 text" if min(even, odd) < 0.05 else "a binary file"
 
 
-def refuse(kind: str, name: str, wanted: str = "text") -> BadSource:
+def not_what_it_says(kind: str, name: str, wanted: str = "text") -> BadSource:
     """The error for a file that is something else than its name says."""
     return BadSource(f"`{name}` is {kind}, not {wanted}.", hint=HINTS.get(kind, "Remove it, or convert its data."))
 
@@ -113,11 +113,11 @@ def open_source(file: Path, name: str = "") -> Iterator[BinaryIO]:
         if compression in SUFFIX_OF:
             with _decompressed(raw, compression) as stream:
                 if kind := kind_of(stream.peek(HEAD_BYTES)[:HEAD_BYTES]):
-                    raise refuse(f"{kind} inside {compression}", name)
+                    raise not_what_it_says(f"{kind} inside {compression}", name)
                 yield cast(BinaryIO, stream)
             return
         if compression:
-            raise refuse(compression, name)
+            raise not_what_it_says(compression, name)
         if file.suffix.lower() in SUFFIX_OF.values():
             raise BadSource(
                 f"`{name}` is damaged or truncated (its first bytes are not those of {file.suffix.lower()}).",

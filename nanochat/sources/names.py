@@ -33,7 +33,7 @@ JUNK = frozenset({"thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "sys
 SUMS = re.compile(r"(?:(?:sha\d*|md5|b2|check)sums?|manifest-\w+)(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I)
 """Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `a.parquet.sha256`."""
 SPLIT = re.compile(
-    r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validations?|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
+    r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
     r"|(?P<test>tests?|testing|evals?|evaluation))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
 )
 
@@ -71,14 +71,22 @@ def is_sums(name: str) -> bool:
 
 
 def split_of(path: str) -> Split:
-    """The split that a path names, relative to its source; the innermost of its parts that names one counts.
+    """The split that a path names, relative to its source: test or validation, if any of its parts does, else train.
 
     A part names a split as a word: `test-00000-of-00002`, `my.val.jsonl`, `testing/`; not `contest` or `latest`.
     """
-    for part in reversed(PurePosixPath(stem(path).lower()).parts):
-        if match := SPLIT.search(part):
-            return "train" if match["train"] else "validation" if match["validation"] else "test"
-    return ""
+    found = _splits_of(path)
+    return next((split for split in ("test", "validation", "train") if split in found), "")
+
+
+def names_validation(path: str) -> bool:
+    """Whether any part of a path names the validation split."""
+    return "validation" in _splits_of(path)
+
+
+def _splits_of(path: str) -> set[str | None]:
+    parts = PurePosixPath(stem(path).lower()).parts
+    return {match.lastgroup for part in parts if (match := SPLIT.search(part))}
 
 
 @dataclass
@@ -112,6 +120,8 @@ class Choice(Generic[T]):
     files: list[T]
     """Sorted by path; none of a test split."""
     skipped: Skipped
+    sums: list[T] = field(default_factory=list)
+    """Files that list the hashes of others."""
 
 
 def choose(
@@ -130,12 +140,15 @@ def choose(
     skipped = Skipped() if skipped is None else skipped
     known = [each for group in formats for each in group]
     candidates: dict[str, list[T]] = {}
+    sums: list[T] = []
     for file in sorted(files, key=path_of):
         path = path_of(file)
         name = PurePosixPath(path).name
         if is_hidden(path):
             skipped.add("hidden", path)
-        elif is_sums(name) or name.lower() in METADATA:
+        elif is_sums(name):
+            sums.append(file)
+        elif name.lower() in METADATA:
             skipped.add("of metadata", path)
         elif (form := file_format(path)) not in known:
             skipped.add("of another format", path)
@@ -150,4 +163,4 @@ def choose(
             for file in there:
                 skipped.add("of another format", path_of(file))
         chosen = chosen or sorted(there, key=path_of)
-    return Choice(chosen, skipped)
+    return Choice(chosen, skipped, sums)

@@ -27,9 +27,9 @@ def patiently(
     reached: Callable[[], float] = lambda: 0.0,
 ) -> T:
     """The result of `attempt`, tried again after 1, 2, 4, 8 seconds, or as long as the server asks for, while its
-    error is transient.
+    error is transient. Each wait is logged.
 
-    Each wait is logged. `reached` says how far it is; a try that came further than all before counts as the first: a large file over a bad
+    `reached` says how far it is; a try that came further than all before counts as the first: a large file over a bad
     line takes as many as it needs.
     """
     failed, furthest = 0, reached()

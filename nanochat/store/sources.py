@@ -50,7 +50,7 @@ def list_url(url: str) -> list[SourceFile]:
 
     Raises `BadSource` when there is none or nobody knows such addresses, `SourceUnreachable`.
     """
-    if _is_web(url):
+    if is_web(url):
         path = unquote(urlsplit(url).path).lstrip("/")
         return [SourceFile(url, path, web.ask(url).identity)]
     with _answers(url):
@@ -72,7 +72,7 @@ def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> 
     `identity` is what it had when it was listed; one that is a hash is held against the bytes. Raises `BadSource`
     (there is none, it changed …), or `SourceUnreachable` when trying again may help.
     """
-    if _is_web(url):
+    if is_web(url):
         promised = web.fetch(url, local, progress, identity)
     else:
         with _answers(url):
@@ -97,7 +97,8 @@ def check_hash(local: Path, promised: str, url: str) -> None:
         )
 
 
-def _is_web(url: str) -> bool:
+def is_web(url: str) -> bool:
+    """Whether an address is read over HTTP."""
     return url.startswith(("http://", "https://"))
 
 

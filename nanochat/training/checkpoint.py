@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
-from nanochat.sources.retry import patiently
 from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.optim.adamw import Run
+from nanochat.sources.retry import patiently
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from nanochat.config import DataConfig, ShardConfig, WorldConfig
 from nanochat.data import hub
-from nanochat.sources import retry
 from nanochat.data.corpus import fetch_listing, list_shards, shard_names, write_shard
 from nanochat.data.raw import held_out
 from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.sources import retry
 from nanochat.store.artifacts import Store
 
 
@@ -295,7 +295,7 @@ def test_a_folder_is_held_to_its_sums(tmp_path: Path) -> None:
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     for source, message in (
         (str(tmp_path / "nowhere"), "There is no file or folder"),
-        (str(tmp_path), "has no file of text"),
+        (str(tmp_path), "has no file of data"),
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
@@ -336,7 +336,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     assert "is empty" in bad_file(tmp_path, "a.jsonl", b"")
     assert "not UTF-8" in bad_file(tmp_path, "a.txt", "naïve".encode("latin-1"))
     assert "not UTF-8" in bad_file(tmp_path, "a.jsonl", b'{"text": "na\xefve"}\n')
-    assert "Line 2 of" in bad_file(tmp_path, "a.jsonl", b'{"text": "a"}\n{"text": \n')
+    assert "line 2, is not JSON" in bad_file(tmp_path, "a.jsonl", b'{"text": "a"}\n{"text": \n')
     assert "not a JSON object" in bad_file(tmp_path, "a.jsonl", b"[1]\n")
     assert "surrogate" in bad_file(tmp_path, "a.jsonl", b'{"text": "\\ud800"}\n')
     assert "no field `text`; it has `body`" in bad_file(tmp_path, "a.jsonl", b'{"body": "a"}\n')

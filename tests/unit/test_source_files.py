@@ -75,13 +75,13 @@ def test_files_of_tools_and_systems_are_hidden(tmp_path: Path, path: str) -> Non
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
-    tree(tmp_path, "a.jsonl", "test.jsonl", "eval/1.jsonl", "README.md", "LICENSE.txt", "SHA256SUMS", "val.jsonl")
+    tree(tmp_path, "a.jsonl", "test.jsonl", "eval/1.jsonl", "README.md", "LICENSE.txt", "state.json", "val.jsonl")
     found = list_local(tmp_path, TEXT_FORMATS)
     assert [(each.path, each.split) for each in found.files] == [("a.jsonl", ""), ("val.jsonl", "validation")]
     assert {reason: sorted(paths) for reason, paths in found.skipped.files.items()} == {
         "of a test split": ["eval/1.jsonl", "test.jsonl"],
         "of another format": ["LICENSE.txt", "README.md"],
-        "of metadata": ["SHA256SUMS"],
+        "of metadata": ["state.json"],
     }
 
 

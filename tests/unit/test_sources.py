@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import DataConfig, ShardConfig
-from nanochat.sources import retry
 from nanochat.data.corpus import list_shards, write_shard
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
+from nanochat.sources import retry
 from nanochat.store import web
 
 
