@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
 from nanochat.sources.files import LocalFile, list_local
-from nanochat.sources.first_bytes import HEAD_BYTES, PARQUET, kind_of, readable, refuse
+from nanochat.sources.first_bytes import HEAD_BYTES, PARQUET, kind_of, not_what_it_says, readable
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.sources.records import json_records
 from nanochat.tasks.conversation import Conversation, Split, Task
@@ -88,7 +88,7 @@ def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]
 def _check_beginning(file: Path) -> None:
     with readable(file, str(file)), file.open("rb") as raw:
         if (kind := kind_of(raw.read(HEAD_BYTES))) not in ("", PARQUET):
-            raise refuse(kind, str(file), "Parquet")
+            raise not_what_it_says(kind, str(file), "a Parquet file")
 
 
 def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:

@@ -150,7 +150,7 @@ def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("own.parquet", b"<!DOCTYPE html><html></html>", "is an HTML or XML page, not Parquet"),
+        ("own.parquet", b"<!DOCTYPE html><html></html>", "is an HTML or XML page, not a Parquet file"),
         ("own.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
         ("own.parquet", b"PAR1 and no more", "damaged or truncated"),
         ("own.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
