@@ -34,8 +34,8 @@ from nanochat.sources.files import check_regular
 from nanochat.sources.names import SUFFIXES, named, names_validation, stem
 from nanochat.sources.retry import patiently
 from nanochat.store.artifacts import Store
-from nanochat.store.sources import check_hash, fetch_url, is_web
-from nanochat.store.web import is_hash
+from nanochat.store.sources import fetch_url, is_web
+from nanochat.store.web import check_hash, is_hash
 
 LOG = logging.getLogger("nanochat.sources")
 ABANDONED_S = 7 * 24 * 3600

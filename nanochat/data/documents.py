@@ -46,6 +46,7 @@ def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray
             raise not_what_it_says(kind, name, "a Parquet file")
     with open_parquet(file) as parquet:
         _check_text_column(parquet.schema_arrow, text_column, name)
+        _check_not_encrypted(parquet, text_column, name)
         documents = 0
         for batch in parquet.iter_batches(batch_documents(parquet, text_column), columns=[text_column]):
             # by its name: where a column is called `a.b`, the field `b` of a column `a` is read with it
@@ -113,6 +114,18 @@ def _check_text_column(schema: pa.Schema, text_column: str, name: str) -> None:
             f"The column `{text_column}` of `{name}` holds {kind}, not text.",
             hint=f"Name another with `data.text_column=…`, or write this one as strings; there are {there}.",
         )
+
+
+def _check_not_encrypted(parquet: pq.ParquetFile, text_column: str, name: str) -> None:
+    """Reads one row, which fails with an error: asked for its size, an encrypted column ends the process."""
+    try:
+        next(parquet.iter_batches(1, row_groups=[0][: parquet.num_row_groups], columns=[text_column]), None)
+    except OSError as error:
+        if "decrypt" in str(error).lower():
+            raise BadSource(
+                f"The column `{text_column}` of `{name}` is encrypted.", hint="Decrypt it first."
+            ) from error
+        raise
 
 
 def _json(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:

@@ -175,9 +175,11 @@ def _addresses(local: Path, name: str) -> dict[str, str]:
             continue
         where = f"`{name}`, line {number:,},"
         promised = parse_sum(line, where)
-        shard = urljoin(name, promised.name if promised else line.strip())
+        # the name of a sum is that of a file: in it these are no parts of an address
+        shard = urljoin(name, _quoted(promised.name) if promised else line.strip())
         parts = urlsplit(shard)
-        if parts.scheme not in ("http", "https") or not file_format(unquote(parts.path)) or re.search(r"\s", shard):
+        unusable = parts.fragment or parts.scheme in ("", "file") or re.search(r"\s", shard)
+        if unusable or not file_format(unquote(parts.path)):
             raise BadSource(
                 f"`{name}` is not a list of addresses: line {number:,}, `{line.strip()[:80]}`, is none of a shard.",
                 hint=ADDRESSES_HINT,
@@ -188,6 +190,10 @@ def _addresses(local: Path, name: str) -> dict[str, str]:
                 raise BadSource(f"{where} contradicts another sum of `{shard}`.", hint="Remove the wrong one.")
             shards[shard] = promised.identity
     return shards
+
+
+def _quoted(name: str) -> str:
+    return name if "://" in name else name.replace("#", "%23").replace("?", "%3F").replace(" ", "%20")
 
 
 def _http_file(address: str, promised: str = "") -> Found:

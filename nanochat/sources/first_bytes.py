@@ -134,9 +134,9 @@ def readable(file: Path, name: str) -> Iterator[None]:
         if file.stat().st_size == 0:
             raise BadSource(f"`{name}` is empty.", hint="Remove it, or fetch it again.")
         yield
-    except (FileNotFoundError, PermissionError) as error:
-        raise BadSource(f"`{name}` cannot be read: {error.strerror}.") from error
     except (pa.ArrowException, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.strerror and error.errno:
+            raise BadSource(f"`{name}` cannot be read: {error.strerror}.", hint="Check its disk.") from error
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise BadSource(f"`{name}` is damaged or truncated ({said}).", hint="Fetch or write it again.") from error
 

@@ -14,6 +14,8 @@ from typing import Generic, Literal, TypeVar
 T = TypeVar("T")
 Split = Literal["train", "validation", "test", ""]
 
+BY_CAUTION: tuple[Split, ...] = ("test", "validation", "train")
+"""Of a path that names several splits, the first of these counts."""
 FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".txt")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 """May follow a format, except that of Parquet, which compresses inside."""
@@ -76,7 +78,10 @@ def split_of(path: str) -> Split:
     A part names a split as a word: `test-00000-of-00002`, `my.val.jsonl`, `testing/`; not `contest` or `latest`.
     """
     found = _splits_of(path)
-    return next((split for split in ("test", "validation", "train") if split in found), "")
+    for split in BY_CAUTION:
+        if split in found:
+            return split
+    return ""
 
 
 def names_validation(path: str) -> bool:

@@ -6,7 +6,6 @@ whatever fsspec has for it: `s3://` here, and `gs://`, `az://`, `ftp://`, … wh
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
 from nanochat.store import web
 from nanochat.store.objects import open_s3
-from nanochat.store.web import is_hash
+from nanochat.store.web import check_hash, is_hash
 
 CHUNK_BYTES = 1 << 20
 MD5 = re.compile(r"[0-9a-f]{32}")
@@ -73,28 +72,16 @@ def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> 
     (there is none, it changed …), or `SourceUnreachable` when trying again may help.
     """
     if is_web(url):
-        promised = web.fetch(url, local, progress, identity)
-    else:
-        with _answers(url):
-            promised = _fetch(*_open(url), url, local, progress, identity)
+        web.fetch(url, local, progress, identity)
+        return
+    with _answers(url):
+        promised = _fetch(*_open(url), url, local, progress, identity)
     if promised := identity if is_hash(identity) else promised:
         try:
             check_hash(local, promised, url)
         except DamagedTransfer:
             local.unlink()  # nothing to go on from
             raise
-
-
-def check_hash(local: Path, promised: str, url: str) -> None:
-    """Raises `DamagedTransfer` unless the file has the hash (`sha256:…` or `md5:…`)."""
-    name, _, wanted = promised.partition(":")
-    with local.open("rb") as file:
-        found = hashlib.file_digest(file, name).hexdigest()
-    if found != wanted:
-        raise DamagedTransfer(
-            f"{url} is damaged: its {name.upper()} is {found[:12]}… instead of {wanted[:12]}….",
-            hint="Fetch it again; if that does not help, it is damaged where it lies.",
-        )
 
 
 def is_web(url: str) -> bool:
