@@ -26,7 +26,7 @@ from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
-from nanochat.sources.files import list_local
+from nanochat.sources.files import expanded, list_local
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.store.manifest import describe_file, payload_digest
 from nanochat.tasks.conversation import Question, Split
@@ -41,6 +41,7 @@ BLOCK_ROWS = 4096
 """Rows filled in memory at once."""
 REPORT_EVERY = 1000
 NO_LIMIT = 1 << 62
+TURNS = "After an optional system message, user and assistant take turns; the user begins."
 LOG = logging.getLogger("nanochat.conversations")
 
 
@@ -61,7 +62,7 @@ def _sha256(item: MixtureItem) -> str:
 
     A single file may also be named by the sum that `sha256sum` prints.
     """
-    place = Path(item.source).expanduser()
+    place = expanded(item.source)
     try:
         if not item.source or "://" in item.source or not place.exists():
             return item.sha256
@@ -155,7 +156,7 @@ def render_mixture(
         for conversation in islice(conversations, item.limit or None):
             tokens, mask = render(tokenizer, conversation, NO_LIMIT)
             if not any(mask[:row_tokens]):
-                counts.skipped["answer_beyond_row"] += 1
+                counts.skip("answer_beyond_row", "")
                 needed_tokens.append(mask.index(1) + 1)
                 continue
             cut += len(tokens) > row_tokens
@@ -183,7 +184,7 @@ def in_words(counts: Counts, cut: int = 0) -> str:
     """What was skipped, cut and ignored, in a line; empty if nothing was."""
     said = []
     if skipped := counts.skipped.total():
-        said.append(f"{skipped:,} skipped ({listed(counts.skipped).replace('_', ' ')})")
+        said.append(f"{skipped:,} skipped ({_reasons(counts)})")
     if cut:
         said.append(f"{cut:,} cut at the end of a row (`conversations.sequence_len`)")
     if counts.other_split_rows:
@@ -192,6 +193,15 @@ def in_words(counts: Counts, cut: int = 0) -> str:
         said.append(f"fields ignored: {listed(counts.ignored_fields)}")
     if counts.ignored_files:
         said.append(f"files ignored: {listed(counts.ignored_files)}")
+    return "; ".join(said)
+
+
+def _reasons(counts: Counts) -> str:
+    """`empty answer 3, the first `a.jsonl`, line 7`: the most frequent reason first."""
+    said = []
+    for reason, count in counts.skipped.most_common():
+        where = counts.first_skipped.get(reason)
+        said.append(f"{reason.replace('_', ' ')} {count:,}" + (f", the first {where}" if where else ""))
     return "; ".join(said)
 
 
@@ -216,7 +226,7 @@ def _nothing_left(
     if counts.skipped:
         return BadSource(
             f"{of} has nothing to learn for `conversations.{split}`: {in_words(counts)}.",
-            hint="Give the item another `source`.",
+            hint=TURNS if counts.skipped["roles_out_of_turn"] else "Give the item another `source`.",
         )
     return BadSource(
         f"{of} has no conversation for `conversations.{split}`.",

@@ -14,7 +14,7 @@ from nanochat.config import DataConfig
 from nanochat.data import hub
 from nanochat.errors import BadSource
 from nanochat.progress import silent
-from nanochat.sources.files import list_local
+from nanochat.sources.files import expanded, list_local
 from nanochat.sources.first_bytes import open_source
 from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named
 from nanochat.sources.retry import patiently
@@ -52,7 +52,7 @@ def is_local(source: str) -> bool:
 def local_path(source: str) -> Path:
     """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
     if "://" not in source:
-        return Path(source).expanduser()
+        return expanded(source)
     parts = urlsplit(source)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadSource(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import BadSource
-from nanochat.sources.names import SUFFIXES, Choice, Skipped, Split, choose, file_format, is_hidden, split_of
+from nanochat.sources.names import Choice, Skipped, Split, choose, file_format, is_hidden, named_formats, split_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,17 @@ class LocalFile:
         return split_of(self.path)
 
 
+def expanded(source: str) -> Path:
+    """The path with `~` and `~user` replaced by the home of the user."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise BadSource(
+            f"`{source}` cannot be found: the home of `{source.partition('/')[0]}` is not known.",
+            hint="Write the path in full, or as `./~…` where the name itself begins with `~`.",
+        ) from error
+
+
 def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFile]:
     """The files of data below a folder, sorted by path, or the one file that `place` is.
 
@@ -35,7 +46,7 @@ def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFil
     try:
         if not stat.S_ISDIR(place.stat().st_mode):
             if file_format(place.name) not in known:
-                raise BadSource(f"`{place}` is not a file of data.", hint=f"Known formats: {SUFFIXES}.")
+                raise BadSource(f"`{place}` is not a file of data.", hint=f"Known formats: {named_formats(known)}.")
             check_regular(place)
             return Choice([LocalFile(place.name, place)], Skipped())
         skipped = Skipped()
@@ -51,7 +62,7 @@ def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFil
         why = f": it has {found.skipped}" if found.skipped else ""
         raise BadSource(
             f"The folder `{place}` has no file of data{why}.",
-            hint=f"Known formats: {', '.join(known)}. A file of a test split is read when `source` names it itself.",
+            hint=f"Known formats: {named_formats(known)}. A file of a test split is read where `source` is that file.",
         )
     for each in found.files:
         check_regular(each.file)

@@ -28,7 +28,7 @@ def task(name: str, source: str, counts: Counts) -> Task:
                 raise BadSource(f"{where} has the answer `{key}`, which is not one of its choices.")
             asked = text_in(field(row, "question", where), "question", where)
             if not asked.strip():
-                counts.skipped["empty_question"] += 1
+                counts.skip("empty_question", where)
                 continue
             letters = LETTERS[: len(texts)]  # some rows number their choices instead
             text = with_choices(asked, texts, letters)

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
-from nanochat.sources.files import LocalFile, list_local
-from nanochat.sources.first_bytes import HEAD_BYTES, PARQUET, kind_of, not_what_it_says, readable
+from nanochat.sources.files import LocalFile, expanded, list_local
+from nanochat.sources.first_bytes import check_parquet, readable
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.sources.records import json_records
 from nanochat.tasks.conversation import Conversation, Split, Task
-from nanochat.tasks.fields import FieldRules, is_neutral
-from nanochat.tasks.formats import conversation_of
+from nanochat.tasks.fields import Counts, FieldRules, UnreadFields, is_neutral
+from nanochat.tasks.formats import conversation_of, conversations_of
 from nanochat.tasks.hub import hub_rows
 
 EVERY = 10
@@ -37,9 +38,7 @@ def task(source: str, rules: FieldRules) -> Task:
         )
 
     def conversations(split: Split) -> Iterator[Conversation]:
-        for where, row in _rows_of(source, split, rules):
-            if conversation := conversation_of(row, where, rules, split):
-                yield conversation
+        return conversations_of(_rows_of(source, split, rules), rules, split)
 
     return Task("conversations", conversations)
 
@@ -53,7 +52,7 @@ def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str
             f"The task `conversations` cannot read the address `{source}`.",
             hint="It reads files of this machine and `hf://org/name[@revision]`: fetch others into a folder first.",
         )
-    found = list_local(Path(source).expanduser(), CHAT_FORMATS)
+    found = list_local(expanded(source), CHAT_FORMATS)
     if found.skipped:
         LOG.info("%s: files that are not read: %s", source, found.skipped)
     for reason, paths in found.skipped.files.items():
@@ -73,11 +72,15 @@ def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str
 
 def _tenth(rows: Iterator[tuple[str, Any]], split: Split, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     """Every tenth row for validation, the others for training."""
+    number, other = 0, None
     for number, row in enumerate(rows):
         if (number % EVERY == 0) == (split == "validation"):
             yield row
         else:
             rules.counts.other_split_rows += 1
+            other = row
+    if number == 0 and other:  # nothing is left for this split: perhaps because the file is no list of conversations
+        conversation_of(other[1], other[0], FieldRules(Counts(), rules.ignored))
 
 
 def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]]:
@@ -85,28 +88,38 @@ def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]
         yield from _parquet(each.file, rules) if each.file.suffix.lower() == ".parquet" else json_records(each.file)
 
 
-def _check_beginning(file: Path) -> None:
-    with readable(file, str(file)), file.open("rb") as raw:
-        if (kind := kind_of(raw.read(HEAD_BYTES))) not in ("", PARQUET):
-            raise not_what_it_says(kind, str(file), "a Parquet file")
-
-
 def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     """The rows of a file, without the columns that are ignored whatever is in them."""
-    _check_beginning(file)
-    with readable(file, str(file)), pq.ParquetFile(file) as parquet:
+    with readable(file, str(file)):
+        check_parquet(file, str(file))
+        yield from _checked_parquet(file, rules)
+
+
+def _checked_parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
+    with pq.ParquetFile(file) as parquet:
         names = parquet.schema_arrow.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise BadSource(f"`{file}` has two columns `{twice[0]}`.", hint="Rename or remove one.")
-        neutral = [name for name in names if is_neutral(name)]
-        columns = [name for name in names if name not in neutral] or names
+        unread = [name for name in names if is_neutral(name) or name in rules.ignored]
+        columns = [name for name in names if name not in unread] or names
         number = 0
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-            rules.counts.ignored_fields.update(dict.fromkeys(neutral, batch.num_rows))
+            rules.counts.ignored_fields.update(dict.fromkeys(unread, batch.num_rows))
             try:
                 rows = batch.to_pylist(maps_as_pydicts="strict")
             except (ValueError, OverflowError, KeyError) as error:  # a time that Python cannot hold, a key twice
-                raise BadSource(f"`{file}`, rows from {number:,} on, cannot be read: {error}.") from error
+                place = f"`{file}`, rows from {number:,} on,"
+                raise _unreadable(batch, place, rules) from error
             for row in rows:
                 yield f"`{file}`, row {number:,},", row
                 number += 1
+
+
+def _unreadable(batch: pa.RecordBatch, where: str, rules: FieldRules) -> BadSource:
+    """The error for rows with a value that Python cannot hold, naming its column."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.to_pylist(maps_as_pydicts="strict")
+        except (ValueError, OverflowError, KeyError) as error:
+            return UnreadFields(where, {name: f"it cannot be read ({error})"}, rules.ignored)
+    return BadSource(f"{where} cannot be read.")

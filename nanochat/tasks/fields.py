@@ -7,9 +7,10 @@ value is refused: by its meaning if that is known, else as unknown.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +26,13 @@ NEUTRAL = frozenset((
     "complexity", "difficulty", "length", "moderation", "openai_moderation", "quality", "rating", "redacted", "score",
     "scores", "status", "token_count", "toxic", "toxicity", "views",
     "avatarurl", "info", "meta", "metadata", "skip_prompt_formatting",
+    "max_tokens", "seed", "system_fingerprint", "temperature", "token_counter", "top_k", "top_p", "usage",
 ))  # fmt: skip
-"""Ids, origin, dates, subjects and ratings of a row or a message, in lower case."""
-NEUTRAL_PATTERN = re.compile(r"_.*|(num|n)_.*|.*_(id|uuid|hash|url|score|scores|rating|count|at|date)")
+"""Ids, origin, dates, subjects and ratings of a row or a message, and how it was sampled; in lower case."""
+NEUTRAL_PATTERN = re.compile(
+    r"_.*|(num|n)_.*|.*_(id|uuid|hash|url|score|scores|rating|count|at|date|length|tokens|source|model|generator"
+    r"|category|moderation)"
+)
 NO_TOOLS = "calls of tools cannot be rendered but as parts of the type `python` and `python_output`"
 NO_MEDIA = "only text can be learnt"
 NO_REASONING = "reasoning apart from the answer cannot be rendered"
@@ -58,9 +63,32 @@ REFUSED = {
     "chat_template_kwargs": "the chat format has no options",
 }  # fmt: skip
 """Fields with a known meaning that training cannot honour, and why."""
-OFF = ("prefix", "partial")
+OFF = ("prefix", "partial", "parallel_tool_calls")
 """Flags that say nothing when they are false."""
-NEXT_STEP = "Remove it, or name it in the item's `ignore_fields` if training may do without."
+UNKNOWN, UNREAD = "unknown meaning", "a text that was not read"
+
+
+class UnreadFields(BadSource):
+    """Fields that were neither read nor may be ignored. The first one is at `where`, each has its reason."""
+
+    def __init__(self, where: str, fields: Mapping[str, str], ignored: Collection[str] = ()) -> None:
+        self.where, self.fields = where, dict(fields)
+        (first, why), *others = self.fields.items()
+        named: dict[str, list[str]] = {}
+        for name, reason in others:
+            named.setdefault(reason, []).append(f"`{name}`")
+        also = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
+        setting = json.dumps(sorted({*ignored, *self.fields}), ensure_ascii=False)
+        super().__init__(
+            f"{where} has the field `{first}`: {why}." + (f" Other fields that are not read: {also}." if also else ""),
+            hint=f'To train without {"them" if others else "it"}, give the item `"ignore_fields": {setting}`.',
+        )
+
+
+def names_of(fields: Iterable[Any], most: int = 20) -> str:
+    """The first names of fields, for a message."""
+    names = [f"`{name}`" for name in fields]
+    return (", ".join(names[:most]) or "nothing") + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 @dataclass
@@ -69,6 +97,8 @@ class Counts:
 
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason → conversations."""
+    first_skipped: dict[str, str] = field(default_factory=dict)
+    """Reason → file and row of the first one."""
     ignored_fields: Counter[str] = field(default_factory=Counter)
     """Field → rows or messages that had it."""
     ignored_files: Counter[str] = field(default_factory=Counter)
@@ -76,18 +106,28 @@ class Counts:
     other_split_rows: int = 0
     """Rows that belong to the other split."""
 
+    def skip(self, reason: str, where: str) -> None:
+        """Counts a conversation that is left out; `where` is its file and row."""
+        self.skipped[reason] += 1
+        self.first_skipped.setdefault(reason, where.rstrip(","))
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.skipped + other.skipped,
+            other.first_skipped | self.first_skipped,
             self.ignored_fields + other.ignored_fields,
             self.ignored_files + other.ignored_files,
             self.other_split_rows + other.other_split_rows,
         )
 
 
+NOTHING = ("", "[]", "{}", "null")
+"""Also as text: some tables hold lists and objects as JSON."""
+
+
 def says_nothing(value: Any) -> bool:
     """Whether a field is as good as absent: null, blank, or empty."""
-    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}"))
+    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in NOTHING)
 
 
 @dataclass(frozen=True)
@@ -108,20 +148,24 @@ class FieldRules:
     def check_rest(
         self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = (), known: Collection[str] = ()
     ) -> None:
-        """Counts the fields that may be ignored, and raises `BadSource` for the first that may not.
+        """Counts the fields that may be ignored, and raises `UnreadFields` if there are others.
 
         `said` are the texts that were read from the other fields; `known` are the fields that would be read in a row of
         another form.
         """
+        unread: dict[str, str] = {}
         for name, value in fields.items():
             low = str(name).lower()
             if says_nothing(value) or (value is False and low in OFF):
                 continue
-            if low in REFUSED or not (is_neutral(low) or _repeats(low, value, said)):
-                unread = "it says something that was not read" if name in known else "its meaning is not known"
-                why = REFUSED.get(low, unread)
-                raise BadSource(f"{where} has the field `{name}`: {why}.", hint=NEXT_STEP)
-            self.counts.ignored_fields[str(name)] += 1
+            if low in REFUSED or not (
+                is_neutral(low) or _repeats(value, said, whole=name == "text", part=name in known)
+            ):
+                unread[str(name)] = REFUSED.get(low, UNREAD if name in known else UNKNOWN)
+            else:
+                self.counts.ignored_fields[str(name)] += 1
+        if unread:
+            raise UnreadFields(where, unread, self.ignored)
 
 
 def is_neutral(name: str) -> bool:
@@ -130,8 +174,20 @@ def is_neutral(name: str) -> bool:
     return low not in REFUSED and (low in NEUTRAL or NEUTRAL_PATTERN.fullmatch(low) is not None)
 
 
-def _repeats(name: str, value: Any, said: Sequence[str]) -> bool:
-    """Whether a field holds one of the texts that were read or, as `text` of the Alpaca data, all of them."""
+def _repeats(value: Any, said: Sequence[str], *, whole: bool, part: bool) -> bool:
+    """Whether a field holds one of the texts that were read.
+
+    It may also be the beginning or end of one (a `part`), as the `instruction` beside messages, or hold all of them
+    (the `whole`), as `text` of the Alpaca data.
+    """
     if not isinstance(value, str) or not said:
         return False
-    return value in said or (name == "text" and all(text.strip() in value for text in said))
+    text, texts = _spaced(value), [_spaced(one) for one in said]
+    if any(text == one or (part and (one.startswith(text) or one.endswith(text))) for one in texts):
+        return True
+    return whole and all(one.strip() in text for one in texts)
+
+
+def _spaced(text: str) -> str:
+    """With a space around every word, so that words are compared whole."""
+    return f" {' '.join(text.split())} "

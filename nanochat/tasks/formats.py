@@ -6,34 +6,87 @@
 {"instruction": "…", "input": "…", "output": "…", "history": [["…", "…"]]}                    Alpaca
 {"prompt": "…", "completion": "…"}                                   each a text, or a list of messages
 {"question": "…", "answer": "…"}
+{"conversation": [{"input": "…", "output": "…"}]}                                             Capybara
 
 Every form may have a `system` text beside it. What becomes of other fields is in `fields.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any
 
-from nanochat.errors import BadSource
+from nanochat.errors import BadSource, NanochatError
 from nanochat.sources.names import split_of
-from nanochat.sources.records import text_of
 from nanochat.tasks.conversation import Conversation, Split
-from nanochat.tasks.fields import REFUSED, FieldRules, says_nothing
-from nanochat.tasks.messages import Message, in_turn, message_text, one_of, read_messages, reason_to_skip
+from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing
+from nanochat.tasks.messages import (
+    ANSWERS,
+    CONTENT_FIELDS,
+    QUESTIONS,
+    Message,
+    is_message,
+    is_parts,
+    message_text,
+    one_of,
+    one_system,
+    read_content,
+    read_messages,
+    reason_to_skip,
+)
 
 LISTS = ("messages", "conversations", "conversation")
-QUESTIONS = ("instruction", "prompt", "question", "query")
-ANSWERS = ("output", "completion", "response", "answer")
 CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
 READ = frozenset((*LISTS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, "history"))
 ANSWER_OF = {"instruction": "output", "prompt": "completion"}
 PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
+LOOK_AHEAD_ROWS = 10_000
+"""So many rows are looked at to name all fields that are not read at once."""
 FORMS = (
     "`messages`, `conversations` (ShareGPT), `instruction` and `output` (Alpaca), `prompt` and `completion` (or "
     "`response`), or `question` and `answer`"
 )
+
+
+def conversations_of(
+    rows: Iterable[tuple[str, Any]], rules: FieldRules, split: Split = "train"
+) -> Iterator[Conversation]:
+    """The conversations of rows, each with its file and row. Raises what `conversation_of` raises."""
+    rows = iter(rows)
+    for where, row in rows:
+        try:
+            conversation = conversation_of(row, where, rules, split)
+        except UnreadFields as error:
+            following = chain([(where, row)], islice(rows, LOOK_AHEAD_ROWS))
+            raise _with_all_fields(error, following, rules, split) from error
+        if conversation:
+            yield conversation
+
+
+def _with_all_fields(
+    error: UnreadFields, rows: Iterable[tuple[str, Any]], rules: FieldRules, split: Split
+) -> UnreadFields:
+    """The same error with the unread fields of these rows and of their messages too."""
+    fields = dict(error.fields)
+    with suppress(NanochatError):  # what else is wrong is said when these are not in the way
+        for where, row in rows:
+            while more := _unread_fields(row, where, FieldRules(Counts(), {*rules.ignored, *fields}), split):
+                fields |= more
+    return UnreadFields(error.where, fields, rules.ignored)
+
+
+def _unread_fields(row: Any, where: str, rules: FieldRules, split: Split) -> Mapping[str, str]:
+    try:
+        conversation_of(row, where, rules, split)
+    except UnreadFields as error:
+        return error.fields
+    except BadSource:
+        pass
+    return {}
 
 
 def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "train") -> Conversation | None:
@@ -50,9 +103,9 @@ def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "tra
     skip = reader.weight() == 0
     reader.check_split(split)
     reader.check_rest(messages)
-    messages = in_turn(messages, where)
+    messages = one_system(messages)
     if reason := "weight_0" if skip else reason_to_skip(messages):
-        rules.counts.skipped[reason] += 1
+        rules.counts.skip(reason, where)
         return None
     return {"messages": messages}
 
@@ -75,20 +128,25 @@ class _Row:
 
     def messages(self) -> list[Message]:
         """All messages of the row, whatever its form; their order is not checked."""
-        for name in PREFERENCES:
-            if not says_nothing(self._fields.get(name)):
+        for name in PREFERENCES:  # beside another answer, they are fields that are not read
+            if not says_nothing(self._fields.get(name)) and not self._fields.keys() & {*LISTS, *ANSWERS}:
                 raise BadSource(
                     f"{self._where} has the field `{name}`: {REFUSED[name]}.",
                     hint="Keep the question and the chosen answer as `messages`.",
                 )
         name, system = self._take(SYSTEMS)
-        before = "" if says_nothing(system) else self._text(name, system)
+        before = "" if says_nothing(system) else self._text(name, system, "system")
         asks = bool(self._fields.keys() & {*QUESTIONS, *ANSWERS})
         name, listed = self._take(LISTS)
-        if listed is None or (asks and says_nothing(listed)):
+        if says_nothing(listed) and (asks or not self._fields.keys() & set(LISTS)):
             return self._with_system(before, self._question_and_answer())
-        if not isinstance(listed, list) or not listed:
-            raise BadSource(f"{self._where} has no list of messages in `{name}`.", hint=f"A row has {FORMS}.")
+        if says_nothing(listed):
+            return []
+        if not isinstance(listed, list):
+            raise BadSource(
+                f"{self._where} has no list of messages in `{name}`, but {_kind(listed)}.",
+                hint="Write it as a list, not as JSON in a text." if isinstance(listed, str) else f"A row has {FORMS}.",
+            )
         return self._with_system(before, read_messages(listed, self._where, name, self._rules))
 
     def weight(self) -> int:
@@ -121,23 +179,41 @@ class _Row:
     def _question_and_answer(self) -> list[Message]:
         asked, question = self._take(QUESTIONS)
         said, answer = self._take(ANSWERS)
-        if isinstance(question, list) and question:
-            earlier = read_messages(question, self._where, asked, self._rules)
-            # the form says that of a prompt nothing is learnt, and of a completion everything
-            messages = [{**one, "learn": False} if one["role"] == "assistant" else one for one in earlier]
+        if _is_messages(question):
+            texts = [(asked, question)]
         else:
             about, context = self._take(CONTEXTS)
-            if question is None and (context is None or answer is None):
-                has = ", ".join(f"`{name}`" for name in self._fields) or "nothing"
-                raise BadSource(f"{self._where} is no conversation: it has {has}.", hint=f"A row has {FORMS}.")
-            asking = [(asked, question), (about, context)]
-            texts = [self._text(name, value) for name, value in asking if value is not None]
-            messages = [{"role": "user", "content": "\n\n".join(text for text in texts if text)}]
-        if isinstance(answer, list) and answer:
-            return [*self._history(), *messages, *read_messages(answer, self._where, said, self._rules)]
-        if answer is None:
-            said = next((name for name in ANSWERS if name in self._fields), ANSWER_OF.get(asked, "answer"))
-        return [*self._history(), *messages, {"role": "assistant", "content": self._text(said, answer)}]
+            texts = [(name, value) for name, value in ((asked, question), (about, context)) if value is not None]
+            if not self._is_asked_and_answered(texts):
+                raise BadSource(
+                    f"{self._where} is no conversation: it has {names_of(self._fields)}.", hint=f"A row has {FORMS}."
+                )
+        if said not in self._fields:
+            wanted = ANSWER_OF.get(asked if asked in self._fields else "", "answer")
+            raise BadSource(
+                f"{self._where} has no `{wanted}`: it has {names_of(self._fields)}.", hint=f"A row has {FORMS}."
+            )
+        return [*self._history(), *self._asking(texts), *self._turns(said, answer, "assistant")]
+
+    def _is_asked_and_answered(self, texts: Sequence[tuple[str, Any]]) -> bool:
+        """Whether the row has a field for a question, and one for an answer if it has only a context."""
+        names = self._fields.keys()
+        return bool(names & set(QUESTIONS)) or (bool(texts) and bool(names & set(ANSWERS)))
+
+    def _asking(self, texts: Sequence[tuple[str, Any]]) -> list[Message]:
+        """The messages of a question and its context."""
+        if len(texts) == 1 and _is_messages(texts[0][1]):
+            # the form says that of a prompt nothing is learnt, and of a completion everything
+            earlier = self._turns(*texts[0], "user")
+            return [{**one, "learn": False} if one["role"] == "assistant" else one for one in earlier]
+        found = [self._text(name, value, "user") for name, value in texts]
+        return [{"role": "user", "content": "\n\n".join(text for text in found if text)}]
+
+    def _turns(self, name: str, value: Any, role: str) -> list[Message]:
+        """The messages in a field, or its text as a message of `role`."""
+        if _is_messages(value):
+            return read_messages(value if isinstance(value, list) else [value], self._where, name, self._rules)
+        return [{"role": role, "content": self._content(name, value, role)}]
 
     def _history(self) -> list[Message]:
         """Earlier turns: pairs of question and answer, or messages."""
@@ -153,13 +229,13 @@ class _Row:
             if not isinstance(turn, list) or len(turn) != 2:
                 raise BadSource(f"{self._where} has a turn {number} in `history` that is not a question and an answer.")
             for role, text in zip(("user", "assistant"), turn, strict=True):
-                messages.append({"role": role, "content": self._text("history", text)})
+                messages.append({"role": role, "content": self._content("history", text, role)})
         return messages
 
     def _with_system(self, system: str, messages: list[Message]) -> list[Message]:
         """The messages, and before them the row's own system text unless they begin with the same."""
-        own = message_text(messages[0]) if messages[0]["role"] == "system" else ""
-        if not system or own == system:
+        own = message_text(messages[0]) if messages and messages[0]["role"] == "system" else ""
+        if not system or own.strip() == system.strip():
             return messages
         if own.strip():
             raise BadSource(
@@ -172,12 +248,39 @@ class _Row:
         """Name and value of the one field that says something, of fields with one meaning; null if none is there."""
         self._read.update(names)
         value = one_of(self._fields, names, self._where)
-        return next((name for name in names if self._fields.get(name) == value), names[0]), value
+        there = [name for name in names if name in self._fields]
+        return next((name for name in there if self._fields[name] == value), names[0]), value
 
-    def _text(self, name: str, value: Any) -> str:
-        if not isinstance(value, str):
-            raise BadSource(
-                f"{self._where} has no text in `{name}`.",
-                hint="Write numbers and other values as texts, in quotation marks.",
-            )
-        return text_of(value, f"{self._where} `{name}`")
+    def _text(self, name: str, value: Any, role: str) -> str:
+        """The text of a field that is no answer."""
+        content = self._content(name, value, role)
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+    def _content(self, name: str, value: Any, role: str) -> str | list[dict[str, str]]:
+        """A text or parts of one; null is an empty text."""
+        if value is None or isinstance(value, str) or is_parts(value):
+            return read_content(value, role, f"{self._where} `{name}`", self._rules)
+        raise BadSource(
+            f"{self._where} has no text in `{name}`, but {_kind(value)}.",
+            hint="Write it as a text, in quotation marks." if isinstance(value, int | float) else f"A row has {FORMS}.",
+        )
+
+
+def _is_messages(value: Any) -> bool:
+    """Whether the value of a question or an answer is one or more messages."""
+    if isinstance(value, list):
+        return bool(value) and not is_parts(value)
+    return is_message(value) and any(name in value for name in CONTENT_FIELDS)
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, Mapping):
+        return f"an object with {names_of(value)}"
+    if isinstance(value, list):
+        return "a list"
+    return (
+        f"{json.dumps(value)}" if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
+    )

@@ -27,7 +27,7 @@ def task(source: str, counts: Counts) -> Task:
             if question.strip() and answer.strip():
                 yield where, question, answer
             else:
-                counts.skipped["empty_answer" if question.strip() else "empty_question"] += 1
+                counts.skip("empty_answer" if question.strip() else "empty_question", where)
 
     def conversations(split: Split) -> Iterator[Conversation]:
         for _, question, answer in rows(SPLITS[split]):

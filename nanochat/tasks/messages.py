@@ -2,6 +2,7 @@
 
 What comes out: an optional system message, then user and assistant in turn. A message has `role`, `content` and, when
 it is an answer that is not to be learnt, `"learn": false`. Content is a text, or in answers a list of parts.
+A list may also have pairs of question and answer instead of messages, each `{"input": "…", "output": "…"}`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from nanochat.errors import BadSource
 from nanochat.sources.records import text_of
 from nanochat.tasks.conversation import PARTS
-from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, says_nothing
+from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing
 
 ROLES = {
     "system": "system",
@@ -25,12 +26,16 @@ ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
 }
 """Of `role` and of ShareGPT's `from`, in any case."""
 TOOL_ROLES = ("tool", "function", "observation", "tool_call", "tool_response", "function_call", "ipython")
 ROLE_FIELDS, CONTENT_FIELDS = ("role", "from"), ("content", "value")
 LEARN_FIELDS = ("weight", "train", "training", "trainable", "learn", "loss")
 """1 or true: the answer is to be learnt; 0 or false: it is not."""
+QUESTIONS = ("instruction", "prompt", "question", "query")
+ANSWERS = ("output", "completion", "response", "answer")
+PAIR_QUESTIONS = ("input", *QUESTIONS)
 READ = frozenset((*ROLE_FIELDS, *CONTENT_FIELDS, *LEARN_FIELDS))
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", **{part: part for part in PARTS}}
 OTHER_PARTS = {
@@ -48,29 +53,60 @@ def read_messages(found: Sequence[Any], where: str, name: str, rules: FieldRules
 
     Raises `BadSource`, naming `where` (file and row) and the message, for anything that is not understood.
     """
-    return [_message(message, f"{where} message {number} of `{name}`", rules) for number, message in enumerate(found)]
+    messages: list[Message] = []
+    for number, one in enumerate(found):
+        place = f"{where} message {number} of `{name}`"
+        if not isinstance(one, Mapping):
+            raise BadSource(f"{place} is not an object.", hint=HINT)
+        fields = rules.without_ignored(one)
+        if is_message(fields):
+            messages.append(_message(fields, place, rules))
+        else:
+            messages += _pair(fields, place, rules)
+    return messages
 
 
-def _message(found: Any, where: str, rules: FieldRules) -> Message:
-    if not isinstance(found, Mapping):
-        raise BadSource(f"{where} is not an object.", hint=HINT)
-    fields = rules.without_ignored(found)
+def is_message(value: Any) -> bool:
+    """Whether a value is an object that says who speaks."""
+    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+
+
+def is_parts(value: Any) -> bool:
+    """Whether a value is a list of parts of a text, and not of messages."""
+    return isinstance(value, list) and all(
+        isinstance(one, Mapping) and ("text" in one or "type" in one) and not is_message(one) for one in value
+    )
+
+
+def _message(fields: Mapping[str, Any], where: str, rules: FieldRules) -> Message:
     said = one_of(fields, ROLE_FIELDS, where)
-    role = ROLES.get(said.lower()) if isinstance(said, str) else None
+    role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None:
-        if isinstance(said, str) and said.lower() in TOOL_ROLES:
-            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.")
+        if isinstance(said, str) and said.strip().lower() in TOOL_ROLES:
+            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint="Leave such conversations out of the data.")
         raise BadSource(
-            f"{where} is from `{said}`, which is no known role.",
+            f"{where} " + ("has no role." if says_nothing(said) else f"is from `{said}`, which is no known role."),
             hint=f"A role is one of {', '.join(f'`{role}`' for role in ROLES)}.",
         )
     rest = {key: value for key, value in fields.items() if key not in READ}
     rules.check_rest(rest, where)  # before the content, which is null beside calls of tools
-    content = _content(one_of(fields, CONTENT_FIELDS, where), role, where, rules)
+    if "content" not in fields and "value" not in fields:
+        raise BadSource(f"{where} has no `content`.", hint=HINT)
+    content = read_content(one_of(fields, CONTENT_FIELDS, where), role, where, rules)
     message: Message = {"role": role, "content": content}
     if not _learnt(fields, role, where):
         message["learn"] = False
     return message
+
+
+def _pair(fields: Mapping[str, Any], where: str, rules: FieldRules) -> list[Message]:
+    """A question with its answer, as two messages."""
+    if not (fields.keys() & set(PAIR_QUESTIONS) and fields.keys() & set(ANSWERS)):
+        raise BadSource(f"{where} has no `role`; it has {names_of(fields)}.", hint=HINT)
+    rest = {key: value for key, value in fields.items() if key not in PAIR_QUESTIONS and key not in ANSWERS}
+    rules.check_rest(rest, where)
+    values = (("user", one_of(fields, PAIR_QUESTIONS, where)), ("assistant", one_of(fields, ANSWERS, where)))
+    return [{"role": role, "content": read_content(value, role, where, rules)} for role, value in values]
 
 
 def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
@@ -89,10 +125,13 @@ def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
     return values[0] if values else None
 
 
-def _content(content: Any, role: str, where: str, rules: FieldRules) -> str | list[dict[str, str]]:
+def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str | list[dict[str, str]]:
+    """A text or, in an answer, parts; nothing (null or no part) is an empty text."""
     if isinstance(content, str):
         return text_of(content, where)
-    if not isinstance(content, list) or not content:
+    if content is None or content == []:
+        return ""
+    if not isinstance(content, list):
         raise BadSource(f"{where} has no text in its content.", hint=HINT)
     parts = [_part(part, where, rules) for part in content]
     if role == "assistant":
@@ -106,6 +145,8 @@ def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind in OTHER_PARTS:
         raise BadSource(f"{where} has a part of the type `{kind}`: {OTHER_PARTS[kind]}.")
+    if isinstance(part, Mapping) and kind is None:
+        kind = "text"
     if not isinstance(kind, str) or kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
         raise BadSource(f"{where} has a part that is not `type` ({', '.join(PARTS)}) and `text`.", hint=HINT)
     fields = rules.without_ignored(part)
@@ -128,30 +169,23 @@ def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
     return role != "assistant" or all(flags.values())
 
 
-def in_turn(messages: Sequence[Message], where: str) -> list[Message]:
-    """The messages with one system message at most, which is not empty, and then user and assistant in turn.
-
-    Raises `BadSource` for any other order, and when there is no answer.
-    """
+def one_system(messages: Sequence[Message]) -> list[Message]:
+    """The messages with all system messages at their beginning as one, or none where they are empty."""
     first = next((n for n, message in enumerate(messages) if message["role"] != "system"), len(messages))
     system = "\n\n".join(message["content"] for message in messages[:first] if message["content"].strip())
-    turns = list(messages[first:])
-    for number, message in enumerate(turns):
-        expected = ("user", "assistant")[number % 2]
-        if message["role"] != expected:
-            raise BadSource(
-                f"{where} has a message of the {message['role']} where it is the {expected}'s turn (message "
-                f"{first + number}).",
-                hint="After an optional system message, user and assistant take turns; the user begins.",
-            )
-    if len(turns) < 2:
-        raise BadSource(f"{where} has no answer of the assistant.", hint=HINT)
-    return [*([{"role": "system", "content": system}] if system else []), *turns]
+    return [*([{"role": "system", "content": system}] if system else []), *messages[first:]]
 
 
 def reason_to_skip(messages: Sequence[Message]) -> str:
-    """Why nothing can be learnt from a conversation, or empty."""
-    system = messages[0]["role"] == "system"
+    """Why nothing can be learnt from a conversation, or empty. `messages` are those of `one_system`."""
+    system = bool(messages) and messages[0]["role"] == "system"
+    turns = messages[system:]
+    if not turns:
+        return "no_messages"
+    if any(message["role"] != ("user", "assistant")[number % 2] for number, message in enumerate(turns)):
+        return "roles_out_of_turn"
+    if len(turns) < 2:
+        return "no_answer"
     for number, message in enumerate(messages):
         blank = not message_text(message).strip()
         if blank and message["role"] == "user" and not (system and number == 1):

@@ -26,7 +26,7 @@ def task(source: str, counts: Counts) -> Task:
                 raise BadSource(f"{where} has the answer `{answer}`, which is not the number of a choice (0 to 3).")
             asked = text_in(field(row, "question", where), "question", where)
             if not asked.strip():
-                counts.skipped["empty_question"] += 1
+                counts.skip("empty_question", where)
                 continue
             text = with_choices(asked, [text_in(choice, "choices", where) for choice in choices])
             yield choice_question("mmlu", text, LETTERS, LETTERS[answer])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nanochat.tasks.conversation import Conversation, Split, Task
 from nanochat.tasks.fields import FieldRules
-from nanochat.tasks.formats import conversation_of
+from nanochat.tasks.formats import conversations_of
 from nanochat.tasks.hub import hub_rows
 
 ID = "HuggingFaceTB/smol-smoltalk"
@@ -15,8 +15,6 @@ SPLITS: dict[Split, str] = {"train": "train", "validation": "test"}
 
 def task(source: str, rules: FieldRules) -> Task:
     def conversations(split: Split) -> Iterator[Conversation]:
-        for where, row in hub_rows(source, ID, None, SPLITS[split]):
-            if conversation := conversation_of(row, where, rules):
-                yield conversation
+        return conversations_of(hub_rows(source, ID, None, SPLITS[split]), rules)
 
     return Task("smoltalk", conversations)

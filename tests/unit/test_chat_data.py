@@ -66,6 +66,13 @@ def turn(kind, text, **more):
         ({"prompt": [KIND, HI], "completion": "Hello!"}, [KIND, HI, HELLO]),
         ({"prompt": "Hi", "completion": [HELLO]}, [HI, HELLO]),
         ({"question": [turn("human", "Hi")], "answer": [HELLO]}, [HI, HELLO]),
+        ({"prompt": HI, "completion": HELLO}, [HI, HELLO]),
+        ({"input": [HI], "output": "Hello!"}, [HI, HELLO]),
+        ({"input": [KIND, HI], "output": [HELLO]}, [KIND, HI, HELLO]),
+        ({"prompt": [{"type": "text", "text": "Hi"}], "completion": "Hello!"}, [HI, HELLO]),
+        ({"conversation": [{"input": "Hi", "output": "Hello!"}, {"input": "And now?", "output": "Now too."}]},
+         [HI, HELLO, *AGAIN]),
+        ({"messages": [{"role": " User", "content": "Hi"}, {"role": "ai", "content": "Hello!"}]}, [HI, HELLO]),
     ],
 )  # fmt: skip
 def test_every_form_is_read(row, messages):
@@ -85,6 +92,12 @@ def test_every_form_is_read(row, messages):
         ({"instruction": "And now?", "output": "Now too.", "history": [["Hi", "Hello!"]]}, [HI, HELLO, *AGAIN]),
         ({"instruction": "And now?", "output": "Now too.", "system": "Be kind.", "history": [HI, HELLO]},
          [KIND, HI, HELLO, *AGAIN]),
+        ({"system": "Be kind.\n", "messages": [KIND, HI, HELLO]}, [KIND, HI, HELLO]),
+        ({"system": [{"type": "text", "text": "Be kind."}], "messages": [HI, HELLO]}, [KIND, HI, HELLO]),
+        ({"system": [{"text": "Be kind."}], "messages": [{**HI, "content": [{"text": "Hi"}]}, HELLO]},
+         [KIND, HI, HELLO]),
+        ({"instruction": "And now?", "output": "Now too.", "history": [{"instruction": "Hi", "output": "Hello!"}]},
+         [HI, HELLO, *AGAIN]),
         ({"messages": [HI, {**HELLO, "weight": 0}, *AGAIN]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
         ({"messages": [HI, {**HELLO, "train": False}, *AGAIN]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
         ({"messages": [HI, {**HELLO, "loss": 1, "weight": 1.0}]}, [HI, HELLO]),
@@ -120,7 +133,10 @@ BOTH = {"messages": [HI, HELLO]}
         ({"conversations": [turn("observation", "3")]}, "message 0 of `conversations` is from `observation`: calls"),
         ({"messages": [HI, {"role": "robot", "content": "3"}]}, "from `robot`, which is no known role"),
         ({"messages": [HI, {"role": 3, "content": "3"}]}, "from `3`, which is no known role"),
-        ({"messages": [HI, {"content": "3"}]}, "from `None`, which is no known role"),
+        ({"messages": [HI, {"content": "3"}]}, "message 1 of `messages` has no `role`; it has `content`"),
+        ({"messages": [HI, {"role": None, "content": "3"}]}, "message 1 of `messages` has no role"),
+        ({"messages": [HI, {"role": "assistant"}]}, "message 1 of `messages` has no `content`"),
+        ({"messages": [HI, {"type": "ai", "data": {}}]}, "has no `role`; it has `type`, `data`"),
         ({"messages": [{**HI, "name": "Mira"}, HELLO]}, "message 0 of `messages` has the field `name`"),
         ({"messages": [HI, {**HELLO, "reasoning_content": "hm"}]}, "`reasoning_content`"),
         ({"messages": [HI, {**HELLO, "thinking": "hm"}]}, "`thinking`"),
@@ -131,16 +147,17 @@ BOTH = {"messages": [HI, HELLO]}
         ({"messages": [HI, {**HELLO, "weight": 1, "train": False}]}, "`weight` and `train`, which differ"),
         ({"messages": [{**HI, "train": True}, HELLO]}, "message 0 .* only the assistant's messages are learnt"),
         ({"messages": [HI, {**HELLO, "train_detail": [{"begin_offset": 0}]}]}, "`train_detail`"),
-        ({"messages": [HI, {**HELLO, "mood": "happy"}]}, "`mood`: its meaning is not known"),
+        ({"messages": [HI, {**HELLO, "mood": "happy"}]}, "`mood`: unknown meaning"),
         ({**BOTH, "weight": 0.5}, "the `weight` 0.5"),
-        ({**BOTH, "mood": "happy"}, "line 7, has the field `mood`: its meaning is not known"),
+        ({**BOTH, "mood": "happy"}, "line 7, has the field `mood`: unknown meaning"),
         ({"messages": [{**HI, "text": "Hi there"}, HELLO]}, "message 0 of `messages` has the field `text`"),
         ({**BOTH, "text": "Hi and more"}, "has the field `text`"),
         ({**BOTH, "split": "test"}, "is of the split `test`"),
         ({**BOTH, "images": ["a.png"]}, "`images`: only text"),
         ({**BOTH, "chat_template_kwargs": {"x": 1}}, "`chat_template_kwargs`"),
         ({**BOTH, "history": [["a", "b"]]}, "`history`"),
-        ({**BOTH, "prompt": "Something else"}, "`prompt`: it says something that was not read"),
+        ({**BOTH, "prompt": "Something else"}, "`prompt`: a text that was not read"),
+        ({"messages": [{**HI, "content": "Hide"}, HELLO], "prompt": "Hi"}, "`prompt`: a text that was not read"),
         ({**BOTH, "conversations": [HI, HELLO, *AGAIN]}, "`messages` and `conversations`, which differ"),
         ({**BOTH, "system": 0}, "no text in `system`"),
         ({"messages": [KIND, HI, HELLO], "system": "Be brief."}, "a system text beside its messages"),
@@ -153,35 +170,31 @@ BOTH = {"messages": [HI, HELLO]}
         ({"messages": [{"role": "user", "content": [{"type": "python", "text": "1"}]}, HELLO]}, "type `python`"),
         ({"messages": [{"role": "user", "content": ["Hi"]}, HELLO]}, "a part that is not"),
         ({"messages": [{"role": "user", "content": 3}, HELLO]}, "message 0 of `messages` has no text in its content"),
-        ({"messages": [{"role": "user", "content": None}, HELLO]}, "no text in its content"),
         ({"messages": [{"role": "user", "content": {"text": "Hi"}}, HELLO]}, "no text in its content"),
         ({"messages": [{"role": "user", "content": "\ud800"}, HELLO]}, "surrogate"),
-        ({"messages": "Hi"}, "no list of messages in `messages`"),
-        ({"messages": []}, "no list of messages in `messages`"),
+        ({"messages": "Hi"}, "no list of messages in `messages`, but a text"),
+        ({"messages": {"role": ["user"]}}, "no list of messages in `messages`, but an object with `role`"),
         ({"messages": ["Hi", "Hello!"]}, "message 0 of `messages` is not an object"),
-        ({"messages": [HI, HI, HELLO]}, "a message of the user where it is the assistant's turn .message 1"),
-        ({"messages": [HELLO, HI]}, "a message of the assistant where it is the user's turn .message 0"),
-        ({"messages": [HI, HELLO, KIND, *AGAIN]}, "a message of the system where it is the user's turn .message 2"),
-        ({"messages": [HI]}, "no answer of the assistant"),
-        ({"messages": [KIND]}, "no answer of the assistant"),
-        ({"prompt": [HI], "completion": []}, "no text in `completion`"),
         ({"instruction": "Hi", "input": 0, "output": "3"}, "no text in `input`"),
         ({"instruction": "Hi", "input": False, "output": "3"}, "no text in `input`"),
         ({"instruction": "Hi", "output": 3}, "no text in `output`"),
-        ({"instruction": "Hi", "input": "you"}, "no text in `output`"),
-        ({"prompt": "Hi"}, "no text in `completion`"),
-        ({"prompt": "Hi", "completion": None}, "no text in `completion`"),
+        ({"instruction": "Hi", "input": "you"}, "has no `output`: it has `instruction`, `input`"),
+        ({"prompt": "Hi"}, "has no `completion`: it has `prompt`"),
+        ({"query": "Hi", "answers": "[]"}, "has no `answer`: it has `query`, `answers`"),
+        ({"prompt": {"role": "user", "text": "Hi"}, "completion": "Hello!"}, "in `prompt`, but an object with `role`"),
+        ({"prompt": {"0": "Hi"}, "completion": {"0": "Hello!"}}, "no text in `prompt`, but an object with `0`"),
+        ({"conversation": [{"input": "Hi", "output": "Hello!", "mood": "x"}]}, "message 0 .* the field `mood`"),
+        ({"conversation": [{"input": "Hi", "answers": "Hello!"}]}, "no `role`; it has `input`, `answers`"),
         ({"question": "Hi", "answer": ["Hello!"]}, "message 0 of `answer` is not an object"),
         ({"question": "Hi", "answer": "Hello!", "response": "Good day"}, "`response` and `answer`, which differ"),
         ({"instruction": "Hi", "output": "Hello!", "history": "Hi"}, "no list of turns in `history`"),
         ({"instruction": "Hi", "output": "Hello!", "history": [["Hi"]]}, "turn 0 in `history`"),
-        ({"instruction": "Hi", "output": "Hello!", "history": [["Hi", None]]}, "no text in `history`"),
+        ({"instruction": "Hi", "output": "Hello!", "history": [["Hi", 3]]}, "no text in `history`, but 3"),
         ({"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}, "`chosen`: preference data"),
         ({"chosen": [HI, HELLO], "rejected": [HI, HELLO]}, "`chosen`: preference data"),
         ({"prompt": "Hi", "completion": "Hello!", "label": False}, "`label`: it may say"),
         ({"text": "Hello", "id": 3}, "is no conversation: it has `text`, `id`"),
         ({}, "is no conversation: it has nothing"),
-        ([], "no list of messages"),
         ([BOTH, BOTH], "is a list of conversations"),
         ("Hi", "is not an object"),
         (None, "is not an object"),
@@ -203,6 +216,11 @@ def test_what_cannot_be_honoured_is_refused_with_its_place(row, says):
         ({**BOTH, "tools": "[]"}, []),
         ({"messages": [HI, {**HELLO, "tool_calls": [], "prefix": False, "refusal": None}]}, []),
         ({**BOTH, "prompt": "Hi"}, ["prompt"]),
+        ({**BOTH, "prompt": "Hi\n"}, ["prompt"]),
+        ({"messages": [{**HI, "content": "Add.\n1 2"}, HELLO], "instruction": "Add.", "input": "1 2"},
+         ["input", "instruction"]),
+        ({"messages": [HI, {**HELLO, "temperature": 1.0, "top_p": 1.0}]}, ["temperature", "top_p"]),
+        ({**BOTH, "tools": "null", "parallel_tool_calls": False}, []),
         ({**BOTH, "text": "Hi"}, ["text"]),
         ({**BOTH, "split": "train_sft"}, []),
         ({"instruction": "Add.", "input": "1 2", "output": "3", "text": "### Add.\n### 1 2\n### 3"}, ["text"]),
@@ -229,6 +247,30 @@ def test_a_field_is_ignored_when_the_user_says_so(tmp_path):
         load_task(MixtureItem(task="gsm8k", ignore_fields=("x",)), 1)
 
 
+def test_all_fields_that_are_not_read_are_named_at_once_and_the_hint_works(tmp_path):
+    rows = [
+        BOTH,
+        {**BOTH, "mood": "happy"},
+        {"messages": [{**HI, "accent": "none"}, HELLO], "tools": CALL, "mood": "sad"},
+        {"messages": [HI, {**HELLO, "content": [{"type": "text", "text": "Hello!", "cache": 1}]}], "chosen": [HI]},
+        {**BOTH, "split": "test"},
+        {**BOTH, "later": "x"},
+    ]
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    item = MixtureItem(task="conversations", source=str(file), ignore_fields=("split",))
+    with pytest.raises(BadSource, match=r"own\.jsonl`, line 2, has the field `mood`: unknown meaning") as error:
+        list(load_task(item, 1).conversations("train"))
+    assert "`accent`, `cache`, `later`: unknown meaning; `tools`: calls of tools" in error.value.message
+    hint = error.value.hint
+    ignored = json.loads(hint[hint.index("[") : hint.index("]") + 1])
+    assert set(ignored) == {"split", "mood", "accent", "tools", "cache", "chosen", "later"}
+    counts = Counts()
+    item = item.model_copy(update={"ignore_fields": tuple(ignored)})
+    assert len(list(load_task(item, 1, counts).conversations("train"))) == 5
+    assert counts.ignored_fields == {name: 1 for name in ignored} | {"mood": 2}
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -242,12 +284,30 @@ def test_a_field_is_ignored_when_the_user_says_so(tmp_path):
         ({"messages": [{"role": "user", "content": " "}, HELLO]}, "empty_question"),
         ({"messages": [HI, {**HELLO, "weight": 0}]}, "no_answer_to_learn"),
         ({**BOTH, "weight": 0}, "weight_0"),
+        ({"messages": [HI, {"role": "assistant", "content": None}]}, "empty_answer"),
+        ({"messages": [{"role": "user", "content": None}, HELLO]}, "empty_question"),
+        ({"prompt": "Hi", "completion": None}, "empty_answer"),
+        ({"prompt": None, "completion": "Hello!"}, "empty_question"),
+        ({"prompt": [HI], "completion": []}, "empty_answer"),
+        ({"instruction": "Hi", "output": "Hello!", "history": [["Hi", None]]}, "empty_answer"),
+        ({"conversation": [{"input": "Hi", "output": None}]}, "empty_answer"),
+        ({"messages": []}, "no_messages"),
+        ({"messages": None, "id": 3}, "no_messages"),
+        ([], "no_messages"),
+        ({"messages": [KIND]}, "no_messages"),
+        ({"messages": [HI]}, "no_answer"),
+        ({"messages": [HI, HI, HELLO]}, "roles_out_of_turn"),
+        ({"messages": [HELLO, HI]}, "roles_out_of_turn"),
+        ({"messages": [HELLO]}, "roles_out_of_turn"),
+        ({"messages": [HI, HELLO, KIND, *AGAIN]}, "roles_out_of_turn"),
+        ({"prompt": [HI, HELLO], "completion": "Hello!"}, "roles_out_of_turn"),
     ],
 )
 def test_conversations_with_nothing_to_learn_are_skipped_and_counted(row, reason):
     counts = Counts()
     assert conversation_of(row, WHERE, FieldRules(counts)) is None
     assert counts.skipped == {reason: 1}
+    assert counts.first_skipped == {reason: "`own.jsonl`, line 7"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import MixtureItem
+from nanochat.config import ConversationsConfig, DataConfig, MixtureItem
+from nanochat.data.conversations import pinned
+from nanochat.data.listing import list_files
 from nanochat.errors import BadConfig, BadSource
 from nanochat.tasks.fields import Counts
 from nanochat.tasks.task import load_task
@@ -127,7 +129,10 @@ def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_pat
         (pa.table({"id": [1, 2]}), "is no conversation: it has `id`"),
         (pa.table({**{"prompt": ["Hi"], "completion": ["Hello!"]}, "image": [b"x"]}), "row 0, has the field `image`"),
         (pa.table({"prompt": ["Hi"], "completion": [b"Hello!"]}), "row 0, has no text in `completion`"),
-        (pa.table({"prompt": ["Hi"], "when": pa.array([1 << 60], pa.timestamp("ms"))}), "cannot be read"),
+        (
+            pa.table({"prompt": ["Hi"], "when": pa.array([1 << 60], pa.timestamp("ms"))}),
+            "the field `when`: it cannot be read",
+        ),
     ],
 )
 def test_a_column_that_cannot_be_honoured_is_refused(tmp_path, table, says):
@@ -135,6 +140,15 @@ def test_a_column_that_cannot_be_honoured_is_refused(tmp_path, table, says):
     with pytest.raises(BadSource, match=says) as error:
         list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("validation"))
     assert "own.parquet" in str(error.value)
+
+
+def test_a_column_that_is_ignored_is_not_read_but_counted(tmp_path):
+    when = pa.array([1 << 60, 1 << 60], pa.timestamp("ms"))  # a time that Python cannot hold
+    pq.write_table(pa.table({"prompt": 2 * ["Hi"], "completion": 2 * ["Hello!"], "when": when}), tmp_path / "a.parquet")
+    counts = Counts()
+    item = MixtureItem(task="conversations", source=str(tmp_path), ignore_fields=("when",))
+    assert list(load_task(item, 1, counts).conversations("train")) == [BOTH]
+    assert counts.ignored_fields == {"when": 2}
 
 
 def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
@@ -152,6 +166,8 @@ def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
     [
         ("own.parquet", b"<!DOCTYPE html><html></html>", "is an HTML or XML page, not a Parquet file"),
         ("own.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ("own.parquet", b"prompt,completion\nHi,Hello!\n", "is a file of another format, not a Parquet file"),
+        ("own.parquet", b'{"prompt": "Hi"}', "is JSON, not a Parquet file"),
         ("own.parquet", b"PAR1 and no more", "damaged or truncated"),
         ("own.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
         ("own.jsonl", b"", "is empty"),
@@ -168,6 +184,25 @@ def test_a_file_that_is_something_else_is_named(tmp_path, name, content, says):
 def test_an_address_that_is_not_read_is_refused(source):
     with pytest.raises(BadSource, match=f"cannot read the address `{source}`"):
         prompts(source, "train")
+
+
+def test_the_home_of_an_unknown_user_is_refused_in_every_source():
+    place = "~no-such-user/own.jsonl"
+    with pytest.raises(BadSource, match="the home of `~no-such-user` is not known"):
+        prompts(place, "train")
+    with pytest.raises(BadSource, match="not known"):
+        pinned(ConversationsConfig(train=(MixtureItem(task="conversations", source=place),)))
+    with pytest.raises(BadSource, match="not known"):
+        list(load_task(MixtureItem(task="gsm8k", source=place), 1).conversations("train"))
+    with pytest.raises(BadSource, match="not known"):
+        list_files(DataConfig(source=place))
+
+
+def test_a_file_of_another_format_is_refused_with_the_formats_of_chat_data(tmp_path):
+    (tmp_path / "own.csv").write_text("prompt,completion\nHi,Hello!\n")
+    with pytest.raises(BadSource, match="is not a file of data") as error:
+        prompts(tmp_path / "own.csv", "train")
+    assert ".jsonl" in error.value.hint and ".txt" not in error.value.hint
 
 
 def test_own_conversations_need_a_source(tmp_path):

@@ -144,7 +144,15 @@ def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_na
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        ([{"prompt": "Hi", "completion": " "}] * 3, r"nothing to learn .*2 skipped \(empty answer 2\)"),
+        (
+            [{"prompt": "Hi", "completion": " "}] * 3,
+            r"nothing to learn .*2 skipped \(empty answer 2, the first .*own\.jsonl`, line 2\)",
+        ),
+        (
+            [[{"role": "assistant", "content": "Hi"}]] * 3,
+            "2 skipped .roles out of turn 2, .* take turns; the user begins",
+        ),
+        ([{"data": [{"prompt": "Hi", "completion": "Hello"}]}], "line 1, is no conversation: it has `data`"),
         ([{"prompt": "Hi", "completion": "Hello"}], "no conversation for .* Every tenth row"),
     ],
 )

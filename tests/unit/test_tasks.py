@@ -149,7 +149,7 @@ GSM8K = {"question": "?", "answer": "#### 1"}
         ("gsm8k", {**GSM8K, "answer": 3}, "no text in `answer`"),
         ("gsm8k", {**GSM8K, "question": None}, "no `question`"),
         ("gsm8k", {**GSM8K, "answer": "one"}, "no answer behind `####`"),
-        ("smoltalk", {"messages": [{"role": "user", "content": "Hi"}]}, "no answer of the assistant"),
+        ("smoltalk", {"messages": [{"role": "user", "text": "Hi"}]}, "message 0 of `messages` has the field `text`"),
         ("smoltalk", {**GOOD, "tools": "[{}]"}, "`tools`"),
     ],
 )  # fmt: skip
@@ -179,12 +179,15 @@ def test_a_question_without_text_is_not_asked_and_counted(tmp_path, task, rows):
 
 
 def test_smoltalk_checks_its_rows(tmp_path):
-    bad = {"messages": [{"role": "assistant", "content": "Good day"}]}
-    source = hub_folder(tmp_path / "talk", "", "train", [GOOD, bad])
-    conversations = load_task(MixtureItem(task="smoltalk", source=source), seed=1).conversations("train")
+    out_of_turn = {"messages": [{"role": "assistant", "content": "Good day"}]}
+    bad = {"messages": [{"role": "robot", "content": "Good day"}]}
+    source = hub_folder(tmp_path / "talk", "", "train", [GOOD, out_of_turn, bad])
+    counts = Counts()
+    conversations = load_task(MixtureItem(task="smoltalk", source=source), 1, counts).conversations("train")
     assert next(conversations) == GOOD
-    with pytest.raises(BadSource, match="row 1"):
+    with pytest.raises(BadSource, match="row 2"):
         next(conversations)
+    assert counts.skipped == {"roles_out_of_turn": 1}
 
 
 def test_a_split_that_is_not_there_is_one_sentence(tmp_path):
