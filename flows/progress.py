@@ -86,14 +86,13 @@ class TaskProgress:
             update_progress_artifact(self._bar, percent, description)
 
 
-def _hand_on_logs() -> None:
-    """What ranks write, and what is said of sources, into the log of the run that it is about."""
+def _hand_on_what_the_library_logs() -> None:
+    """Into the log of the run that has called it: lines of ranks, and what reading data leaves out."""
     handler = APILogHandler()
     handler.addFilter(lambda _: (TaskRunContext.get() or FlowRunContext.get()) is not None)
-    for name in ("nanochat.ranks", "nanochat.sources"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
+    library = logging.getLogger("nanochat")
+    library.setLevel(logging.INFO)
+    library.addHandler(handler)
 
 
-_hand_on_logs()
+_hand_on_what_the_library_logs()

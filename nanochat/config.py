@@ -299,11 +299,12 @@ class MixtureItem(Config):
         "arc_challenge",
         "conversations",
     ] = "world"
-    """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, or `prompt` and `completion`."""
+    """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, `prompt` and `completion`, or
+    `question` and `answer`."""
     source: str = ""
-    """Where they are, when not in the task's usual place: a folder, a file (JSONL or Parquet), or `hf://org/name`."""
+    """Where they are, when not in the task's usual place: a folder, a file (JSON or Parquet), or `hf://org/name`."""
     sha256: Annotated[str, AbsentMeans("")] = ""
-    """Of what lies there, when it is on this machine. Left empty, a run fills it in: a changed file is another one."""
+    """Of what lies there, when it is on this machine: anything else is refused. Left empty, a run fills it in."""
     repeats: Annotated[float, Field(gt=0, le=100)] = 1
     """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
     weight: Annotated[float, AbsentMeans(0.0), Field(ge=0)] = 0.0
@@ -311,6 +312,9 @@ class MixtureItem(Config):
     each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only so many conversations; 0 uses all."""
+    ignore_fields: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Of your own conversations and of `smoltalk`: fields of a row or message to leave out (`reasoning_content`). A
+    field that is not understood is refused unless it is named here."""
 
 
 class ConversationsConfig(Config):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource
-from nanochat.sources.first_bytes import HEAD_BYTES, PARQUET, kind_of, not_what_it_says, open_source, readable
+from nanochat.sources.first_bytes import check_parquet, open_source, readable
 from nanochat.sources.names import SUFFIXES, file_format, named
 from nanochat.sources.records import json_records, text_of
 
@@ -40,10 +40,7 @@ def read_documents(file: Path, text_column: str, name: str = "") -> Iterator[pa.
 
 
 def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
-    with file.open("rb") as raw:
-        if (kind := kind_of(beginning := raw.read(HEAD_BYTES))) != PARQUET:
-            kind = kind or ("JSON" if beginning.lstrip()[:1] in (b"{", b"[") else "a file of another format")
-            raise not_what_it_says(kind, name, "a Parquet file")
+    check_parquet(file, name)
     with open_parquet(file) as parquet:
         _check_text_column(parquet.schema_arrow, text_column, name)
         _check_not_encrypted(parquet, text_column, name)

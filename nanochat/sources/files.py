@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from nanochat.errors import BadSource
-from nanochat.sources.names import SUFFIXES, Choice, Skipped, Split, choose, file_format, is_hidden, split_of
+from nanochat.sources.names import Choice, Skipped, Split, choose, file_format, is_hidden, named_formats, split_of
 
 
 def is_local(source: str) -> bool:
@@ -21,10 +21,7 @@ def is_local(source: str) -> bool:
 def local_path(source: str) -> Path:
     """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
     if "://" not in source:
-        try:
-            return Path(source).expanduser()
-        except RuntimeError as error:
-            raise BadSource(f"`{source}` begins with the home of nobody here.", hint="Write the whole path.") from error
+        return expanded(source)
     parts = urlsplit(source)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadSource(
@@ -48,6 +45,17 @@ class LocalFile:
         return split_of(self.path)
 
 
+def expanded(source: str) -> Path:
+    """The path with `~` and `~user` replaced by the home of the user."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise BadSource(
+            f"`{source}` cannot be found: the home of `{source.partition('/')[0]}` is not known.",
+            hint="Write the path in full, or as `./~…` where the name itself begins with `~`.",
+        ) from error
+
+
 def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") -> Choice[LocalFile]:
     """The files of data below a folder, sorted by path, or the one file that `place` is.
 
@@ -58,7 +66,7 @@ def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") ->
     try:
         if not stat.S_ISDIR(place.stat().st_mode):
             if file_format(place.name) not in known:
-                raise BadSource(f"`{place}` is not a file of data.", hint=f"Known formats: {SUFFIXES}.")
+                raise BadSource(f"`{place}` is not a file of data.", hint=f"Known formats: {named_formats(known)}.")
             check_regular(place)
             return Choice([LocalFile(place.name, place)], Skipped())
         skipped = Skipped()
@@ -76,7 +84,7 @@ def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") ->
         why = f": it has {found.skipped}" if found.skipped else ""
         raise BadSource(
             f"The folder `{place}` has no file of data{why}.",
-            hint=f"Known formats: {', '.join(known)}. A file of a test split is read when `source` names it itself.",
+            hint=f"Known formats: {named_formats(known)}. A file of a test split is read where `source` is that file.",
         )
     for each in found.files:
         check_regular(each.file)

@@ -99,6 +99,15 @@ def not_what_it_says(kind: str, name: str, wanted: str = "text") -> BadSource:
     return BadSource(f"`{name}` is {kind}, not {wanted}.", hint=HINTS.get(kind, "Remove it, or convert its data."))
 
 
+def check_parquet(file: Path, name: str) -> None:
+    """Raises `BadSource` for a file that does not begin like Parquet, naming what it is."""
+    with file.open("rb") as raw:
+        beginning = raw.read(HEAD_BYTES)
+    if (kind := kind_of(beginning)) != PARQUET:
+        kind = kind or ("JSON" if beginning.lstrip()[:1] in (b"{", b"[") else "a file of another format")
+        raise not_what_it_says(kind, name, "a Parquet file")
+
+
 @contextmanager
 def open_source(file: Path, name: str = "") -> Iterator[BinaryIO]:
     """The bytes of a file of text, decompressed as its first bytes ask for; errors call the file `name`.

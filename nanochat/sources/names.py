@@ -19,8 +19,6 @@ BY_CAUTION: tuple[Split, ...] = ("test", "validation", "train")
 FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".txt")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 """May follow a format. Parquet compresses inside: such a file is refused when it is read."""
-SUFFIXES = f"{', '.join(FORMATS)}; all but Parquet also with {', '.join(COMPRESSIONS)}"
-"""For messages."""
 LINES = (".jsonl", ".ndjson")
 TEXT_FORMATS = ((".parquet",), LINES, (".txt",), (".json",))
 """Formats of text, the preferred first: beside the data often lies the same data in another format, a `LICENSE.txt` or
@@ -38,6 +36,15 @@ SPLIT = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
     r"|(?P<test>tests?|testing|evals?|evaluation))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
 )
+
+
+def named_formats(formats: Iterable[str]) -> str:
+    """Formats for a message."""
+    return f"{', '.join(formats)}; all but Parquet also with {', '.join(COMPRESSIONS)}"
+
+
+SUFFIXES = named_formats(FORMATS)
+"""For messages."""
 
 
 def file_format(name: str) -> str:

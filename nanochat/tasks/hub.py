@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.sources.files import expanded
 from nanochat.sources.hub_errors import dataset_errors
 from nanochat.sources.retry import patiently
 
@@ -24,7 +25,7 @@ def hub_rows(source: str, default: str, configuration: str | None, split: str) -
     hub's: `<configuration, or data>/<split>-*.parquet`.
     Raises `BadSource` if the dataset, configuration or split is not there, `SourceUnreachable` if the network failed.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if source and not source.startswith("hf://") and (folder.exists() or folder.is_absolute()):
         return _folder_rows(folder, configuration, split)
     name, _, revision = (source or default).removeprefix("hf://").partition("@")

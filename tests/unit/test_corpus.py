@@ -320,7 +320,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
-        ("~nobody-of-this-name/data", "the home of nobody"),
+        ("~nobody-of-this-name/data", "the home of `~nobody-of-this-name` is not known"),
         ("a\0b", "There is no file or folder"),
         ("x" * 5000, "cannot be listed: File name too long"),
     ):
