@@ -105,6 +105,11 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
             f"The certificate of the Hub (`{constants.ENDPOINT}`) cannot be verified.",
             hint="A proxy may have one of its own: name its authority with `SSL_CERT_FILE`.",
         )
+    if isinstance(error, ValueError | ImportError) and "proxy" in str(error).lower():  # of the client's constructor
+        return BadSource(
+            f"The Hub cannot be asked: the proxy that is set cannot be used ({_sentence(error)}).",
+            hint="Correct or unset `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.",
+        )
     if find(OfflineModeIsEnabled):
         return BadSource(
             f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids to ask it.",
