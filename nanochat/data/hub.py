@@ -112,7 +112,7 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
     commit, where = url.removeprefix(STREAM).rsplit("@", 1)[1].split("/", 1)
     repo = url.removeprefix(STREAM).rsplit("@", 1)[0]
     config, split, index, count = where.split("/")
-    with hub_errors(url):
+    with dataset_errors(url, repo, commit):
         stream = datasets.load_dataset(repo, _config(config), split=split, streaming=True, revision=commit)
         part = stream.shard(num_shards=int(count), index=int(index))
         path = folder / "streamed.parquet"

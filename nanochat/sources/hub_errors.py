@@ -32,6 +32,7 @@ from huggingface_hub.errors import (
 )
 
 from nanochat.errors import BadSource, NanochatError, SourceUnreachable
+from nanochat.store.sources import OF_OUR_DISK
 from nanochat.store.web import PASSING, asked_wait_s, has_bad_certificate
 
 E = TypeVar("E", bound=BaseException)
@@ -149,7 +150,7 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         )
     if isinstance(error, FileNotFoundError):  # of the `datasets` library
         return BadSource(f"`{address}` cannot be read: {_sentence(error)}.", hint="Check its name and revision.")
-    if isinstance(error, OSError) and not error.filename:  # a socket's, and no disk's
+    if isinstance(error, OSError) and not error.filename and error.errno not in OF_OUR_DISK:
         return SourceUnreachable(f"The Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK)
     return None
 

@@ -30,7 +30,9 @@ METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.j
 """Written by the `datasets` library beside its data."""
 JUNK = frozenset({"thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "@eadir"})
 """Written by operating systems and servers, in lower case."""
-SUMS = re.compile(r"(?:(?:sha\d*|md5|b2|check)sums?|manifest-\w+)(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I)
+SUMS = re.compile(
+    r"(?:(?:sha\d*|md5|b2|check)sums?|(?:tag)?manifest-(?:sha\d+|md5))(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I
+)
 """Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `a.parquet.sha256`."""
 SPLIT = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"

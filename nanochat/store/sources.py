@@ -6,6 +6,7 @@ whatever fsspec has for it: `s3://` here, and `gs://`, `az://`, `ftp://`, … wh
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ UNREACHABLE = (
     boto.IncompleteReadError,
 )
 """What may pass by itself, as the libraries below fsspec call it."""
+OF_OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE)
+"""Errors of the disk that is written to, which no server answers with."""
 COMMON_SCHEMES = ("s3", "gs", "az", "ftp", "sftp")
 TIME_FIELDS = ("LastModified", "last_modified", "updated", "mtime", "modify", "created")
 
@@ -200,6 +203,6 @@ def _answers(url: str) -> Iterator[None]:
     except (boto.BotoCoreError, boto.ClientError) as error:
         raise BadSource(f"{url} cannot be read: {error}.", hint="Check the address and the credentials.") from error
     except OSError as error:
-        if error.filename:  # a disk of ours
+        if error.filename or error.errno in OF_OUR_DISK:
             raise
         raise SourceUnreachable(f"{url} cannot be read: {error}.") from error

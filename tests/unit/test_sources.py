@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import http.server
 import re
@@ -339,6 +340,21 @@ def test_an_address_with_an_empty_part_is_refused(source: str) -> None:
     """As a script with an empty variable makes it."""
     with pytest.raises(BadSource, match="has an empty part"):
         list_shards(DataConfig(source=source))
+
+
+def test_a_full_disk_is_not_taken_for_the_network(tmp_path: Path, waits: list[float]) -> None:
+    """The stage says it in its own words."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/full/a.jsonl", LINE * 20)
+    shard = only("memory://full/a.jsonl")
+
+    def fail(done: float, total: float, unit: str, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        write_shard(shard, tmp_path / "out", fail)
+    assert not waits
 
 
 def test_any_file_system_that_fsspec_knows(tmp_path: Path, waits: list[float]) -> None:
