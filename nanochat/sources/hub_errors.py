@@ -7,6 +7,7 @@ that client is taken from the bases of the library's own error.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ E = TypeVar("E", bound=BaseException)
 NO_NETWORK = (
     "Check the network and the proxy settings; without a network, name a local folder or `world` as the source."
 )
+XET = re.compile(r"\b(xet|cas)\b|reconstruction", re.IGNORECASE)
+"""In what the library for the Hub's storage says, whose errors have no class of their own."""
 CLIENT_BASES = tuple(
     base for base in HfHubHTTPError.__mro__ if base.__module__.partition(".")[0] not in ("huggingface_hub", "builtins")
 )
@@ -137,6 +140,10 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         return BadSource(
             f"The address of the Hub, `{constants.ENDPOINT}`, cannot be asked ({_sentence(error)}).",
             hint="Correct or unset `HF_ENDPOINT`.",
+        )
+    if isinstance(error, RuntimeError) and XET.search(str(error)):
+        return SourceUnreachable(
+            f"The storage of the Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK
         )
     if failed := find(*TRANSPORT):
         first = next((each for each in reversed(chain) if isinstance(each, TRANSPORT)), failed)

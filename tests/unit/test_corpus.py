@@ -437,6 +437,8 @@ def test_errors_of_the_hub_are_ours(monkeypatch) -> None:
     for error, kind in (
         (RepositoryNotFoundError("no", response=response), BadSource),
         (httpx.ConnectError("no network"), SourceUnreachable),
+        (RuntimeError("Task error: File reconstruction error: CAS Client Error: error sending"), SourceUnreachable),
+        (OSError("Consistency check failed: file should be of size 5 but has size 3"), SourceUnreachable),
     ):
 
         def fail(self, *args, error=error, **kwargs):
