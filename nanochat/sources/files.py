@@ -146,10 +146,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _each_once(files: list[LocalFile], skipped: Skipped) -> list[LocalFile]:
-    """Without links to what is there already."""
+    """Without links, soft or hard, to what is there already."""
     first: dict[str, LocalFile] = {}
     for each in sorted(files, key=lambda each: (each.file.is_symlink(), each.path)):
-        if first.setdefault(os.path.realpath(each.file), each) is not each:
+        there = each.file.stat()
+        # numbers of files are to be trusted only where a file has several names
+        same = f"{there.st_dev} {there.st_ino}" if there.st_nlink > 1 else os.path.realpath(each.file)
+        if first.setdefault(same, each) is not each:
             skipped.add("linked twice", each.path)
     return sorted(first.values(), key=lambda each: each.path)
 

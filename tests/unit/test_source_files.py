@@ -123,6 +123,15 @@ def test_linked_folders_and_files_are_read_once(tmp_path: Path) -> None:
     assert sorted(found.skipped.files["linked twice"]) == ["a_first.jsonl", "again/", "also_z/"]
 
 
+def test_a_file_with_two_names_is_read_once(tmp_path: Path) -> None:
+    tree(tmp_path, "a.jsonl", "c.jsonl")
+    (tmp_path / "b.jsonl").hardlink_to(tmp_path / "a.jsonl")
+    (tmp_path / "d.jsonl").symlink_to(tmp_path / "b.jsonl")
+    found = list_local(tmp_path, TEXT_FORMATS)
+    assert [each.path for each in found.files] == ["a.jsonl", "c.jsonl"]
+    assert found.skipped.files == {"linked twice": ["b.jsonl", "d.jsonl"]}
+
+
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     tree(tmp_path, "root/a.jsonl", "root/sub/b.jsonl", "other/c.jsonl", "above.jsonl")
     root = tmp_path / "root"
