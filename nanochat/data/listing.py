@@ -142,15 +142,16 @@ def _list_http(address: str) -> Listing:
     with TemporaryDirectory() as scratch:
         local = Path(scratch) / "addresses.txt"
         patiently(lambda: fetch_url(address, local, silent))
-        shards = _addresses(local, address)
+        shards, twice = _addresses(local, address)
     if not shards:
         raise BadSource(f"`{address}` is not a list of addresses: it has none.", hint=ADDRESSES_HINT)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        return Listing(list(pool.map(_http_file, shards, shards.values())))
+        files = list(pool.map(_http_file, shards, shards.values()))
+    return Listing(files, (f"`{address}` has {named(twice)} twice: read once.",) if twice else ())
 
 
-def _addresses(local: Path, name: str) -> dict[str, str]:
-    """The addresses in a list, each with the hash that is promised of it, or an empty text."""
+def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
+    """The addresses in a list, each with the hash that is promised of it, or an empty text; and those there twice."""
     with open_source(local, name) as stream:
         data = stream.read(MOST_LIST_BYTES + 1)
     if len(data) > MOST_LIST_BYTES:
@@ -162,6 +163,7 @@ def _addresses(local: Path, name: str) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise BadSource(f"`{name}` is not a list of addresses: it is not UTF-8.", hint=ADDRESSES_HINT) from error
     shards: dict[str, str] = {}
+    twice: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -176,12 +178,14 @@ def _addresses(local: Path, name: str) -> dict[str, str]:
                 f"`{name}` is not a list of addresses: line {number:,}, `{line.strip()[:80]}`, is none of a shard.",
                 hint=ADDRESSES_HINT,
             )
+        if shard in shards:
+            twice.add(shard)
         before = shards.setdefault(shard, promised.identity if promised else "")
         if promised and before != promised.identity:
             if before:
                 raise BadSource(f"{where} contradicts another sum of `{shard}`.", hint="Remove the wrong one.")
             shards[shard] = promised.identity
-    return shards
+    return shards, twice
 
 
 def _quoted(name: str) -> str:
