@@ -31,6 +31,8 @@ def findings(store: Store, manifest: Manifest) -> list[str]:
     if manifest.kind == "DataCard":
         picture = base64.b64encode(_read(store, manifest, "lengths.svg").encode()).decode()
         return [_read(store, manifest, "card.md"), f"![lengths of documents](data:image/svg+xml;base64,{picture})"]
+    if manifest.kind == "Conversations":
+        return [_read(store, manifest, "card.md")]
     if manifest.kind == "Report":
         return [_read(store, manifest, "report.md")]
     return []

@@ -12,7 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
 from nanochat.console import duration, number
@@ -86,13 +86,13 @@ class TaskProgress:
             update_progress_artifact(self._bar, percent, description)
 
 
-def _hand_on_what_ranks_write() -> None:
-    """Into the log of the run whose task has started them."""
+def _hand_on_what_the_library_logs() -> None:
+    """Into the log of the run that has called it: lines of ranks, and what reading data leaves out."""
     handler = APILogHandler()
-    handler.addFilter(lambda _: TaskRunContext.get() is not None)
-    ranks = logging.getLogger("nanochat.ranks")
-    ranks.setLevel(logging.INFO)
-    ranks.addHandler(handler)
+    handler.addFilter(lambda _: (TaskRunContext.get() or FlowRunContext.get()) is not None)
+    library = logging.getLogger("nanochat")
+    library.setLevel(logging.INFO)
+    library.addHandler(handler)
 
 
-_hand_on_what_ranks_write()
+_hand_on_what_the_library_logs()

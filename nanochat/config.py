@@ -135,8 +135,9 @@ class DataConfig(Config):
     train_shards: Annotated[int, Field(ge=0)] = 0
     """Use the first so many training shards, in order of name; 0 uses all."""
     validation_shard: str = ""
-    """Name of the shard held out whole. Empty: a shard named `validation…` or `val…` if there is one, else a sample,
-    chosen by content, of the first shard; the store remembers which that was, and other shards move nothing."""
+    """Name of the shard held out whole. Empty: shards whose name has `validation`, `val`, `dev` or the like as a word,
+    else a sample, chosen by content, of the first shard; the store remembers which that was, and other shards move
+    nothing."""
     validation_documents: Annotated[int, Field(ge=1)] = 1000
     """At most so many documents are held out when they are sampled from the first shard (never over a tenth of it)."""
     world: WorldConfig = WorldConfig()
@@ -149,7 +150,9 @@ class ShardConfig(Config):
     name: str
     """Name of the shard, unique in its source: `shard_00012`."""
     url: str
-    """Where it is: a path, an address, or `world:<index>`."""
+    """Where it is: a path, an address, or `world:<index>`; the folder of `files`, if there are any."""
+    files: Annotated[tuple[tuple[str, str], ...], AbsentMeans(())] = ()
+    """Of a shard that is many small files: the path of each in the folder, and its identity."""
     identity: str
     """What tells that the bytes behind the address changed: revision, ETag, or size and time."""
     text_column: str = "text"
@@ -335,11 +338,12 @@ class MixtureItem(Config):
         "arc_challenge",
         "conversations",
     ] = "world"
-    """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, or `prompt` and `completion`."""
+    """Which conversations; `conversations` reads yours: `messages`, ShareGPT, Alpaca, `prompt` and `completion`, or
+    `question` and `answer`."""
     source: str = ""
-    """Where they are, when not in the task's usual place: a folder, a file (JSONL or Parquet), or `hf://org/name`."""
+    """Where they are, when not in the task's usual place: a folder, a file (JSON or Parquet), or `hf://org/name`."""
     sha256: Annotated[str, AbsentMeans("")] = ""
-    """Of what lies there, when it is on this machine. Left empty, a run fills it in: a changed file is another one."""
+    """Of what lies there, when it is on this machine: anything else is refused. Left empty, a run fills it in."""
     repeats: Annotated[float, Field(gt=0, le=100)] = 1
     """Epochs: how often each conversation is seen; 0.5 takes half of them, chosen by the seed."""
     weight: Annotated[float, AbsentMeans(0.0), Field(ge=0, le=1e9)] = 0.0
@@ -347,6 +351,9 @@ class MixtureItem(Config):
     each one is seen, and what runs out first sets the size. 0: no share. All items have a weight, or none."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only so many conversations; 0 uses all."""
+    ignore_fields: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Of your own conversations and of `smoltalk`: fields of a row or message to leave out (`reasoning_content`). A
+    field that is not understood is refused unless it is named here."""
 
 
 class ConversationsConfig(Config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import codecs
 import io
+import logging
 import os
 import sys
 import threading
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from nanochat.errors import NanochatError
 
+LOG = logging.getLogger("nanochat")
 HEADLINES = (
     "validation_bits_per_byte", "bits_per_byte", "validation_loss", "chatcore", "train_rows", "train_tokens",
     "train_documents", "train_conversations", "vocab_size",
@@ -123,6 +125,17 @@ class _Line:
     spoken: float = 0.0
 
 
+class _Warnings(logging.Handler):
+    """Prints the library's warnings between the lines of a run."""
+
+    def __init__(self, console: RichConsole) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(Text.assemble(("  warning ", "yellow"), record.getMessage()), soft_wrap=True)
+
+
 class Screen:
     """Draws a run. Thread-safe: mapped stages report from their own threads.
 
@@ -131,6 +144,7 @@ class Screen:
 
     def __init__(self, console: RichConsole | None = None) -> None:
         self.console = console or Console()
+        self._warnings = _Warnings(self.console)
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
         self._bars = Progress(
@@ -147,9 +161,11 @@ class Screen:
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
             self._bars.start()
+        LOG.addHandler(self._warnings)
         return self
 
     def __exit__(self, *_: object) -> None:
+        LOG.removeHandler(self._warnings)
         self._bars.stop()
 
     def say(self, text: str) -> None:

@@ -66,6 +66,8 @@ MEANING = {
         "data/rows",
         "../rustbpe/src/pack",
         "tokenizer/chat",
+        "report/card",
+        "sources",
         "tasks",
         "world",
     ],

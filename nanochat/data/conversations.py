@@ -5,11 +5,15 @@
    seed alone;
 3. a plan puts whole conversations into rows of T+1 tokens; what stays free at a row's end is BOS with mask 0.
 
-A conversation is never split over rows; one that is longer than a row was cut when it was rendered.
+A conversation is never split over rows; one that is longer than a row is cut. What is cut, skipped or ignored is
+counted, and logged when an item is read.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,8 +26,11 @@ from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
+from nanochat.sources.files import expanded, list_local
+from nanochat.sources.names import CHAT_FORMATS
 from nanochat.store.manifest import describe_file, payload_digest
 from nanochat.tasks.conversation import Question, Split
+from nanochat.tasks.fields import Counts
 from nanochat.tasks.task import load_task
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render
@@ -33,24 +40,64 @@ OPEN_ROWS = 100
 BLOCK_ROWS = 4096
 """Rows filled in memory at once."""
 REPORT_EVERY = 1000
+NO_LIMIT = 1 << 62
+TURNS = "After an optional system message, user and assistant take turns; the user begins."
+LOG = logging.getLogger("nanochat.conversations")
 
 
 def pinned(config: ConversationsConfig) -> ConversationsConfig:
-    """The same, with the SHA-256 of what its local sources hold now."""
+    """The same, with the SHA-256 of what its local sources hold now.
+
+    Raises `BadSource` when one cannot be read, or is not what the item's `sha256` says.
+    """
     filled = {
-        name: tuple(item.model_copy(update={"sha256": item.sha256 or _sha256(item.source)}) for item in items)
+        name: tuple(item.model_copy(update={"sha256": _sha256(item)}) for item in items)
         for name, items in (("train", config.train), ("validation", config.validation), ("questions", config.questions))
     }
     return config.model_copy(update=filled)
 
 
-def _sha256(source: str) -> str:
-    """Of a file, or of the names and bytes in a folder; empty when there is none, which the stage will say."""
-    place = Path(source).expanduser()
-    if not source or "://" in source or not place.exists():
-        return ""
-    files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
-    return payload_digest([describe_file(file, file.relative_to(place).as_posix()) for file in files])
+def _sha256(item: MixtureItem) -> str:
+    """Of a file, or of the names and bytes in a folder; the item's own when nothing is there, which the stage reports.
+
+    A single file may also be named by the sum that `sha256sum` prints.
+    """
+    place = expanded(item.source)
+    try:
+        if not item.source or "://" in item.source or not place.exists():
+            return item.sha256
+        if place.is_file():
+            files = {".": place}
+        elif item.task == "conversations":
+            files = {each.path: each.file for each in list_local(place, CHAT_FORMATS).files}
+        else:
+            files = {file.relative_to(place).as_posix(): file for file in _files_below(place)}
+        entries = [describe_file(file, name) for name, file in files.items()]
+    except OSError as error:
+        raise BadSource(f"`{error.filename or place}` cannot be read: {error.strerror or error}.") from error
+    found = payload_digest(entries)
+    if item.sha256 and item.sha256 not in (found, *(entry.sha256 for entry in entries if entry.path == ".")):
+        raise BadSource(
+            f"`{item.source}` is not what the item's `sha256` says ({item.sha256[:12]}…, found {found[:12]}…).",
+            hint="Put the file back, or remove `sha256` from the item to take what is there.",
+        )
+    return item.sha256 or found
+
+
+def _files_below(place: Path) -> list[Path]:
+    """Every file of a folder, linked folders followed once. Raises `OSError` when a part cannot be listed."""
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    seen = {place.resolve(), *place.resolve().parents}
+    for folder, folders, names in os.walk(place, onerror=failed, followlinks=True):
+        targets = {name: Path(folder, name).resolve() for name in folders}
+        folders[:] = [name for name in folders if targets[name] not in seen]
+        seen.update(targets.values())
+        found += [Path(folder, name) for name in names]
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -65,8 +112,10 @@ class Rendered:
     """(conversations + 1,) int64."""
     repeats: np.ndarray
     """(conversations,) how often each is seen."""
-    skipped: int
-    """Conversations left out because nothing of the assistant's was in them, or left after cutting."""
+    counts: Counts
+    """What is not among them, and what was not read."""
+    cut: int
+    """Conversations that lost their end, because they are longer than a row."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -86,41 +135,105 @@ def render_mixture(
     items: Sequence[MixtureItem],
     split: Split,
     tokenizer: Tokenizer,
-    max_tokens: int,
+    row_tokens: int,
     seed: int,
     progress: Progress,
 ) -> Rendered:
-    """Every conversation of the items, in their order.
+    """Every conversation of the items, in their order, each cut to a row.
 
     Raises `BadSource` when an item has no conversation to learn from, and what reading its task raises.
     """
     dtype = tokenizer.dtype
     ids: list[np.ndarray] = []
     masks: list[np.ndarray] = []
-    counts: list[int] = []
-    skipped = 0
+    item_sizes: list[int] = []
+    total, total_cut = Counts(), 0
     for item in items:
-        before = len(ids)
-        conversations = load_task(item, seed).conversations(split)
+        before, cut = len(ids), 0
+        counts = Counts()
+        needed_tokens: list[int] = []  # of those that are left out: up to the first token to be learnt
+        conversations = load_task(item, seed, counts).conversations(split)
         for conversation in islice(conversations, item.limit or None):
-            tokens, mask = render(tokenizer, conversation, max_tokens)
-            if not any(mask):
-                skipped += 1
+            tokens, mask = render(tokenizer, conversation, NO_LIMIT)
+            if not any(mask[:row_tokens]):
+                counts.skip("answer_beyond_row", "")
+                needed_tokens.append(mask.index(1) + 1)
                 continue
-            ids.append(np.asarray(tokens, dtype))
-            masks.append(np.asarray(mask, np.uint8))
+            cut += len(tokens) > row_tokens
+            ids.append(np.asarray(tokens[:row_tokens], dtype))
+            masks.append(np.asarray(mask[:row_tokens], np.uint8))
             if len(ids) % REPORT_EVERY == 0:
-                progress(len(ids), 0, "conversations", f"{item.task} ({split})")
-        if len(ids) == before:
-            raise BadSource(
-                f"`{item.task}` has no conversation for `conversations.{split}`"
-                + (f" in `{item.source}`." if item.source else "."),
-                hint="Give it another `source`, or longer rows (`conversations.sequence_len`).",
-            )
-        counts.append(len(ids) - before)
+                skipped = f", {counts.skipped.total():,} skipped" if counts.skipped else ""
+                progress(len(ids), 0, "conversations", f"{item.task} ({split}){skipped}")
+        item_sizes.append(len(ids) - before)
+        if unused := [name for name in item.ignore_fields if name not in counts.ignored_fields]:
+            LOG.warning("%s (%s): no row has a field %s of `ignore_fields`", item.source or item.task, split, unused)
+        if losses := in_words(counts, cut):
+            level = logging.WARNING if counts.skipped or cut else logging.INFO
+            LOG.log(level, "%s (%s): %d conversations; %s", item.source or item.task, split, item_sizes[-1], losses)
+        if not item_sizes[-1]:
+            raise _nothing_left(item, split, row_tokens, counts, needed_tokens)
+        total, total_cut = total + counts, total_cut + cut
     lengths = [len(tokens) for tokens in ids]
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, times_seen(items, counts, seed), skipped)
+    times = times_seen(items, item_sizes, seed)
+    return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, times, total, total_cut)
+
+
+def in_words(counts: Counts, cut: int = 0) -> str:
+    """What was skipped, cut and ignored, in a line; empty if nothing was."""
+    said = []
+    if skipped := counts.skipped.total():
+        said.append(f"{skipped:,} skipped ({_reasons(counts)})")
+    if cut:
+        said.append(f"{cut:,} cut at the end of a row (`conversations.sequence_len`)")
+    if counts.other_split_rows:
+        said.append(f"{counts.other_split_rows:,} rows belong to the other split")
+    if counts.ignored_fields:
+        said.append(f"fields ignored: {listed(counts.ignored_fields)}")
+    if counts.ignored_files:
+        said.append(f"files ignored: {listed(counts.ignored_files)}")
+    return "; ".join(said)
+
+
+def _reasons(counts: Counts) -> str:
+    """`empty answer 3, the first `a.jsonl`, line 7`: the most frequent reason first."""
+    said = []
+    for reason, count in counts.skipped.most_common():
+        where = counts.first_skipped.get(reason)
+        said.append(f"{reason.replace('_', ' ')} {count:,}" + (f", the first {where}" if where else ""))
+    return "; ".join(said)
+
+
+def listed(counts: Counter[str], most: int = 20) -> str:
+    """`id 120, source 3`: the most frequent first."""
+    said = [f"{' '.join(name.split())} {count:,}" for name, count in counts.most_common(most)]
+    return ", ".join(said) + (f" and {len(counts) - most:,} more" if len(counts) > most else "")
+
+
+def _nothing_left(
+    item: MixtureItem, split: Split, row_tokens: int, counts: Counts, needed_tokens: Sequence[int]
+) -> BadSource:
+    """Why an item has no conversation to learn from."""
+    of = f"`{item.task}`" + (f" (`{item.source}`)" if item.source else "")
+    if needed_tokens:
+        return BadSource(
+            f"No conversation of {of} for `conversations.{split}` fits: in {len(needed_tokens):,} of "
+            f"{counts.skipped.total():,}, the first answer begins beyond the row of {row_tokens:,} tokens.",
+            hint=f"Raise `conversations.sequence_len`, to {min(needed_tokens) - 1:,} at least; to learn whole "
+            "conversations, further.",
+        )
+    if counts.skipped:
+        return BadSource(
+            f"{of} has nothing to learn for `conversations.{split}`: {in_words(counts)}.",
+            hint=TURNS if counts.skipped["roles_out_of_turn"] else "Give the item another `source`.",
+        )
+    return BadSource(
+        f"{of} has no conversation for `conversations.{split}`.",
+        hint="Every tenth row of a file, beginning with the first, is for validation: give the item a larger `source`."
+        if counts.other_split_rows
+        else "Give the item another `source`.",
+    )
 
 
 def times_seen(items: Sequence[MixtureItem], counts: Sequence[int], seed: int) -> np.ndarray:
@@ -169,19 +282,26 @@ def write_rows(rendered: Rendered, out: Path, split: Split, row_tokens: int, bos
     return rows
 
 
-def questions_of(items: Sequence[MixtureItem], seed: int) -> Iterator[Question]:
-    """The questions of every item that has some.
+def questions_of(items: Sequence[MixtureItem], seed: int, counts: Counts | None = None) -> Iterator[Question]:
+    """The questions of every item; what is left out is added to `counts`.
 
-    Raises `BadConfig` when none has any.
+    Raises `BadConfig` when an item has none, or has a share of the mixture, which questions do not have.
     """
-    found = False
+    counts = Counts() if counts is None else counts
     for item in items:
-        for question in islice(load_task(item, seed).questions(), item.limit or None):
+        if item.repeats != 1 or item.weight:
+            raise BadConfig(
+                f"`{item.task}` in `conversations.questions` has `repeats` or a `weight`; each question is asked once.",
+                hint="Remove them; `limit` takes only the first so many questions.",
+            )
+        found = False
+        for question in islice(load_task(item, seed, counts).questions(), item.limit or None):
             found = True
             yield question
-    if not found:
-        names = ", ".join(f"`{item.task}`" for item in items)
-        raise BadConfig(
-            f"`conversations.questions` asks for {names}, on which nobody can be examined.",
-            hint="Take `world`, `spelling`, `mmlu`, `gsm8k`, `arc_easy` or `arc_challenge`.",
-        )
+        if not found:
+            raise BadConfig(
+                f"`conversations.questions` asks for `{item.task}`, which has no questions.",
+                hint="Take `world`, `spelling`, `mmlu`, `gsm8k`, `arc_easy` or `arc_challenge`.",
+            )
+    if counts.skipped:
+        LOG.warning("questions: %s", in_words(counts))

@@ -8,33 +8,36 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
-import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pyarrow as pa
+
 from nanochat import settings
 from nanochat.config import DataConfig, ShardConfig
 from nanochat.data import hub
-from nanochat.data.documents import FORMATS, stem
-from nanochat.data.listing import SOURCES_HINT, Found, is_local, list_files, local_identity
+from nanochat.data.listing import SOURCES_HINT, Found, list_files, local_identity
 from nanochat.data.pins import Pin, change_pin, read_pin
 from nanochat.data.raw import Documents, file_documents, split_documents, world_documents
-from nanochat.data.retry import patiently
+from nanochat.data.small_files import are_tiny, first_with_rows, gather, too_small_for_a_sample
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
+from nanochat.sources.files import check_regular, is_local
+from nanochat.sources.names import SUFFIXES, named, names_validation, stem
+from nanochat.sources.retry import patiently
 from nanochat.store.artifacts import Store
-from nanochat.store.sources import check_hash, fetch_url
-from nanochat.store.web import is_hash
+from nanochat.store.sources import fetch_url, is_web
+from nanochat.store.web import check_hash, is_hash
 
-VALIDATION_NAME = re.compile(r"validation|val(id)?(?![a-z])")
-"""What the file or folder of a held-out shard is called, at its beginning."""
+LOG = logging.getLogger("nanochat.sources")
 ABANDONED_S = 7 * 24 * 3600
 """Age at which what was fetched of a shard, and never finished, is given up."""
 
@@ -55,13 +58,19 @@ def list_shards(config: DataConfig, store: Store | None = None, *, keep: bool = 
         shards = [ShardConfig(name=name, url=f"world:{i}", identity="", world=world) for i, name in enumerate(names)]
         return hold_out(shards, config)
     pin = read_pin(store, config) if store else Pin(source=config.source)
-    shards = _as_shards(list_files(config) if pin.files is None else pin.files, config)
-    held_out = hold_out(shards, config, pin.carrier)
-    (carrier,) = [shard.name for shard in held_out if shard.validation == "sample"] or [""]
-    if store and keep and carrier != pin.carrier and not pin.carrier:
-        pin = change_pin(store, config, lambda now: now if now.carrier else _with(now, carrier=carrier))
-        return hold_out(shards, config, pin.carrier)  # another run may have been first, with other shards
-    return held_out
+    if pin.files is None:
+        listing = list_files(config)
+        if keep:
+            for note in listing.notes:
+                LOG.warning(note)
+        shards = _as_shards(listing.files, config)
+    else:
+        shards = _as_shards(pin.files, config)
+    marked, drawn = _split(shards, config, pin)
+    if store and keep and drawn != pin and not pin.drawn:
+        pin = change_pin(store, config, lambda now: now if now.drawn else _with(now, **drawn.split))
+        return _split(shards, config, pin)[0]  # another run may have been first, with other shards
+    return marked
 
 
 def fetch_listing(config: DataConfig, store: Store, *, new_split: bool = False) -> tuple[ShardConfig, ...]:
@@ -70,11 +79,30 @@ def fetch_listing(config: DataConfig, store: Store, *, new_split: bool = False) 
     `new_split` gives the validation sample up that earlier runs held out. Raises as `list_shards` does.
     """
     if not is_local(config.source) and config.source != "world":
-        files = list_files(config)
-        change_pin(store, config, lambda now: _with(now, files=files))
+        listing = list_files(config)
+        for note in listing.notes:
+            LOG.warning(note)
+        change_pin(store, config, lambda now: _with(now, files=listing.files))
     if new_split and config.source != "world":
-        change_pin(store, config, lambda now: _with(now, carrier=""))
+        change_pin(store, config, lambda now: _with(now, **Pin(source=config.source).split))
     return list_shards(config, store)
+
+
+def _split(shards: list[ShardConfig], config: DataConfig, pin: Pin) -> tuple[tuple[ShardConfig, ...], Pin]:
+    """The shards, each marked with what of it is held out; and the pin, with what was drawn if nothing was before."""
+    named_split = _validation_names(shards, config)
+    gathered, held, carrier = pin.gathered, pin.held, pin.carrier
+    if is_local(config.source) and not named_split:
+        gathered = gathered or (not pin.drawn and too_small_for_a_sample(shards))
+        if gathered:
+            together = gather(shards, config, held)
+            shards, held = together.shards, together.held
+        carrier = carrier or first_with_rows([shard for shard in shards if not shard.files])
+    elif is_local(config.source) and not config.validation_shard and are_tiny(shards):
+        shards = gather(shards, config, sorted(named_split)).shards
+    marked = hold_out(shards, config, carrier)
+    (carrier,) = [shard.name for shard in marked if shard.validation == "sample"] or [""]
+    return marked, _with(pin, carrier=carrier, gathered=gathered, held=held)
 
 
 def _with(pin: Pin, **changes: Any) -> Pin:
@@ -83,7 +111,7 @@ def _with(pin: Pin, **changes: Any) -> Pin:
 
 def _as_shards(files: Sequence[Found], config: DataConfig) -> list[ShardConfig]:
     if not files:
-        raise BadSource(f"`{config.source}` has no text: no file ends in {', '.join(FORMATS)}.", hint=SOURCES_HINT)
+        raise BadSource(f"`{config.source}` has no text: no file ends in {SUFFIXES}.", hint=SOURCES_HINT)
     shards = [
         ShardConfig(name=name, url=file.url, identity=file.identity, text_column=config.text_column)
         for name, file in zip(shard_names([file.path for file in files]), files, strict=True)
@@ -98,7 +126,8 @@ def shard_names(paths: Sequence[str]) -> list[str]:
     relative = [PurePosixPath(path).relative_to(common).as_posix() for path in paths]
     stems = [stem(path) for path in relative]
     count = Counter(stems)
-    return [name if count[name] == 1 else path for name, path in zip(stems, relative, strict=True)]
+    names = [name if count[name] == 1 else path for name, path in zip(stems, relative, strict=True)]
+    return names if len(set(names)) == len(names) else relative
 
 
 def hold_out(shards: Sequence[ShardConfig], config: DataConfig, carrier: str = "") -> tuple[ShardConfig, ...]:
@@ -111,7 +140,7 @@ def hold_out(shards: Sequence[ShardConfig], config: DataConfig, carrier: str = "
     train = [shard for shard in shards if shard.name not in held]
     if not train:
         raise BadSource(
-            f"`{config.source}` has no training shard: {_listed(held)} would be held out whole.",
+            f"`{config.source}` has no training shard: {named(held)} would be held out whole.",
             hint="Add shards, or let a sample be held out: give it another name.",
         )
     if not held:
@@ -129,7 +158,7 @@ def _place_of(carrier: str, train: Sequence[ShardConfig], config: DataConfig) ->
             return place
     raise BadSource(
         f"`{config.source}` has lost the shard `{carrier}`, of which the validation documents of earlier runs are a "
-        f"part; it has {_listed(shard.name for shard in train)}.",
+        f"part; it has {named(shard.name for shard in train)}.",
         hint="Put it back, name a shard to hold out whole with `data.validation_shard=…`, or draw a new sample with "
         "`nanochat fetch --new-split`.",
     )
@@ -139,21 +168,14 @@ def _validation_names(shards: Sequence[ShardConfig], config: DataConfig) -> set[
     wanted = config.validation_shard
     if not wanted:
         # several, when the split has several files: none of them may be trained on
-        parts = {shard.name: shard.name.lower().split("/") for shard in shards}
-        return {name for name in parts if any(VALIDATION_NAME.match(part) for part in parts[name])}
+        return {shard.name for shard in shards if shard.validation == "all" or names_validation(shard.name)}
     for shard in shards:
         if shard.name in (wanted, stem(wanted)):
             return {shard.name}
     raise BadSource(
-        f"`{config.source}` has no shard `{wanted}` to hold out; it has {_listed(shard.name for shard in shards)}.",
+        f"`{config.source}` has no shard `{wanted}` to hold out; it has {named(shard.name for shard in shards)}.",
         hint="Name one of them with `data.validation_shard=…`, or leave it empty.",
     )
-
-
-def _listed(names: Iterable[str], limit: int = 5) -> str:
-    first = sorted(names)
-    listed = ", ".join(f"`{name}`" for name in first[:limit])
-    return f"{listed} and {len(first) - limit} more" if len(first) > limit else listed
 
 
 # --- one shard --------------------------------------------------------------------------------------------------------
@@ -177,17 +199,36 @@ def write_shard(shard: ShardConfig, out: Path, progress: Progress = silent) -> d
 
 
 def _local_documents(shard: ShardConfig) -> Documents:
-    file = Path(shard.url)
+    parts = [_checked(Path(url), identity, shard) for url, identity in shard.files or [(shard.url, shard.identity)]]
+
+    def read() -> Iterator[pa.StringArray]:
+        for part in parts:
+            yield from part.read()
+
+    return Documents(read, sum(part.total for part in parts))
+
+
+def _checked(file: Path, identity: str, shard: ShardConfig) -> Documents:
+    """The documents of a file that is what it was when it was listed, and stays so until they are read."""
     if not file.exists():
         raise BadSource(f"`{file}` is gone.", hint="Put it back, or start the run again.")
-    if is_hash(shard.identity):
+    check_regular(file)
+    before = local_identity(file)
+    if is_hash(identity):
         try:
-            check_hash(file, shard.identity, f"`{file}`")
+            check_hash(file, identity, f"`{file}`")
         except DamagedTransfer as error:
-            raise BadSource(error.message, hint="Fetch it again, or correct `SHA256SUMS`.") from error
-    elif local_identity(file) != shard.identity:
+            raise BadSource(error.message, hint="Fetch it again, or correct the file of sums.") from error
+    elif before != identity:
         raise BadSource(f"`{file}` changed since the run began.", hint="Start the run again.")
-    return file_documents(file, shard.text_column, shard.url)
+    documents = file_documents(file, shard.text_column, str(file))
+
+    def read() -> Iterator[pa.StringArray]:
+        yield from documents.read()
+        if local_identity(file) != before:
+            raise BadSource(f"`{file}` changed while it was read.", hint="Start the run again.")
+
+    return Documents(read, documents.total)
 
 
 @contextmanager
@@ -237,6 +278,8 @@ def _fetch(shard: ShardConfig, folder: Path, progress: Progress) -> Path:
                 folder.mkdir()
                 raise
         return file
-    file = folder / PurePosixPath(unquote(urlsplit(shard.url).path)).name
+    # only the end of its name matters here, and a name may have any characters
+    path = unquote(urlsplit(shard.url).path) if is_web(shard.url) else shard.url
+    file = folder / f"shard{path[len(stem(path)) :].lower()}"
     fetch_url(shard.url, file, progress, shard.identity)
     return file

@@ -7,73 +7,47 @@ empty ones included. Whatever cannot be read is a `BadSource` that names the fil
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource
+from nanochat.sources.first_bytes import check_parquet, open_source, readable
+from nanochat.sources.names import SUFFIXES, file_format, named
+from nanochat.sources.records import json_records, text_of
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 32 << 20
 READ_BUFFER_BYTES = 1 << 20
 PARAGRAPHS_CHARACTERS = 2_000
+SHOWN_FIELDS = 20
+"""Of a record, so many are named in a message."""
 LINE_CHARACTERS = 1 << 20
-FORMATS = (".parquet", ".jsonl", ".ndjson", ".txt")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-
-
-def file_format(name: str) -> str:
-    """`.parquet`, `.jsonl`, `.ndjson` or `.txt`, without regard to `.gz` and `.zst`; empty for another file."""
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ""
-
-
-def stem(name: str) -> str:
-    """The name without its format: `a/shard_0.jsonl.gz` → `a/shard_0`."""
-    low = name.lower()
-    for compression in ("", *COMPRESSIONS):
-        for suffix in FORMATS:
-            if low.endswith(suffix + compression):
-                return name[: -len(suffix + compression)]
-    return name
 
 
 def read_documents(file: Path, text_column: str, name: str = "") -> Iterator[pa.StringArray]:
     """Batches of at most 1,024 documents of a file; `name` is what errors call it."""
     name = name or str(file)
-    readers = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines, ".txt": _plain_text}
-    if not (reader := readers.get(file_format(file.name))):
-        raise BadSource(f"`{name}` is not a file of text.", hint=f"We read {', '.join(FORMATS)} (also .gz and .zst).")
-    try:
-        if file.stat().st_size == 0:
-            raise BadSource(f"`{name}` is empty.", hint="Remove it, or fetch it again.")
+    form = file_format(file.name)
+    if not form:
+        raise BadSource(f"`{name}` is not a file of text.", hint=f"Known formats: {SUFFIXES}.")
+    reader = {".parquet": _parquet, ".txt": _plain_text}.get(form, _json)
+    with readable(file, name):
         yield from reader(file, text_column, name)
-    except UnicodeDecodeError as error:
-        raise BadSource(
-            f"`{name}` is not UTF-8: {error.reason} (byte 0x{error.object[error.start]:02x}).",
-            hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
-        ) from error
-    except (pa.ArrowException, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise BadSource(f"`{name}` cannot be read: {error.strerror}.") from error
-        raise BadSource(
-            f"`{name}` is damaged or truncated ({str(error).splitlines()[0].rstrip('.')}).",
-            hint="Fetch or write it again.",
-        ) from error
 
 
 def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
+    check_parquet(file, name)
     with open_parquet(file) as parquet:
         _check_text_column(parquet.schema_arrow, text_column, name)
+        _check_not_encrypted(parquet, text_column, name)
         documents = 0
         for batch in parquet.iter_batches(batch_documents(parquet, text_column), columns=[text_column]):
-            texts = batch.column(0)
+            # by its name: where a column is called `a.b`, the field `b` of a column `a` is read with it
+            texts = batch.column(batch.schema.get_field_index(text_column))
             if not pa.types.is_string(texts.type):
                 texts = texts.cast(pa.string())
             texts.validate(full=True)  # the bytes may not be UTF-8, whatever the schema says
@@ -95,65 +69,85 @@ def batch_documents(parquet: pq.ParquetFile, column: str) -> int:
     """Documents to read at once, so that long ones do not fill the memory: of the row group with the longest ones, by
     its mean, no more than `BATCH_CHARACTERS`."""
     metadata = parquet.metadata
-    place = metadata.schema.names.index(column)
+    place = _leaf_of(parquet.schema_arrow, column)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     bytes_each = [group.column(place).total_uncompressed_size / max(group.num_rows, 1) for group in groups]
     return max(1, min(BATCH_DOCUMENTS, int(BATCH_CHARACTERS / max([1.0, *bytes_each]))))
 
 
+def _leaf_of(schema: pa.Schema, column: str) -> int:
+    """Where the values of a top-level column are among those that the file stores; nested columns have several."""
+
+    def leaves(kind: pa.DataType) -> int:
+        if pa.types.is_struct(kind):
+            return sum(leaves(kind.field(i).type) for i in range(kind.num_fields))
+        if pa.types.is_map(kind):
+            return leaves(kind.key_type) + leaves(kind.item_type)
+        if isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+            return leaves(kind.value_type)
+        return leaves(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else 1
+
+    return sum(leaves(schema.field(i).type) for i in range(schema.get_field_index(column)))
+
+
 def _check_text_column(schema: pa.Schema, text_column: str, name: str) -> None:
-    """Raises `BadSource` naming the columns there are, unless `text_column` is one and holds strings."""
+    """Raises `BadSource` naming the columns there are, unless `text_column` is one, once, and holds strings."""
     there = ", ".join(f"`{column}`" for column in schema.names)
     if text_column not in schema.names:
         raise BadSource(
             f"`{name}` has no column `{text_column}`; it has {there or 'none'}.",
-            hint="Name the one that holds the text with `data.text_column=…`.",
+            hint="Name the one that holds the text with `data.text_column=…`; it cannot be a part of another column.",
+        )
+    if schema.names.count(text_column) > 1:
+        raise BadSource(
+            f"`{name}` has {schema.names.count(text_column)} columns `{text_column}`.",
+            hint="Write it again with one of them under another name.",
         )
     kind = schema.field(text_column).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)):
+    strings = pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
+    if not strings and not pa.types.is_null(plain):  # without a single value, some writers know no type
         raise BadSource(
             f"The column `{text_column}` of `{name}` holds {kind}, not text.",
-            hint=f"Name another with `data.text_column=…`; there are {there}.",
+            hint=f"Name another with `data.text_column=…`, or write this one as strings; there are {there}.",
         )
 
 
-def _json_lines(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
+def _check_not_encrypted(parquet: pq.ParquetFile, text_column: str, name: str) -> None:
+    """Reads one row, which fails with an error: asked for its size, an encrypted column ends the process."""
+    try:
+        next(parquet.iter_batches(1, row_groups=[0][: parquet.num_row_groups], columns=[text_column]), None)
+    except OSError as error:
+        if "decrypt" in str(error).lower():
+            raise BadSource(
+                f"The column `{text_column}` of `{name}` is encrypted.", hint="Decrypt it first."
+            ) from error
+        raise
+
+
+def _json(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
     fields: set[str] = set()
+    found = False
     waiting = _Batch()
-    with _open_text(file) as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadSource(f"Line {number} of `{name}` is not JSON: {error.msg}.") from error
-            if not isinstance(record, dict):
-                raise BadSource(f"Line {number} of `{name}` is not a JSON object.")
+    for where, record in json_records(file, name):
+        if not isinstance(record, dict):
+            raise BadSource(f"{where} is not a JSON object.", hint=f'A record is `{{"{text_column}": "…"}}`.')
+        found = found or text_column in record
+        if not found and len(fields) < SHOWN_FIELDS:
             fields.update(record)
-            text = record.get(text_column)
-            if text is not None and not isinstance(text, str):
-                raise BadSource(
-                    f"The field `{text_column}` in line {number} of `{name}` is not text.",
-                    hint="Name another with `data.text_column=…`.",
-                )
-            yield from waiting.add(_without_surrogates(text, number, name) if text else text)
-    if fields and text_column not in fields:
-        there = ", ".join(f"`{field}`" for field in sorted(fields))
+        text = record.get(text_column)
+        if text is not None and not isinstance(text, str):
+            raise BadSource(
+                f"{where} has a field `{text_column}` that is not text.",
+                hint="Name another with `data.text_column=…`.",
+            )
+        yield from waiting.add(text_of(text, where) if text else text)
+    if fields and not found:
         raise BadSource(
-            f"`{name}` has no field `{text_column}`; it has {there}.",
-            hint="Name the one that holds the text with `data.text_column=…`.",
+            f"`{name}` has no field `{text_column}`; it has {named(fields, SHOWN_FIELDS)}.",
+            hint="Name the one that holds the text with `data.text_column=…`; it cannot be a part of another field.",
         )
     yield from waiting.rest()
-
-
-def _without_surrogates(text: str, number: int, name: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadSource(f"Line {number} of `{name}` has half of a surrogate pair, which is no character.") from error
-    return text
 
 
 def _plain_text(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
@@ -164,23 +158,39 @@ def _plain_text(file: Path, text_column: str, name: str) -> Iterator[pa.StringAr
     waiting = _Batch()
     lines: list[str] = []
     characters = 0
-    with _open_text(file) as text:
-        while line := text.readline(LINE_CHARACTERS):
-            lines.append(line)
-            characters += len(line)
-            blank = not line.strip()
-            if (blank and characters >= PARAGRAPHS_CHARACTERS) or characters >= LINE_CHARACTERS:
-                if document := "".join(lines).strip():
-                    yield from waiting.add(document)
-                lines, characters = [], 0
+    found = False
+    with open_source(file, name) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="strict")
+        try:
+            while line := text.readline(LINE_CHARACTERS):
+                lines.append(line)
+                characters += len(line)
+                blank = not line.strip()
+                if (blank and characters >= PARAGRAPHS_CHARACTERS) or characters >= LINE_CHARACTERS:
+                    if document := "".join(lines).strip():
+                        found = True
+                        yield from waiting.add(document)
+                    lines, characters = [], 0
+        except UnicodeDecodeError as error:
+            raise BadSource(
+                f"`{name}`, {_line_that_is_not_utf8(file, name)}.",
+                hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
+            ) from error
     if last := "".join(lines).strip():
         yield from waiting.add(last)
+    elif not found:
+        raise BadSource(f"`{name}` has no document with text: it is blank.", hint="Remove it from the source.")
     yield from waiting.rest()
 
 
-def _open_text(file: Path) -> io.TextIOWrapper:
-    stream = pa.input_stream(str(file), compression=COMPRESSIONS.get(file.suffix.lower()), buffer_size=1 << 20)
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="strict")
+def _line_that_is_not_utf8(file: Path, name: str) -> str:
+    with open_source(file, name) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number:,}, is not UTF-8: {error.reason} (byte 0x{line[error.start]:02x})"
+    return "is not UTF-8"
 
 
 def byte_lengths(texts: pa.StringArray) -> pa.Int32Array:
@@ -194,6 +204,11 @@ def total_bytes(texts: pa.StringArray) -> int:
 
 def total_characters(texts: pa.StringArray) -> int:
     return pc.call_function("sum", [pc.call_function("utf8_length", [texts])]).as_py() or 0
+
+
+def with_text(batch: pa.StringArray) -> pa.StringArray:
+    """Those documents that are neither null nor empty."""
+    return batch.filter(pc.call_function("greater", [byte_lengths(batch), pa.scalar(0)]))
 
 
 class _Batch:

@@ -10,35 +10,27 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.hf_api import RepoFile
 
-from nanochat.data.documents import file_format
 from nanochat.data.raw import write_texts
-from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.errors import BadSource
 from nanochat.progress import Progress
+from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
+from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
+from nanochat.sources.records import text_of
 
-ADDRESS = re.compile(r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?")
+ADDRESS = re.compile(
+    r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?", re.DOTALL
+)
 STREAM = "hf-stream://"
-FETCHED = (".parquet", ".jsonl", ".ndjson")
-"""Formats of files that are fetched as they are."""
-SPLITS = re.compile(r"(train|validation|val|valid|dev|test)(?![a-z])")
-USED_SPLITS = ("train", "validation", "val", "valid")
+FETCHED = ((".parquet",), LINES)
+"""Formats of files that are fetched as they are, the preferred first."""
+FETCHED_FORMATS = (".parquet", *LINES)
 
 
 @dataclass(frozen=True)
@@ -50,25 +42,31 @@ class HubFile:
     identity: str
 
 
-def list_files(address: str, subset: str = "", split: str = "") -> list[HubFile]:
+def list_files(address: str, subset: str = "", split: str = "") -> Choice[HubFile]:
     """The files of a dataset that may be shards: of one subset or split, as its card says, or by their names.
 
-    Where names tell splits, only those of training and validation are taken. Raises `BadSource` when the dataset
-    is not there or not ours to read, `SourceUnreachable` when the Hub does not answer.
+    Raises `BadSource` when the dataset is not there, not ours to read, or has nothing to train on, `SourceUnreachable`
+    when the Hub does not answer.
     """
     repo, revision, folder = _parse(address)
-    with _errors(address):
+    with hub_errors(address):
         api = HfApi()
         commit = api.dataset_info(repo, revision=revision).sha
-        assert commit is not None
+        if not commit:
+            raise BadSource(f"The Hub says no commit of `{address}`.", hint="Is `HF_ENDPOINT` that of a Hub?")
         tree = api.list_repo_tree(repo, folder or None, recursive=True, repo_type="dataset", revision=commit)
         there = {entry.path: _identity(entry, commit) for entry in tree if isinstance(entry, RepoFile)}
     if subset or split:
-        return _list_declared(address, repo, commit, subset, split, there)
-    files = [path for path in there if file_format(path) in FETCHED]
-    if files:
-        return [HubFile(path, f"hf://{repo}@{commit}/{path}", there[path]) for path in _used_splits(files)]
-    return _list_stream(address, repo, commit, folder)
+        return Choice(_list_declared(address, repo, commit, subset, split, there), Skipped())
+    chosen = choose(there, lambda path: path.removeprefix(f"{folder}/"), FETCHED)
+    if chosen.files:
+        files = [HubFile(path, f"hf://{repo}@{commit}/{path}", there[path]) for path in chosen.files]
+        return Choice(files, chosen.skipped, [HubFile(path, "", "") for path in chosen.sums])
+    if any(file_format(path) in FETCHED_FORMATS and not is_hidden(path) for path in there):
+        raise BadSource(
+            f"`{address}` has nothing to train on: it has {chosen.skipped}.", hint="Name a split with `data.split=…`."
+        )
+    return Choice(_list_stream(address, repo, commit, folder), Skipped())
 
 
 def _identity(file: RepoFile, commit: str) -> str:
@@ -82,9 +80,9 @@ def _list_declared(
     """The files that the dataset's card, or its layout, gives to a subset and its splits."""
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address), _choices(address):
+    with dataset_errors(address, repo, commit), _choices(address):
         declared = datasets.load_dataset_builder(repo, subset or None, revision=commit).config.data_files or {}
-    splits = [split] if split else _used_splits([str(name) for name in declared])
+    splits = [split] if split else _used_splits([str(name) for name in declared], address)
     if split and split not in declared:
         raise BadSource(
             f"`{address}` has no split `{split}`; it has {', '.join(f'`{name}`' for name in declared) or 'none'}."
@@ -93,7 +91,7 @@ def _list_declared(
     for name in splits:
         # `…@<commit>/<path>`: the only place where the library says which file it would read
         paths = [str(url).rpartition(f"@{commit}/")[2] for url in declared[name]]
-        if not all(file_format(path) in FETCHED and path in there for path in paths):
+        if not all(file_format(path) in FETCHED_FORMATS and path in there for path in paths):
             return _list_stream(address, repo, commit, subset, split)
         where = "" if len(splits) == 1 else f"{name}/"
         files += [HubFile(f"{where}{path}", f"hf://{repo}@{commit}/{path}", there[path]) for path in paths]
@@ -103,7 +101,7 @@ def _list_declared(
 def fetch_file(url: str, folder: Path) -> Path:
     """Downloads a file into `folder` and returns its path there."""
     repo, revision, path = _parse(url)
-    with _errors(url):
+    with hub_errors(url):
         return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_dir=folder))
 
 
@@ -114,7 +112,7 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
     commit, where = url.removeprefix(STREAM).rsplit("@", 1)[1].split("/", 1)
     repo = url.removeprefix(STREAM).rsplit("@", 1)[0]
     config, split, index, count = where.split("/")
-    with _errors(url):
+    with dataset_errors(url, repo, commit):
         stream = datasets.load_dataset(repo, _config(config), split=split, streaming=True, revision=commit)
         part = stream.shard(num_shards=int(count), index=int(index))
         path = folder / "streamed.parquet"
@@ -125,10 +123,10 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
 def _list_stream(address: str, repo: str, commit: str, config: str, split: str = "") -> list[HubFile]:
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
-    with _errors(address), _choices(address):
+    with dataset_errors(address, repo, commit), _choices(address):
         splits = datasets.load_dataset(repo, _config(config), streaming=True, revision=commit)
     found: list[HubFile] = []
-    for name in [split] if split else _used_splits([str(name) for name in splits]):
+    for name in [split] if split else _used_splits([str(name) for name in splits], address):
         count = splits[name].num_shards
         where = f"{STREAM}{repo}@{commit}/{quote(config, safe='') or 'default'}/{name}"
         found += [HubFile(f"{name}-{i:05d}", f"{where}/{i}/{count}", commit) for i in range(count)]
@@ -152,22 +150,16 @@ def _texts(
             )
         if number % 1000 == 0:
             progress(number, 0, "documents", "fetching")
-        yield text
+        yield text_of(text, f"Row {number:,} of `{name}`") if text else text
 
 
-def _used_splits(paths: list[str]) -> list[str]:
-    """Without `test` and `dev`, if the names tell which files are for training."""
-    split = {path: _split_of(path) for path in paths}
-    if "train" not in split.values():
-        return paths
-    return [path for path in paths if split[path] in USED_SPLITS or split[path] == ""]
-
-
-def _split_of(path: str) -> str:
-    for part in reversed(PurePosixPath(path.lower()).parts):
-        if match := SPLITS.match(part):
-            return match[1]
-    return ""
+def _used_splits(splits: list[str], address: str) -> list[str]:
+    """Without those that are for tests."""
+    if used := [split for split in splits if split_of(split) != "test"]:
+        return used
+    raise BadSource(
+        f"`{address}` has no split to train on: it has {named(splits)}.", hint="Name one with `data.split=…`."
+    )
 
 
 def _parse(address: str) -> tuple[str, str | None, str]:
@@ -187,43 +179,9 @@ def _choices(address: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if ours := as_ours(error, address):
+            raise ours from error
         said = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
         raise BadSource(
             f"`{address}`: {'; '.join(said[:2])}.", hint="Name one with `data.subset=…`, or leave `data.split` too."
         ) from error
-
-
-@contextmanager
-def _errors(address: str) -> Iterator[None]:
-    """The Hub's errors as ours."""
-    try:
-        yield
-    except GatedRepoError as error:
-        raise BadSource(
-            f"`{address}` is behind terms that have to be accepted.",
-            hint="Accept them on its page, then log in with `hf auth login`.",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise BadSource(f"`{address}`: the dataset has no such revision.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BadSource(
-            f"The Hub has no dataset `{address}`.", hint="Check its name; for a private one run `hf auth login`."
-        ) from error
-    except (
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        httpx.TransportError,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
-        raise SourceUnreachable(
-            f"The Hub does not answer (`{address}`).",
-            hint="Check the network; without one, set `data.source` to `world` or to a local folder.",
-        ) from error
-    except EntryNotFoundError as error:
-        raise BadSource(f"The Hub has no file `{address}`.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if 400 <= status < 500 and status not in (408, 429):
-            raise BadSource(f"The Hub refuses `{address}` (status {status}).", hint="Try `hf auth login`.") from error
-        raise SourceUnreachable(f"The Hub failed on `{address}` (status {status}).") from error

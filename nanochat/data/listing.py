@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from nanochat.config import DataConfig
 from nanochat.data import hub
-from nanochat.data.documents import FORMATS, file_format
-from nanochat.data.retry import patiently
 from nanochat.errors import BadSource
 from nanochat.progress import silent
+from nanochat.sources.files import is_local, list_local, local_path
+from nanochat.sources.first_bytes import open_source
+from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named
+from nanochat.sources.retry import patiently
+from nanochat.sources.sums import parse_sum, promised_hashes
 from nanochat.store.sources import fetch_url, list_url
 
 CREDENTIAL = re.compile(r"(?i)(token|signature|sig|credential|secret|password|api_?key)=")
-FORMAT_ORDER = ((".parquet",), (".jsonl", ".ndjson"), (".txt",))
+BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes of object stores, in whose addresses an empty part is a mistake."""
 LISTING_THREADS = 16
-SHA256SUMS = "SHA256SUMS"
-"""A file of a folder, or a list of addresses, in the form of `sha256sum`: what its files must be."""
-SUM = re.compile(r"(?P<sha256>[0-9a-f]{64}) [ *](?P<name>.+)")
-NO_SUMS: Mapping[str, str] = {}
+MOST_LIST_BYTES = 64 << 20
+ADDRESSES_HINT = (
+    "A line of a list is the address of a Parquet or JSONL file, if you like after its SHA-256 and two spaces; fetch "
+    "plain text into a folder first."
+)
 SOURCES_HINT = (
     "`data.source` is `world`, a folder or file, `https://…`, `hf://org/name[@revision][/folder]`, "
     "`s3://bucket/prefix` or another address that fsspec knows."
@@ -42,17 +47,16 @@ class Found:
     """Changes when the bytes do."""
 
 
-def is_local(source: str) -> bool:
-    """Whether a source is a folder or file of this machine."""
-    return "://" not in source or urlsplit(source).scheme == "file"
+@dataclass(frozen=True)
+class Listing:
+    """The files of a source that may be shards."""
+
+    files: list[Found]
+    notes: tuple[str, ...] = ()
+    """What of the source is not read or not checked, as sentences."""
 
 
-def local_path(source: str) -> Path:
-    """Where a local source is."""
-    return Path(unquote(urlsplit(source).path)) if "://" in source else Path(source).expanduser()
-
-
-def list_files(config: DataConfig) -> list[Found]:
+def list_files(config: DataConfig) -> Listing:
     """The files of a source that may be shards; asks the network where the source is there.
 
     Raises `BadSource` when there is nothing to read, `SourceUnreachable` when the network failed several times.
@@ -69,10 +73,29 @@ def list_files(config: DataConfig) -> list[Found]:
         return _list_http(source)
     if source.startswith("hf://"):
         listed = patiently(lambda: hub.list_files(source, config.subset, config.split))
-        files = [Found(file.path, file.url, file.identity) for file in listed]
-        return _one_format(files) or files  # streamed shards are no files
-    files = patiently(lambda: list_url(source))
-    return _one_format([Found(file.path, file.url, file.identity) for file in files])
+        return Listing([Found(file.path, file.url, file.identity) for file in listed.files], _notes(source, listed))
+    scheme, _, path = source.partition("://")
+    if scheme in BUCKETS and (not path.strip("/") or path.startswith("/") or "//" in path):
+        raise BadSource(
+            f"`{source}` has an empty part.", hint=f"It is `{scheme}://bucket/prefix`: is a variable in it empty?"
+        )
+    files = [Found(file.path, file.url, file.identity) for file in patiently(lambda: list_url(source))]
+    if [file.url for file in files] == [source]:  # the file itself is named
+        if not file_format(files[0].path):
+            raise BadSource(f"`{source}` is not a file of text.", hint=f"Known formats: {SUFFIXES}.")
+        return Listing(files)
+    chosen = choose(files, lambda file: file.path, TEXT_FORMATS)
+    if not chosen.files:
+        why = f": it has {chosen.skipped}" if chosen.skipped else ""
+        raise BadSource(f"`{source}` has no file of text{why}.", hint=f"Known formats: {SUFFIXES}.")
+    return Listing(chosen.files, _notes(source, chosen))
+
+
+def _notes(source: str, chosen: Choice[Any], *, sums_are_checked: bool = False) -> tuple[str, ...]:
+    notes = (f"Not read of `{source}`: {chosen.skipped}.",) if chosen.skipped else ()
+    if chosen.sums and not sums_are_checked:
+        notes = (*notes, f"`{source}` has sums of its files, which are checked only in a folder of this machine.")
+    return notes
 
 
 def _refuse_credentials(address: str) -> None:
@@ -87,38 +110,21 @@ def _refuse_credentials(address: str) -> None:
         )
 
 
-def _list_local(path: Path) -> list[Found]:
-    if path.is_file():
-        if not file_format(path.name):
-            raise BadSource(f"`{path}` is not a file of text.", hint=f"We read {', '.join(FORMATS)}.")
-        return [_local_file(path, path.parent)]
-    if not path.is_dir():
-        name = path.as_posix()
-        hint = (
-            f"For a dataset of the Hub say `hf://{name}`." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else SOURCES_HINT
-        )
-        raise BadSource(f"There is no file or folder `{path}`.", hint=hint)
-    files = [file for file in path.rglob("*") if file.is_file() and not _hidden(file.relative_to(path))]
-    sums = _sums((path / SHA256SUMS).read_text()) if (path / SHA256SUMS).is_file() else {}
-    found = _one_format([_local_file(file, path, sums) for file in files])
-    if not found:
-        raise BadSource(f"The folder `{path}` has no file of text ({', '.join(FORMATS)}).", hint=SOURCES_HINT)
-    return found
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
-
-
-def _local_file(file: Path, root: Path, sums: Mapping[str, str] = NO_SUMS) -> Found:
-    inside = file.relative_to(root).as_posix()
-    return Found(inside, file.absolute().as_posix(), sums.get(inside) or local_identity(file))
-
-
-def _sums(text: str) -> dict[str, str]:
-    """Name → `sha256:…`, of lines as `sha256sum` prints them."""
-    matches = (SUM.fullmatch(line) for line in text.splitlines())
-    return {match["name"].removeprefix("./"): f"sha256:{match['sha256']}" for match in matches if match}
+def _list_local(path: Path) -> Listing:
+    name = path.as_posix()
+    may_be_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    chosen = list_local(
+        path, TEXT_FORMATS, f"For a dataset of the Hub say `hf://{name}`." if may_be_hub else SOURCES_HINT
+    )
+    hashes, unchecked = promised_hashes([each.file for each in chosen.sums], path, [each.path for each in chosen.files])
+    found = [
+        Found(each.path, each.file.absolute().as_posix(), hashes.get(each.path) or local_identity(each.file))
+        for each in chosen.files
+    ]
+    notes = _notes(name, chosen, sums_are_checked=True)
+    if unchecked:
+        notes = (*notes, f"No sum in `{name}` is of {named(unchecked)}: not checked.")
+    return Listing(found, notes)
 
 
 def local_identity(file: Path) -> str:
@@ -127,42 +133,63 @@ def local_identity(file: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _one_format(files: Sequence[Found]) -> list[Found]:
-    """Of a folder, its Parquet files; if it has none, its JSON lines; if none, its text.
-
-    Beside the data often lies the same data in another format, or a `LICENSE.txt`.
-    """
-    for formats in FORMAT_ORDER:
-        if chosen := [file for file in files if file_format(file.path) in formats]:
-            return chosen
-    return []
-
-
-def _list_http(address: str) -> list[Found]:
-    if not urlsplit(address).path.lower().endswith(".txt"):
-        return [_http_file(address)]
+def _list_http(address: str) -> Listing:
+    parts = urlsplit(address)
+    if parts.fragment:
+        raise BadSource(f"`{address}` has a fragment, which is not asked for.", hint="In a path `#` is written `%23`.")
+    if not parts.path.lower().endswith(".txt"):
+        return Listing([_http_file(address)])
     with TemporaryDirectory() as scratch:
         local = Path(scratch) / "addresses.txt"
         patiently(lambda: fetch_url(address, local, silent))
-        try:
-            lines = local.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise BadSource(f"`{address}` is not a list of addresses: it is not UTF-8.") from error
-    shards: dict[str, str] = {}
-    for line in (line.strip() for line in lines):
-        if not line or line.startswith("#"):
-            continue
-        promised = SUM.fullmatch(line)
-        shard = urljoin(address, promised["name"] if promised else line)
-        if not file_format(urlsplit(shard).path) or " " in shard:
-            raise BadSource(
-                f"`{address}` is not a list of addresses: `{line[:80]}` is none of a shard.",
-                hint="Put the address of a Parquet or JSONL file on each line, if you like after its SHA-256 and two "
-                "spaces; fetch plain text into a folder first.",
-            )
-        shards[shard] = f"sha256:{promised['sha256']}" if promised else ""
+        shards, twice = _addresses(local, address)
+    if not shards:
+        raise BadSource(f"`{address}` is not a list of addresses: it has none.", hint=ADDRESSES_HINT)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        return list(pool.map(_http_file, shards, shards.values()))
+        files = list(pool.map(_http_file, shards, shards.values()))
+    return Listing(files, (f"`{address}` has {named(twice)} twice: read once.",) if twice else ())
+
+
+def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
+    """The addresses in a list, each with the hash that is promised of it, or an empty text; and those there twice."""
+    with open_source(local, name) as stream:
+        data = stream.read(MOST_LIST_BYTES + 1)
+    if len(data) > MOST_LIST_BYTES:
+        raise BadSource(
+            f"`{name}` is not a list of addresses: it has more than {MOST_LIST_BYTES >> 20} MB.", hint=ADDRESSES_HINT
+        )
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadSource(f"`{name}` is not a list of addresses: it is not UTF-8.", hint=ADDRESSES_HINT) from error
+    shards: dict[str, str] = {}
+    twice: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        where = f"`{name}`, line {number:,},"
+        promised = parse_sum(line, where)
+        # the name of a sum is that of a file: in it these are no parts of an address
+        shard = urljoin(name, _quoted(promised.name) if promised else line.strip())
+        parts = urlsplit(shard)
+        unusable = parts.fragment or parts.scheme in ("", "file") or re.search(r"\s", shard)
+        if unusable or not file_format(unquote(parts.path)):
+            raise BadSource(
+                f"`{name}` is not a list of addresses: line {number:,}, `{line.strip()[:80]}`, is none of a shard.",
+                hint=ADDRESSES_HINT,
+            )
+        if shard in shards:
+            twice.add(shard)
+        before = shards.setdefault(shard, promised.identity if promised else "")
+        if promised and before != promised.identity:
+            if before:
+                raise BadSource(f"{where} contradicts another sum of `{shard}`.", hint="Remove the wrong one.")
+            shards[shard] = promised.identity
+    return shards, twice
+
+
+def _quoted(name: str) -> str:
+    return name if "://" in name else name.replace("#", "%23").replace("?", "%3F").replace(" ", "%20")
 
 
 def _http_file(address: str, promised: str = "") -> Found:
@@ -171,7 +198,7 @@ def _http_file(address: str, promised: str = "") -> Found:
     if not file_format(path):
         raise BadSource(
             f"`{address}` is not the address of a file of text.",
-            hint=f"It must end in {', '.join(FORMATS)}; for a dataset of the Hub say `hf://org/name`.",
+            hint=f"Known formats: {SUFFIXES}; for a dataset of the Hub say `hf://org/name`.",
         )
     if promised:
         return Found(path, address, promised)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from nanochat.config import DataConfig, canonical_json
-from nanochat.data.listing import Found, is_local, local_path
+from nanochat.data.listing import Found
 from nanochat.errors import StoreUnreachable
+from nanochat.sources.files import is_local, local_path
 from nanochat.store.artifacts import Store
 from nanochat.store.records import parse
 
@@ -26,8 +28,22 @@ class Pin(BaseModel):
     source: str
     carrier: str = ""
     """Name of the shard of which the validation sample is, once a run has drawn one."""
+    gathered: bool = False
+    """Whether the small files of the folder are gathered into few shards."""
+    held: tuple[str, ...] = ()
+    """Of gathered files, the names of those that are held out."""
     files: list[Found] | None = None
     """What the source has; None when nobody fetched it ahead, and it is to be asked."""
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The fields that say what is held out."""
+        return self.model_dump(include={"carrier", "gathered", "held"})
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a run has drawn what is held out."""
+        return bool(self.carrier or self.held)
 
 
 def read_pin(store: Store, config: DataConfig) -> Pin:

@@ -11,21 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.config import ShardConfig, WorldConfig
 from nanochat.data.documents import (
     BATCH_DOCUMENTS,
-    byte_lengths,
-    file_format,
     from_texts,
     read_documents,
     total_bytes,
     total_characters,
+    with_text,
 )
 from nanochat.errors import BadSource
 from nanochat.progress import Progress
+from nanochat.sources.names import file_format
 from nanochat.world.documents import documents as tell
 
 ROW_GROUP_DOCUMENTS = 1024
@@ -69,7 +68,7 @@ def split_documents(shard: ShardConfig, documents: Documents, out: Path, progres
     with _Writer(out / "train.parquet") as train, _Writer(out / "validation.parquet") as validation:
         for batch in documents.read():
             done += len(batch)
-            texts = _with_text(batch)
+            texts = with_text(batch)
             skipped += len(batch) - len(texts)
             if sample is not None:
                 held = np.isin(_hashes(texts), sample)
@@ -78,7 +77,7 @@ def split_documents(shard: ShardConfig, documents: Documents, out: Path, progres
             else:
                 (validation if shard.validation == "all" else train).add(texts)
             progress(done, documents.total, "documents")
-    if train.documents + validation.documents == 0:
+    if done and train.documents + validation.documents == 0:
         raise BadSource(
             f"`{shard.url}` has no document with text (`{shard.text_column}` is empty in all {done}).",
             hint="Remove it from the source, or name another column with `data.text_column=…`.",
@@ -114,17 +113,22 @@ def held_out(hashes: np.ndarray, limit: int, documents: int | None = None) -> np
 def _choose(shard: ShardConfig, documents: Documents, progress: Progress) -> np.ndarray:
     smallest = np.empty(0, np.uint64)
     waiting: list[np.ndarray] = []
-    done = with_text = 0
+    done = count = 0
     for batch in documents.read():
-        waiting.append(_hashes(_with_text(batch)))
-        with_text += len(waiting[-1])
+        waiting.append(_hashes(with_text(batch)))
+        count += len(waiting[-1])
         done += len(batch)
         if len(waiting) == PRUNE_EVERY_BATCHES:
             smallest, waiting = _smallest([smallest, *waiting], shard.validation_documents), []
         progress(done, documents.total, "documents", "choosing validation documents")
     smallest = _smallest([smallest, *waiting], shard.validation_documents)
-    chosen = held_out(smallest, shard.validation_documents, with_text)
-    if with_text and not len(chosen):
+    chosen = held_out(smallest, shard.validation_documents, count)
+    if not done:
+        raise BadSource(
+            f"`{shard.url}` has no documents, of which a sample was to be held out.",
+            hint="Remove it from the source, or name a shard to hold out whole with `data.validation_shard=…`.",
+        )
+    if count and not len(chosen):
         raise BadSource(
             f"`{shard.url}` has only {len(np.unique(smallest))} different documents: "
             "no sample of at most a tenth can be held out.",
@@ -145,10 +149,6 @@ def _hashes(texts: pa.StringArray) -> np.ndarray:
     """The first 8 bytes of each document's SHA-256 (documents,) uint64."""
     digests = b"".join(hashlib.sha256(text.as_buffer()).digest()[:8] for text in texts)
     return np.frombuffer(digests, "<u8")
-
-
-def _with_text(batch: pa.StringArray) -> pa.StringArray:
-    return batch.filter(pc.call_function("greater", [byte_lengths(batch), pa.scalar(0)]))
 
 
 class _Writer:

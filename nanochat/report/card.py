@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 BAR = 20
@@ -26,6 +26,32 @@ def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def conversation_facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was learnt of the conversations and what was left out, by the metrics of the stage `converse`."""
+    found = []
+    for split, name in (("train", "conversations"), ("validation", "held-out conversations")):
+        if f"{split}_conversations" not in metrics:
+            continue
+        found.append((name, f"{metrics[f'{split}_conversations']:,}, {metrics[f'{split}_tokens']:,} tokens"))
+        prefix = f"{split}_skipped_"
+        reasons = [
+            f"{key.removeprefix(prefix).replace('_', ' ')} {count:,}"
+            for key, count in metrics.items()
+            if key.startswith(prefix)
+        ]
+        left_out = {
+            "skipped": f"{metrics[f'{split}_skipped']:,}" + (f" ({', '.join(reasons)})" if reasons else ""),
+            "cut at the end of a row": f"{metrics.get(f'{split}_cut', 0):,}",
+            "rows of the other split": f"{metrics.get(f'{split}_other_split_rows', 0):,}",
+            "fields ignored": metrics.get(f"{split}_ignored_fields", ""),
+            "files ignored": f"{metrics.get(f'{split}_ignored_files', 0):,}",
+        }
+        found += [(f"{name}: {what}", said) for what, said in left_out.items() if said not in ("", "0")]
+    if metrics.get("questions_skipped"):
+        found.append(("questions: skipped", f"{metrics['questions_skipped']:,}"))
+    return found
+
+
 def length_rows(card: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     """Length in tokens, documents, share; from the first length that a document has."""
     first = next((k for k, count in enumerate(card["lengths"]) if count), 0)
@@ -37,9 +63,14 @@ def length_rows(card: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     ]
 
 
-def as_markdown(card: Mapping[str, Any]) -> str:
-    """The facts and the lengths, as two tables."""
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts(card))]
+def table(found: Sequence[tuple[str, str]]) -> list[str]:
+    """Lines of Markdown, one for each fact."""
+    return ["| | |", "|---|---|", *(f"| {name} | {value.replace('|', '∣')} |" for name, value in found)]
+
+
+def as_markdown(card: Mapping[str, Any], conversations: Sequence[tuple[str, str]] = ()) -> str:
+    """The facts, those of the `conversations` too, and the lengths, as two tables."""
+    lines = table([*facts(card), *conversations])
     lines += ["", "| tokens of a document | | documents |", "|---|---|---|"]
     most = max((share for *_, share in length_rows(card)), default=1) or 1
     for length, count, share in length_rows(card):

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from nanochat.console import duration, headline
-from nanochat.report.card import as_markdown
+from nanochat.report.card import as_markdown, conversation_facts
 from nanochat.report.card import facts as card_facts
 from nanochat.report.plots import accuracy_bars, language_bars, length_bars, training_curve
 from nanochat.report.template import templates
@@ -43,6 +43,7 @@ def _values(made: Made) -> dict[str, Any]:
     base_evaluation = json.loads((made.one("evaluate_base").path / "evaluation.json").read_text(encoding="utf-8"))
     chat_evaluation = json.loads((made.one("evaluate_chat").path / "evaluation.json").read_text(encoding="utf-8"))
     card = json.loads((made.one("data_card").path / "card.json").read_text(encoding="utf-8"))
+    conversations = conversation_facts(made.one("converse").metrics)
     pretraining, tuning = _events(base.path), _events(chat.path)
     rows = [_row(stage, artifacts) for stage, artifacts in made.stages.items()]
     seconds = sum(row["seconds"] for row in rows)
@@ -68,8 +69,8 @@ def _values(made: Made) -> dict[str, Any]:
         "pretraining": Markup(training_curve(pretraining, "validation_bits_per_byte", "validation bits per byte")),  # noqa: S704 - our own SVG
         "tuning": Markup(training_curve(tuning, "validation_loss", "validation loss (nats a token)")),  # noqa: S704
         "bars": Markup(accuracy_bars(chat_evaluation["tasks"])),  # noqa: S704
-        "card": card_facts(card),
-        "card_markdown": as_markdown(card),
+        "card": [*card_facts(card), *conversations],
+        "card_markdown": as_markdown(card, conversations),
         "lengths": Markup(length_bars(card["lengths"])),  # noqa: S704
         "languages": Markup(language_bars(card["languages"])),  # noqa: S704
         "lineage": Markup(as_svg(fold(manifests))),  # noqa: S704

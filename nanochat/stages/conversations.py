@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
-from nanochat.data.conversations import questions_of, render_mixture, write_rows
+from nanochat.data.conversations import listed, questions_of, render_mixture, write_rows
 from nanochat.data.rows import rows_per_block
+from nanochat.report.card import conversation_facts, table
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
 from nanochat.tasks.conversation import Split
+from nanochat.tasks.fields import Counts
 from nanochat.tokenizer.bpe import Tokenizer
 
 
@@ -32,12 +34,27 @@ def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, 
         metrics[f"{split}_tokens"] = rendered.seen_tokens
         metrics[f"{split}_learnt_share"] = round(rendered.learnt_tokens / rendered.seen_tokens, 4)
         metrics[f"{split}_padding_share"] = round(1 - rendered.seen_tokens / (rows * row_tokens), 4)
-        metrics[f"{split}_skipped"] = rendered.skipped
+        metrics |= {f"{split}_{name}": value for name, value in left_out(rendered.counts).items()}
+        metrics[f"{split}_cut"] = rendered.cut
     tasks: dict[str, int] = {}
+    counts = Counts()
     with (out / "questions.jsonl").open("w", encoding="utf-8") as lines:
-        for question in questions_of(config.questions, config.seed):
+        for question in questions_of(config.questions, config.seed, counts):
             lines.write(canonical_json(question) + "\n")
             tasks[question["task"]] = tasks.get(question["task"], 0) + 1
     metrics["questions"] = sum(tasks.values())
     metrics["questions_by_task"] = tasks
+    metrics["questions_skipped"] = counts.skipped.total()
+    (out / "card.md").write_text("\n".join(table(conversation_facts(metrics))) + "\n", encoding="utf-8")
     return metrics
+
+
+def left_out(counts: Counts) -> Metrics:
+    """What was skipped and ignored, each number under a name of its own; only `skipped` is there when it is 0."""
+    others = {
+        **{f"skipped_{reason}": count for reason, count in sorted(counts.skipped.items())},
+        "other_split_rows": counts.other_split_rows,
+        "ignored_fields": listed(counts.ignored_fields),
+        "ignored_files": counts.ignored_files.total(),
+    }
+    return {"skipped": counts.skipped.total(), **{name: value for name, value in others.items() if value}}

@@ -12,7 +12,7 @@ from nanochat.errors import BadSource
 Split = Literal["train", "validation"]
 Conversation = dict[str, Any]
 """`{"messages": [{"role": "system|user|assistant", "content": str | parts}]}`, a part being
-`{"type": "text|python|python_output", "text": str}`."""
+`{"type": "text|python|python_output", "text": str}`. A message with `"learn": False` is an answer not to be learnt."""
 Question = dict[str, Any]
 """A line of `questions.jsonl`: task, kind (`choice` or `generate`), messages, letters (choice), answer, baseline."""
 
@@ -67,43 +67,8 @@ def last_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
-def checked(value: Any, where: str) -> Conversation:
-    """The value as a conversation: an optional system message, then user and assistant in turn.
-
-    Raises `BadSource`, naming `where` (file and row), for anything else.
-    """
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise _bad(where, "has no `messages`")
-    turns = messages[1:] if isinstance(messages[0], dict) and messages[0].get("role") == "system" else messages
-    kept = []
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise _bad(where, f"has a message {number} that is not an object")
-        kept.append({"role": message.get("role"), "content": _content(message.get("content"), number, where)})
-    for number, message in enumerate(turns):
-        if message.get("role") != ("user", "assistant")[number % 2]:
-            raise _bad(where, f"has a message of role `{message.get('role')}` where the other one's turn is")
-    if len(turns) < 2:
-        raise _bad(where, "has no answer of the assistant")
-    return {"messages": kept}
-
-
-def _content(content: Any, number: int, where: str) -> str | list[dict[str, str]]:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        raise _bad(where, f"has a message {number} without `content`")
-    parts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") not in PARTS or not isinstance(part.get("text"), str):
-            raise _bad(where, f"has a message {number} with a part that is not `type` ({', '.join(PARTS)}) and `text`")
-        parts.append({"type": part["type"], "text": part["text"]})
-    return parts
-
-
-def _bad(where: str, what: str) -> BadSource:
-    return BadSource(
-        f"{where} {what}.",
-        hint='A row is `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`.',
-    )
+def text_in(value: Any, name: str, where: str) -> str:
+    """The value of a row's field, which must be a text. Raises `BadSource` naming `where` (file and row) otherwise."""
+    if not isinstance(value, str):
+        raise BadSource(f"{where} has no text in `{name}`.")
+    return value

@@ -1,12 +1,13 @@
-"""Your own conversations: JSON lines or Parquet, one file or a folder of them, or a dataset of the hub.
+"""Your own conversations: JSON or Parquet, one file or a folder of them, or a dataset of the Hub.
 
-A row has any of the forms in `formats.py`. Every tenth, beginning with the first, is the validation split.
+A row has any of the forms in `formats.py`. If a file is named for a validation split, those files are the validation
+split and all others are for training. Otherwise it is every tenth row, beginning with the first. Files named for a test
+split are not read, unless `source` names one itself.
 """
 
 from __future__ import annotations
 
-import io
-import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,75 +16,110 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
+from nanochat.sources.files import LocalFile, expanded, list_local
+from nanochat.sources.first_bytes import check_parquet, readable
+from nanochat.sources.names import CHAT_FORMATS
+from nanochat.sources.records import json_records
 from nanochat.tasks.conversation import Conversation, Split, Task
-from nanochat.tasks.formats import FIELDS, conversation_of
+from nanochat.tasks.fields import Counts, FieldRules, UnreadFields, is_neutral
+from nanochat.tasks.formats import conversation_of, conversations_of
 from nanochat.tasks.hub import hub_rows
 
 EVERY = 10
-LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst")
-SUFFIXES = (*LINES, ".parquet")
+BATCH_ROWS = 1024
+LOG = logging.getLogger("nanochat.conversations")
 
 
-def task(source: str) -> Task:
+def task(source: str, rules: FieldRules) -> Task:
     if not source:
         raise BadConfig(
             "The task `conversations` needs a `source`.",
-            hint="Name a JSONL or Parquet file, a folder of them, or a dataset: `hf://org/name`.",
+            hint="Name a JSON or Parquet file, a folder of them, or a dataset: `hf://org/name`.",
         )
 
     def conversations(split: Split) -> Iterator[Conversation]:
-        for number, (where, row) in enumerate(_rows(source)):
-            if (number % EVERY == 0) == (split == "validation"):
-                yield conversation_of(row, where)
+        return conversations_of(_rows_of(source, split, rules), rules, split)
 
     return Task("conversations", conversations)
 
 
-def _rows(source: str) -> Iterator[tuple[str, Any]]:
+def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     if source.startswith("hf://"):
-        yield from hub_rows(source, "", None, "train")
+        yield from _tenth(hub_rows(source, "", None, "train"), split, rules)
         return
-    place = Path(source).expanduser()
-    if not place.exists():
-        raise BadSource(f"There is no file or folder `{source}` of conversations.", hint="Is the path right?")
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
-    files = [file for file in files if file.name.endswith(SUFFIXES)]
+    if "://" in source:
+        raise BadSource(
+            f"The task `conversations` cannot read the address `{source}`.",
+            hint="It reads files of this machine and `hf://org/name[@revision]`: fetch others into a folder first.",
+        )
+    found = list_local(expanded(source), CHAT_FORMATS)
+    if found.skipped:
+        LOG.info("%s: files that are not read: %s", source, found.skipped)
+    for reason, paths in found.skipped.files.items():
+        rules.counts.ignored_files[reason] += len(paths)
+    held_out = [each for each in found.files if each.split == "validation"]
+    if not held_out:
+        yield from _tenth(_rows(found.files, rules), split, rules)
+        return
+    files = held_out if split == "validation" else [each for each in found.files if each not in held_out]
     if not files:
         raise BadSource(
-            f"`{source}` is no file of conversations and no folder of them.",
-            hint=f"Files end in {', '.join(f'`{suffix}`' for suffix in SUFFIXES)}.",
+            f"`{source}` has only files named for a validation split, and none to train on.",
+            hint="Name the file differently to train on it.",
         )
-    for file in files:
-        yield from _parquet(file) if file.suffix == ".parquet" else _lines(file)
+    yield from _rows(files, rules)
 
 
-def _lines(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        with io.BufferedReader(pa.input_stream(str(file))) as lines:  # pyright: ignore[reportArgumentType]
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"`{file}`, line {number},", _parsed(line, file, number)
-    except (OSError, pa.ArrowException) as error:
-        raise BadSource(f"`{file}` cannot be read: {str(error).splitlines()[0]}.") from error
+def _tenth(rows: Iterator[tuple[str, Any]], split: Split, rules: FieldRules) -> Iterator[tuple[str, Any]]:
+    """Every tenth row for validation, the others for training."""
+    number, other = 0, None
+    for number, row in enumerate(rows):
+        if (number % EVERY == 0) == (split == "validation"):
+            yield row
+        else:
+            rules.counts.other_split_rows += 1
+            other = row
+    if number == 0 and other:  # nothing is left for this split: perhaps because the file is no list of conversations
+        conversation_of(other[1], other[0], FieldRules(Counts(), rules.ignored))
 
 
-def _parsed(line: bytes, file: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:  # wrong JSON, or not UTF-8
-        raise BadSource(f"`{file}`, line {number}, is not JSON ({error}).", hint="One object a line.") from error
+def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]]:
+    for each in files:
+        yield from _parquet(each.file, rules) if each.file.suffix.lower() == ".parquet" else json_records(each.file)
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            columns = [name for name in parquet.schema_arrow.names if name in FIELDS]
-            if not columns:
-                conversation_of(dict.fromkeys(parquet.schema_arrow.names), f"`{file}`")
-            number = 0
-            for batch in parquet.iter_batches(1024, columns=columns):
-                for row in batch.to_pylist():
-                    yield f"`{file}`, row {number},", row
-                    number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise BadSource(f"`{file}` cannot be read: {str(error).splitlines()[0]}") from error
+def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
+    """The rows of a file, without the columns that are ignored whatever is in them."""
+    with readable(file, str(file)):
+        check_parquet(file, str(file))
+        yield from _checked_parquet(file, rules)
+
+
+def _checked_parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
+    with pq.ParquetFile(file) as parquet:
+        names = parquet.schema_arrow.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise BadSource(f"`{file}` has two columns `{twice[0]}`.", hint="Rename or remove one.")
+        unread = [name for name in names if is_neutral(name) or name in rules.ignored]
+        columns = [name for name in names if name not in unread] or names
+        number = 0
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+            rules.counts.ignored_fields.update(dict.fromkeys(unread, batch.num_rows))
+            try:
+                rows = batch.to_pylist(maps_as_pydicts="strict")
+            except (ValueError, OverflowError, KeyError) as error:  # a time that Python cannot hold, a key twice
+                place = f"`{file}`, rows from {number:,} on,"
+                raise _unreadable(batch, place, rules) from error
+            for row in rows:
+                yield f"`{file}`, row {number:,},", row
+                number += 1
+
+
+def _unreadable(batch: pa.RecordBatch, where: str, rules: FieldRules) -> BadSource:
+    """The error for rows with a value that Python cannot hold, naming its column."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.to_pylist(maps_as_pydicts="strict")
+        except (ValueError, OverflowError, KeyError) as error:
+            return UnreadFields(where, {name: f"it cannot be read ({error})"}, rules.ignored)
+    return BadSource(f"{where} cannot be read.")

@@ -1,81 +1,286 @@
 """Chat data as it is found: a row of any of these forms becomes a conversation. The row's fields say which it is.
 
-{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
-{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}          ShareGPT
-{"instruction": "…", "input": "…", "output": "…"}                                             Alpaca
-{"prompt": "…", "completion": "…"}                                        or `response` instead of `completion`
+[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]                     nanochat
+{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}       OpenAI
+{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}           ShareGPT
+{"instruction": "…", "input": "…", "output": "…", "history": [["…", "…"]]}                    Alpaca
+{"prompt": "…", "completion": "…"}                                   each a text, or a list of messages
+{"question": "…", "answer": "…"}
+{"conversation": [{"input": "…", "output": "…"}]}                                             Capybara
+
+Every form may have a `system` text beside it. What becomes of other fields is in `fields.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from typing import Any
 
-from nanochat.errors import BadSource
-from nanochat.tasks.conversation import Conversation, checked
+from nanochat.errors import BadSource, NanochatError
+from nanochat.sources.names import split_of
+from nanochat.tasks.conversation import Conversation, Split
+from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing
+from nanochat.tasks.messages import (
+    ANSWERS,
+    CONTENT_FIELDS,
+    QUESTIONS,
+    Message,
+    is_message,
+    is_parts,
+    message_text,
+    one_of,
+    one_system,
+    read_content,
+    read_messages,
+    reason_to_skip,
+)
 
-ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
-"""Of ShareGPT's `from`."""
-FIELDS = (
-    "messages", "conversations", "instruction", "input", "output", "system", "prompt", "completion", "response"
-)  # fmt: skip
-"""All that is read of a row."""
-FORMS = "`messages`, `conversations` (ShareGPT), `instruction` and `output` (Alpaca), or `prompt` and `completion`"
+LISTS = ("messages", "conversations", "conversation")
+CONTEXTS = ("input", "context")
+SYSTEMS = ("system", "system_prompt")
+READ = frozenset((*LISTS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, "history"))
+ANSWER_OF = {"instruction": "output", "prompt": "completion"}
+PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
+LOOK_AHEAD_ROWS = 10_000
+"""So many rows are looked at to name all fields that are not read at once."""
+FORMS = (
+    "`messages`, `conversations` (ShareGPT), `instruction` and `output` (Alpaca), `prompt` and `completion` (or "
+    "`response`), or `question` and `answer`"
+)
 
 
-def conversation_of(row: Any, where: str) -> Conversation:
-    """The row as a conversation. Raises `BadSource`, naming `where` (file and row) and the field, for anything else."""
+def conversations_of(
+    rows: Iterable[tuple[str, Any]], rules: FieldRules, split: Split = "train"
+) -> Iterator[Conversation]:
+    """The conversations of rows, each with its file and row. Raises what `conversation_of` raises."""
+    rows = iter(rows)
+    for where, row in rows:
+        try:
+            conversation = conversation_of(row, where, rules, split)
+        except UnreadFields as error:
+            following = chain([(where, row)], islice(rows, LOOK_AHEAD_ROWS))
+            raise _with_all_fields(error, following, rules, split) from error
+        if conversation:
+            yield conversation
+
+
+def _with_all_fields(
+    error: UnreadFields, rows: Iterable[tuple[str, Any]], rules: FieldRules, split: Split
+) -> UnreadFields:
+    """The same error with the unread fields of these rows and of their messages too."""
+    fields = dict(error.fields)
+    with suppress(NanochatError):  # what else is wrong is said when these are not in the way
+        for where, row in rows:
+            while more := _unread_fields(row, where, FieldRules(Counts(), {*rules.ignored, *fields}), split):
+                fields |= more
+    return UnreadFields(error.where, fields, rules.ignored)
+
+
+def _unread_fields(row: Any, where: str, rules: FieldRules, split: Split) -> Mapping[str, str]:
+    try:
+        conversation_of(row, where, rules, split)
+    except UnreadFields as error:
+        return error.fields
+    except BadSource:
+        pass
+    return {}
+
+
+def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "train") -> Conversation | None:
+    """The row as a conversation, or nothing if it has nothing to learn, which is counted.
+
+    Raises `BadSource`, naming `where` (file and row) and the field, for anything that is not understood.
+    """
+    if isinstance(row, list):
+        row = {"messages": _own_form(row, where)}
     if not isinstance(row, Mapping):
         raise BadSource(f"{where} is not an object with fields.", hint=f"A row has {FORMS}.")
-    if row.get("messages") is not None:
-        return checked(row, where)
-    if row.get("conversations") is not None:
-        return checked({"messages": _share_gpt(row["conversations"], where)}, where)
-    if row.get("instruction") is not None:
-        asked = [_text(row, "instruction", where)]
-        if row.get("input"):
-            asked.append(_text(row, "input", where))
-        return checked({"messages": _turns(row, "\n\n".join(asked), _text(row, "output", where), where)}, where)
-    if row.get("prompt") is not None:
-        answer = "response" if row.get("completion") is None and "response" in row else "completion"
-        asked, said = _text(row, "prompt", where), _text(row, answer, where)
-        return checked({"messages": _turns(row, asked, said, where)}, where)
-    has = ", ".join(f"`{name}`" for name in row) or "nothing"
-    raise BadSource(f"{where} is no conversation: it has {has}.", hint=f"A row has {FORMS}.")
+    reader = _Row(rules.without_ignored(row), where, rules)
+    messages = reader.messages()
+    skip = reader.weight() == 0
+    reader.check_split(split)
+    reader.check_rest(messages)
+    messages = one_system(messages)
+    if reason := "weight_0" if skip else reason_to_skip(messages):
+        rules.counts.skip(reason, where)
+        return None
+    return {"messages": messages}
 
 
-def _share_gpt(turns: Any, where: str) -> list[dict[str, str]]:
-    if not isinstance(turns, list) or not turns:
-        raise BadSource(f"{where} has no list of turns in `conversations`.")
-    messages = []
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, Mapping) or turn.get("from") not in ROLES:
-            said = turn.get("from") if isinstance(turn, Mapping) else turn
+def _own_form(row: list[Any], where: str) -> list[Any]:
+    """nanochat's own form: the messages themselves."""
+    if row and isinstance(row[0], Mapping) and row[0].keys() & {*LISTS, *QUESTIONS, *ANSWERS}:
+        raise BadSource(
+            f"{where} is a list of conversations.", hint="Write one a line, for example with `jq -c '.[]'`."
+        )
+    return row
+
+
+class _Row:
+    """A row while it is read, with the names of the fields that were."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str, rules: FieldRules) -> None:
+        self._fields, self._where, self._rules = fields, where, rules
+        self._read: set[str] = set()
+
+    def messages(self) -> list[Message]:
+        """All messages of the row, whatever its form; their order is not checked."""
+        for name in PREFERENCES:  # beside another answer, they are fields that are not read
+            if not says_nothing(self._fields.get(name)) and not self._fields.keys() & {*LISTS, *ANSWERS}:
+                raise BadSource(
+                    f"{self._where} has the field `{name}`: {REFUSED[name]}.",
+                    hint="Keep the question and the chosen answer as `messages`.",
+                )
+        name, system = self._take(SYSTEMS)
+        before = "" if says_nothing(system) else self._text(name, system, "system")
+        asks = bool(self._fields.keys() & {*QUESTIONS, *ANSWERS})
+        name, listed = self._take(LISTS)
+        if says_nothing(listed) and (asks or not self._fields.keys() & set(LISTS)):
+            return self._with_system(before, self._question_and_answer())
+        if says_nothing(listed):
+            return []
+        if not isinstance(listed, list):
             raise BadSource(
-                f"{where} has the turn {number} in `conversations` from `{said}`.",
-                hint=f"It can be from {', '.join(f'`{role}`' for role in ROLES)}.",
+                f"{self._where} has no list of messages in `{name}`, but {_kind(listed)}.",
+                hint="Write it as a list, not as JSON in a text." if isinstance(listed, str) else f"A row has {FORMS}.",
             )
-        if not isinstance(turn.get("value"), str):
-            raise BadSource(f"{where} has a turn {number} in `conversations` whose `value` is no text.")
-        messages.append({"role": ROLES[turn["from"]], "content": turn["value"]})
-    return messages
+        return self._with_system(before, read_messages(listed, self._where, name, self._rules))
+
+    def weight(self) -> int:
+        """1, or 0 for a conversation that is not to be learnt."""
+        _, weight = self._take(("weight",))
+        if weight is not None and (not isinstance(weight, bool | int | float) or weight not in (0, 1)):
+            raise BadSource(
+                f"{self._where} has the `weight` {weight!r}, which is neither 0 nor 1.",
+                hint="Items of a mixture have a `weight` and `repeats`; one conversation is learnt or not.",
+            )
+        return 1 if weight is None else int(weight)
+
+    def check_split(self, wanted: Split) -> None:
+        """Refuses a row that says that it belongs to another split."""
+        _, split = self._take(("split",))
+        if isinstance(split, str) and split_of(split) not in ("", "train", wanted):
+            raise BadSource(
+                f"{self._where} is of the split `{split}`.",
+                hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
+                "item's `ignore_fields`.",
+            )
+
+    def check_rest(self, messages: Sequence[Message]) -> None:
+        """Counts the fields that were not read, and refuses those that carry a meaning."""
+        texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
+        said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
+        rest = {name: value for name, value in self._fields.items() if name not in self._read}
+        self._rules.check_rest(rest, self._where, said, known=READ)
+
+    def _question_and_answer(self) -> list[Message]:
+        asked, question = self._take(QUESTIONS)
+        said, answer = self._take(ANSWERS)
+        if _is_messages(question):
+            texts = [(asked, question)]
+        else:
+            about, context = self._take(CONTEXTS)
+            texts = [(name, value) for name, value in ((asked, question), (about, context)) if value is not None]
+            if not self._is_asked_and_answered(texts):
+                raise BadSource(
+                    f"{self._where} is no conversation: it has {names_of(self._fields)}.", hint=f"A row has {FORMS}."
+                )
+        if said not in self._fields:
+            wanted = ANSWER_OF.get(asked if asked in self._fields else "", "answer")
+            raise BadSource(
+                f"{self._where} has no `{wanted}`: it has {names_of(self._fields)}.", hint=f"A row has {FORMS}."
+            )
+        return [*self._history(), *self._asking(texts), *self._turns(said, answer, "assistant")]
+
+    def _is_asked_and_answered(self, texts: Sequence[tuple[str, Any]]) -> bool:
+        """Whether the row has a field for a question, and one for an answer if it has only a context."""
+        names = self._fields.keys()
+        return bool(names & set(QUESTIONS)) or (bool(texts) and bool(names & set(ANSWERS)))
+
+    def _asking(self, texts: Sequence[tuple[str, Any]]) -> list[Message]:
+        """The messages of a question and its context."""
+        if len(texts) == 1 and _is_messages(texts[0][1]):
+            # the form says that of a prompt nothing is learnt, and of a completion everything
+            earlier = self._turns(*texts[0], "user")
+            return [{**one, "learn": False} if one["role"] == "assistant" else one for one in earlier]
+        found = [self._text(name, value, "user") for name, value in texts]
+        return [{"role": "user", "content": "\n\n".join(text for text in found if text)}]
+
+    def _turns(self, name: str, value: Any, role: str) -> list[Message]:
+        """The messages in a field, or its text as a message of `role`."""
+        if _is_messages(value):
+            return read_messages(value if isinstance(value, list) else [value], self._where, name, self._rules)
+        return [{"role": role, "content": self._content(name, value, role)}]
+
+    def _history(self) -> list[Message]:
+        """Earlier turns: pairs of question and answer, or messages."""
+        _, history = self._take(("history",))
+        if says_nothing(history):
+            return []
+        if not isinstance(history, list):
+            raise BadSource(f"{self._where} has no list of turns in `history`.")
+        if all(isinstance(turn, Mapping) for turn in history):
+            return read_messages(history, self._where, "history", self._rules)
+        messages: list[Message] = []
+        for number, turn in enumerate(history):
+            if not isinstance(turn, list) or len(turn) != 2:
+                raise BadSource(f"{self._where} has a turn {number} in `history` that is not a question and an answer.")
+            for role, text in zip(("user", "assistant"), turn, strict=True):
+                messages.append({"role": role, "content": self._content("history", text, role)})
+        return messages
+
+    def _with_system(self, system: str, messages: list[Message]) -> list[Message]:
+        """The messages, and before them the row's own system text unless they begin with the same."""
+        own = message_text(messages[0]) if messages and messages[0]["role"] == "system" else ""
+        if not system or own.strip() == system.strip():
+            return messages
+        if own.strip():
+            raise BadSource(
+                f"{self._where} has a system text beside its messages, which begin with another one.",
+                hint="Keep one of them, or name the field in the item's `ignore_fields`.",
+            )
+        return [{"role": "system", "content": system}, *messages]
+
+    def _take(self, names: Sequence[str]) -> tuple[str, Any]:
+        """Name and value of the one field that says something, of fields with one meaning; null if none is there."""
+        self._read.update(names)
+        value = one_of(self._fields, names, self._where)
+        there = [name for name in names if name in self._fields]
+        return next((name for name in there if self._fields[name] == value), names[0]), value
+
+    def _text(self, name: str, value: Any, role: str) -> str:
+        """The text of a field that is no answer."""
+        content = self._content(name, value, role)
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+    def _content(self, name: str, value: Any, role: str) -> str | list[dict[str, str]]:
+        """A text or parts of one; null is an empty text."""
+        if value is None or isinstance(value, str) or is_parts(value):
+            return read_content(value, role, f"{self._where} `{name}`", self._rules)
+        raise BadSource(
+            f"{self._where} has no text in `{name}`, but {_kind(value)}.",
+            hint="Write it as a text, in quotation marks." if isinstance(value, int | float) else f"A row has {FORMS}.",
+        )
 
 
-def _turns(row: Mapping[str, Any], asked: str, said: str, where: str) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": _text(row, "system", where)}] if row.get("system") else []
-    return [*system, {"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+def _is_messages(value: Any) -> bool:
+    """Whether the value of a question or an answer is one or more messages."""
+    if isinstance(value, list):
+        return bool(value) and not is_parts(value)
+    return is_message(value) and any(name in value for name in CONTENT_FIELDS)
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    if not isinstance(row.get(name), str):
-        raise BadSource(f"{where} has no text in `{name}`.")
-    return row[name]
+def _kind(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, Mapping):
+        return f"an object with {names_of(value)}"
+    if isinstance(value, list):
+        return "a list"
+    return (
+        f"{json.dumps(value)}" if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
+    )

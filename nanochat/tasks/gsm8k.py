@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 
 from nanochat.errors import BadSource
-from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, open_question
+from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, open_question, text_in
+from nanochat.tasks.fields import Counts
 from nanochat.tasks.hub import field, hub_rows
 
 ID = "openai/gsm8k"
@@ -19,10 +20,14 @@ _SUM = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 _ANSWER = re.compile(r"####\s*(-?[\d.,]+)")
 
 
-def task(source: str) -> Task:
+def task(source: str, counts: Counts) -> Task:
     def rows(split: str) -> Iterator[tuple[str, str, str]]:
         for where, row in hub_rows(source, ID, "main", split):
-            yield where, field(row, "question", where), field(row, "answer", where)
+            question, answer = (text_in(field(row, name, where), name, where) for name in ("question", "answer"))
+            if question.strip() and answer.strip():
+                yield where, question, answer
+            else:
+                counts.skip("empty_answer" if question.strip() else "empty_question", where)
 
     def conversations(split: Split) -> Iterator[Conversation]:
         for _, question, answer in rows(SPLITS[split]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource, SourceUnreachable
+from nanochat.sources.files import expanded
+from nanochat.sources.hub_errors import dataset_errors
+from nanochat.sources.retry import patiently
 
 Row = dict[str, Any]
 HINT = "Give `source` a dataset that has this split: a folder of Parquet files, or `hf://org/name[@revision]`."
@@ -22,7 +25,7 @@ def hub_rows(source: str, default: str, configuration: str | None, split: str) -
     hub's: `<configuration, or data>/<split>-*.parquet`.
     Raises `BadSource` if the dataset, configuration or split is not there, `SourceUnreachable` if the network failed.
     """
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if source and not source.startswith("hf://") and (folder.exists() or folder.is_absolute()):
         return _folder_rows(folder, configuration, split)
     name, _, revision = (source or default).removeprefix("hf://").partition("@")
@@ -60,22 +63,22 @@ def _downloaded_rows(
     name: str, revision: str | None, configuration: str | None, split: str
 ) -> Iterator[tuple[str, Row]]:
     # Importing `datasets` takes seconds, which only those tasks should pay.
-    import httpx  # noqa: PLC0415
     from datasets import load_dataset  # noqa: PLC0415
     from datasets.exceptions import DatasetsError  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled  # noqa: PLC0415
 
     where = f"`{name}`" + (f" ({configuration})" if configuration else "") + f", split `{split}`,"
-    try:
-        rows = load_dataset(name, configuration, split=split, revision=revision)
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
-        raise SourceUnreachable(
-            f"{where} cannot be reached: {_first_line(error)}",
-            hint="Try again, or give `source` a local copy of the dataset.",
-        ) from error
-    except (DatasetsError, ValueError, FileNotFoundError) as error:
-        raise BadSource(f"{where} cannot be read: {_first_line(error)}", hint=HINT) from error
-    for number, row in enumerate(rows):
+
+    def load() -> Iterable[Any]:
+        try:
+            with dataset_errors(f"hf://{name}", name, revision):
+                return load_dataset(name, configuration, split=split, revision=revision)
+        except (DatasetsError, ValueError) as error:
+            raise BadSource(f"{where} cannot be read: {_first_line(error)}", hint=HINT) from error
+        except SourceUnreachable as error:
+            error.hint = "Try again, or give `source` a local copy of the dataset."
+            raise
+
+    for number, row in enumerate(patiently(load)):
         yield f"{where} row {number},", dict(row)
 
 

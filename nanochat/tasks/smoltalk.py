@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanochat.tasks.conversation import Conversation, Split, Task, checked
+from nanochat.tasks.conversation import Conversation, Split, Task
+from nanochat.tasks.fields import FieldRules
+from nanochat.tasks.formats import conversations_of
 from nanochat.tasks.hub import hub_rows
 
 ID = "HuggingFaceTB/smol-smoltalk"
 SPLITS: dict[Split, str] = {"train": "train", "validation": "test"}
 
 
-def task(source: str) -> Task:
+def task(source: str, rules: FieldRules) -> Task:
     def conversations(split: Split) -> Iterator[Conversation]:
-        for where, row in hub_rows(source, ID, None, SPLITS[split]):
-            yield checked(row, where)
+        return conversations_of(hub_rows(source, ID, None, SPLITS[split]), rules)
 
     return Task("smoltalk", conversations)

@@ -4,7 +4,8 @@
     mask 0 everywhere but on                              Hello!<|assistant_end|>
 
 An assistant's message may have parts: text, python (learnt), and the python's output (not learnt: the engine writes
-it). A system message is put before the first user message.
+it). A system message is put before the first user message; an empty one adds nothing. Of a message with
+`"learn": False` nothing is learnt.
 """
 
 from __future__ import annotations
@@ -44,13 +45,14 @@ def render(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: in
             add(tokenizer.encode(_text(message, position)), 0)
             add([tokenizer.special("<|user_end|>")], 0)
             continue
+        learn = message.get("learn", True)
         for kind, text in _parts(message, position):
-            block, learnt = BLOCKS[kind], int(kind != "python_output")
+            block, learnt = BLOCKS[kind], int(learn and kind != "python_output")
             tokens = tokenizer.encode(text)
             if block:
                 tokens = [tokenizer.special(block[0]), *tokens, tokenizer.special(block[1])]
             add(tokens, learnt)
-        add([tokenizer.special("<|assistant_end|>")], 1)
+        add([tokenizer.special("<|assistant_end|>")], int(learn))
     return ids[:max_tokens], mask[:max_tokens]
 
 
@@ -67,20 +69,24 @@ def _with_system_merged(messages: Sequence[Message]) -> list[Message]:
         return list(messages)
     if len(messages) < 2 or messages[1]["role"] != "user":
         raise BadSource("Message 1 should be the user's: it follows the system's.")
-    merged = f"{_text(messages[0], 0)}\n\n{_text(messages[1], 1)}"
+    system, asked = _text(messages[0], 0), _text(messages[1], 1)
+    merged = f"{system}\n\n{asked}" if system.strip() else asked
     return [{"role": "user", "content": merged}, *messages[2:]]
 
 
 def _text(message: Message, position: int) -> str:
-    if not isinstance(message["content"], str):
-        raise BadSource(f"Message {position} has no text.")
-    return message["content"]
+    parts = _parts(message, position)
+    if any(kind != "text" for kind, _ in parts):
+        raise BadSource(f"Message {position} has a part that is not text.")
+    return "".join(text for _, text in parts)
 
 
 def _parts(message: Message, position: int) -> list[tuple[str, str]]:
     content = message["content"]
     if isinstance(content, str):
         return [("text", content)]
+    if not isinstance(content, list):
+        raise BadSource(f"Message {position} has no text.")
     for part in content:
         if part.get("type") not in BLOCKS or not isinstance(part.get("text"), str):
             raise BadSource(f"Message {position} has a part of the unknown type `{part.get('type')}`.")

@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
-from nanochat.data.retry import patiently
 from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, StageFailed, StoreUnreachable
 from nanochat.optim.adamw import Run
+from nanochat.sources.retry import patiently
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
 from nanochat.store.records import check_format

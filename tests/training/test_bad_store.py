@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.data.retry import patiently
 from nanochat.errors import StoreUnreachable
 from nanochat.ranks import Preempted, World
+from nanochat.sources.retry import patiently
 from nanochat.store import s3 as s3_module
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects

@@ -181,7 +181,7 @@ def away(
         upload(*given, **named)
 
     monkeypatch.setattr(made._objects, "upload", answered)
-    monkeypatch.setattr("nanochat.data.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr("nanochat.sources.retry.time.sleep", lambda _: None)
 
 
 def test_a_store_that_is_away_for_a_while_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -115,16 +117,50 @@ def test_the_order_is_a_function_of_the_seed(tmp_path, own):
     assert first == same != other
 
 
-def test_long_conversations_are_cut_and_those_with_nothing_to_learn_are_left_out(own):
+def test_long_conversations_are_cut_and_those_with_nothing_to_learn_are_left_out_and_all_are_counted(own, caplog):
     rendered = render_mixture([own], "train", TOKENIZER, 30, 1, silent)
-    assert rendered.skipped > 0
-    assert rendered.skipped + len(rendered) == 54
+    beyond = rendered.counts.skipped["answer_beyond_row"]
+    assert beyond > 0
+    assert beyond + len(rendered) == 54
+    assert rendered.counts.other_split_rows == 6
     assert np.diff(rendered.offsets).max() == 30
+    whole = render_mixture([own], "train", TOKENIZER, 1000, 1, silent)
+    assert whole.cut == 0 and not whole.counts.skipped
+    assert rendered.cut == int((np.diff(whole.offsets) > 30).sum()) - beyond > 0
+    assert f"{beyond} skipped (answer beyond row {beyond}); {rendered.cut} cut" in caplog.text
 
 
-def test_a_source_with_nothing_to_learn_is_refused(own):
-    with pytest.raises(BadSource, match=r"`conversations` has no conversation for `conversations\.train`"):
+def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_named(own):
+    with pytest.raises(BadSource, match=r"in 54 of 54, the first answer begins beyond the row of 8 tokens") as error:
         render_mixture([own], "train", TOKENIZER, 8, 1, silent)
+    found = re.search(r"Raise `conversations\.sequence_len`, to (\d+) at least", str(error.value))
+    assert found
+    row_tokens = int(found[1]) + 1
+    assert len(render_mixture([own], "train", TOKENIZER, row_tokens, 1, silent)) > 0
+    with pytest.raises(BadSource, match="at least"):
+        render_mixture([own], "train", TOKENIZER, row_tokens - 1, 1, silent)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (
+            [{"prompt": "Hi", "completion": " "}] * 3,
+            r"nothing to learn .*2 skipped \(empty answer 2, the first .*own\.jsonl`, line 2\)",
+        ),
+        (
+            [[{"role": "assistant", "content": "Hi"}]] * 3,
+            "2 skipped .roles out of turn 2, .* take turns; the user begins",
+        ),
+        ([{"data": [{"prompt": "Hi", "completion": "Hello"}]}], "line 1, is no conversation: it has `data`"),
+        ([{"prompt": "Hi", "completion": "Hello"}], "no conversation for .* Every tenth row"),
+    ],
+)
+def test_a_source_with_nothing_to_learn_is_refused_with_the_reason(tmp_path, lines, says):
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(BadSource, match=says):
+        render_mixture([MixtureItem(task="conversations", source=str(file))], "train", TOKENIZER, 99, 1, silent)
 
 
 def test_rows_are_well_filled_over_blocks(tmp_path, own, monkeypatch):
@@ -150,8 +186,10 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     context = SimpleNamespace(progress=silent)
     metrics = converse.function(config, SimpleNamespace(path=vocabulary), out=out, context=context)
     assert metrics["train_conversations"] == 340 - metrics["train_skipped"]
+    assert metrics["train_skipped"] == metrics.get("train_skipped_answer_beyond_row", 0)
     assert metrics["questions"] == 10
     assert 0 < metrics["train_learnt_share"] < 1
+    assert f"| conversations | {metrics['train_conversations']:,}, " in (out / "card.md").read_text()
     counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
     rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))
     assert (rows[:, 0] == tokenizer.bos).all()
@@ -162,11 +200,45 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert {line["task"] for line in lines} == {"world_choice"}
 
 
-def test_questions_are_limited_and_must_be_some():
+def test_what_is_left_out_is_in_the_metrics_and_the_card_of_the_conversations(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    vocabulary, out, source = tmp_path / "vocabulary", tmp_path / "out", tmp_path / "own"
+    for folder in (vocabulary, out, source):
+        folder.mkdir()
+    Tokenizer.from_merges([]).save(vocabulary / "vocabulary.json")
+    answers = ["", "no", "n" * 99]
+    rows = [{"prompt": "Hi", "completion": answers[number % 3], "id": number} for number in range(30)]
+    (source / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (source / "._own.jsonl").write_bytes(b"\0\5")
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(source)),), sequence_len=32)
+    context = SimpleNamespace(progress=silent)
+    metrics = converse.function(config, SimpleNamespace(path=vocabulary), out=out, context=context)
+    wanted = {
+        "conversations": 18, "skipped": 9, "skipped_empty_answer": 9, "cut": 9, "other_split_rows": 3,
+        "ignored_files": 1, "ignored_fields": "id 27",
+    }  # fmt: skip
+    assert {name: metrics[f"train_{name}"] for name in wanted} == wanted
+    card = (out / "card.md").read_text()
+    for line in (
+        "skipped | 9 (empty answer 9)",
+        "cut at the end of a row | 9",
+        "fields ignored | id 27",
+        "files ignored | 1",
+    ):
+        assert f"| conversations: {line} |" in card
+
+
+def test_questions_are_limited_and_each_item_must_have_some():
     questions = list(questions_of([MixtureItem(limit=5), MixtureItem(task="spelling", limit=2)], 1))
     assert [question["task"] for question in questions] == ["world_choice"] * 5 + ["spelling"] * 2
-    with pytest.raises(BadConfig, match="nobody can be examined"):
-        list(questions_of([MixtureItem(task="smoltalk")], 1))
+    with pytest.raises(BadConfig, match="`identity`, which has no questions"):
+        list(questions_of([MixtureItem(limit=1), MixtureItem(task="identity")], 1))
+
+
+@pytest.mark.parametrize("share", [{"repeats": 2}, {"weight": 1.0}])
+def test_a_share_of_the_questions_is_refused_and_not_ignored(share):
+    with pytest.raises(BadConfig, match="each question is asked once"):
+        list(questions_of([MixtureItem(**share)], 1))
 
 
 def test_a_changed_file_of_yours_is_another_source(tmp_path: Path) -> None:
@@ -180,3 +252,46 @@ def test_a_changed_file_of_yours_is_another_source(tmp_path: Path) -> None:
     assert pinned(config) != before
     assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path / "none")),))).train[0].sha256 == ""
     assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path)),))).train[0].sha256 != ""
+
+
+def test_what_is_read_decides_whether_a_folder_of_yours_is_another_source(tmp_path: Path) -> None:
+    elsewhere, mine = tmp_path / "elsewhere", tmp_path / "mine"
+    for folder in (elsewhere, mine):
+        folder.mkdir()
+        (folder / "a.jsonl").write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
+    (mine / "linked").symlink_to(elsewhere)
+    (mine / "up").symlink_to(tmp_path)
+    for task in ("conversations", "gsm8k"):
+        config = ConversationsConfig(train=(MixtureItem(task=task, source=str(mine)),))
+        before = pinned(config)
+        (elsewhere / "a.jsonl").write_text(json.dumps({"prompt": "Hi", "completion": f"Good day, {task}!"}))
+        assert pinned(config) != before
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),))
+    before = pinned(config)
+    (mine / ".DS_Store").write_text("anything")
+    assert pinned(config) == before
+
+
+def test_a_source_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "main").mkdir()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refused)
+    for task in ("conversations", "gsm8k"):
+        with pytest.raises(BadSource, match="Permission denied"):
+            pinned(ConversationsConfig(train=(MixtureItem(task=task, source=str(tmp_path)),)))
+
+
+def test_a_source_is_checked_against_the_sum_of_the_item(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
+    plain = hashlib.sha256(mine.read_bytes()).hexdigest()
+    config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine), sha256=plain),))
+    assert pinned(config) == config
+    before = pinned(ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),)))
+    mine.write_text('{"prompt": "Hi", "completion": "Good day!"}\n')
+    for expected in (config, before):
+        with pytest.raises(BadSource, match=r"mine\.jsonl` is not what the item's `sha256` says"):
+            pinned(expected)

@@ -57,7 +57,13 @@ CARD = {
 METRICS = {
     "pretrain": {"parameters": 1_310_720, "train_tokens": 2_000_000, "tokens_per_s": 14_998.2},
     "sft": {"validation_loss": 0.41},
-}
+    "converse": {
+        "train_conversations": 5678, "train_tokens": 90_123, "train_skipped": 31, "train_skipped_empty_answer": 30,
+        "train_skipped_weight_0": 1, "train_cut": 29, "train_ignored_fields": f"id 5,709, {NASTY} 3",
+        "train_ignored_files": 4, "validation_conversations": 77, "validation_tokens": 999, "validation_skipped": 0,
+        "validation_cut": 0, "validation_ignored_fields": "", "validation_ignored_files": 0, "questions_skipped": 6,
+    },
+}  # fmt: skip
 
 
 class FakeArtifact(Artifact):
@@ -182,8 +188,16 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(rendered: tuple[str, st
 
 def test_what_a_model_said_is_text_and_nothing_else(rendered: tuple[str, str]) -> None:
     page = Page(rendered[1])
-    assert page.text.count(NASTY) == 2  # the sample and the question
+    assert page.text.count(NASTY) == 3  # the sample, the question and the name of a field
     assert "<script" not in rendered[1]
+
+
+@pytest.mark.parametrize("form", [0, 1], ids=["markdown", "html"])
+def test_what_was_left_out_of_the_conversations_is_in_the_report(form: int, rendered: tuple[str, str]) -> None:
+    text = rendered[0] if form == 0 else Page(rendered[1]).text
+    for said in ("5,678, 90,123 tokens", "31 (empty answer 30, weight 0 1)", "id 5,709", "questions: skipped"):
+        assert said in text
+    assert "held-out conversations: skipped" not in text  # none was
 
 
 def test_a_table_of_the_markdown_keeps_its_columns(rendered: tuple[str, str]) -> None:

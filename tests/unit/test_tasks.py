@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import MixtureItem
-from nanochat.errors import BadConfig, BadSource
-from nanochat.tasks.conversation import checked
+from nanochat.errors import BadSource
+from nanochat.tasks.fields import Counts, FieldRules
+from nanochat.tasks.formats import conversation_of
 from nanochat.tasks.gsm8k import with_tool
 from nanochat.tasks.task import judge, load_task
 
+RULES = FieldRules(Counts())
 GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]}
 
 
@@ -28,7 +30,7 @@ def hub_folder(root, configuration, split, rows):
 def test_world_teaches_and_asks():
     task = load_task(MixtureItem(task="world"), seed=1)
     conversations = list(islice(task.conversations("train"), 100))
-    assert all(checked(conversation, "here") == conversation for conversation in conversations)
+    assert all(conversation_of(conversation, "here", RULES) == conversation for conversation in conversations)
     questions = list(task.questions())
     assert {question["task"] for question in questions} == {"world_choice", "world_letter", "world_answer"}
     assert questions == list(load_task(MixtureItem(task="world"), seed=2).questions())
@@ -118,13 +120,74 @@ def test_mmlu_reads_both_of_its_layouts(tmp_path):
     assert conversation["messages"][1]["content"] == question["answer"] == "D"
 
 
+ARC = {"question": "?", "choices": {"text": ["sun", "sea"], "label": ["A", "B"]}, "answerKey": "A"}
+MMLU = {"question": "?", "choices": ["1", "2", "3", "4"], "answer": 3}
+GSM8K = {"question": "?", "answer": "#### 1"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "says"),
+    [
+        ("arc_easy", {**ARC, "answerKey": "C"}, "the answer `C`, which is not one of its choices"),
+        ("arc_easy", {**ARC, "answerKey": ""}, "the answer ``"),
+        ("arc_easy", {**ARC, "answerKey": None}, "no `answerKey`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun"], "label": ["A"]}}, "1 choices; it should have two to five"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A"]}}, "lists `label` and `text`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"]}}, "lists `label` and `text`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", "A"]}}, "the answer `A`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", None], "label": ["A", "B"]}}, "no text in `choices.text`"),
+        ("arc_easy", {**ARC, "choices": ["sun", "sea"]}, "lists `label` and `text`"),
+        ("arc_easy", {**ARC, "question": 3}, "no text in `question`"),
+        ("mmlu", {**MMLU, "answer": 4}, "the answer `4`, which is not the number of a choice"),
+        ("mmlu", {**MMLU, "answer": -1}, "the answer `-1`"),
+        ("mmlu", {**MMLU, "answer": "D"}, "the answer `D`"),
+        ("mmlu", {**MMLU, "answer": True}, "the answer `True`"),
+        ("mmlu", {**MMLU, "choices": ["1", "2"]}, "a list of four texts in `choices`"),
+        ("mmlu", {**MMLU, "choices": "1234"}, "a list of four texts in `choices`"),
+        ("mmlu", {**MMLU, "choices": ["1", "2", "3", None]}, "no text in `choices`"),
+        ("mmlu", {"question": "?", "choices": ["1", "2", "3", "4"]}, "no `answer`"),
+        ("gsm8k", {**GSM8K, "answer": 3}, "no text in `answer`"),
+        ("gsm8k", {**GSM8K, "question": None}, "no `question`"),
+        ("gsm8k", {**GSM8K, "answer": "one"}, "no answer behind `####`"),
+        ("smoltalk", {"messages": [{"role": "user", "text": "Hi"}]}, "message 0 of `messages` has the field `text`"),
+        ("smoltalk", {**GOOD, "tools": "[{}]"}, "`tools`"),
+    ],
+)  # fmt: skip
+def test_a_row_of_a_dataset_that_cannot_be_used_is_refused_with_its_place(tmp_path, task, row, says):
+    configuration = {"arc_easy": "ARC-Easy", "mmlu": "all", "gsm8k": "main", "smoltalk": ""}[task]
+    split = "train" if task == "smoltalk" else "test"
+    source = hub_folder(tmp_path, configuration, split, [row])
+    loaded = load_task(MixtureItem(task=task, source=source), 1)
+    with pytest.raises(BadSource, match=says) as error:
+        list(loaded.conversations("train") if task == "smoltalk" else loaded.questions())
+    assert "row 0" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [
+        ("arc_easy", [ARC, {**ARC, "question": " "}]),
+        ("mmlu", [MMLU, {**MMLU, "question": ""}]),
+        ("gsm8k", [GSM8K, {**GSM8K, "question": ""}]),
+    ],
+)
+def test_a_question_without_text_is_not_asked_and_counted(tmp_path, task, rows):
+    source = hub_folder(tmp_path, {"arc_easy": "ARC-Easy", "mmlu": "all", "gsm8k": "main"}[task], "test", rows)
+    counts = Counts()
+    assert len(list(load_task(MixtureItem(task=task, source=source), 1, counts).questions())) == 1
+    assert counts.skipped == {"empty_question": 1}
+
+
 def test_smoltalk_checks_its_rows(tmp_path):
-    bad = {"messages": [{"role": "assistant", "content": "Good day"}]}
-    source = hub_folder(tmp_path / "talk", "", "train", [GOOD, bad])
-    conversations = load_task(MixtureItem(task="smoltalk", source=source), seed=1).conversations("train")
+    out_of_turn = {"messages": [{"role": "assistant", "content": "Good day"}]}
+    bad = {"messages": [{"role": "robot", "content": "Good day"}]}
+    source = hub_folder(tmp_path / "talk", "", "train", [GOOD, out_of_turn, bad])
+    counts = Counts()
+    conversations = load_task(MixtureItem(task="smoltalk", source=source), 1, counts).conversations("train")
     assert next(conversations) == GOOD
-    with pytest.raises(BadSource, match="row 1"):
+    with pytest.raises(BadSource, match="row 2"):
         next(conversations)
+    assert counts.skipped == {"roles_out_of_turn": 1}
 
 
 def test_a_split_that_is_not_there_is_one_sentence(tmp_path):
@@ -157,79 +220,11 @@ def test_own_conversations_hold_out_every_tenth_row(tmp_path):
     assert sorted(train + validation, key=int) == [str(n) for n in range(25)]
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("no json", "line 2, is not JSON"),
-        ("[]", "line 2, is not an object"),
-        ('{"text": "Hello", "id": 3}', "line 2, is no conversation: it has `text`, `id`"),
-        (
-            '{"conversations": [{"from": "tool", "value": "3"}]}',
-            "line 2, has the turn 0 in `conversations` from `tool`",
-        ),
-        ('{"conversations": [{"from": "human", "value": 3}]}', "turn 0 in `conversations` whose `value` is no text"),
-        ('{"conversations": [{"from": "human", "value": "Hello"}]}', "no answer"),
-        ('{"conversations": "Hello"}', "no list of turns"),
-        ('{"instruction": "Add.", "input": "1 2"}', "line 2, has no text in `output`"),
-        ('{"prompt": "Add.", "completion": 3}', "line 2, has no text in `completion`"),
-        ('{"messages": []}', "has no `messages`"),
-        ('{"messages": [{"role": "user", "content": "Hello"}]}', "no answer"),
-        ('{"messages": [{"role": "user", "content": 3}]}', "message 0 without `content`"),
-        ('{"messages": [{"role": "robot", "content": "Hello"}]}', "role `robot`"),
-        ('{"messages": [{"role": "user", "content": [{"type": "image", "text": ""}]}]}', "a part that is not"),
-    ],
-)
-def test_bad_rows_of_own_conversations_are_named(tmp_path, line, says):
-    file = tmp_path / "own.jsonl"
-    file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
-    with pytest.raises(BadSource, match=says) as error:
-        list(load_task(MixtureItem(task="conversations", source=str(file)), seed=1).conversations("train"))
-    assert "own.jsonl" in str(error.value)
-
-
-def test_own_conversations_need_a_source(tmp_path):
-    with pytest.raises(BadConfig, match="needs a `source`"):
-        load_task(MixtureItem(task="conversations"), seed=1)
-    with pytest.raises(BadSource, match="no file of conversations"):
-        list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("train"))
-
-
-def test_a_parquet_file_without_messages_is_named(tmp_path):
-    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "own.parquet")
-    with pytest.raises(BadSource, match=r"own\.parquet` is no conversation: it has `text`"):
-        list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("train"))
-
-
-@pytest.mark.parametrize(
-    ("row", "messages"),
-    [
-        (GOOD, ["Hello", "Good day"]),
-        ({"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hello"},
-                            {"from": "gpt", "value": "Good day"}]}, ["Be kind.", "Hello", "Good day"]),
-        ({"instruction": "Add.", "input": "1 and 2", "output": "3"}, ["Add.\n\n1 and 2", "3"]),
-        ({"instruction": "Speak.", "input": "", "output": "Hello"}, ["Speak.", "Hello"]),
-        ({"prompt": "Hello", "completion": "Good day"}, ["Hello", "Good day"]),
-        ({"system": "Be kind.", "prompt": "Hello", "response": "Good day"}, ["Be kind.", "Hello", "Good day"]),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
-def test_every_form_of_chat_data_is_a_conversation(tmp_path, row, messages, ending):
-    file = tmp_path / f"own{ending}"
-    if ending == ".parquet":
-        pq.write_table(pa.Table.from_pylist([row, row]), file)
-    else:
-        with pa.output_stream(str(file), compression="detect") as lines:
-            lines.write(2 * (json.dumps(row) + "\n").encode())
-    [found] = load_task(MixtureItem(task="conversations", source=str(file)), 1).conversations("train")
-    assert [message["content"] for message in found["messages"]] == messages
-    assert [message["role"] for message in found["messages"]][-2:] == ["user", "assistant"]
-
-
 def test_the_model_is_asked_who_it_is():
     task = load_task(MixtureItem(task="identity"), seed=1)
     train, held_out = list(task.conversations("train")), list(task.conversations("validation"))
     assert (len(train), len(held_out)) == (1000, 50)
-    assert all(checked(conversation, "here") == conversation for conversation in train)
+    assert all(conversation_of(conversation, "here", RULES) == conversation for conversation in train)
     assert len({json.dumps(conversation) for conversation in train}) > 900
     assert sum("nanochat" in json.dumps(conversation) for conversation in train) > 300
     assert list(task.questions()) == []

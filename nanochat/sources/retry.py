@@ -1,7 +1,8 @@
-"""Once more, and later: for what the network may get right the next time."""
+"""Tries again, later: for what the network may get right the next time."""
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import TypeVar
 from nanochat.errors import NanochatError
 
 T = TypeVar("T")
+LOG = logging.getLogger("nanochat.sources")
 
 TRIES = 5
 FIRST_WAIT_S = 1.0
@@ -25,7 +27,7 @@ def patiently(
     reached: Callable[[], float] = lambda: 0.0,
 ) -> T:
     """The result of `attempt`, tried again after 1, 2, 4, 8 seconds, or as long as the server asks for, while its
-    error is transient.
+    error is transient. Each wait is logged.
 
     `reached` says how far it is; a try that came further than all before counts as the first: a large file over a bad
     line takes as many as it needs.
@@ -41,4 +43,6 @@ def patiently(
             if not error.transient or failed == tries:
                 raise
             asked_s: float = getattr(error, "retry_after_s", 0.0)
-            time.sleep(max(asked_s, wait_s * 2 ** (failed - 1)) * random.uniform(1, 1 + JITTER))  # noqa: S311 - not a secret
+            pause_s = max(asked_s, wait_s * 2 ** (failed - 1)) * random.uniform(1, 1 + JITTER)  # noqa: S311 - not a secret
+            LOG.warning("%s Trying again in %.0f s (%d of %d).", error.message, pause_s, failed + 1, tries)
+            time.sleep(pause_s)

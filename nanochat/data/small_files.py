@@ -1,0 +1,124 @@
+"""Folders of many small files: gathered into few shards.
+
+A shard a file would leave nothing to train on: a sample to validate on is at most a tenth of one shard, and packing
+drops the rest of each shard that does not fill a row. Files are gathered only where the first one is too small for a
+sample, which could not be trained on before; whole files are then held out, and the store remembers which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nanochat.config import DataConfig, ShardConfig
+from nanochat.data.documents import read_documents, with_text
+from nanochat.data.raw import SAMPLE_SHARE
+from nanochat.errors import BadSource
+from nanochat.sources.names import file_format, named
+
+SMALL_BYTES = 1 << 20
+"""A file below this is small."""
+TINY_BYTES = 4096
+"""A file below this may be shorter than a row."""
+GATHERED_BYTES, GATHERED_FILES = 16 << 20, 1000
+"""About so much is one shard."""
+HELD_OUT = "small-files-held-out"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The shards of a folder of many small files."""
+
+    shards: list[ShardConfig]
+    held: tuple[str, ...]
+    """Names of the small files that are held out; empty when a sample of a large file is."""
+
+
+def too_small_for_a_sample(shards: Sequence[ShardConfig]) -> bool:
+    """Whether there are many files, and the first has too few documents to hold a sample of them out."""
+    if len(shards) < SAMPLE_SHARE or not _is_small(shards[0]):
+        return False
+    first = Path(shards[0].url)
+    count = 0
+    for batch in read_documents(first, shards[0].text_column):
+        count += len(with_text(batch))
+    return count < SAMPLE_SHARE
+
+
+def are_tiny(shards: Sequence[ShardConfig]) -> bool:
+    """Whether there are many files, most of them too short for a row of training."""
+    sizes = sorted(Path(shard.url).stat().st_size for shard in shards)
+    return len(shards) >= SAMPLE_SHARE and sizes[len(sizes) // 2] < TINY_BYTES and too_small_for_a_sample(shards)
+
+
+def gather(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str]) -> Gathered:
+    """Small files together, large ones as they are.
+
+    Of small files alone, those named `held` are held out, or a tenth of them when none is named. Raises `BadSource`
+    when one of them is gone.
+    """
+    small = [shard for shard in shards if _is_small(shard)]
+    large = [shard for shard in shards if not _is_small(shard)]
+    if not held and not large:
+        most = max(1, min(len(small) // SAMPLE_SHARE, config.validation_documents))
+        by_hash = sorted(small, key=lambda shard: hashlib.sha256(shard.name.encode()).digest())
+        held = sorted(shard.name for shard in by_hash[:most])
+    if lost := set(held) - {shard.name for shard in shards}:
+        raise BadSource(
+            f"`{config.source}` has lost {named(lost)}, which earlier runs held out for validation.",
+            hint="Put them back, or hold out others with `nanochat fetch --new-split`.",
+        )
+    out = [shard for shard in small if shard.name in set(held)]
+    rest = [shard for shard in small if shard.name not in set(held)]
+    groups = [_together(f"small-files-{i:05d}", group) for i, group in enumerate(_groups(rest))]
+    for i, group in enumerate(_groups(out)):
+        groups.append(_together(f"{HELD_OUT}-{i:05d}", group).model_copy(update={"validation": "all"}))
+    for shard in large:
+        held_out = {"validation": "all"} if shard.name in set(held) else {}
+        groups.append(shard.model_copy(update=held_out))
+    return Gathered(sorted(groups, key=lambda shard: shard.name), tuple(held))
+
+
+def first_with_rows(shards: Sequence[ShardConfig]) -> str:
+    """The name of the first shard that a sample can be of: a part without rows, as some writers leave, cannot."""
+    for shard in shards:
+        if file_format(shard.url) != ".parquet" or _rows(Path(shard.url)):
+            return shard.name
+    return ""
+
+
+def _rows(file: Path) -> int:
+    try:
+        return pq.read_metadata(file).num_rows
+    except (OSError, pa.ArrowException):  # reading says what is wrong
+        return 1
+
+
+def _is_small(shard: ShardConfig) -> bool:
+    return Path(shard.url).stat().st_size < SMALL_BYTES
+
+
+def _groups(shards: Sequence[ShardConfig]) -> Iterator[list[ShardConfig]]:
+    group: list[ShardConfig] = []
+    size = 0
+    for shard in shards:
+        group.append(shard)
+        size += Path(shard.url).stat().st_size
+        if size >= GATHERED_BYTES or len(group) == GATHERED_FILES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _together(name: str, group: Sequence[ShardConfig]) -> ShardConfig:
+    files = tuple((shard.url, shard.identity) for shard in group)
+    digest = hashlib.sha256(repr(files).encode()).hexdigest()[:32]
+    return ShardConfig(
+        name=name, url=str(Path(group[0].url).parent), identity=digest, files=files, text_column=group[0].text_column
+    )

@@ -1,0 +1,159 @@
+"""What a file is, by its first bytes, and its bytes decompressed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from nanochat.errors import BadSource
+from nanochat.sources.files import check_regular
+
+HEAD_BYTES = 4096
+BUFFER_BYTES = 1 << 20
+PARQUET = "a Parquet file"
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+SUFFIX_OF = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz", "lz4": ".lz4"}
+MAGIC = {
+    b"PAR1": PARQUET,
+    b"PARE": "an encrypted Parquet file",
+    b"%PDF-": "a PDF",
+    b"PK\x03\x04": "a zip archive",
+    b"PK\x05\x06": "a zip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"SQLite format 3\0": "an SQLite database",
+    b"ARROW1\0\0": "an Arrow file",
+    b"Obj\x01": "an Avro file",
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x7fELF": "a program",
+    b"\x1f\x9d": "a file compressed by `compress`",
+    b"\xff\xfe\0\0": "UTF-32 text",
+    b"\0\0\xfe\xff": "UTF-32 text",
+    b"\xff\xfe": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
+    b"version https://git-lfs.github.com/spec/": "a Git LFS pointer",
+    b"/annex/objects/": "a git-annex pointer",
+    b"# xet version": "a Xet pointer",
+}
+MARKUP = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|error)\b", re.I | re.S)
+HINTS = {
+    PARQUET: "Give it a name that ends in `.parquet`.",
+    "an encrypted Parquet file": "Decrypt it first.",
+    "a Git LFS pointer": "The data itself is not here: run `git lfs pull`.",
+    "a git-annex pointer": "The data itself is not here: run `git annex get`.",
+    "a Xet pointer": "The data itself is not here: download it with `hf download`.",
+    "an HTML or XML page": "The server sent a page instead of the data (a login, or an error): fetch the file again.",
+    "UTF-16 text": "Convert it with `iconv -f UTF-16 -t UTF-8`.",
+    "UTF-32 text": "Convert it with `iconv -f UTF-32 -t UTF-8`.",
+}
+
+
+def kind_of(beginning: bytes) -> str:
+    """What data with this beginning is, where it is not text: `gzip`, `a PDF`, …; empty for what may be text."""
+    for magic, kind in COMPRESSED.items():
+        if beginning.startswith(magic) and (kind != "bz2" or beginning[4:10] == b"1AY&SY"):
+            return kind
+    for magic, kind in MAGIC.items():
+        if beginning.startswith(magic):
+            return kind
+    if beginning[257:262] == b"ustar":
+        return "a tar archive"
+    if MARKUP.match(beginning):
+        return "an HTML or XML page"
+    return _by_zeros(beginning)
+
+
+def _by_zeros(beginning: bytes) -> str:
+    """UTF-16 and UTF-32 without a byte order mark: of ASCII, every second byte is zero, or three of four."""
+    share = beginning.count(0) / max(len(beginning), 1)
+    if share < 0.2:
+        return ""
+    if share == 1:
+        return "nothing but zero bytes"
+    even, odd = (beginning[i::2].count(0) / max(len(beginning[i::2]), 1) for i in (0, 1))
+    if share > 0.7:
+        return "UTF-32 text"
+    return "UTF-16 text" if min(even, odd) < 0.05 else "a binary file"
+
+
+def not_what_it_says(kind: str, name: str, wanted: str = "text") -> BadSource:
+    """The error for a file that is something else than its name says."""
+    return BadSource(f"`{name}` is {kind}, not {wanted}.", hint=HINTS.get(kind, "Remove it, or convert its data."))
+
+
+def check_parquet(file: Path, name: str) -> None:
+    """Raises `BadSource` for a file that does not begin like Parquet, naming what it is."""
+    with file.open("rb") as raw:
+        beginning = raw.read(HEAD_BYTES)
+    if (kind := kind_of(beginning)) != PARQUET:
+        kind = kind or ("JSON" if beginning.lstrip()[:1] in (b"{", b"[") else "a file of another format")
+        raise not_what_it_says(kind, name, "a Parquet file")
+
+
+@contextmanager
+def open_source(file: Path, name: str = "") -> Iterator[BinaryIO]:
+    """The bytes of a file of text, decompressed as its first bytes ask for; errors call the file `name`.
+
+    Raises `BadSource` for a file that is empty, damaged, truncated or not text, also while it is read.
+    """
+    name = name or str(file)
+    with readable(file, name), file.open("rb") as raw:
+        beginning = raw.read(HEAD_BYTES)
+        raw.seek(0)
+        compression = kind_of(beginning)
+        if compression in SUFFIX_OF:
+            with _decompressed(raw, compression) as stream:
+                if kind := kind_of(stream.peek(HEAD_BYTES)[:HEAD_BYTES]):
+                    raise not_what_it_says(f"{kind} inside {compression}", name)
+                yield cast(BinaryIO, stream)
+            return
+        if compression:
+            raise not_what_it_says(compression, name)
+        if file.suffix.lower() in SUFFIX_OF.values():
+            raise BadSource(
+                f"`{name}` is damaged or truncated (its first bytes are not those of {file.suffix.lower()}).",
+                hint="Fetch or write it again; if it is not compressed, take the suffix from its name.",
+            )
+        yield raw
+
+
+@contextmanager
+def readable(file: Path, name: str) -> Iterator[None]:
+    """Raises `BadSource` for a file that is empty or not regular, and for errors while it is read."""
+    try:
+        check_regular(file)
+        if file.stat().st_size == 0:
+            raise BadSource(f"`{name}` is empty.", hint="Remove it, or fetch it again.")
+        yield
+    except (pa.ArrowException, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.strerror and error.errno:
+            raise BadSource(f"`{name}` cannot be read: {error.strerror}.", hint="Check its disk.") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise BadSource(f"`{name}` is damaged or truncated ({said}).", hint="Fetch or write it again.") from error
+
+
+def _decompressed(raw: BinaryIO, compression: str) -> io.BufferedReader:
+    if compression == "gzip":  # several members after each other, and zeros behind the last one, are fine
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), BUFFER_BYTES)
+    if compression == "xz":
+        return io.BufferedReader(cast(io.RawIOBase, lzma.LZMAFile(raw)), BUFFER_BYTES)
+    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
+    return io.BufferedReader(cast(io.RawIOBase, stream), BUFFER_BYTES)

@@ -1,0 +1,186 @@
+"""The errors of the Hub's client libraries as ours.
+
+Those libraries change the HTTP client below them from version to version, and each client has exceptions of its own, so
+that client is taken from the bases of the library's own error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, TypeVar
+
+import aiohttp
+import httpx
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    XetDownloadError,
+)
+
+from nanochat.errors import BadSource, NanochatError, SourceUnreachable
+from nanochat.store.sources import OF_OUR_DISK
+from nanochat.store.web import PASSING, asked_wait_s, has_bad_certificate
+
+E = TypeVar("E", bound=BaseException)
+
+NO_NETWORK = (
+    "Check the network and the proxy settings; without a network, name a local folder or `world` as the source."
+)
+XET = re.compile(r"\b(xet|cas)\b|reconstruction", re.IGNORECASE)
+"""In what the library for the Hub's storage says, whose errors have no class of their own."""
+CLIENT_BASES = tuple(
+    base for base in HfHubHTTPError.__mro__ if base.__module__.partition(".")[0] not in ("huggingface_hub", "builtins")
+)
+"""`HTTPError` of the client that the library uses."""
+CLIENTS: tuple[ModuleType, ...] = (httpx, *(sys.modules[base.__module__.partition(".")[0]] for base in CLIENT_BASES))
+BAD_ADDRESS: tuple[type[BaseException], ...] = tuple(
+    kind
+    for client in CLIENTS
+    for name in ("InvalidURL", "UnsupportedProtocol", "LocalProtocolError", "MissingSchema", "InvalidSchema")
+    if isinstance(kind := getattr(client, name, None), type)
+)
+TRANSPORT: tuple[type[BaseException], ...] = (
+    *CLIENT_BASES,
+    httpx.HTTPError,
+    aiohttp.ClientError,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    FileMetadataError,
+    LocalEntryNotFoundError,
+    XetDownloadError,
+)
+
+
+@contextmanager
+def hub_errors(address: str) -> Iterator[None]:
+    """Turns what the Hub's libraries raise into `BadSource`, or `SourceUnreachable` when trying again may help."""
+    try:
+        yield
+    except NanochatError:
+        raise
+    except Exception as error:
+        ours = as_ours(error, address)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+@contextmanager
+def dataset_errors(address: str, repo: str, revision: str | None) -> Iterator[None]:
+    """The same around calls of the `datasets` library, which hides why it cannot read a dataset: the Hub is asked."""
+    try:
+        yield
+    except NanochatError:
+        raise
+    except Exception as error:
+        with hub_errors(address):
+            HfApi().dataset_info(repo, revision=revision)
+        ours = as_ours(error, address)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def as_ours(error: BaseException, address: str) -> NanochatError | None:
+    """Our error for one of the Hub's libraries; None when it is not about the Hub or the network."""
+    chain = list(_chain(error))
+
+    def find(*kinds: type[E]) -> E | None:
+        return next((each for each in chain if isinstance(each, kinds)), None)
+
+    if has_bad_certificate(error):
+        return BadSource(
+            f"The certificate of the Hub (`{constants.ENDPOINT}`) cannot be verified.",
+            hint="A proxy may have one of its own: name its authority with `SSL_CERT_FILE`.",
+        )
+    if isinstance(error, ValueError | ImportError) and "proxy" in str(error).lower():  # of the client's constructor
+        return BadSource(
+            f"The Hub cannot be asked: the proxy that is set cannot be used ({_sentence(error)}).",
+            hint="Correct or unset `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.",
+        )
+    if find(OfflineModeIsEnabled):
+        return BadSource(
+            f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids to ask it.",
+            hint="Unset it, or name a local folder as the source.",
+        )
+    if find(GatedRepoError):
+        return BadSource(
+            f"`{address}` is behind terms that have to be accepted.",
+            hint="Accept them on its page, then log in with `hf auth login`.",
+        )
+    if find(DisabledRepoError):
+        return BadSource(f"The Hub has disabled `{address}`.", hint="Take another dataset.")
+    if find(RevisionNotFoundError):
+        return BadSource(f"`{address}`: the dataset has no such revision.", hint="Check its name on the Hub.")
+    if find(RepositoryNotFoundError, HFValidationError):
+        return BadSource(
+            f"The Hub has no dataset `{address}`.", hint="Check its name; for a private one run `hf auth login`."
+        )
+    if (refused := find(HfHubHTTPError)) and not isinstance(refused, EntryNotFoundError):
+        return _refused(refused, address)
+    if not find(LocalEntryNotFoundError) and find(EntryNotFoundError):
+        return BadSource(f"The Hub has no file `{address}`.", hint="Check its name and revision.")
+    if find(*BAD_ADDRESS):
+        return BadSource(
+            f"The address of the Hub, `{constants.ENDPOINT}`, cannot be asked ({_sentence(error)}).",
+            hint="Correct or unset `HF_ENDPOINT`.",
+        )
+    if isinstance(error, RuntimeError) and XET.search(str(error)):
+        return SourceUnreachable(
+            f"The storage of the Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK
+        )
+    if failed := find(*TRANSPORT):
+        first = next((each for each in reversed(chain) if isinstance(each, TRANSPORT)), failed)
+        return SourceUnreachable(
+            f"The Hub does not answer (`{address}`; {type(first).__name__}: {_sentence(first)}).", hint=NO_NETWORK
+        )
+    if find(json.JSONDecodeError):
+        return SourceUnreachable(
+            f"What `{constants.ENDPOINT}` answers about `{address}` is not from the Hub (not JSON).",
+            hint="A proxy or the login page of a network may answer in its place.",
+        )
+    if isinstance(error, FileNotFoundError):  # of the `datasets` library
+        return BadSource(f"`{address}` cannot be read: {_sentence(error)}.", hint="Check its name and revision.")
+    if isinstance(error, OSError) and not error.filename and error.errno not in OF_OUR_DISK:
+        return SourceUnreachable(f"The Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK)
+    return None
+
+
+def _refused(error: HfHubHTTPError, address: str) -> NanochatError:
+    answer: Any = getattr(error, "response", None)
+    status = answer.status_code if answer is not None else 0
+    if 400 <= status < 500 and status not in PASSING:
+        return BadSource(f"The Hub refuses `{address}` (status {status}).", hint="Try `hf auth login`.")
+    wait_s = asked_wait_s(answer.headers.get("Retry-After", "")) if answer is not None else 0.0
+    return SourceUnreachable(
+        f"The Hub failed on `{address}` (status {status}).", hint="Try again later.", retry_after_s=wait_s
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _sentence(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

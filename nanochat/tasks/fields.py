@@ -1,0 +1,193 @@
+"""Fields of chat data beside those that are read: which carry no meaning for training, and which are refused.
+
+A field that is not read is never dropped in silence. One of `NEUTRAL` is ignored and counted, one that only repeats
+what the conversation says already too, and so is one that the user named in `ignore_fields`. Any other field with a
+value is refused: by its meaning if that is known, else as unknown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanochat.errors import BadSource
+
+NEUTRAL = frozenset((
+    "id", "idx", "index", "hash", "hashed_ip", "row", "num", "sha256", "turn", "turn_identifier", "uuid", "version",
+    "annotator", "author", "dataset", "dataset_name", "filename", "generator", "header", "license", "line", "model",
+    "model_name", "origin", "original_index", "source", "sources", "subset", "url", "user_name", "username",
+    "city", "country", "created", "date", "lang", "language", "languages", "state", "time", "timestamp", "updated",
+    "category", "categories", "domain", "intent", "subject", "tag", "tags", "task", "task_name", "task_type", "title",
+    "topic", "full_topic", "type",
+    "complexity", "difficulty", "length", "moderation", "openai_moderation", "quality", "rating", "redacted", "score",
+    "scores", "status", "token_count", "toxic", "toxicity", "views",
+    "avatarurl", "info", "meta", "metadata", "skip_prompt_formatting",
+    "max_tokens", "seed", "system_fingerprint", "temperature", "token_counter", "top_k", "top_p", "usage",
+))  # fmt: skip
+"""Ids, origin, dates, subjects and ratings of a row or a message, and how it was sampled; in lower case."""
+NEUTRAL_PATTERN = re.compile(
+    r"_.*|(num|n)_.*|.*_(id|uuid|hash|url|score|scores|rating|count|at|date|length|tokens|source|model|generator"
+    r"|category|moderation)"
+)
+NO_TOOLS = "calls of tools cannot be rendered but as parts of the type `python` and `python_output`"
+NO_MEDIA = "only text can be learnt"
+NO_REASONING = "reasoning apart from the answer cannot be rendered"
+NO_PREFERENCE = "preference data (an answer chosen over another) cannot be learnt by supervised fine-tuning"
+NO_PART = "an answer is learnt as a whole"
+REFUSED = {
+    **dict.fromkeys(
+        ("tools", "functions", "tool_calls", "tool_call", "tool_call_id", "function_call", "tool_choice",
+         "parallel_tool_calls", "tool_responses", "documents"),
+        NO_TOOLS,
+    ),
+    **dict.fromkeys(("image", "images", "image_url", "video", "videos", "video_url", "audio",
+                   "audios", "audio_url", "input_audio", "file", "files", "attachments"), NO_MEDIA),
+    **dict.fromkeys(
+        ("reasoning", "reasoning_content", "reasoning_details", "thinking", "thought", "thoughts", "rationale"),
+        NO_REASONING,
+    ),
+    **dict.fromkeys(
+        ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages", "preference"),
+        NO_PREFERENCE,
+    ),
+    **dict.fromkeys(("label", "kto_tag"), "it may say that an answer is not wanted, which cannot be learnt"),
+    **dict.fromkeys(
+        ("prefix", "suffix", "partial", "train_detail", "mask", "loss_mask", "loss_scale", "labels"), NO_PART
+    ),
+    "refusal": "a refusal is learnt only as the `content` of a message",
+    "name": "a speaker's name cannot be rendered",
+    "chat_template_kwargs": "the chat format has no options",
+}  # fmt: skip
+"""Fields with a known meaning that training cannot honour, and why."""
+OFF = ("prefix", "partial", "parallel_tool_calls")
+"""Flags that say nothing when they are false."""
+UNKNOWN, UNREAD = "unknown meaning", "a text that was not read"
+
+
+class UnreadFields(BadSource):
+    """Fields that were neither read nor may be ignored. The first one is at `where`, each has its reason."""
+
+    def __init__(self, where: str, fields: Mapping[str, str], ignored: Collection[str] = ()) -> None:
+        self.where, self.fields = where, dict(fields)
+        (first, why), *others = self.fields.items()
+        named: dict[str, list[str]] = {}
+        for name, reason in others:
+            named.setdefault(reason, []).append(f"`{name}`")
+        also = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
+        setting = json.dumps(sorted({*ignored, *self.fields}), ensure_ascii=False)
+        super().__init__(
+            f"{where} has the field `{first}`: {why}." + (f" Other fields that are not read: {also}." if also else ""),
+            hint=f'To train without {"them" if others else "it"}, give the item `"ignore_fields": {setting}`.',
+        )
+
+
+def names_of(fields: Iterable[Any], most: int = 20) -> str:
+    """The first names of fields, for a message."""
+    names = [f"`{name}`" for name in fields]
+    return (", ".join(names[:most]) or "nothing") + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+@dataclass
+class Counts:
+    """What was left out of a mixture, and what of its rows was not read."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Reason → conversations."""
+    first_skipped: dict[str, str] = field(default_factory=dict)
+    """Reason → file and row of the first one."""
+    ignored_fields: Counter[str] = field(default_factory=Counter)
+    """Field → rows or messages that had it."""
+    ignored_files: Counter[str] = field(default_factory=Counter)
+    """Reason → files of a folder."""
+    other_split_rows: int = 0
+    """Rows that belong to the other split."""
+
+    def skip(self, reason: str, where: str) -> None:
+        """Counts a conversation that is left out; `where` is its file and row."""
+        self.skipped[reason] += 1
+        self.first_skipped.setdefault(reason, where.rstrip(","))
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.skipped + other.skipped,
+            other.first_skipped | self.first_skipped,
+            self.ignored_fields + other.ignored_fields,
+            self.ignored_files + other.ignored_files,
+            self.other_split_rows + other.other_split_rows,
+        )
+
+
+NOTHING = ("", "[]", "{}", "null")
+"""Also as text: some tables hold lists and objects as JSON."""
+
+
+def says_nothing(value: Any) -> bool:
+    """Whether a field is as good as absent: null, blank, or empty."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in NOTHING)
+
+
+@dataclass(frozen=True)
+class FieldRules:
+    """What becomes of fields that are not read, for one item of a mixture."""
+
+    counts: Counts
+    ignored: Collection[str] = ()
+    """Named by the user."""
+
+    def without_ignored(self, fields: Mapping[Any, Any]) -> Mapping[Any, Any]:
+        """All but those that the user wants to be ignored, which are counted."""
+        if not self.ignored:
+            return fields
+        self.counts.ignored_fields.update(name for name in self.ignored if not says_nothing(fields.get(name)))
+        return {name: value for name, value in fields.items() if name not in self.ignored}
+
+    def check_rest(
+        self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = (), known: Collection[str] = ()
+    ) -> None:
+        """Counts the fields that may be ignored, and raises `UnreadFields` if there are others.
+
+        `said` are the texts that were read from the other fields; `known` are the fields that would be read in a row of
+        another form.
+        """
+        unread: dict[str, str] = {}
+        for name, value in fields.items():
+            low = str(name).lower()
+            if says_nothing(value) or (value is False and low in OFF):
+                continue
+            if low in REFUSED or not (
+                is_neutral(low) or _repeats(value, said, whole=name == "text", part=name in known)
+            ):
+                unread[str(name)] = REFUSED.get(low, UNREAD if name in known else UNKNOWN)
+            else:
+                self.counts.ignored_fields[str(name)] += 1
+        if unread:
+            raise UnreadFields(where, unread, self.ignored)
+
+
+def is_neutral(name: str) -> bool:
+    """Whether a field of this name is ignored, whatever is in it."""
+    low = name.lower()
+    return low not in REFUSED and (low in NEUTRAL or NEUTRAL_PATTERN.fullmatch(low) is not None)
+
+
+def _repeats(value: Any, said: Sequence[str], *, whole: bool, part: bool) -> bool:
+    """Whether a field holds one of the texts that were read.
+
+    It may also be the beginning or end of one (a `part`), as the `instruction` beside messages, or hold all of them
+    (the `whole`), as `text` of the Alpaca data.
+    """
+    if not isinstance(value, str) or not said:
+        return False
+    text, texts = _spaced(value), [_spaced(one) for one in said]
+    if any(text == one or (part and (one.startswith(text) or one.endswith(text))) for one in texts):
+        return True
+    return whole and all(one.strip() in text for one in texts)
+
+
+def _spaced(text: str) -> str:
+    """With a space around every word, so that words are compared whole."""
+    return f" {' '.join(text.split())} "

@@ -1,0 +1,203 @@
+"""A list of messages as it is found in chat data, to the messages that are rendered.
+
+What comes out: an optional system message, then user and assistant in turn. A message has `role`, `content` and, when
+it is an answer that is not to be learnt, `"learn": false`. Content is a text, or in answers a list of parts.
+A list may also have pairs of question and answer instead of messages, each `{"input": "…", "output": "…"}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nanochat.errors import BadSource
+from nanochat.sources.records import text_of
+from nanochat.tasks.conversation import PARTS
+from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
+}
+"""Of `role` and of ShareGPT's `from`, in any case."""
+TOOL_ROLES = ("tool", "function", "observation", "tool_call", "tool_response", "function_call", "ipython")
+ROLE_FIELDS, CONTENT_FIELDS = ("role", "from"), ("content", "value")
+LEARN_FIELDS = ("weight", "train", "training", "trainable", "learn", "loss")
+"""1 or true: the answer is to be learnt; 0 or false: it is not."""
+QUESTIONS = ("instruction", "prompt", "question", "query")
+ANSWERS = ("output", "completion", "response", "answer")
+PAIR_QUESTIONS = ("input", *QUESTIONS)
+READ = frozenset((*ROLE_FIELDS, *CONTENT_FIELDS, *LEARN_FIELDS))
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", **{part: part for part in PARTS}}
+OTHER_PARTS = {
+    **dict.fromkeys(("image", "image_url", "input_image", "audio", "input_audio", "video", "file"), NO_MEDIA),
+    **dict.fromkeys(("tool_use", "tool_result", "tool_call", "function_call"), NO_TOOLS),
+    **dict.fromkeys(("thinking", "reasoning", "redacted_thinking"), NO_REASONING),
+}
+HINT = 'A conversation is `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`.'
+
+Message = dict[str, Any]
+
+
+def read_messages(found: Sequence[Any], where: str, name: str, rules: FieldRules) -> list[Message]:
+    """The messages of a row's field `name`, each by itself; their order is not checked.
+
+    Raises `BadSource`, naming `where` (file and row) and the message, for anything that is not understood.
+    """
+    messages: list[Message] = []
+    for number, one in enumerate(found):
+        place = f"{where} message {number} of `{name}`"
+        if not isinstance(one, Mapping):
+            raise BadSource(f"{place} is not an object.", hint=HINT)
+        fields = rules.without_ignored(one)
+        if is_message(fields):
+            messages.append(_message(fields, place, rules))
+        else:
+            messages += _pair(fields, place, rules)
+    return messages
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is an object that says who speaks."""
+    return isinstance(value, Mapping) and ("role" in value or "from" in value)
+
+
+def is_parts(value: Any) -> bool:
+    """Whether a value is a list of parts of a text, and not of messages."""
+    return isinstance(value, list) and all(
+        isinstance(one, Mapping) and ("text" in one or "type" in one) and not is_message(one) for one in value
+    )
+
+
+def _message(fields: Mapping[str, Any], where: str, rules: FieldRules) -> Message:
+    said = one_of(fields, ROLE_FIELDS, where)
+    role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    if role is None:
+        if isinstance(said, str) and said.strip().lower() in TOOL_ROLES:
+            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint="Leave such conversations out of the data.")
+        raise BadSource(
+            f"{where} " + ("has no role." if says_nothing(said) else f"is from `{said}`, which is no known role."),
+            hint=f"A role is one of {', '.join(f'`{role}`' for role in ROLES)}.",
+        )
+    rest = {key: value for key, value in fields.items() if key not in READ}
+    rules.check_rest(rest, where)  # before the content, which is null beside calls of tools
+    if "content" not in fields and "value" not in fields:
+        raise BadSource(f"{where} has no `content`.", hint=HINT)
+    content = read_content(one_of(fields, CONTENT_FIELDS, where), role, where, rules)
+    message: Message = {"role": role, "content": content}
+    if not _learnt(fields, role, where):
+        message["learn"] = False
+    return message
+
+
+def _pair(fields: Mapping[str, Any], where: str, rules: FieldRules) -> list[Message]:
+    """A question with its answer, as two messages."""
+    if not (fields.keys() & set(PAIR_QUESTIONS) and fields.keys() & set(ANSWERS)):
+        raise BadSource(f"{where} has no `role`; it has {names_of(fields)}.", hint=HINT)
+    rest = {key: value for key, value in fields.items() if key not in PAIR_QUESTIONS and key not in ANSWERS}
+    rules.check_rest(rest, where)
+    values = (("user", one_of(fields, PAIR_QUESTIONS, where)), ("assistant", one_of(fields, ANSWERS, where)))
+    return [{"role": role, "content": read_content(value, role, where, rules)} for role, value in values]
+
+
+def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
+    """The value of the only one of these fields that says something; null if none is there.
+
+    Raises `BadSource` if two of them say different things.
+    """
+    found = {name: fields[name] for name in names if fields.get(name) is not None}
+    saying = {name: value for name, value in found.items() if not says_nothing(value)} or found
+    values = list(saying.values())
+    if any(value != values[0] for value in values):
+        raise BadSource(
+            f"{where} has {' and '.join(f'`{name}`' for name in saying)}, which differ.",
+            hint="Keep one of them, or name the other in the item's `ignore_fields`.",
+        )
+    return values[0] if values else None
+
+
+def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str | list[dict[str, str]]:
+    """A text or, in an answer, parts; nothing (null or no part) is an empty text."""
+    if isinstance(content, str):
+        return text_of(content, where)
+    if content is None or content == []:
+        return ""
+    if not isinstance(content, list):
+        raise BadSource(f"{where} has no text in its content.", hint=HINT)
+    parts = [_part(part, where, rules) for part in content]
+    if role == "assistant":
+        return parts
+    if any(part["type"] != "text" for part in parts):
+        raise BadSource(f"{where} has a part of the type `python`, which only the assistant's messages have.")
+    return "".join(part["text"] for part in parts)
+
+
+def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(kind, str) and kind in OTHER_PARTS:
+        raise BadSource(f"{where} has a part of the type `{kind}`: {OTHER_PARTS[kind]}.")
+    if isinstance(part, Mapping) and kind is None:
+        kind = "text"
+    if not isinstance(kind, str) or kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+        raise BadSource(f"{where} has a part that is not `type` ({', '.join(PARTS)}) and `text`.", hint=HINT)
+    fields = rules.without_ignored(part)
+    rules.check_rest({key: value for key, value in fields.items() if key not in ("type", "text")}, where)
+    return {"type": TEXT_PARTS[kind], "text": text_of(part["text"], where)}
+
+
+def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
+    """Whether an answer is to be learnt: yes, unless a flag of the message says no."""
+    flags = {name: fields[name] for name in LEARN_FIELDS if fields.get(name) is not None}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | int | float) or flag not in (0, 1):
+            raise BadSource(f"{where} has `{name}` {flag!r}, which is neither 0 nor 1: an answer is learnt or not.")
+        if flag and role != "assistant":
+            raise BadSource(
+                f"{where} is from the {role}, and `{name}` asks to learn it; only the assistant's messages are learnt."
+            )
+    if len(set(map(bool, flags.values()))) > 1:
+        raise BadSource(f"{where} has {' and '.join(f'`{name}`' for name in flags)}, which differ.")
+    return role != "assistant" or all(flags.values())
+
+
+def one_system(messages: Sequence[Message]) -> list[Message]:
+    """The messages with all system messages at their beginning as one, or none where they are empty."""
+    first = next((n for n, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    system = "\n\n".join(message["content"] for message in messages[:first] if message["content"].strip())
+    return [*([{"role": "system", "content": system}] if system else []), *messages[first:]]
+
+
+def reason_to_skip(messages: Sequence[Message]) -> str:
+    """Why nothing can be learnt from a conversation, or empty. `messages` are those of `one_system`."""
+    system = bool(messages) and messages[0]["role"] == "system"
+    turns = messages[system:]
+    if not turns:
+        return "no_messages"
+    if any(message["role"] != ("user", "assistant")[number % 2] for number, message in enumerate(turns)):
+        return "roles_out_of_turn"
+    if len(turns) < 2:
+        return "no_answer"
+    for number, message in enumerate(messages):
+        blank = not message_text(message).strip()
+        if blank and message["role"] == "user" and not (system and number == 1):
+            return "empty_question"
+        if blank and message["role"] == "assistant" and message.get("learn", True):
+            return "empty_answer"
+    if not any(message["role"] == "assistant" and message.get("learn", True) for message in messages):
+        return "no_answer_to_learn"
+    return ""
+
+
+def message_text(message: Message) -> str:
+    """All the text of a message."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
