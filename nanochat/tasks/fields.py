@@ -127,7 +127,9 @@ NOTHING = ("", "[]", "{}", "null")
 
 def says_nothing(value: Any) -> bool:
     """Whether a field is as good as absent: null, blank, or empty."""
-    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in NOTHING)
+    if isinstance(value, str):
+        return value.strip() in NOTHING
+    return value is None or value in ([], {})
 
 
 @dataclass(frozen=True)
