@@ -12,7 +12,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
 from nanochat.console import duration, number
@@ -87,9 +87,9 @@ class TaskProgress:
 
 
 def _hand_on_what_the_library_logs() -> None:
-    """Into the log of the run whose task has called it: lines of ranks, and what reading data leaves out."""
+    """Into the log of the run that has called it: lines of ranks, and what reading data leaves out."""
     handler = APILogHandler()
-    handler.addFilter(lambda _: TaskRunContext.get() is not None)
+    handler.addFilter(lambda _: (TaskRunContext.get() or FlowRunContext.get()) is not None)
     library = logging.getLogger("nanochat")
     library.setLevel(logging.INFO)
     library.addHandler(handler)

@@ -96,8 +96,9 @@ class DataConfig(Config):
     train_shards: Annotated[int, Field(ge=0)] = 0
     """Use the first so many training shards, in order of name; 0 uses all."""
     validation_shard: str = ""
-    """Name of the shard held out whole. Empty: a shard named `validation…` or `val…` if there is one, else a sample,
-    chosen by content, of the first shard; the store remembers which that was, and other shards move nothing."""
+    """Name of the shard held out whole. Empty: shards whose name has `validation`, `val`, `dev` or the like as a word,
+    else a sample, chosen by content, of the first shard; the store remembers which that was, and other shards move
+    nothing."""
     validation_documents: Annotated[int, Field(ge=1)] = 1000
     """At most so many documents are held out when they are sampled from the first shard (never over a tenth of it)."""
     world: WorldConfig = WorldConfig()

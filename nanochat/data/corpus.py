@@ -24,13 +24,13 @@ import pyarrow as pa
 from nanochat import settings
 from nanochat.config import DataConfig, ShardConfig
 from nanochat.data import hub
-from nanochat.data.listing import SOURCES_HINT, Found, is_local, list_files, local_identity
+from nanochat.data.listing import SOURCES_HINT, Found, list_files, local_identity
 from nanochat.data.pins import Pin, change_pin, read_pin
 from nanochat.data.raw import Documents, file_documents, split_documents, world_documents
-from nanochat.data.small_files import first_with_rows, gather, too_small_for_a_sample
+from nanochat.data.small_files import are_tiny, first_with_rows, gather, too_small_for_a_sample
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
-from nanochat.sources.files import check_regular
+from nanochat.sources.files import check_regular, is_local
 from nanochat.sources.names import SUFFIXES, named, names_validation, stem
 from nanochat.sources.retry import patiently
 from nanochat.store.artifacts import Store
@@ -98,6 +98,8 @@ def _split(shards: list[ShardConfig], config: DataConfig, pin: Pin) -> tuple[tup
             together = gather(shards, config, held)
             shards, held = together.shards, together.held
         carrier = carrier or first_with_rows([shard for shard in shards if not shard.files])
+    elif is_local(config.source) and not config.validation_shard and are_tiny(shards):
+        shards = gather(shards, config, sorted(named_split)).shards
     marked = hold_out(shards, config, carrier)
     (carrier,) = [shard.name for shard in marked if shard.validation == "sample"] or [""]
     return marked, _with(pin, carrier=carrier, gathered=gathered, held=held)

@@ -22,6 +22,7 @@ from nanochat.errors import BadSource
 from nanochat.progress import Progress
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
 from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
+from nanochat.sources.records import text_of
 
 ADDRESS = re.compile(
     r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?", re.DOTALL
@@ -111,7 +112,7 @@ def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -
     commit, where = url.removeprefix(STREAM).rsplit("@", 1)[1].split("/", 1)
     repo = url.removeprefix(STREAM).rsplit("@", 1)[0]
     config, split, index, count = where.split("/")
-    with hub_errors(url):
+    with dataset_errors(url, repo, commit):
         stream = datasets.load_dataset(repo, _config(config), split=split, streaming=True, revision=commit)
         part = stream.shard(num_shards=int(count), index=int(index))
         path = folder / "streamed.parquet"
@@ -149,7 +150,7 @@ def _texts(
             )
         if number % 1000 == 0:
             progress(number, 0, "documents", "fetching")
-        yield text
+        yield text_of(text, f"Row {number:,} of `{name}`") if text else text
 
 
 def _used_splits(splits: list[str], address: str) -> list[str]:

@@ -14,7 +14,7 @@ from nanochat.config import DataConfig
 from nanochat.data import hub
 from nanochat.errors import BadSource
 from nanochat.progress import silent
-from nanochat.sources.files import expanded, list_local
+from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.first_bytes import open_source
 from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named
 from nanochat.sources.retry import patiently
@@ -22,7 +22,10 @@ from nanochat.sources.sums import parse_sum, promised_hashes
 from nanochat.store.sources import fetch_url, list_url
 
 CREDENTIAL = re.compile(r"(?i)(token|signature|sig|credential|secret|password|api_?key)=")
+BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes of object stores, in whose addresses an empty part is a mistake."""
 LISTING_THREADS = 16
+MOST_LIST_BYTES = 64 << 20
 ADDRESSES_HINT = (
     "A line of a list is the address of a Parquet or JSONL file, if you like after its SHA-256 and two spaces; fetch "
     "plain text into a folder first."
@@ -42,24 +45,6 @@ class Found:
     url: str
     identity: str
     """Changes when the bytes do."""
-
-
-def is_local(source: str) -> bool:
-    """Whether a source is a folder or file of this machine."""
-    return "://" not in source or urlsplit(source).scheme == "file"
-
-
-def local_path(source: str) -> Path:
-    """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
-    if "://" not in source:
-        return expanded(source)
-    parts = urlsplit(source)
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-        raise BadSource(
-            f"`{source}` is not the address of a folder of this machine.",
-            hint="It is `file:///…` with three slashes; in it `?` is written `%3F` and `#` is written `%23`.",
-        )
-    return Path(unquote(parts.path))
 
 
 @dataclass(frozen=True)
@@ -89,6 +74,11 @@ def list_files(config: DataConfig) -> Listing:
     if source.startswith("hf://"):
         listed = patiently(lambda: hub.list_files(source, config.subset, config.split))
         return Listing([Found(file.path, file.url, file.identity) for file in listed.files], _notes(source, listed))
+    scheme, _, path = source.partition("://")
+    if scheme in BUCKETS and (not path.strip("/") or path.startswith("/") or "//" in path):
+        raise BadSource(
+            f"`{source}` has an empty part.", hint=f"It is `{scheme}://bucket/prefix`: is a variable in it empty?"
+        )
     files = [Found(file.path, file.url, file.identity) for file in patiently(lambda: list_url(source))]
     if [file.url for file in files] == [source]:  # the file itself is named
         if not file_format(files[0].path):
@@ -122,12 +112,10 @@ def _refuse_credentials(address: str) -> None:
 
 def _list_local(path: Path) -> Listing:
     name = path.as_posix()
-    if not path.exists() and not path.is_symlink():
-        hint = (
-            f"For a dataset of the Hub say `hf://{name}`." if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else SOURCES_HINT
-        )
-        raise BadSource(f"There is no file or folder `{path}`.", hint=hint)
-    chosen = list_local(path, TEXT_FORMATS)
+    may_be_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    chosen = list_local(
+        path, TEXT_FORMATS, f"For a dataset of the Hub say `hf://{name}`." if may_be_hub else SOURCES_HINT
+    )
     hashes, unchecked = promised_hashes([each.file for each in chosen.sums], path, [each.path for each in chosen.files])
     found = [
         Found(each.path, each.file.absolute().as_posix(), hashes.get(each.path) or local_identity(each.file))
@@ -154,22 +142,28 @@ def _list_http(address: str) -> Listing:
     with TemporaryDirectory() as scratch:
         local = Path(scratch) / "addresses.txt"
         patiently(lambda: fetch_url(address, local, silent))
-        shards = _addresses(local, address)
+        shards, twice = _addresses(local, address)
     if not shards:
         raise BadSource(f"`{address}` is not a list of addresses: it has none.", hint=ADDRESSES_HINT)
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
-        return Listing(list(pool.map(_http_file, shards, shards.values())))
+        files = list(pool.map(_http_file, shards, shards.values()))
+    return Listing(files, (f"`{address}` has {named(twice)} twice: read once.",) if twice else ())
 
 
-def _addresses(local: Path, name: str) -> dict[str, str]:
-    """The addresses in a list, each with the hash that is promised of it, or an empty text."""
+def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
+    """The addresses in a list, each with the hash that is promised of it, or an empty text; and those there twice."""
     with open_source(local, name) as stream:
-        data = stream.read()
+        data = stream.read(MOST_LIST_BYTES + 1)
+    if len(data) > MOST_LIST_BYTES:
+        raise BadSource(
+            f"`{name}` is not a list of addresses: it has more than {MOST_LIST_BYTES >> 20} MB.", hint=ADDRESSES_HINT
+        )
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise BadSource(f"`{name}` is not a list of addresses: it is not UTF-8.", hint=ADDRESSES_HINT) from error
     shards: dict[str, str] = {}
+    twice: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -184,12 +178,14 @@ def _addresses(local: Path, name: str) -> dict[str, str]:
                 f"`{name}` is not a list of addresses: line {number:,}, `{line.strip()[:80]}`, is none of a shard.",
                 hint=ADDRESSES_HINT,
             )
+        if shard in shards:
+            twice.add(shard)
         before = shards.setdefault(shard, promised.identity if promised else "")
         if promised and before != promised.identity:
             if before:
                 raise BadSource(f"{where} contradicts another sum of `{shard}`.", hint="Remove the wrong one.")
             shards[shard] = promised.identity
-    return shards
+    return shards, twice
 
 
 def _quoted(name: str) -> str:

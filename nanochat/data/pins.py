@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat.config import DataConfig, canonical_json
-from nanochat.data.listing import Found, is_local, local_path
+from nanochat.data.listing import Found
 from nanochat.errors import DamagedArtifact, StoreUnreachable
+from nanochat.sources.files import is_local, local_path
 from nanochat.store.artifacts import Store
 
 

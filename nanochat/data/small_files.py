@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.config import DataConfig, ShardConfig
@@ -22,6 +23,8 @@ from nanochat.sources.names import file_format, named
 
 SMALL_BYTES = 1 << 20
 """A file below this is small."""
+TINY_BYTES = 4096
+"""A file below this may be shorter than a row."""
 GATHERED_BYTES, GATHERED_FILES = 16 << 20, 1000
 """About so much is one shard."""
 HELD_OUT = "small-files-held-out"
@@ -47,6 +50,12 @@ def too_small_for_a_sample(shards: Sequence[ShardConfig]) -> bool:
     return count < SAMPLE_SHARE
 
 
+def are_tiny(shards: Sequence[ShardConfig]) -> bool:
+    """Whether there are many files, most of them too short for a row of training."""
+    sizes = sorted(Path(shard.url).stat().st_size for shard in shards)
+    return len(shards) >= SAMPLE_SHARE and sizes[len(sizes) // 2] < TINY_BYTES and too_small_for_a_sample(shards)
+
+
 def gather(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str]) -> Gathered:
     """Small files together, large ones as they are.
 
@@ -64,12 +73,14 @@ def gather(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str
             f"`{config.source}` has lost {named(lost)}, which earlier runs held out for validation.",
             hint="Put them back, or hold out others with `nanochat fetch --new-split`.",
         )
-    out = [shard for shard in shards if shard.name in set(held)]
+    out = [shard for shard in small if shard.name in set(held)]
     rest = [shard for shard in small if shard.name not in set(held)]
     groups = [_together(f"small-files-{i:05d}", group) for i, group in enumerate(_groups(rest))]
-    groups += [shard for shard in large if shard.name not in set(held)]
-    if out:
-        groups.append(_together(HELD_OUT, out).model_copy(update={"validation": "all"}))
+    for i, group in enumerate(_groups(out)):
+        groups.append(_together(f"{HELD_OUT}-{i:05d}", group).model_copy(update={"validation": "all"}))
+    for shard in large:
+        held_out = {"validation": "all"} if shard.name in set(held) else {}
+        groups.append(shard.model_copy(update=held_out))
     return Gathered(sorted(groups, key=lambda shard: shard.name), tuple(held))
 
 
@@ -84,7 +95,7 @@ def first_with_rows(shards: Sequence[ShardConfig]) -> str:
 def _rows(file: Path) -> int:
     try:
         return pq.read_metadata(file).num_rows
-    except (OSError, ValueError):  # reading says what is wrong
+    except (OSError, pa.ArrowException):  # reading says what is wrong
         return 1
 
 

@@ -7,9 +7,28 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from nanochat.errors import BadSource
 from nanochat.sources.names import Choice, Skipped, Split, choose, file_format, is_hidden, named_formats, split_of
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a folder or file of this machine."""
+    return "://" not in source or urlsplit(source).scheme == "file"
+
+
+def local_path(source: str) -> Path:
+    """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
+    if "://" not in source:
+        return expanded(source)
+    parts = urlsplit(source)
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise BadSource(
+            f"`{source}` is not the address of a folder of this machine.",
+            hint="It is `file:///…` with three slashes; in it `?` is written `%3F` and `#` is written `%23`.",
+        )
+    return Path(unquote(parts.path))
 
 
 @dataclass(frozen=True)
@@ -37,10 +56,11 @@ def expanded(source: str) -> Path:
         ) from error
 
 
-def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFile]:
+def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") -> Choice[LocalFile]:
     """The files of data below a folder, sorted by path, or the one file that `place` is.
 
-    Raises `BadSource` when there is no such place, when a part of it cannot be listed, and when nothing in it is data.
+    Raises `BadSource` when there is no such place (`hint` says what else may be meant), when a part of it cannot be
+    listed, and when nothing in it is data.
     """
     known = [each for group in formats for each in group]
     try:
@@ -51,8 +71,10 @@ def list_local(place: Path, formats: Sequence[Sequence[str]]) -> Choice[LocalFil
             return Choice([LocalFile(place.name, place)], Skipped())
         skipped = Skipped()
         found = choose(_walk(place, skipped), lambda each: each.path, formats, skipped=skipped)
-    except FileNotFoundError as error:
-        raise BadSource(f"There is no file or folder `{place}`.") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # a value error: a name with a zero byte
+        if place.is_symlink():
+            check_regular(place)
+        raise BadSource(f"There is no file or folder `{place}`.", hint=hint or "Is the path right?") from error
     except OSError as error:
         raise BadSource(
             f"`{error.filename or place}` cannot be listed: {error.strerror or error}.",
@@ -124,10 +146,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _each_once(files: list[LocalFile], skipped: Skipped) -> list[LocalFile]:
-    """Without links to what is there already."""
+    """Without links, soft or hard, to what is there already."""
     first: dict[str, LocalFile] = {}
     for each in sorted(files, key=lambda each: (each.file.is_symlink(), each.path)):
-        if first.setdefault(os.path.realpath(each.file), each) is not each:
+        there = each.file.stat()
+        # numbers of files are to be trusted only where a file has several names
+        same = f"{there.st_dev} {there.st_ino}" if there.st_nlink > 1 else os.path.realpath(each.file)
+        if first.setdefault(same, each) is not each:
             skipped.add("linked twice", each.path)
     return sorted(first.values(), key=lambda each: each.path)
 

@@ -7,6 +7,7 @@ that client is taken from the bases of the library's own error.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from huggingface_hub.errors import (
 )
 
 from nanochat.errors import BadSource, NanochatError, SourceUnreachable
+from nanochat.store.sources import OF_OUR_DISK
 from nanochat.store.web import PASSING, asked_wait_s, has_bad_certificate
 
 E = TypeVar("E", bound=BaseException)
@@ -39,6 +41,8 @@ E = TypeVar("E", bound=BaseException)
 NO_NETWORK = (
     "Check the network and the proxy settings; without a network, name a local folder or `world` as the source."
 )
+XET = re.compile(r"\b(xet|cas)\b|reconstruction", re.IGNORECASE)
+"""In what the library for the Hub's storage says, whose errors have no class of their own."""
 CLIENT_BASES = tuple(
     base for base in HfHubHTTPError.__mro__ if base.__module__.partition(".")[0] not in ("huggingface_hub", "builtins")
 )
@@ -105,6 +109,11 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
             f"The certificate of the Hub (`{constants.ENDPOINT}`) cannot be verified.",
             hint="A proxy may have one of its own: name its authority with `SSL_CERT_FILE`.",
         )
+    if isinstance(error, ValueError | ImportError) and "proxy" in str(error).lower():  # of the client's constructor
+        return BadSource(
+            f"The Hub cannot be asked: the proxy that is set cannot be used ({_sentence(error)}).",
+            hint="Correct or unset `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.",
+        )
     if find(OfflineModeIsEnabled):
         return BadSource(
             f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids to ask it.",
@@ -132,6 +141,10 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
             f"The address of the Hub, `{constants.ENDPOINT}`, cannot be asked ({_sentence(error)}).",
             hint="Correct or unset `HF_ENDPOINT`.",
         )
+    if isinstance(error, RuntimeError) and XET.search(str(error)):
+        return SourceUnreachable(
+            f"The storage of the Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK
+        )
     if failed := find(*TRANSPORT):
         first = next((each for each in reversed(chain) if isinstance(each, TRANSPORT)), failed)
         return SourceUnreachable(
@@ -144,7 +157,7 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         )
     if isinstance(error, FileNotFoundError):  # of the `datasets` library
         return BadSource(f"`{address}` cannot be read: {_sentence(error)}.", hint="Check its name and revision.")
-    if isinstance(error, OSError) and not error.filename:  # a socket's, and no disk's
+    if isinstance(error, OSError) and not error.filename and error.errno not in OF_OUR_DISK:
         return SourceUnreachable(f"The Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK)
     return None
 

@@ -18,7 +18,7 @@ BY_CAUTION: tuple[Split, ...] = ("test", "validation", "train")
 """Of a path that names several splits, the first of these counts."""
 FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".txt")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz", ".lz4")
-"""May follow a format, except that of Parquet, which compresses inside."""
+"""May follow a format. Parquet compresses inside: such a file is refused when it is read."""
 LINES = (".jsonl", ".ndjson")
 TEXT_FORMATS = ((".parquet",), LINES, (".txt",), (".json",))
 """Formats of text, the preferred first: beside the data often lies the same data in another format, a `LICENSE.txt` or
@@ -30,7 +30,9 @@ METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.j
 """Written by the `datasets` library beside its data."""
 JUNK = frozenset({"thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "@eadir"})
 """Written by operating systems and servers, in lower case."""
-SUMS = re.compile(r"(?:(?:sha\d*|md5|b2|check)sums?|manifest-\w+)(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I)
+SUMS = re.compile(
+    r"(?:(?:sha\d*|md5|b2|check)sums?|(?:tag)?manifest-(?:sha\d+|md5))(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I
+)
 """Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `a.parquet.sha256`."""
 SPLIT = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
@@ -50,11 +52,9 @@ SUFFIXES = named_formats(FORMATS)
 def file_format(name: str) -> str:
     """One of `FORMATS`, without regard to case and to a suffix of compression; empty for another file."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
-    if compressed:
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
-    found = suffixes[-1] if suffixes else ""
-    return found if found in FORMATS and not (compressed and found == ".parquet") else ""
+    return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else ""
 
 
 def stem(name: str) -> str:

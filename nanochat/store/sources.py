@@ -6,6 +6,7 @@ whatever fsspec has for it: `s3://` here, and `gs://`, `az://`, `ftp://`, … wh
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +24,23 @@ from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
 from nanochat.store import web
 from nanochat.store.objects import open_s3
-from nanochat.store.web import check_hash, is_hash
+from nanochat.store.web import check_hash, has_bad_certificate, is_hash
 
 CHUNK_BYTES = 1 << 20
 MD5 = re.compile(r"[0-9a-f]{32}")
 IDENTITY_FIELDS = ("ETag", "etag", "md5Hash", "content_md5", "sha256", "generation", "version")
 """What file systems of object stores call that which changes with the bytes."""
+UNREACHABLE = (
+    aiohttp.ClientError,
+    ConnectionError,
+    TimeoutError,
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.IncompleteReadError,
+)
+"""What may pass by itself, as the libraries below fsspec call it."""
+OF_OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE)
+"""Errors of the disk that is written to, which no server answers with."""
 COMMON_SCHEMES = ("s3", "gs", "az", "ftp", "sftp")
 TIME_FIELDS = ("LastModified", "last_modified", "updated", "mtime", "modify", "created")
 
@@ -54,7 +66,9 @@ def list_url(url: str) -> list[SourceFile]:
         return [SourceFile(url, path, web.ask(url).identity)]
     with _answers(url):
         filesystem, root = _open(url)
-        listed: dict[str, Any] = filesystem.find(root, detail=True)
+        # where a file system has no listing of its own, fsspec's leaves out the folders that cannot be listed
+        base = type(filesystem).find is fsspec.AbstractFileSystem.find
+        listed: dict[str, Any] = _walk(filesystem, root) if base else filesystem.find(root, detail=True)
         if not listed:
             raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.")
         found: list[SourceFile] = []
@@ -63,6 +77,24 @@ def list_url(url: str) -> list[SourceFile]:
             place = f"{url.rstrip('/')}/{inside}" if inside else url
             found.append(SourceFile(place, inside or PurePosixPath(path).name, _identity(info)))
         return found
+
+
+def _walk(filesystem: Any, root: str) -> dict[str, Any]:
+    """Every file below a path, with what is known of it."""
+    top = filesystem.info(root)
+    if top["type"] != "directory":
+        return {top["name"]: top}
+    found: dict[str, Any] = {}
+    waiting = [root]
+    while waiting:
+        place = waiting.pop()
+        for info in filesystem.ls(place, detail=True):
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                found[name] = info
+            elif name != place.rstrip("/"):
+                waiting.append(name)
+    return found
 
 
 def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> None:
@@ -159,13 +191,18 @@ def _answers(url: str) -> Iterator[None]:
         raise BadSource(f"There is nothing at {url}.", hint="Check `data.source`.") from error
     except PermissionError as error:
         raise BadSource(f"{url} may not be read: {error}.", hint="Check the credentials.") from error
-    except (aiohttp.ClientError, ConnectionError, TimeoutError, boto.HTTPClientError) as error:
+    except UNREACHABLE as error:
+        if has_bad_certificate(error) or "CERTIFICATE_VERIFY_FAILED" in str(error):  # of which boto keeps only the text
+            raise BadSource(
+                f"The certificate of the server of {url} cannot be verified.",
+                hint="Name its authority with `AWS_CA_BUNDLE` or `SSL_CERT_FILE`.",
+            ) from error
         raise SourceUnreachable(
             f"{url} did not answer ({type(error).__name__}).", hint="Check the network and the address."
         ) from error
     except (boto.BotoCoreError, boto.ClientError) as error:
         raise BadSource(f"{url} cannot be read: {error}.", hint="Check the address and the credentials.") from error
     except OSError as error:
-        if error.filename:  # a disk of ours
+        if error.filename or error.errno in OF_OUR_DISK:
             raise
         raise SourceUnreachable(f"{url} cannot be read: {error}.") from error

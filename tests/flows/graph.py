@@ -104,6 +104,8 @@ def report(config: ReportConfig, base: Model, chat: Model, *, out: Path, context
 def pipeline(run: Run, config: PipelineConfig) -> Result:
     names = [f"shard_{position:05}" for position in range(config.data.world.shards)]
     shards = [ShardConfig(name=name, url="world:0", identity=str(config.data.world.seed)) for name in names]
+    if config.data.source != "world":
+        run.shards(config.data)
     raw = run.map(download, shards, names)
     vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
     tokens = run.map(

@@ -341,3 +341,16 @@ def test_a_server_older_than_we_are_is_one_sentence(tmp_path: Path, monkeypatch:
         with pytest.raises(NanochatError, match=r"is version 2\.20\.1, older than"), server(tmp_path, lambda _: None):
             pass
         old.shutdown()
+
+
+def test_what_is_not_read_of_a_source_is_in_the_log_of_the_run(workshop: Workshop, tmp_path: Path) -> None:
+    for name in ("a", "b", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
+    _, run_id = workshop.run(f"data.source={tmp_path}")
+    asked = {"logs": {"flow_run_id": {"any_": [run_id]}}}
+    for _ in range(240):
+        said = [line["message"] for line in workshop.ask("logs/filter", **asked)]
+        if any("1 of a test split (`test.jsonl`)" in line for line in said):
+            return
+        threading.Event().wait(0.25)
+    raise AssertionError(said)

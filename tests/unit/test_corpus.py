@@ -274,6 +274,27 @@ def test_a_rewritten_file_is_another_shard(tmp_path: Path) -> None:
         written(before, tmp_path)
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", texts(3000))
+    shard = only(DataConfig(source=str(path)))
+    (tmp_path / "out").mkdir()
+
+    def touch(done: float, total: float, unit: str, *_: object) -> None:
+        os.utime(path, (done, done))
+
+    with pytest.raises(BadSource, match=r"a\.parquet` changed while it was read"):
+        write_shard(shard, tmp_path / "out", touch)
+
+
+def test_addresses_of_this_machine_say_a_path_and_nothing_else(tmp_path: Path) -> None:
+    parquet(tmp_path / "a#b?c%20 d/a.parquet", texts(20))
+    for source in (str(tmp_path / "a#b?c%20 d"), (tmp_path / "a#b?c%20 d").as_uri()):
+        assert len(list_shards(DataConfig(source=source))) == 1
+    for source in (f"file://{tmp_path}/a#b", f"file://{tmp_path}/a?b", f"file://host{tmp_path}"):
+        with pytest.raises(BadSource, match="is not the address of a folder of this machine"):
+            list_shards(DataConfig(source=source))
+
+
 def test_a_folder_is_held_to_its_sums(tmp_path: Path) -> None:
     """`sha256sum *.parquet > SHA256SUMS`"""
     path = parquet(tmp_path / "data/a.parquet", texts(100))
@@ -299,6 +320,9 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
+        ("~nobody-of-this-name/data", "the home of `~nobody-of-this-name` is not known"),
+        ("a\0b", "There is no file or folder"),
+        ("x" * 5000, "cannot be listed: File name too long"),
     ):
         with pytest.raises(BadSource, match=message) as caught:
             list_shards(DataConfig(source=source))
@@ -343,6 +367,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     assert "is not text" in bad_file(tmp_path, "a.jsonl", b'{"text": 3}\n')
     assert "no document with text" in bad_file(tmp_path, "a.jsonl", b'{"text": ""}\n')
     assert "no document with text" in bad_file(tmp_path, "a.txt", b"\n \n")
+    assert "line 3, is not UTF-8" in bad_file(tmp_path, "a.txt", b"one\ntwo\nna\xefve\n" + b"four\n" * 10_000)
+    assert "line 2, has a field `text` that is not" in bad_file(tmp_path, "a.jsonl", b'{"text": "a"}\n{"text": ["b"]}')
+    assert "line 1, is not a JSON object" in bad_file(tmp_path, "a.jsonl", b'[{"text": "a"}]')
+    assert "no field `meta.text`" in bad_file(tmp_path, "a.json", b'[{"meta": {"text": "a"}}]', text_column="meta.text")
     packed = gzip.compress(b'{"text": "a"}\n' * 1000)
     assert "damaged or truncated" in bad_file(tmp_path, "a.jsonl.gz", packed[: len(packed) // 2])
     assert "damaged or truncated" in bad_file(tmp_path, "a.jsonl.gz", b"no gzip at all")
@@ -409,6 +437,8 @@ def test_errors_of_the_hub_are_ours(monkeypatch) -> None:
     for error, kind in (
         (RepositoryNotFoundError("no", response=response), BadSource),
         (httpx.ConnectError("no network"), SourceUnreachable),
+        (RuntimeError("Task error: File reconstruction error: CAS Client Error: error sending"), SourceUnreachable),
+        (OSError("Consistency check failed: file should be of size 5 but has size 3"), SourceUnreachable),
     ):
 
         def fail(self, *args, error=error, **kwargs):

@@ -285,11 +285,12 @@ def listed(site: Answers, text: bytes) -> list[str]:
     ]
 
 
-def test_a_list_of_addresses_is_read_as_people_write_them(site: Answers) -> None:
+def test_a_list_of_addresses_is_read_as_people_write_them(site: Answers, caplog) -> None:
     text = (
         f"\ufeff# shards\r\n\r\n  a.jsonl  \r\n../b%20c.jsonl\r\n/d.jsonl\r\na.jsonl\r\n{site.address}/e.jsonl?v=1\r\n"
     )
     assert sorted(listed(site, text.encode())) == ["/b%20c.jsonl", "/d.jsonl", "/e.jsonl?v=1", "/x/a.jsonl"]
+    assert "/x/a.jsonl` twice: read once" in caplog.text
     sums = b"".join(b"%s *%s\n" % (b"0" * 64, name) for name in (b"a b.jsonl", b"c#1?.jsonl", b"./d.jsonl"))
     assert sorted(listed(site, sums)) == ["/x/a%20b.jsonl", "/x/c%231%3F.jsonl", "/x/d.jsonl"]
 

@@ -121,6 +121,11 @@ def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
         is_transient(answer, "The Hub does not answer", "Connection refused")
 
 
+def test_a_proxy_that_cannot_be_used(tmp_path: Path) -> None:
+    for answer in asked(tmp_path, "http://no-such-host.invalid", *BOTH, HTTP_PROXY="nonsense://127.0.0.1:9"):
+        is_final(answer, "the proxy that is set cannot be used", "HTTP_PROXY")
+
+
 def test_statuses(tmp_path: Path) -> None:
     with serving() as port:
         statuses = (401, 403, 404, 429, 503)

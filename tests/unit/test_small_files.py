@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import DataConfig, ShardConfig
+from nanochat.config import Compute, DataConfig, ShardConfig
 from nanochat.data import small_files
 from nanochat.data.corpus import fetch_listing, list_shards, write_shard
 from nanochat.errors import BadSource
+from nanochat.pipeline import PlainRun, prepare
+from nanochat.profiles import override, profile
 from nanochat.store.artifacts import Store
 
 
@@ -51,7 +53,7 @@ def test_forty_short_files_are_trained_on_and_a_tenth_is_held_out(tmp_path: Path
     data = folder(tmp_path / "data", range(40), form)
     shards = list_shards(DataConfig(source=str(data)))
     assert [(shard.name, shard.validation) for shard in shards] == [
-        ("small-files-00000", "none"), ("small-files-held-out", "all"),
+        ("small-files-00000", "none"), ("small-files-held-out-00000", "all"),
     ]  # fmt: skip
     train, validation = written(shards, tmp_path / "out")
     assert len(validation) == 4
@@ -89,6 +91,16 @@ def test_a_large_file_among_small_ones_has_the_sample(tmp_path: Path) -> None:
             ("small-files-00000", "none"), ("the book", "sample"),
         ]  # fmt: skip
         folder(data, range(40, 50))
+
+
+def test_tiny_files_in_folders_of_splits_are_gathered(tmp_path: Path) -> None:
+    for split, numbers in (("train", range(40)), ("val", range(40, 52)), ("test", range(52, 60))):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        folder(tmp_path / "data" / split, numbers)
+    shards = list_shards(DataConfig(source=str(tmp_path / "data")))
+    assert len(shards) == 2
+    train, validation = written(shards, tmp_path / "out")
+    assert (train, validation) == ([text(n) for n in range(40)], [text(n) for n in range(40, 52)])
 
 
 def test_ten_thousand_files_are_few_shards(tmp_path: Path) -> None:
@@ -144,3 +156,41 @@ def test_a_shard_is_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shards = list_shards(DataConfig(source=str(folder(tmp_path / "data", range(40)))))
     assert len(shards) == 4
     assert max(len(shard.files) for shard in shards) <= 13
+
+
+def rows_of(source: Path, folder: Path) -> tuple[int, int, dict]:
+    """Training and validation rows of a source, and its data card: all stages before training."""
+    config = override(profile("demo").config, [
+        f"data.source={source}", "tokenizer.vocab_size=300", "rows.sequence_len=64", "data.validation_documents=10",
+    ])  # fmt: skip
+    store = Store(str(folder / "store"), folder / "cache")
+    run = PlainRun(store, Compute(), folder / "runs")
+    text = prepare(run, config, run.shards(config.data))
+    rows = [artifact.metrics for artifact in text.rows]
+    card = json.loads((text.data_card.path / "card.json").read_text())
+    return sum(each["train_rows"] for each in rows), sum(each["validation_rows"] for each in rows), card
+
+
+def test_short_files_become_rows(tmp_path: Path) -> None:
+    """Each by itself would be shorter than one, and dropped."""
+    train, validation, card = rows_of(folder(tmp_path / "data", range(100)), tmp_path)
+    assert train > 10 and validation > 0
+    assert (card["train_documents"], card["validation_documents"], card["skipped_documents"]) == (90, 10, 0)
+
+
+def test_a_part_without_rows_goes_through_all_stages(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number, rows in enumerate((100, 0)):
+        column = pa.array([text(row) for row in range(rows)], pa.string())
+        pq.write_table(pa.table({"text": column}), tmp_path / f"data/part-{number}.parquet")
+    train, validation, card = rows_of(tmp_path / "data", tmp_path)
+    assert train > 10 and validation > 0
+    assert (card["shards"], card["train_documents"], card["validation_documents"]) == (2, 90, 10)
+
+
+def test_parts_without_any_rows_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(2):
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / f"data/part-{number}.parquet")
+    with pytest.raises(BadSource, match=r"part-0\.parquet` has no documents"):
+        rows_of(tmp_path / "data", tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import http.server
 import re
@@ -16,6 +17,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from s3fs import S3FileSystem
 
 from nanochat.config import DataConfig, ShardConfig
 from nanochat.data.corpus import list_shards, write_shard
@@ -320,6 +323,40 @@ def test_nobody_there(tmp_path: Path, waits: list[float]) -> None:
     assert len(waits) == retry.TRIES - 1
 
 
+def test_an_s3_server_that_is_not_there(waits: list[float], monkeypatch) -> None:
+    from nanochat.store import sources
+
+    monkeypatch.setattr(
+        sources, "open_s3", lambda: S3FileSystem(key="a", secret="b", endpoint_url="http://127.0.0.1:9",
+                                                 config_kwargs={"retries": {"max_attempts": 1}}),
+    )  # fmt: skip
+    with pytest.raises(SourceUnreachable, match=r"did not answer \(EndpointConnectionError\)"):
+        list_shards(DataConfig(source="s3://bucket/prefix"))
+    assert len(waits) == retry.TRIES - 1
+
+
+@pytest.mark.parametrize("source", ["s3://", "s3:///x", "s3://bucket//x", "gs://bucket//"])
+def test_an_address_with_an_empty_part_is_refused(source: str) -> None:
+    """As a script with an empty variable makes it."""
+    with pytest.raises(BadSource, match="has an empty part"):
+        list_shards(DataConfig(source=source))
+
+
+def test_a_full_disk_is_not_taken_for_the_network(tmp_path: Path, waits: list[float]) -> None:
+    """The stage says it in its own words."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/full/a.jsonl", LINE * 20)
+    shard = only("memory://full/a.jsonl")
+
+    def fail(done: float, total: float, unit: str, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OSError, match="No space left"):
+        write_shard(shard, tmp_path / "out", fail)
+    assert not waits
+
+
 def test_any_file_system_that_fsspec_knows(tmp_path: Path, waits: list[float]) -> None:
     memory = fsspec.filesystem("memory")
     for number in range(2):
@@ -334,6 +371,54 @@ def test_any_file_system_that_fsspec_knows(tmp_path: Path, waits: list[float]) -
         fetched(shards[1], tmp_path)
     with pytest.raises(BadSource, match="There is nothing at memory://nowhere"):
         list_shards(DataConfig(source="memory://nowhere"))
+
+
+NAMES = ("a b.jsonl", "a#b.jsonl", "a?b.jsonl", "100%.jsonl", "a%20b.jsonl", "ü🙂.jsonl", "line\nbreak.jsonl")
+LINE = b'{"text": "a text of somebody"}\n'
+
+
+def test_what_is_data_below_a_remote_prefix(tmp_path: Path, waits: list[float], caplog) -> None:
+    """By the same rules as in a folder."""
+    memory = fsspec.filesystem("memory")
+    for name in ("_temporary/0/part.jsonl", "_SUCCESS", "part-0.jsonl", "test/part-1.jsonl", "eval-0.jsonl", "x.csv"):
+        memory.pipe_file(f"/rules/{name}", LINE)
+    with caplog.at_level("WARNING", "nanochat.sources"):
+        assert [shard.name for shard in list_shards(DataConfig(source="memory://rules"))] == ["part-0"]
+    assert "2 hidden" in caplog.text and "2 of a test split" in caplog.text and "1 of another format" in caplog.text
+    assert only("memory://rules/test/part-1.jsonl").name == "part-1", "named itself, it is read"
+    memory.rm("/rules/part-0.jsonl")
+    with pytest.raises(BadSource, match="has no file of text: it has"):
+        list_shards(DataConfig(source="memory://rules"))
+
+
+def test_remote_names_may_have_any_characters(tmp_path: Path, waits: list[float]) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in NAMES:
+        memory.pipe_file(f"/odd/{name}", LINE * 20)
+    shards = list_shards(DataConfig(source="memory://odd"))
+    assert sorted(shard.name for shard in shards) == sorted(name.removesuffix(".jsonl") for name in NAMES)
+    held = {"validation": "none"}
+    assert [fetched(shard.model_copy(update=held), tmp_path) for shard in shards] == [20] * len(NAMES)
+
+
+class Faulty(LocalFileSystem):
+    """A file system that cannot list one of its folders."""
+
+    protocol = "faulty"
+
+    def ls(self, path, detail=False, **options):
+        if str(path).endswith("sub"):
+            raise OSError("connection lost")
+        return super().ls(path, detail=detail, **options)
+
+
+def test_a_remote_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, waits: list[float]) -> None:
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    (tmp_path / "a.jsonl").write_bytes(LINE)
+    assert len(list_shards(DataConfig(source=f"faulty://{tmp_path}"))) == 1
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(SourceUnreachable, match="connection lost"):
+        list_shards(DataConfig(source=f"faulty://{tmp_path}"))
 
 
 @pytest.mark.s3
@@ -352,6 +437,12 @@ def test_a_prefix_of_s3(tmp_path: Path, waits: list[float], s3_server: dict[str,
     ]  # fmt: skip
     assert shards[1].url == "s3://sources/prose/a/shard_1.parquet"
     assert [fetched(shard, tmp_path) for shard in shards] == [50, 50, 50]
+    (tmp_path / "lines").write_bytes(LINE * 20)
+    for name in NAMES[:-1]:
+        objects.upload(tmp_path / "lines", f"odd/{name}")
+    odd = list_shards(DataConfig(source="s3://sources/prose/odd"))
+    assert len(odd) == len(NAMES) - 1
+    assert [fetched(shard.model_copy(update={"validation": "none"}), tmp_path) for shard in odd] == [20] * len(odd)
     objects.upload(parquet(tmp_path / "local.parquet", texts(51)), "a/shard_1.parquet")
     with pytest.raises(BadSource, match="changed since the run began"):
         fetched(shards[1], tmp_path)
