@@ -22,7 +22,7 @@ from typing import Any
 from nanochat.errors import BadSource, NanochatError
 from nanochat.sources.names import split_of
 from nanochat.tasks.conversation import Conversation, Split
-from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing
+from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing, shown
 from nanochat.tasks.messages import (
     ANSWERS,
     CONTENT_FIELDS,
@@ -43,6 +43,7 @@ CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
 READ = frozenset((*LISTS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, "history"))
 PAIR = frozenset((*QUESTIONS, *ANSWERS))
+HISTORY = 'A history is a list of pairs, `[["question", "answer"]]`, or of messages.'
 ANSWER_OF = {"instruction": "output", "prompt": "completion"}
 PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
 LOOK_AHEAD_ROWS = 10_000
@@ -172,7 +173,7 @@ class _Row:
         weight = self._fields.get("weight")
         if weight is not None and (not isinstance(weight, bool | int | float) or weight not in (0, 1)):
             raise BadSource(
-                f"{self._where} has the `weight` {weight!r}, which is neither 0 nor 1.",
+                f"{self._where} has the `weight` {shown(repr(weight))}, which is neither 0 nor 1.",
                 hint="Items of a mixture have a `weight` and `repeats`; one conversation is learnt or not.",
             )
         return 1 if weight is None else int(weight)
@@ -183,7 +184,7 @@ class _Row:
         split = self._fields.get("split")
         if isinstance(split, str) and split_of(split) not in ("", "train", wanted):
             raise BadSource(
-                f"{self._where} is of the split `{split}`.",
+                f"{self._where} is of the split `{shown(split)}`.",
                 hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
                 "item's `ignore_fields`.",
             )
@@ -242,13 +243,16 @@ class _Row:
         if says_nothing(history):
             return []
         if not isinstance(history, list):
-            raise BadSource(f"{self._where} has no list of turns in `history`.")
+            raise BadSource(f"{self._where} has no list of turns in `history`, but {_kind(history)}.", hint=HISTORY)
         if all(isinstance(turn, Mapping) for turn in history):
             return read_messages(history, self._where, "history", self._rules)
         messages: list[Message] = []
         for number, turn in enumerate(history):
             if not isinstance(turn, list) or len(turn) != 2:
-                raise BadSource(f"{self._where} has a turn {number} in `history` that is not a question and an answer.")
+                raise BadSource(
+                    f"{self._where} has a turn {number} in `history` that is not a question and an answer.",
+                    hint=HISTORY,
+                )
             for role, text in zip(("user", "assistant"), turn, strict=True):
                 messages.append({"role": role, "content": self._content("history", text, role)})
         return messages
@@ -307,5 +311,5 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     return (
-        f"{json.dumps(value)}" if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
+        shown(json.dumps(value)) if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from nanochat.errors import BadSource
 from nanochat.sources.records import is_text, text_of
 from nanochat.tasks.conversation import PARTS
-from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing
+from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing, shown
 
 ROLES = {
     "system": "system",
@@ -43,6 +43,7 @@ OTHER_PARTS = {
     **dict.fromkeys(("tool_use", "tool_result", "tool_call", "function_call"), NO_TOOLS),
     **dict.fromkeys(("thinking", "reasoning", "redacted_thinking"), NO_REASONING),
 }
+LEAVE_OUT = "Leave such conversations out of the data."
 HINT = 'A conversation is `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`.'
 
 Message = dict[str, Any]
@@ -99,9 +100,10 @@ def _message(fields: Mapping[str, Any], where: str, rules: FieldRules) -> Messag
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None:
         if isinstance(said, str) and said.strip().lower() in TOOL_ROLES:
-            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint="Leave such conversations out of the data.")
+            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint=LEAVE_OUT)
         raise BadSource(
-            f"{where} " + ("has no role." if says_nothing(said) else f"is from `{said}`, which is no known role."),
+            f"{where} "
+            + ("has no role." if says_nothing(said) else f"is from `{shown(said)}`, which is no known role."),
             hint=f"A role is one of {', '.join(f'`{role}`' for role in ROLES)}.",
         )
     rest = {key: value for key, value in fields.items() if key not in READ}
@@ -155,14 +157,16 @@ def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str 
     if role == "assistant":
         return parts
     if any(part["type"] != "text" for part in parts):
-        raise BadSource(f"{where} has a part of the type `python`, which only the assistant's messages have.")
+        raise BadSource(
+            f"{where} has a part of the type `python`, which only the assistant's messages have.", hint=HINT
+        )
     return "".join(part["text"] for part in parts)
 
 
 def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind in OTHER_PARTS:
-        raise BadSource(f"{where} has a part of the type `{kind}`: {OTHER_PARTS[kind]}.")
+        raise BadSource(f"{where} has a part of the type `{kind}`: {OTHER_PARTS[kind]}.", hint=LEAVE_OUT)
     if isinstance(part, Mapping) and kind is None:
         kind = "text"
     if not isinstance(kind, str) or kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
@@ -179,13 +183,20 @@ def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
         return True
     for name, flag in flags.items():
         if not isinstance(flag, bool | int | float) or flag not in (0, 1):
-            raise BadSource(f"{where} has `{name}` {flag!r}, which is neither 0 nor 1: an answer is learnt or not.")
+            raise BadSource(
+                f"{where} has `{name}` {shown(repr(flag))}, which is neither 0 nor 1: an answer is learnt or not.",
+                hint=f"Write 0 or 1, or name `{name}` in the item's `ignore_fields` to learn every answer.",
+            )
         if flag and role != "assistant":
             raise BadSource(
-                f"{where} is from the {role}, and `{name}` asks to learn it; only the assistant's messages are learnt."
+                f"{where} is from the {role}, and `{name}` asks to learn it; only the assistant's messages are learnt.",
+                hint=f"Remove it, or name `{name}` in the item's `ignore_fields` if it means nothing in this data.",
             )
     if len(set(map(bool, flags.values()))) > 1:
-        raise BadSource(f"{where} has {' and '.join(f'`{name}`' for name in flags)}, which differ.")
+        raise BadSource(
+            f"{where} has {' and '.join(f'`{name}`' for name in flags)}, which differ.",
+            hint="Keep one of them, or name the other in the item's `ignore_fields`.",
+        )
     return role != "assistant" or all(flags.values())
 
 
