@@ -27,7 +27,7 @@ from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
-from nanochat.sources.files import expanded, list_local
+from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.store.manifest import describe_file, payload_digest
 from nanochat.tasks.conversation import Question, Split
@@ -63,9 +63,11 @@ def _sha256(item: MixtureItem) -> str:
 
     A single file may also be named by the sum that `sha256sum` prints.
     """
-    place = expanded(item.source)
+    if not item.source or not is_local(item.source):
+        return item.sha256
+    place = local_path(item.source)
     try:
-        if not item.source or "://" in item.source or not place.exists():
+        if not place.exists():
             return item.sha256
         if place.is_file():
             files = {".": place}
