@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
-from nanochat.sources.files import expanded, list_local
+from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.store.manifest import describe_file, payload_digest
 from nanochat.tasks.conversation import Question, Split
@@ -62,9 +63,11 @@ def _sha256(item: MixtureItem) -> str:
 
     A single file may also be named by the sum that `sha256sum` prints.
     """
-    place = expanded(item.source)
+    if not item.source or not is_local(item.source):
+        return item.sha256
+    place = local_path(item.source)
     try:
-        if not item.source or "://" in item.source or not place.exists():
+        if not place.exists():
             return item.sha256
         if place.is_file():
             files = {".": place}
@@ -143,29 +146,28 @@ def render_mixture(
 
     Raises `BadSource` when an item has no conversation to learn from, and what reading its task raises.
     """
-    dtype = tokenizer.dtype
-    ids: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
+    ids, mask_bytes, lengths = array(tokenizer.dtype.char), array("B"), list[int]()
     item_sizes: list[int] = []
     total, total_cut = Counts(), 0
     for item in items:
-        before, cut = len(ids), 0
+        before, cut = len(lengths), 0
         counts = Counts()
         needed_tokens: list[int] = []  # of those that are left out: up to the first token to be learnt
         conversations = load_task(item, seed, counts).conversations(split)
         for conversation in islice(conversations, item.limit or None):
             tokens, mask = render(tokenizer, conversation, NO_LIMIT)
-            if not any(mask[:row_tokens]):
+            if 1 not in mask[:row_tokens]:
                 counts.skip("answer_beyond_row", "")
                 needed_tokens.append(mask.index(1) + 1)
                 continue
             cut += len(tokens) > row_tokens
-            ids.append(np.asarray(tokens[:row_tokens], dtype))
-            masks.append(np.asarray(mask[:row_tokens], np.uint8))
-            if len(ids) % REPORT_EVERY == 0:
+            ids.fromlist(tokens[:row_tokens])
+            mask_bytes.fromlist(mask[:row_tokens])
+            lengths.append(min(len(tokens), row_tokens))
+            if len(lengths) % REPORT_EVERY == 0:
                 skipped = f", {counts.skipped.total():,} skipped" if counts.skipped else ""
-                progress(len(ids), 0, "conversations", f"{item.task} ({split}){skipped}")
-        item_sizes.append(len(ids) - before)
+                progress(len(lengths), 0, "conversations", f"{item.task} ({split}){skipped}")
+        item_sizes.append(len(lengths) - before)
         if unused := [name for name in item.ignore_fields if name not in counts.ignored_fields]:
             LOG.warning("%s (%s): no row has a field %s of `ignore_fields`", item.source or item.task, split, unused)
         if losses := in_words(counts, cut):
@@ -174,10 +176,10 @@ def render_mixture(
         if not item_sizes[-1]:
             raise _nothing_left(item, split, row_tokens, counts, needed_tokens)
         total, total_cut = total + counts, total_cut + cut
-    lengths = [len(tokens) for tokens in ids]
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
     times = times_seen(items, item_sizes, seed)
-    return Rendered(np.concatenate(ids), np.concatenate(masks), offsets, times, total, total_cut)
+    seen = np.frombuffer(ids, tokenizer.dtype), np.frombuffer(mask_bytes, np.uint8)
+    return Rendered(*seen, offsets, times, total, total_cut)
 
 
 def in_words(counts: Counts, cut: int = 0) -> str:

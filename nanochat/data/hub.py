@@ -6,7 +6,6 @@ are fetched as they are; a repository that has none of them is streamed through 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,11 @@ from huggingface_hub.hf_api import RepoFile
 from nanochat.data.raw import write_texts
 from nanochat.errors import BadSource
 from nanochat.progress import Progress
+from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
 from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
 from nanochat.sources.records import text_of
 
-ADDRESS = re.compile(
-    r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?", re.DOTALL
-)
 STREAM = "hf-stream://"
 FETCHED = ((".parquet",), LINES)
 """Formats of files that are fetched as they are, the preferred first."""
@@ -48,7 +45,7 @@ def list_files(address: str, subset: str = "", split: str = "") -> Choice[HubFil
     Raises `BadSource` when the dataset is not there, not ours to read, or has nothing to train on, `SourceUnreachable`
     when the Hub does not answer.
     """
-    repo, revision, folder = _parse(address)
+    repo, revision, folder = parse_hub_address(address)
     with hub_errors(address):
         api = HfApi()
         commit = api.dataset_info(repo, revision=revision).sha
@@ -100,7 +97,7 @@ def _list_declared(
 
 def fetch_file(url: str, folder: Path) -> Path:
     """Downloads a file into `folder` and returns its path there."""
-    repo, revision, path = _parse(url)
+    repo, revision, path = parse_hub_address(url)
     with hub_errors(url):
         return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_dir=folder))
 
@@ -160,17 +157,6 @@ def _used_splits(splits: list[str], address: str) -> list[str]:
     raise BadSource(
         f"`{address}` has no split to train on: it has {named(splits)}.", hint="Name one with `data.split=…`."
     )
-
-
-def _parse(address: str) -> tuple[str, str | None, str]:
-    match = ADDRESS.fullmatch(address)
-    if not match:
-        raise BadSource(
-            f"`{address}` is not the address of a dataset.",
-            hint="It is `hf://org/name[@revision][/folder]`; write `/` in a revision as `%2F`.",
-        )
-    revision = match["revision"]
-    return match["repo"], unquote(revision) if revision else None, match["path"] or ""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def is_local(source: str) -> bool:
 def local_path(source: str) -> Path:
     """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
     if "://" not in source:
-        return expanded(source)
+        return _expanded(source)
     parts = urlsplit(source)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadSource(
@@ -45,7 +45,7 @@ class LocalFile:
         return split_of(self.path)
 
 
-def expanded(source: str) -> Path:
+def _expanded(source: str) -> Path:
     """The path with `~` and `~user` replaced by the home of the user."""
     try:
         return Path(source).expanduser()

@@ -28,22 +28,32 @@ def json_records(file: Path, name: str = "") -> Iterator[tuple[str, Any]]:
     with open_source(file, name) as stream:
         if file_format(file.name) in LINES:
             for number, line in _lines(stream, name):
-                if line.strip():
+                if line := line.strip():
                     where = f"`{name}`, line {number:,},"
                     yield where, _parsed(_decoded(line, where), where)
         else:
             yield from _values(stream, name)
 
 
-def text_of(text: str, where: str) -> str:
-    """The same text; raises `BadSource` for half of a surrogate pair, which is no character."""
+def is_text(text: str) -> bool:
+    """Whether all of it is characters: JSON may also hold half of a surrogate pair."""
+    if text.isascii():
+        return True
     try:
         text.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def text_of(text: str, where: str) -> str:
+    """The same text; raises `BadSource` for half of a surrogate pair, which is no character."""
+    if not is_text(text):
+        half = next(character for character in text if 0xD800 <= ord(character) <= 0xDFFF)
         raise BadSource(
-            f"{where} has half of a surrogate pair (`\\u{ord(text[error.start]):04x}`), which is no character.",
+            f"{where} has half of a surrogate pair (`\\u{ord(half):04x}`), which is no character.",
             hint="Correct or remove it.",
-        ) from error
+        )
     return text
 
 

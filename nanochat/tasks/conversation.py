@@ -70,5 +70,7 @@ def last_number(text: str) -> float | None:
 def text_in(value: Any, name: str, where: str) -> str:
     """The value of a row's field, which must be a text. Raises `BadSource` naming `where` (file and row) otherwise."""
     if not isinstance(value, str):
-        raise BadSource(f"{where} has no text in `{name}`.")
+        raise BadSource(
+            f"{where} has no text in `{name}`.", hint="Give `source` a dataset with the fields of the original one."
+        )
     return value

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
-from nanochat.sources.files import LocalFile, expanded, list_local
+from nanochat.sources.files import LocalFile, is_local, list_local, local_path
 from nanochat.sources.first_bytes import check_parquet, readable
 from nanochat.sources.names import CHAT_FORMATS
 from nanochat.sources.records import json_records
@@ -47,12 +47,12 @@ def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str
     if source.startswith("hf://"):
         yield from _tenth(hub_rows(source, "", None, "train"), split, rules)
         return
-    if "://" in source:
+    if not is_local(source):
         raise BadSource(
             f"The task `conversations` cannot read the address `{source}`.",
             hint="It reads files of this machine and `hf://org/name[@revision]`: fetch others into a folder first.",
         )
-    found = list_local(expanded(source), CHAT_FORMATS)
+    found = list_local(local_path(source), CHAT_FORMATS, "A dataset of the Hub is `hf://org/name`.")
     if found.skipped:
         LOG.info("%s: files that are not read: %s", source, found.skipped)
     for reason, paths in found.skipped.files.items():

@@ -76,18 +76,27 @@ class UnreadFields(BadSource):
         (first, why), *others = self.fields.items()
         named: dict[str, list[str]] = {}
         for name, reason in others:
-            named.setdefault(reason, []).append(f"`{name}`")
-        also = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
-        setting = json.dumps(sorted({*ignored, *self.fields}), ensure_ascii=False)
+            named.setdefault(reason, []).append(name)
+        also = "; ".join(f"{names_of(names)}: {reason}" for reason, names in named.items())
+        names = sorted({*ignored, *self.fields})
+        setting = json.dumps(names, ensure_ascii=not all(name.isprintable() for name in names))
         super().__init__(
-            f"{where} has the field `{first}`: {why}." + (f" Other fields that are not read: {also}." if also else ""),
+            f"{where} has the field `{shown(first)}`: {why}."
+            + (f" Other fields that are not read: {also}." if also else ""),
             hint=f'To train without {"them" if others else "it"}, give the item `"ignore_fields": {setting}`.',
         )
 
 
+def shown(value: Any, most: int = 80) -> str:
+    """A name or value of the data for a message: not too long, and only characters that can be seen and written."""
+    text = str(value)
+    text = text if len(text) <= most else f"{text[:most]}…"
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def names_of(fields: Iterable[Any], most: int = 20) -> str:
     """The first names of fields, for a message."""
-    names = [f"`{name}`" for name in fields]
+    names = [f"`{shown(name)}`" for name in fields]
     return (", ".join(names[:most]) or "nothing") + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
@@ -127,7 +136,9 @@ NOTHING = ("", "[]", "{}", "null")
 
 def says_nothing(value: Any) -> bool:
     """Whether a field is as good as absent: null, blank, or empty."""
-    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in NOTHING)
+    if isinstance(value, str):
+        return value.strip() in NOTHING
+    return value is None or value in ([], {})
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,7 @@ class FieldRules:
             ):
                 unread[str(name)] = REFUSED.get(low, UNREAD if name in known else UNKNOWN)
             else:
-                self.counts.ignored_fields[str(name)] += 1
+                self.counts.ignored_fields[shown(name)] += 1
         if unread:
             raise UnreadFields(where, unread, self.ignored)
 

@@ -22,7 +22,7 @@ from typing import Any
 from nanochat.errors import BadSource, NanochatError
 from nanochat.sources.names import split_of
 from nanochat.tasks.conversation import Conversation, Split
-from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing
+from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing, shown
 from nanochat.tasks.messages import (
     ANSWERS,
     CONTENT_FIELDS,
@@ -42,6 +42,8 @@ LISTS = ("messages", "conversations", "conversation")
 CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
 READ = frozenset((*LISTS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, "history"))
+PAIR = frozenset((*QUESTIONS, *ANSWERS))
+HISTORY = 'A history is a list of pairs, `[["question", "answer"]]`, or of messages.'
 ANSWER_OF = {"instruction": "output", "prompt": "completion"}
 PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
 LOOK_AHEAD_ROWS = 10_000
@@ -96,7 +98,7 @@ def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "tra
     """
     if isinstance(row, list):
         row = {"messages": _own_form(row, where)}
-    if not isinstance(row, Mapping):
+    if not isinstance(row, dict):
         raise BadSource(f"{where} is not an object with fields.", hint=f"A row has {FORMS}.")
     reader = _Row(rules.without_ignored(row), where, rules)
     messages = reader.messages()
@@ -128,7 +130,8 @@ class _Row:
 
     def messages(self) -> list[Message]:
         """All messages of the row, whatever its form; their order is not checked."""
-        for name in PREFERENCES:  # beside another answer, they are fields that are not read
+        wanted = () if self._fields.keys().isdisjoint(PREFERENCES) else PREFERENCES
+        for name in wanted:  # beside another answer, they are fields that are not read
             if not says_nothing(self._fields.get(name)) and not self._fields.keys() & {*LISTS, *ANSWERS}:
                 raise BadSource(
                     f"{self._where} has the field `{name}`: {REFUSED[name]}.",
@@ -136,44 +139,63 @@ class _Row:
                 )
         name, system = self._take(SYSTEMS)
         before = "" if says_nothing(system) else self._text(name, system, "system")
-        asks = bool(self._fields.keys() & {*QUESTIONS, *ANSWERS})
-        name, listed = self._take(LISTS)
-        if says_nothing(listed) and (asks or not self._fields.keys() & set(LISTS)):
-            return self._with_system(before, self._question_and_answer())
-        if says_nothing(listed):
+        self._read.update(LISTS)
+        lists = {name: value for name in LISTS if not says_nothing(value := self._fields.get(name))}
+        if lists:
+            return self._with_system(before, self._listed(lists))
+        if not self._fields.keys().isdisjoint(LISTS) and self._fields.keys().isdisjoint(PAIR):
             return []
-        if not isinstance(listed, list):
-            raise BadSource(
-                f"{self._where} has no list of messages in `{name}`, but {_kind(listed)}.",
-                hint="Write it as a list, not as JSON in a text." if isinstance(listed, str) else f"A row has {FORMS}.",
-            )
-        return self._with_system(before, read_messages(listed, self._where, name, self._rules))
+        return self._with_system(before, self._question_and_answer())
+
+    def _listed(self, lists: Mapping[str, Any]) -> list[Message]:
+        """The messages of the row's list of them; of two lists, both must say the same, in whatever form."""
+        for name, value in lists.items():
+            if not isinstance(value, list):
+                raise BadSource(
+                    f"{self._where} has no list of messages in `{name}`, but {_kind(value)}.",
+                    hint="Write it as a list, not as JSON in a text."
+                    if isinstance(value, str)
+                    else f"A row has {FORMS}.",
+                )
+        first, *others = lists
+        messages = read_messages(lists[first], self._where, first, self._rules)
+        for name in others:
+            if read_messages(lists[name], self._where, name, self._rules) != messages:
+                raise BadSource(
+                    f"{self._where} has `{first}` and `{name}`, which differ.",
+                    hint="Keep one of them, or name the other in the item's `ignore_fields`.",
+                )
+        return messages
 
     def weight(self) -> int:
         """1, or 0 for a conversation that is not to be learnt."""
-        _, weight = self._take(("weight",))
+        self._read.add("weight")
+        weight = self._fields.get("weight")
         if weight is not None and (not isinstance(weight, bool | int | float) or weight not in (0, 1)):
             raise BadSource(
-                f"{self._where} has the `weight` {weight!r}, which is neither 0 nor 1.",
+                f"{self._where} has the `weight` {shown(repr(weight))}, which is neither 0 nor 1.",
                 hint="Items of a mixture have a `weight` and `repeats`; one conversation is learnt or not.",
             )
         return 1 if weight is None else int(weight)
 
     def check_split(self, wanted: Split) -> None:
         """Refuses a row that says that it belongs to another split."""
-        _, split = self._take(("split",))
+        self._read.add("split")
+        split = self._fields.get("split")
         if isinstance(split, str) and split_of(split) not in ("", "train", wanted):
             raise BadSource(
-                f"{self._where} is of the split `{split}`.",
+                f"{self._where} is of the split `{shown(split)}`.",
                 hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
                 "item's `ignore_fields`.",
             )
 
     def check_rest(self, messages: Sequence[Message]) -> None:
         """Counts the fields that were not read, and refuses those that carry a meaning."""
+        rest = {name: value for name, value in self._fields.items() if name not in self._read}
+        if not rest:
+            return
         texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
         said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
-        rest = {name: value for name, value in self._fields.items() if name not in self._read}
         self._rules.check_rest(rest, self._where, said, known=READ)
 
     def _question_and_answer(self) -> list[Message]:
@@ -221,21 +243,26 @@ class _Row:
         if says_nothing(history):
             return []
         if not isinstance(history, list):
-            raise BadSource(f"{self._where} has no list of turns in `history`.")
+            raise BadSource(f"{self._where} has no list of turns in `history`, but {_kind(history)}.", hint=HISTORY)
         if all(isinstance(turn, Mapping) for turn in history):
             return read_messages(history, self._where, "history", self._rules)
         messages: list[Message] = []
         for number, turn in enumerate(history):
             if not isinstance(turn, list) or len(turn) != 2:
-                raise BadSource(f"{self._where} has a turn {number} in `history` that is not a question and an answer.")
+                raise BadSource(
+                    f"{self._where} has a turn {number} in `history` that is not a question and an answer.",
+                    hint=HISTORY,
+                )
             for role, text in zip(("user", "assistant"), turn, strict=True):
                 messages.append({"role": role, "content": self._content("history", text, role)})
         return messages
 
     def _with_system(self, system: str, messages: list[Message]) -> list[Message]:
         """The messages, and before them the row's own system text unless they begin with the same."""
+        if not system:
+            return messages
         own = message_text(messages[0]) if messages and messages[0]["role"] == "system" else ""
-        if not system or own.strip() == system.strip():
+        if own.strip() == system.strip():
             return messages
         if own.strip():
             raise BadSource(
@@ -247,8 +274,10 @@ class _Row:
     def _take(self, names: Sequence[str]) -> tuple[str, Any]:
         """Name and value of the one field that says something, of fields with one meaning; null if none is there."""
         self._read.update(names)
-        value = one_of(self._fields, names, self._where)
+        if self._fields.keys().isdisjoint(names):
+            return names[0], None
         there = [name for name in names if name in self._fields]
+        value = one_of(self._fields, names, self._where)
         return next((name for name in there if self._fields[name] == value), names[0]), value
 
     def _text(self, name: str, value: Any, role: str) -> str:
@@ -282,5 +311,5 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     return (
-        f"{json.dumps(value)}" if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
+        shown(json.dumps(value)) if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
     )

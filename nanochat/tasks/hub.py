@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource, SourceUnreachable
-from nanochat.sources.files import expanded
+from nanochat.sources.files import is_local, local_path
+from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import dataset_errors
 from nanochat.sources.retry import patiently
 
@@ -25,11 +26,18 @@ def hub_rows(source: str, default: str, configuration: str | None, split: str) -
     hub's: `<configuration, or data>/<split>-*.parquet`.
     Raises `BadSource` if the dataset, configuration or split is not there, `SourceUnreachable` if the network failed.
     """
-    folder = expanded(source)
-    if source and not source.startswith("hf://") and (folder.exists() or folder.is_absolute()):
+    folder = local_path(source) if is_local(source) else None
+    if source and folder and (folder.exists() or folder.is_absolute()):
         return _folder_rows(folder, configuration, split)
-    name, _, revision = (source or default).removeprefix("hf://").partition("@")
-    return _downloaded_rows(name, revision or None, configuration, split)
+    if not folder and not source.startswith("hf://"):
+        raise BadSource(f"A dataset cannot be read from the address `{source}`.", hint=HINT)
+    name, revision, inside = parse_hub_address(f"hf://{(source or default).removeprefix('hf://')}")
+    if inside:
+        raise BadSource(
+            f"`{source}` names the folder `{inside}` of a dataset, which is read as a whole.",
+            hint="Leave the folder out, or download it and name it here; write `/` in a revision as `%2F`.",
+        )
+    return _downloaded_rows(name, revision, configuration, split)
 
 
 def field(row: Row, name: str, where: str) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nanochat.errors import BadSource
-from nanochat.sources.records import text_of
+from nanochat.sources.records import is_text, text_of
 from nanochat.tasks.conversation import PARTS
-from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing
+from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing, shown
 
 ROLES = {
     "system": "system",
@@ -43,6 +43,7 @@ OTHER_PARTS = {
     **dict.fromkeys(("tool_use", "tool_result", "tool_call", "function_call"), NO_TOOLS),
     **dict.fromkeys(("thinking", "reasoning", "redacted_thinking"), NO_REASONING),
 }
+LEAVE_OUT = "Leave such conversations out of the data."
 HINT = 'A conversation is `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`.'
 
 Message = dict[str, Any]
@@ -55,8 +56,11 @@ def read_messages(found: Sequence[Any], where: str, name: str, rules: FieldRules
     """
     messages: list[Message] = []
     for number, one in enumerate(found):
+        if plain := None if rules.ignored else _plain(one):
+            messages.append(plain)
+            continue
         place = f"{where} message {number} of `{name}`"
-        if not isinstance(one, Mapping):
+        if not isinstance(one, dict):
             raise BadSource(f"{place} is not an object.", hint=HINT)
         fields = rules.without_ignored(one)
         if is_message(fields):
@@ -78,14 +82,28 @@ def is_parts(value: Any) -> bool:
     )
 
 
+def _plain(one: Any) -> Message | None:
+    """A message that has a role and a text and nothing else, as most have: read without the rules, for speed."""
+    if type(one) is not dict or len(one) != 2:
+        return None
+    said, text = one.get("role"), one.get("content")
+    if said is None and text is None:
+        said, text = one.get("from"), one.get("value")
+    if type(said) is not str or type(text) is not str or not (text.isascii() or is_text(text)):
+        return None
+    role = ROLES.get(said)
+    return {"role": role, "content": text} if role else None
+
+
 def _message(fields: Mapping[str, Any], where: str, rules: FieldRules) -> Message:
     said = one_of(fields, ROLE_FIELDS, where)
     role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
     if role is None:
         if isinstance(said, str) and said.strip().lower() in TOOL_ROLES:
-            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint="Leave such conversations out of the data.")
+            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint=LEAVE_OUT)
         raise BadSource(
-            f"{where} " + ("has no role." if says_nothing(said) else f"is from `{said}`, which is no known role."),
+            f"{where} "
+            + ("has no role." if says_nothing(said) else f"is from `{shown(said)}`, which is no known role."),
             hint=f"A role is one of {', '.join(f'`{role}`' for role in ROLES)}.",
         )
     rest = {key: value for key, value in fields.items() if key not in READ}
@@ -114,7 +132,9 @@ def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
 
     Raises `BadSource` if two of them say different things.
     """
-    found = {name: fields[name] for name in names if fields.get(name) is not None}
+    found = {name: value for name in names if (value := fields.get(name)) is not None}
+    if len(found) < 2:
+        return next(iter(found.values()), None)
     saying = {name: value for name, value in found.items() if not says_nothing(value)} or found
     values = list(saying.values())
     if any(value != values[0] for value in values):
@@ -122,7 +142,7 @@ def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
             f"{where} has {' and '.join(f'`{name}`' for name in saying)}, which differ.",
             hint="Keep one of them, or name the other in the item's `ignore_fields`.",
         )
-    return values[0] if values else None
+    return values[0]
 
 
 def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str | list[dict[str, str]]:
@@ -137,14 +157,16 @@ def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str 
     if role == "assistant":
         return parts
     if any(part["type"] != "text" for part in parts):
-        raise BadSource(f"{where} has a part of the type `python`, which only the assistant's messages have.")
+        raise BadSource(
+            f"{where} has a part of the type `python`, which only the assistant's messages have.", hint=HINT
+        )
     return "".join(part["text"] for part in parts)
 
 
 def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind in OTHER_PARTS:
-        raise BadSource(f"{where} has a part of the type `{kind}`: {OTHER_PARTS[kind]}.")
+        raise BadSource(f"{where} has a part of the type `{kind}`: {OTHER_PARTS[kind]}.", hint=LEAVE_OUT)
     if isinstance(part, Mapping) and kind is None:
         kind = "text"
     if not isinstance(kind, str) or kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
@@ -156,21 +178,32 @@ def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
 
 def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
     """Whether an answer is to be learnt: yes, unless a flag of the message says no."""
-    flags = {name: fields[name] for name in LEARN_FIELDS if fields.get(name) is not None}
+    flags = {name: value for name in LEARN_FIELDS if (value := fields.get(name)) is not None}
+    if not flags:
+        return True
     for name, flag in flags.items():
         if not isinstance(flag, bool | int | float) or flag not in (0, 1):
-            raise BadSource(f"{where} has `{name}` {flag!r}, which is neither 0 nor 1: an answer is learnt or not.")
+            raise BadSource(
+                f"{where} has `{name}` {shown(repr(flag))}, which is neither 0 nor 1: an answer is learnt or not.",
+                hint=f"Write 0 or 1, or name `{name}` in the item's `ignore_fields` to learn every answer.",
+            )
         if flag and role != "assistant":
             raise BadSource(
-                f"{where} is from the {role}, and `{name}` asks to learn it; only the assistant's messages are learnt."
+                f"{where} is from the {role}, and `{name}` asks to learn it; only the assistant's messages are learnt.",
+                hint=f"Remove it, or name `{name}` in the item's `ignore_fields` if it means nothing in this data.",
             )
     if len(set(map(bool, flags.values()))) > 1:
-        raise BadSource(f"{where} has {' and '.join(f'`{name}`' for name in flags)}, which differ.")
+        raise BadSource(
+            f"{where} has {' and '.join(f'`{name}`' for name in flags)}, which differ.",
+            hint="Keep one of them, or name the other in the item's `ignore_fields`.",
+        )
     return role != "assistant" or all(flags.values())
 
 
 def one_system(messages: Sequence[Message]) -> list[Message]:
     """The messages with all system messages at their beginning as one, or none where they are empty."""
+    if not messages or messages[0]["role"] != "system":
+        return list(messages)
     first = next((n for n, message in enumerate(messages) if message["role"] != "system"), len(messages))
     system = "\n\n".join(message["content"] for message in messages[:first] if message["content"].strip())
     return [*([{"role": "system", "content": system}] if system else []), *messages[first:]]
@@ -182,19 +215,26 @@ def reason_to_skip(messages: Sequence[Message]) -> str:
     turns = messages[system:]
     if not turns:
         return "no_messages"
-    if any(message["role"] != ("user", "assistant")[number % 2] for number, message in enumerate(turns)):
-        return "roles_out_of_turn"
+    reason, learnt = "", False
+    for number, message in enumerate(turns):
+        asks = number % 2 == 0
+        if message["role"] != ("user" if asks else "assistant"):
+            return "roles_out_of_turn"
+        learn = not asks and message.get("learn", True)
+        learnt = learnt or learn
+        if (learn or asks) and not reason and is_blank(message) and not (system and number == 0):
+            reason = "empty_question" if asks else "empty_answer"
     if len(turns) < 2:
         return "no_answer"
-    for number, message in enumerate(messages):
-        blank = not message_text(message).strip()
-        if blank and message["role"] == "user" and not (system and number == 1):
-            return "empty_question"
-        if blank and message["role"] == "assistant" and message.get("learn", True):
-            return "empty_answer"
-    if not any(message["role"] == "assistant" and message.get("learn", True) for message in messages):
-        return "no_answer_to_learn"
-    return ""
+    return reason or ("" if learnt else "no_answer_to_learn")
+
+
+def is_blank(message: Message) -> bool:
+    """Whether a message says nothing but white space."""
+    content = message["content"]
+    if isinstance(content, str):
+        return not content or content.isspace()
+    return not message_text(message).strip()
 
 
 def message_text(message: Message) -> str:

@@ -30,29 +30,29 @@ def render(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: in
     Raises `BadSource`, naming the message, when user and assistant do not take turns or a part is unknown.
     """
     ids, mask = [tokenizer.bos], [0]
-
-    def add(tokens: Sequence[int], learnt: int) -> None:
-        ids.extend(tokens)
-        mask.extend([learnt] * len(tokens))
-
-    messages = _with_system_merged(conversation["messages"])
-    for position, message in enumerate(messages):
+    special = tokenizer.special_tokens
+    for position, message in enumerate(_with_system_merged(conversation["messages"])):
         expected = "assistant" if position % 2 else "user"
         if message["role"] != expected:
             raise BadSource(f"Message {position} is the {message['role']}'s, but it is the {expected}'s turn.")
-        add([tokenizer.special(f"<|{expected}_start|>")], 0)
         if expected == "user":
-            add(tokenizer.encode(_text(message, position)), 0)
-            add([tokenizer.special("<|user_end|>")], 0)
+            asked = tokenizer.encode(_text(message, position))
+            ids += [special["<|user_start|>"], *asked, special["<|user_end|>"]]
+            mask += [0] * (len(asked) + 2)
             continue
-        learn = message.get("learn", True)
+        learn = int(message.get("learn", True))
+        ids.append(special["<|assistant_start|>"])
+        mask.append(0)
         for kind, text in _parts(message, position):
-            block, learnt = BLOCKS[kind], int(learn and kind != "python_output")
             tokens = tokenizer.encode(text)
-            if block:
-                tokens = [tokenizer.special(block[0]), *tokens, tokenizer.special(block[1])]
-            add(tokens, learnt)
-        add([tokenizer.special("<|assistant_end|>")], int(learn))
+            if block := BLOCKS[kind]:
+                tokens = [special[block[0]], *tokens, special[block[1]]]
+            ids += tokens
+            mask += [0 if kind == "python_output" else learn] * len(tokens)
+        ids.append(special["<|assistant_end|>"])
+        mask.append(learn)
+    if len(ids) <= max_tokens:
+        return ids, mask
     return ids[:max_tokens], mask[:max_tokens]
 
 
@@ -75,6 +75,8 @@ def _with_system_merged(messages: Sequence[Message]) -> list[Message]:
 
 
 def _text(message: Message, position: int) -> str:
+    if isinstance(message["content"], str):
+        return message["content"]
     parts = _parts(message, position)
     if any(kind != "text" for kind, _ in parts):
         raise BadSource(f"Message {position} has a part that is not text.")

@@ -20,6 +20,7 @@ from nanochat.world.documents import documents
 
 WHERE = "`own.jsonl`, line 7,"
 HI, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
+BOTH = {"messages": [HI, HELLO]}
 KIND = {"role": "system", "content": "Be kind."}
 AGAIN = [{"role": "user", "content": "And now?"}, {"role": "assistant", "content": "Now too."}]
 
@@ -102,6 +103,7 @@ def test_every_form_is_read(row, messages):
         ({"messages": [HI, {**HELLO, "train": False}, *AGAIN]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
         ({"messages": [HI, {**HELLO, "loss": 1, "weight": 1.0}]}, [HI, HELLO]),
         ({"conversations": [turn("human", "Hi", weight=0.0), turn("gpt", "Hello!", weight=1.0)]}, [HI, HELLO]),
+        ({**BOTH, "conversations": [turn("human", "Hi"), turn("gpt", "Hello!")]}, [HI, HELLO]),
         ({"prompt": [HI, HELLO, AGAIN[0]], "completion": [AGAIN[1]]}, [HI, {**HELLO, "learn": False}, *AGAIN]),
         ({"messages": [{**HI, "content": [{"type": "text", "text": "H"}, {"type": "input_text", "text": "i"}]}, HELLO]},
          [HI, HELLO]),
@@ -116,7 +118,6 @@ def test_what_has_a_meaning_is_honoured(row, messages):
 
 
 CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
-BOTH = {"messages": [HI, HELLO]}
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,10 @@ BOTH = {"messages": [HI, HELLO]}
         ({"text": "Hello", "id": 3}, "is no conversation: it has `text`, `id`"),
         ({}, "is no conversation: it has nothing"),
         ([BOTH, BOTH], "is a list of conversations"),
+        ({"\ufeffprompt": "Hi", "completion": "Hello!"}, r"it has `\\ufeffprompt`, `completion`"),
+        ({**BOTH, "\ud800": 1}, r"has the field `\\ud800`: unknown meaning"),
+        ({"messages": [HI, {"role": 99 * "long", "content": "3"}]}, "from `longlong[^`]{60,80}…`, which is no known"),
+        ({**BOTH, "conversations": [turn("human", "Hi"), turn("gpt", "No.")]}, "`messages` and `conversations`, which"),
         ("Hi", "is not an object"),
         (None, "is not an object"),
     ],
@@ -204,6 +209,8 @@ def test_what_cannot_be_honoured_is_refused_with_its_place(row, says):
     with pytest.raises(BadSource, match=says) as error:
         messages_of(row)
     assert str(error.value).startswith(WHERE)
+    assert error.value.hint
+    str(error.value).encode()
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,34 @@ def test_a_file_that_is_something_else_is_named(tmp_path, name, content, says):
     assert name in str(error.value)
 
 
-@pytest.mark.parametrize("source", ["https://host/own.jsonl", "s3://bucket/own", "file:///own.jsonl"])
+@pytest.mark.parametrize("source", ["https://host/own.jsonl", "s3://bucket/own", "ftp://host/own.jsonl"])
 def test_an_address_that_is_not_read_is_refused(source):
     with pytest.raises(BadSource, match=f"cannot read the address `{source}`"):
+        prompts(source, "train")
+
+
+def test_a_file_address_is_the_file(tmp_path):
+    (tmp_path / "my own").mkdir()
+    write(tmp_path / "my own", train_jsonl=3)
+    address = (tmp_path / "my own").as_uri()
+    assert prompts(address, "train")[0] == ["train.jsonl 1", "train.jsonl 2"]
+    items = ConversationsConfig(train=(MixtureItem(task="conversations", source=address),))
+    assert pinned(items).train[0].sha256
+    with pytest.raises(BadSource, match="is not the address of a folder of this machine"):
+        prompts(f"{address}?split=train", "train")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("hf://org/name@main/data", "names the folder `data` of a dataset, which is read as a whole"),
+        ("hf://datasets/org/name/data", "names the folder `data`"),
+        ("hf://org", "is not the address of a dataset"),
+        ("org/name", "There is no file or folder `org/name`.* `hf://org/name`"),
+    ],
+)
+def test_an_address_of_the_hub_is_read_whole_or_refused(source, says):
+    with pytest.raises(BadSource, match=says):
         prompts(source, "train")
 
 
