@@ -77,6 +77,10 @@ class DamagedArtifact(NanochatError):
     """Bytes in the store differ from what the manifest says."""
 
 
+class NoSuchToken(NanochatError, KeyError):
+    """An id or a special token that the vocabulary does not have."""
+
+
 class WrongKind(NanochatError):
     """A stage was given an artifact of another kind than it takes."""
 

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat._rustbpe import PATTERN
+from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer import texts as texts_module
 from nanochat.tokenizer.bpe import BYTES, SPECIALS, Tokenizer
-from nanochat.tokenizer.merges import derived_merges
 from nanochat.world.documents import documents
 
 TEXTS = [*documents(5, 0, 300), "", "naïve 東京 🙂\n" * 3, "\0a\0", " " * 200, ""]

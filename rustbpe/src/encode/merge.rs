@@ -38,7 +38,9 @@ impl Merged {
         compiled_for_this_processor(known, text, pieces, self);
         for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > MIDDLING) {
             let before = self.ids.len();
-            Long::new(known, &text[range.clone()]).merge(&mut self.ids);
+            let mut long = Long::new(known, &text[range.clone()]);
+            long.merge();
+            long.end(&mut self.ids);
             self.of_piece[piece] = before..self.ids.len();
         }
     }
@@ -50,6 +52,25 @@ pub fn merge(known: &Rules, piece: &[u8]) -> Vec<u32> {
     let whole = 0..piece.len();
     merged.merge(known, piece, std::slice::from_ref(&whole));
     merged.ids
+}
+
+/// The two ids whose merge leaves one id of a piece; `None` if more are left, or it is a byte.
+pub fn last_pair(known: &Rules, piece: &[u8]) -> Option<(u32, u32)> {
+    if piece.len() > SHORT {
+        let mut long = Long::new(known, piece);
+        long.merge();
+        return long.last_pair.filter(|_| long.next[0] == NOWHERE);
+    }
+    let mut parts: Vec<u32> = piece.iter().map(|&byte| known.byte_id(byte)).collect();
+    loop {
+        let rule_at = |at: usize| (known.rule(parts[at], parts[at + 1]), at);
+        let (_, at) = (0..parts.len() - 1).map(rule_at).min().filter(|&(rule, _)| rule != NONE)?;
+        if let &[left, right] = parts.as_slice() {
+            return Some((left, right));
+        }
+        parts[at] = known.id(known.rule(parts[at], parts[at + 1]));
+        parts.remove(at + 1);
+    }
 }
 
 #[allow(unsafe_code)]
@@ -290,7 +311,11 @@ struct Long<'a> {
     next: Vec<u32>,
     before: Vec<u32>,
     places: Map<u32, Vec<u32>>,
+    /// Of rules that had to wait for another one: the places that were left.
+    left: Map<u32, BinaryHeap<Reverse<u32>>>,
     waiting: BinaryHeap<Reverse<u32>>,
+    /// The ids that were merged last.
+    last_pair: Option<(u32, u32)>,
 }
 
 const NOWHERE: u32 = u32::MAX;
@@ -314,7 +339,9 @@ impl<'a> Long<'a> {
             next: vec_of(piece.len(), 1..=length),
             before: vec_of(piece.len(), (0..length).map(|at| at.wrapping_sub(1))),
             places: Map::default(),
+            left: Map::default(),
             waiting: BinaryHeap::new(),
+            last_pair: None,
         };
         long.next[piece.len() - 1] = NOWHERE;
         for (at, two) in (0u32..).zip(piece.windows(2)) {
@@ -337,25 +364,46 @@ impl<'a> Long<'a> {
         }
     }
 
-    fn merge(mut self, ids: &mut Vec<u32>) {
+    fn merge(&mut self) {
         while let Some(Reverse(rule)) = self.waiting.pop() {
             let mut places = self.places.remove(&rule).unwrap_or_default();
+            if let Some(mut left) = self.left.remove(&rule) {
+                left.extend(places.into_iter().map(Reverse));
+                self.work_off_heap(rule, left);
+                continue;
+            }
             places.sort_unstable();
             for (done, &at) in places.iter().enumerate() {
-                if self.rules[at as usize] == rule {
-                    self.apply(rule, at);
-                }
-                // a rule that goes first has come up: the rest of this one has to wait
-                if self.waiting.peek().is_some_and(|&Reverse(other)| other < rule) {
-                    let rest = &places[done + 1..];
-                    if !rest.is_empty() {
-                        self.places.entry(rule).or_default().extend_from_slice(rest);
-                        self.waiting.push(Reverse(rule));
-                    }
+                if self.apply(rule, at) {
+                    // what is left becomes a heap once: moved again and again, as a list, it would be quadratic
+                    let left = &places[done + 1..];
+                    self.wait(rule, left.iter().copied().map(Reverse).collect());
                     break;
                 }
             }
         }
+    }
+
+    fn work_off_heap(&mut self, rule: u32, mut left: BinaryHeap<Reverse<u32>>) {
+        while let Some(Reverse(at)) = left.pop() {
+            if self.apply(rule, at) {
+                return self.wait(rule, left);
+            }
+        }
+    }
+
+    fn wait(&mut self, rule: u32, left: BinaryHeap<Reverse<u32>>) {
+        if left.is_empty() {
+            return;
+        }
+        if !self.places.contains_key(&rule) {
+            self.places.insert(rule, Vec::new());
+            self.waiting.push(Reverse(rule));
+        }
+        self.left.insert(rule, left);
+    }
+
+    fn end(&self, ids: &mut Vec<u32>) {
         let mut at = 0;
         while at != NOWHERE {
             ids.push(self.parts[at as usize]);
@@ -363,10 +411,20 @@ impl<'a> Long<'a> {
         }
     }
 
-    fn apply(&mut self, rule: u32, at: u32) {
+    /// Applies a rule where it still stands; true if a rule that goes first has come up, so that this one has to wait.
+    #[inline]
+    fn apply(&mut self, rule: u32, at: u32) -> bool {
+        if self.rules[at as usize] == rule {
+            self.join(rule, at);
+        }
+        self.waiting.peek().is_some_and(|&Reverse(other)| other < rule)
+    }
+
+    fn join(&mut self, rule: u32, at: u32) {
         let merged = self.known.id(rule);
         let follower = self.next[at as usize] as usize;
         let after = self.next[follower];
+        self.last_pair = Some((self.parts[at as usize], self.parts[follower]));
         self.parts[at as usize] = merged;
         self.rules[follower] = NONE;
         self.next[at as usize] = after;
