@@ -52,7 +52,7 @@ class Encoder:
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]: ...
     def encode_parquet(
         self,
-        path: str,
+        path: bytes,
         column: Sequence[str],
         threads: int,
         wide: bool,

@@ -15,6 +15,7 @@ import base64
 import codecs
 import hashlib
 import operator
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -184,6 +185,10 @@ class Tokenizer:
         that token, whatever the merges say. Raises `DamagedArtifact` if this is no vocabulary.
         """
         listed = None if merges is None else list(merges)
+        if b"" in tokens:
+            raise DamagedArtifact(
+                f"The token {list(tokens).index(b'')} is empty.", hint="Give None where there is none."
+            )
         names = special.checked(special_tokens, tokens)
         ours = _merges_in_order(tokens, names) if whole else None
         if ours is not None and listed in (None, ours):
@@ -334,7 +339,7 @@ class Tokenizer:
         threads = _threads(threads)
         parts = [column] if isinstance(column, str) else list(column)
         try:
-            yield from self.encoder.encode_parquet(str(path), parts, threads, wide, before, after)
+            yield from self.encoder.encode_parquet(os.fsencode(path), parts, threads, wide, before, after)
         except (ValueError, OSError) as error:
             raise BadSource(f"`{path}` cannot be encoded: {str(error).rstrip('.')}.") from error
 

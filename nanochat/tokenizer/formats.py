@@ -69,6 +69,8 @@ def from_tiktoken_ranks(
 
     Raises `BadSource` when two tokens have one rank, a single byte has none, or a special token is also another token.
     """
+    if not isinstance(ranks, Mapping):
+        raise TypeError(f"Ranks are a mapping of bytes to ids, not {type(ranks).__name__}.")
     tokens = _tokens_by_id(ranks)
     try:
         return Tokenizer.from_tokens(tokens, {} if special_tokens is None else special_tokens, pattern)
@@ -236,12 +238,11 @@ def from_hf_json(stored: Mapping[str, Any]) -> Tokenizer:
         vocab: dict[str, int] = model["vocab"]
         _refuse_equal("Two tokens have the id {} in `model.vocab`.", vocab.values())
         special_tokens = _special_tokens_of_hf(stored.get("added_tokens") or [], vocab)
-        spelled = _alphabet_to_byte()
         tokens = _tokens_by_id(
             {
-                bytes([spelled[character] for character in name]): number
+                bytes([BYTE_OF[character] for character in name]): number
                 for name, number in vocab.items()
-                if name not in special_tokens and spelled.keys() >= set(name)
+                if name not in special_tokens and BYTE_OF.keys() >= set(name)
             }
         )
         merges = _merges_of_hf(model["merges"], vocab)
@@ -367,18 +368,17 @@ def _byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-def _alphabet_to_byte() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(_byte_alphabet())}
+ALPHABET = dict(enumerate(_byte_alphabet()))
+BYTE_OF = {character: byte for byte, character in ALPHABET.items()}
 
 
 def _spelled(token: bytes) -> str:
-    return token.decode("latin-1").translate(dict(enumerate(_byte_alphabet())))
+    return token.decode("latin-1").translate(ALPHABET)
 
 
 def _is_a_piece(name: str, pattern: str) -> bool:
     """Whether there is a text that is one piece, and is spelled like this in the alphabet of bytes."""
-    spelled = _alphabet_to_byte()
-    if not spelled.keys() >= set(name):
+    if not BYTE_OF.keys() >= set(name):
         return False
-    text = bytes([spelled[character] for character in name]).decode("utf-8", errors="replace")
+    text = bytes([BYTE_OF[character] for character in name]).decode("utf-8", errors="replace")
     return split_pieces(text, pattern) == [text]

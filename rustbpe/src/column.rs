@@ -274,7 +274,9 @@ impl<'a> Reading<'a> {
     /// Reads a batch of a row group, and puts it where all find it.
     fn read(&self, number: usize, mut group: Group) -> Result<()> {
         let read = catch_unwind(AssertUnwindSafe(|| group.read()));
-        let batch = read.unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".to_owned())))?;
+        let batch = read
+            .unwrap_or_else(|_| Err(ParquetError::General("a page makes no sense".to_owned())))
+            .map_err(|error| ParquetError::General(format!("its texts are damaged or encrypted ({error})")))?;
         let batch = Arc::new(batch);
         let mut cut = parts(&batch, self.splitter);
         let ended = batch.is_empty();

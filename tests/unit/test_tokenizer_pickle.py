@@ -35,7 +35,9 @@ KINDS = {
     "a list of merges": Tokenizer.from_tokens(TOKENS, {}, PATTERN, derived_merges(TOKENS)[::-1], whole=False),
 }
 WAYS: dict[str, Callable] = {
-    **{f"pickle {p}": lambda made, p=p: pickle.loads(pickle.dumps(made, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)},
+    **{
+        f"pickle {p}": lambda made, p=p: pickle.loads(pickle.dumps(made, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
 }
@@ -118,7 +120,7 @@ def test_what_cannot_travel_says_so(made: object) -> None:
         ({"merges": [[97, 400]]}, "no vocabulary"),
         ({"pattern": "("}, "no vocabulary"),
         ({"specials": "<|bos|>"}, "`specials` is not a list"),
-        ({"specials": ["x", "x"]}, "listed twice"),
+        ({"specials": ["<x>", "<x>"]}, "listed twice"),
         ({"more": 1}, "`more` is no field"),
     ],
 )

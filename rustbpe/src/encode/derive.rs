@@ -109,7 +109,7 @@ fn chain(longest: &[Option<usize>], number: usize) -> impl Iterator<Item = usize
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     /// Tokens of few letters, in any order of ids, some ids without one, some longer than what is kept on the stack.
-    fn any_vocab() -> impl Strategy<Value = Vocab> {
+    pub fn any_vocab() -> impl Strategy<Value = Vocab> {
         let token = prop_oneof![8 => "[ab]{2,8}", 4 => "[abc]{2,5}", 1 => "(ab|a|abb){20,60}", 1 => "a{2,150}"];
         let tokens = prop::collection::hash_set(token, 0..60);
         (tokens, any::<u64>()).prop_map(|(tokens, mut seed)| {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(150))]
+        #![proptest_config(ProptestConfig::with_cases(60))]
 
         #[test]
         fn derived_pairs_equal_the_slow_way(vocab in any_vocab()) {

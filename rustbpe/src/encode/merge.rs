@@ -353,15 +353,17 @@ impl<'a> Long<'a> {
     fn found(&mut self, at: u32, rule: u32) {
         self.rules[at as usize] = rule;
         if rule != NONE {
-            let waiting = &mut self.waiting;
-            self.places
-                .entry(rule)
-                .or_insert_with(|| {
-                    waiting.push(Reverse(rule));
-                    Vec::new()
-                })
-                .push(at);
+            self.places_of(rule).push(at);
         }
+    }
+
+    /// The places of a rule that is to be worked off.
+    fn places_of(&mut self, rule: u32) -> &mut Vec<u32> {
+        let waiting = &mut self.waiting;
+        self.places.entry(rule).or_insert_with(|| {
+            waiting.push(Reverse(rule));
+            Vec::new()
+        })
     }
 
     fn merge(&mut self) {
@@ -393,14 +395,10 @@ impl<'a> Long<'a> {
     }
 
     fn wait(&mut self, rule: u32, left: BinaryHeap<Reverse<u32>>) {
-        if left.is_empty() {
-            return;
+        if !left.is_empty() {
+            self.places_of(rule);
+            self.left.insert(rule, left);
         }
-        if !self.places.contains_key(&rule) {
-            self.places.insert(rule, Vec::new());
-            self.waiting.push(Reverse(rule));
-        }
-        self.left.insert(rule, left);
     }
 
     fn end(&self, ids: &mut Vec<u32>) {
@@ -438,5 +436,36 @@ impl<'a> Long<'a> {
         if before != NOWHERE {
             self.found(before, self.known.rule(self.parts[before as usize], merged));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::derive::tests::any_vocab;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// Where ids are in any order, a rule has to wait for others that come up.
+        #[test]
+        fn long_pieces_are_merged_as_short_ones(vocab in any_vocab(), piece in "[abc]{1,200}") {
+            let rules = Rules::by_rank(&vocab);
+            let mut long = Long::new(&rules, piece.as_bytes());
+            long.merge();
+            let mut ids = Vec::new();
+            long.end(&mut ids);
+            prop_assert_eq!(ids, merge(&rules, piece.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_rule_that_waits_at_every_place_is_linear() {
+        let mut tokens: Vec<Option<Vec<u8>>> = (0..=255).map(|byte| Some(vec![byte])).collect();
+        tokens.extend([Some(b"abc".to_vec()), Some(b"ab".to_vec())]);
+        let vocab = crate::vocab::Vocab::from_tokens(&tokens).unwrap_or_default();
+        let piece = b"abc".repeat(500_000);
+        assert_eq!(merge(&Rules::by_rank(&vocab), &piece), vec![256; 500_000]);
     }
 }

@@ -5,13 +5,13 @@ use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 use twox_hash::XxHash3_64;
 
 use super::encoder::{lend, Lendable, PyEncoder};
-use super::{value_error, Int64s};
+use super::{value_error, Array, Int64s};
 use crate::column::{Column, Document};
 use crate::encode::{Batch, ColumnError};
 use crate::spare::Spare;
@@ -164,7 +164,7 @@ impl PyBatch {
 #[pyfunction]
 pub fn batch_of(
     ids: &Bound<'_, PyAny>,
-    offsets: PyReadonlyArray1<'_, i64>,
+    offsets: Array<'_, i64>,
     documents: Vec<Bound<'_, PyBytes>>,
 ) -> PyResult<PyBatch> {
     let ids_count =

@@ -1,5 +1,7 @@
 //! The encoder, for Python.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -7,13 +9,13 @@ use std::sync::Arc;
 use std::thread::Builder;
 
 use numpy::ndarray::ArrayView1;
-use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{Element, IntoPyArray, PyArray1, PyArrayMethods};
 use pyo3::exceptions::{PyKeyError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::column::PyBatches;
-use super::{all_texts, chunk_texts, text, value_error, Chunk, Int64s, HEARING};
+use super::{all_texts, chunk_texts, text, value_error, Array, Chunk, Int64s, HEARING};
 use crate::encode::{derived, likely_ids, Buffer, EncodeError, Encoder, Output, Rules, Sink};
 use crate::spare::Spare;
 use crate::split::{scheme, Splitter};
@@ -182,7 +184,7 @@ impl PyEncoder {
     fn encode_parquet(
         &self,
         py: Python<'_>,
-        path: PathBuf,
+        path: &[u8],
         column: Vec<String>,
         threads: usize,
         wide: bool,
@@ -191,6 +193,7 @@ impl PyEncoder {
     ) -> PyResult<PyBatches> {
         self.check_width(wide, (before, after))?;
         let start = if wide { PyBatches::start::<u32> } else { PyBatches::start::<u16> };
+        let path = PathBuf::from(OsStr::from_bytes(path));
         py.detach(|| start(self, (path, column), threads, (before, after)))
     }
 
@@ -298,13 +301,13 @@ pub fn derived_merges(py: Python<'_>, tokens: Vec<Option<Bound<'_, PyBytes>>>) -
 }
 
 fn ids_of(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u16>>() {
+    if let Ok(ids) = ids.extract::<Array<'_, u16>>() {
         return Ok(ids.as_array().iter().map(|&id| u32::from(id)).collect());
     }
-    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'_, u32>>() {
+    if let Ok(ids) = ids.extract::<Array<'_, u32>>() {
         return Ok(ids.as_array().to_vec());
     }
-    let ids: Vec<i64> = match ids.extract::<PyReadonlyArray1<'_, i64>>() {
+    let ids: Vec<i64> = match ids.extract::<Array<'_, i64>>() {
         Ok(ids) => ids.as_array().to_vec(),
         Err(_) => ids.extract()?,
     };
@@ -348,10 +351,10 @@ impl PyEncoder {
         out: Option<Bound<'py, PyAny>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Int64s>)> {
         if let Some(out) = out {
-            let mut array: PyReadwriteArray1<'py, I> = out.extract().map_err(|_| {
-                PyTypeError::new_err("`out` must be a writable, contiguous array of the type of the ids")
-            })?;
-            let slice = array.as_slice_mut()?;
+            let array = out.cast::<PyArray1<I>>().ok().and_then(|array| array.try_readwrite().ok());
+            let wrong = || PyTypeError::new_err("`out` must be a writable, contiguous array of the type of the ids");
+            let mut array = array.ok_or_else(wrong)?;
+            let slice = array.as_slice_mut().map_err(|_| wrong())?;
             let offsets = stoppable(py, texts, Buffer::new(slice), |sink| {
                 self.encoder.encode_batch::<I, _, _>(texts, threads, before, after, sink)
             })?;

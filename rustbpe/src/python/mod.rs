@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::time::Duration;
 
-use numpy::{PyArray1, PyReadonlyArray1};
+use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -22,7 +23,27 @@ const HEARING: Duration = Duration::from_millis(50);
 
 type Int64s = PyArray1<i64>;
 /// An Arrow string array: its bytes (uint8) and its offsets (int32 or int64).
-type Chunk<'py> = (PyReadonlyArray1<'py, u8>, Bound<'py, PyAny>);
+type Chunk<'py> = (Array<'py, u8>, Bound<'py, PyAny>);
+
+/// An array that is read. (Extracting numpy's own type panics while another thread writes to the array.)
+struct Array<'py, T: Element>(PyReadonlyArray1<'py, T>);
+
+impl<'py, T: Element> FromPyObject<'_, 'py> for Array<'py, T> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let array = value.cast::<PyArray1<T>>()?;
+        Ok(Array(array.try_readonly().map_err(|_| value_error("an array that is being written to cannot be read"))?))
+    }
+}
+
+impl<'py, T: Element> Deref for Array<'py, T> {
+    type Target = PyReadonlyArray1<'py, T>;
+
+    fn deref(&self) -> &PyReadonlyArray1<'py, T> {
+        &self.0
+    }
+}
 
 fn value_error(error: impl ToString) -> PyErr {
     PyValueError::new_err(error.to_string())
@@ -51,9 +72,9 @@ fn all_texts<'a>(values: &'a [Bound<'_, PyString>]) -> PyResult<Vec<Cow<'a, str>
 fn chunk_texts<'a>(chunks: &'a [Chunk<'_>]) -> PyResult<Vec<Unchecked<'a>>> {
     let mut texts = Vec::new();
     for (bytes, offsets) in chunks {
-        if let Ok(offsets) = offsets.extract::<PyReadonlyArray1<'_, i32>>() {
+        if let Ok(offsets) = offsets.extract::<Array<'_, i32>>() {
             append_texts(bytes.as_slice()?, offsets.as_slice()?, &mut texts)?;
-        } else if let Ok(offsets) = offsets.extract::<PyReadonlyArray1<'_, i64>>() {
+        } else if let Ok(offsets) = offsets.extract::<Array<'_, i64>>() {
             append_texts(bytes.as_slice()?, offsets.as_slice()?, &mut texts)?;
         } else {
             return Err(PyTypeError::new_err("offsets must be a contiguous array of int32 or int64"));
