@@ -389,9 +389,8 @@ def _of_stored(cls: type[Tokenizer], content: Any) -> Tokenizer:
     """The vocabulary that `Tokenizer._stored` describes. Raises `DamagedArtifact` if there is none."""
     fields = stored.checked(content)
     if fields.tokens is None:
-        return cls.from_merges(fields.merges or [], list(fields.special_tokens), fields.pattern)
-    special_tokens = dict(fields.special_tokens)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return cls.from_tokens(fields.tokens, special_tokens, fields.pattern, fields.merges, fields.whole)
+        return cls.from_merges(fields.merges or [], fields.special_tokens, fields.pattern)
+    return cls.from_tokens(fields.tokens, fields.special_tokens, fields.pattern, fields.merges, fields.whole)
 
 
 def _whole_number(value: object, field: str) -> int:

@@ -18,7 +18,7 @@ def numbered(names: Sequence[str], first: int) -> dict[str, int]:
     """
     if isinstance(names, (str, bytes)) or not isinstance(names, Sequence):
         raise DamagedArtifact(
-            f"The special tokens are a {type(names).__name__} ({repr(names):.60}), not a list of names.",
+            f"The special tokens are a {type(names).__name__} ({names!r:.60}), not a list of names.",
             hint='Give a list, such as ["<|bos|>"].',
         )
     ids: dict[str, int] = {}

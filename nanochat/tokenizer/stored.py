@@ -24,8 +24,8 @@ class Stored:
     """The fields of a vocabulary, each of the type it should have."""
 
     pattern: str
-    special_tokens: list[str] | dict[str, int]
-    """Names in order, or, with `tokens`, ids by name; what is in them is not checked here."""
+    special_tokens: Any
+    """A list of names, or, with `tokens`, an object of ids by name; what is in them is not checked here."""
     merges: list[tuple[int, int]] | None
     tokens: list[bytes | None] | None = None
     """Bytes by id; None: ids are in our order."""

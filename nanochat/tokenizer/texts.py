@@ -58,7 +58,7 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     if pa.types.is_struct(array.type):
         array = _text_field(array)
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
-    if kind in (pa.string_view(), pa.binary_view()) or kind is not array.type and kind in NARROW + WIDE:
+    if kind in (pa.string_view(), pa.binary_view()) or (kind is not array.type and kind in NARROW + WIDE):
         array = array.cast(pa.large_string() if kind in (pa.string_view(), *STRINGS) else pa.large_binary())
     if array.type not in NARROW + WIDE:
         raise BadSource(f"This Arrow column is of {array.type}, not of strings.", hint="Cast it to `string`.")

@@ -275,7 +275,7 @@ def test_ranks_that_mislead_are_refused(lines: str, said: str, tmp_path: Path) -
     ("token", "rank"), [(b"ab", True), (b"ab", 300.0), (b"ab", "300"), (b"ab", None), ("ab", 300), (b"", 300)]
 )
 def test_ranks_of_wrong_types_are_refused(token: Any, rank: Any) -> None:
-    with pytest.raises(BadSource, match="The (ids of a vocabulary|token 300 is)"):
+    with pytest.raises(BadSource, match=r"The (ids of a vocabulary|token 300 is)"):
         from_tiktoken_ranks({**tiktoken_ranks(OURS), token: rank})
 
 

@@ -1,12 +1,9 @@
 //! One piece → ids: the rule of the lowest number is applied, at the leftmost place of equal ones, until none is left.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use super::merge_long::merge_long;
 use super::rules::{Rules, NONE};
-use crate::hash::Map;
-use crate::memory::advise_huge;
 
 /// Pieces up to this many bytes are kept on the stack and searched for their lowest rule.
 const SHORT: usize = 64;
@@ -38,9 +35,7 @@ impl Merged {
         compiled_for_this_processor(known, text, pieces, self);
         for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > MIDDLING) {
             let before = self.ids.len();
-            let mut long = Long::new(known, &text[range.clone()]);
-            long.merge();
-            long.end(&mut self.ids);
+            merge_long(known, &text[range.clone()], &mut self.ids);
             self.of_piece[piece] = before..self.ids.len();
         }
     }
@@ -57,9 +52,9 @@ pub fn merge(known: &Rules, piece: &[u8]) -> Vec<u32> {
 /// The two ids whose merge leaves one id of a piece; `None` if more are left, or it is a byte.
 pub fn last_pair(known: &Rules, piece: &[u8]) -> Option<(u32, u32)> {
     if piece.len() > SHORT {
-        let mut long = Long::new(known, piece);
-        long.merge();
-        return long.last_pair.filter(|_| long.next[0] == NOWHERE);
+        let mut ids = Vec::new();
+        let last = merge_long(known, piece, &mut ids);
+        return last.filter(|_| ids.len() == 1);
     }
     let mut parts: Vec<u32> = piece.iter().map(|&byte| known.byte_id(byte)).collect();
     loop {
@@ -299,173 +294,5 @@ impl Groups {
             ids.push(part);
             at = self.next[at] as usize;
         }
-    }
-}
-
-/// A long piece: parts in a linked list, and for each rule the places where it may apply. A rule's places are worked
-/// off in one go, from the left, so that a run of ten million equal characters is linear.
-struct Long<'a> {
-    known: &'a Rules,
-    parts: Vec<u32>,
-    rules: Vec<u32>,
-    next: Vec<u32>,
-    before: Vec<u32>,
-    places: Map<u32, Vec<u32>>,
-    /// Of rules that had to wait for another one: the places that were left.
-    left: Map<u32, BinaryHeap<Reverse<u32>>>,
-    waiting: BinaryHeap<Reverse<u32>>,
-    /// The ids that were merged last.
-    last_pair: Option<(u32, u32)>,
-}
-
-const NOWHERE: u32 = u32::MAX;
-
-/// In huge pages, if there are so many: the kernel takes longer to hand out small ones than we to fill them.
-fn vec_of(count: usize, values: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut made = Vec::with_capacity(count);
-    advise_huge(&made);
-    made.extend(values);
-    made
-}
-
-impl<'a> Long<'a> {
-    /// Of a piece of less than 2³² bytes.
-    fn new(known: &'a Rules, piece: &[u8]) -> Long<'a> {
-        let length = piece.len() as u32;
-        let mut long = Long {
-            known,
-            parts: vec_of(piece.len(), piece.iter().map(|&byte| known.byte_id(byte))),
-            rules: vec_of(piece.len(), piece.iter().map(|_| NONE)),
-            next: vec_of(piece.len(), 1..=length),
-            before: vec_of(piece.len(), (0..length).map(|at| at.wrapping_sub(1))),
-            places: Map::default(),
-            left: Map::default(),
-            waiting: BinaryHeap::new(),
-            last_pair: None,
-        };
-        long.next[piece.len() - 1] = NOWHERE;
-        for (at, two) in (0u32..).zip(piece.windows(2)) {
-            long.found(at, known.rule_of_bytes(two[0], two[1]));
-        }
-        long
-    }
-
-    fn found(&mut self, at: u32, rule: u32) {
-        self.rules[at as usize] = rule;
-        if rule != NONE {
-            self.places_of(rule).push(at);
-        }
-    }
-
-    /// The places of a rule that is to be worked off.
-    fn places_of(&mut self, rule: u32) -> &mut Vec<u32> {
-        let waiting = &mut self.waiting;
-        self.places.entry(rule).or_insert_with(|| {
-            waiting.push(Reverse(rule));
-            Vec::new()
-        })
-    }
-
-    fn merge(&mut self) {
-        while let Some(Reverse(rule)) = self.waiting.pop() {
-            let mut places = self.places.remove(&rule).unwrap_or_default();
-            if let Some(mut left) = self.left.remove(&rule) {
-                left.extend(places.into_iter().map(Reverse));
-                self.work_off_heap(rule, left);
-                continue;
-            }
-            places.sort_unstable();
-            for (done, &at) in places.iter().enumerate() {
-                if self.apply(rule, at) {
-                    // what is left becomes a heap once: moved again and again, as a list, it would be quadratic
-                    let left = &places[done + 1..];
-                    self.wait(rule, left.iter().copied().map(Reverse).collect());
-                    break;
-                }
-            }
-        }
-    }
-
-    fn work_off_heap(&mut self, rule: u32, mut left: BinaryHeap<Reverse<u32>>) {
-        while let Some(Reverse(at)) = left.pop() {
-            if self.apply(rule, at) {
-                return self.wait(rule, left);
-            }
-        }
-    }
-
-    fn wait(&mut self, rule: u32, left: BinaryHeap<Reverse<u32>>) {
-        if !left.is_empty() {
-            self.places_of(rule);
-            self.left.insert(rule, left);
-        }
-    }
-
-    fn end(&self, ids: &mut Vec<u32>) {
-        let mut at = 0;
-        while at != NOWHERE {
-            ids.push(self.parts[at as usize]);
-            at = self.next[at as usize];
-        }
-    }
-
-    /// Applies a rule where it still stands; true if a rule that goes first has come up, so that this one has to wait.
-    #[inline]
-    fn apply(&mut self, rule: u32, at: u32) -> bool {
-        if self.rules[at as usize] == rule {
-            self.join(rule, at);
-        }
-        self.waiting.peek().is_some_and(|&Reverse(other)| other < rule)
-    }
-
-    fn join(&mut self, rule: u32, at: u32) {
-        let merged = self.known.id(rule);
-        let follower = self.next[at as usize] as usize;
-        let after = self.next[follower];
-        self.last_pair = Some((self.parts[at as usize], self.parts[follower]));
-        self.parts[at as usize] = merged;
-        self.rules[follower] = NONE;
-        self.next[at as usize] = after;
-        if after == NOWHERE {
-            self.rules[at as usize] = NONE;
-        } else {
-            self.before[after as usize] = at;
-            self.found(at, self.known.rule(merged, self.parts[after as usize]));
-        }
-        let before = self.before[at as usize];
-        if before != NOWHERE {
-            self.found(before, self.known.rule(self.parts[before as usize], merged));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::encode::derive::tests::any_vocab;
-    use proptest::prelude::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
-
-        /// Where ids are in any order, a rule has to wait for others that come up.
-        #[test]
-        fn long_pieces_are_merged_as_short_ones(vocab in any_vocab(), piece in "[abc]{1,200}") {
-            let rules = Rules::by_rank(&vocab);
-            let mut long = Long::new(&rules, piece.as_bytes());
-            long.merge();
-            let mut ids = Vec::new();
-            long.end(&mut ids);
-            prop_assert_eq!(ids, merge(&rules, piece.as_bytes()));
-        }
-    }
-
-    #[test]
-    fn a_rule_that_waits_at_every_place_is_linear() {
-        let mut tokens: Vec<Option<Vec<u8>>> = (0..=255).map(|byte| Some(vec![byte])).collect();
-        tokens.extend([Some(b"abc".to_vec()), Some(b"ab".to_vec())]);
-        let vocab = crate::vocab::Vocab::from_tokens(&tokens).unwrap_or_default();
-        let piece = b"abc".repeat(500_000);
-        assert_eq!(merge(&Rules::by_rank(&vocab), &piece), vec![256; 500_000]);
     }
 }

@@ -11,6 +11,7 @@ mod halves;
 mod id;
 mod long;
 mod merge;
+mod merge_long;
 mod rules;
 mod sink;
 

@@ -33,6 +33,8 @@ pub struct Rules {
     ids: Option<Vec<u32>>,
     /// Id of each byte.
     byte_ids: [u32; 256],
+    /// Bytes of each id.
+    bytes: Vec<u32>,
 }
 
 impl Rules {
@@ -76,6 +78,7 @@ impl Rules {
             shift: 64 - bits,
             ids,
             byte_ids: [NONE; 256],
+            bytes: (0..vocab.len() as u32).map(|id| vocab.token(id).map_or(0, <[u8]>::len) as u32).collect(),
         };
         for (id, bytes) in vocab.tokens() {
             if let &[byte] = bytes {
@@ -144,6 +147,12 @@ impl Rules {
             None => rule,
             Some(ids) => ids[rule as usize],
         }
+    }
+
+    /// Bytes of an id.
+    #[inline(always)]
+    pub fn bytes(&self, id: u32) -> usize {
+        self.bytes[id as usize] as usize
     }
 
     /// The id of a byte.

@@ -3,10 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Arc;
-use std::thread::Builder;
 
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, IntoPyArray, PyArray1, PyArrayMethods};
@@ -15,8 +12,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::column::PyBatches;
-use super::{all_texts, chunk_texts, text, value_error, Array, Chunk, Int64s, HEARING};
-use crate::encode::{derived, likely_ids, Buffer, EncodeError, Encoder, Output, Rules, Sink};
+use super::stoppable::stoppable;
+use super::{all_texts, chunk_texts, text, value_error, Array, Chunk, Int64s};
+use crate::encode::{derived, likely_ids, Buffer, Encoder, Output, Rules};
 use crate::spare::Spare;
 use crate::split::{scheme, Splitter};
 use crate::text::Text;
@@ -219,57 +217,6 @@ impl PyEncoder {
     fn vocab_size(&self) -> usize {
         self.encoder.vocab().len()
     }
-}
-
-/// Texts of more bytes than these take long enough that somebody may want to stop it.
-const LONG_BYTES: usize = 64 << 20;
-
-/// Where ids go, until somebody stops it.
-struct Stoppable<S> {
-    sink: S,
-    stopped: Arc<AtomicBool>,
-}
-
-impl<I, S: Sink<I>> Sink<I> for Stoppable<S> {
-    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
-        if self.stopped.load(Ordering::Relaxed) {
-            return Err(EncodeError::Stopped);
-        }
-        self.sink.take(ids)
-    }
-}
-
-/// Encodes without holding Python. What takes long is done on another thread, so that this one can hear signals.
-fn stoppable<I, S: Sink<I> + Send>(
-    py: Python<'_>,
-    texts: &[impl Text],
-    sink: S,
-    encode: impl FnOnce(&mut Stoppable<S>) -> Result<Vec<i64>, EncodeError> + Send,
-) -> PyResult<Vec<i64>> {
-    let stopped = Arc::new(AtomicBool::new(false));
-    let mut sink = Stoppable { sink, stopped: stopped.clone() };
-    if texts.iter().map(|text| text.bytes().len()).sum::<usize>() < LONG_BYTES {
-        return py.detach(|| encode(&mut sink)).map_err(value_error);
-    }
-    py.detach(|| {
-        let (ending, ended) = mpsc::channel::<()>();
-        std::thread::scope(|scope| {
-            let encoding = Builder::new().spawn_scoped(scope, move || {
-                let encoded = encode(&mut sink);
-                drop(ending);
-                encoded
-            })?;
-            let mut heard = Ok(());
-            while ended.recv_timeout(HEARING) == Err(RecvTimeoutError::Timeout) {
-                if heard.is_ok() {
-                    heard = Python::attach(|py| py.check_signals());
-                    stopped.store(heard.is_err(), Ordering::Relaxed);
-                }
-            }
-            let encoded = encoding.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            heard.and_then(|()| encoded.map_err(value_error))
-        })
-    })
 }
 
 fn token_slices<'a>(tokens: &'a [Option<Bound<'_, PyBytes>>]) -> Vec<Option<&'a [u8]>> {

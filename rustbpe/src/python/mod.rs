@@ -16,6 +16,7 @@ use crate::text::Unchecked;
 mod column;
 mod encoder;
 mod pack;
+mod stoppable;
 mod trainer;
 
 /// So often does the main thread look for signals while others work: Python heeds them there only.
