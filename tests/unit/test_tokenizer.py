@@ -76,6 +76,13 @@ def test_arrow_is_learnt_from(kind: str) -> None:
     assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
 
 
+@every_arrow
+@pytest.mark.parametrize("portion_bytes", [1, 5000])
+def test_arrow_is_learnt_from_in_portions(kind: str, portion_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts_module, "PORTION_BYTES", portion_bytes)
+    assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
+
+
 @pytest.mark.parametrize("threads", [0, 1, 2, 3, 4, 5])
 def test_any_number_of_threads_learns_the_same(threads: int) -> None:
     assert Tokenizer.train_from_iterator(TEXTS, VOCAB_SIZE, threads=threads).merges == OURS.merges

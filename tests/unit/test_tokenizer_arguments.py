@@ -68,8 +68,9 @@ def test_what_is_no_text_is_not_guessed_at(texts: Any) -> None:
 
 @pytest.mark.parametrize(
     "column",
-    [pa.array([1]), pa.array([["a"]]), pa.array([None]), pa.array([1]).dictionary_encode(), pa.array([b"ab"], pa.binary(2)),
-     pa.array([{"a": "x", "b": "y"}]), pa.table({"a": ["x"], "b": ["y"]}), pa.table({"text": [1]})],
+    [pa.array([1]), pa.array([["a"]]), pa.array([None]), pa.array([1]).dictionary_encode(),
+     pa.array([b"ab"], pa.binary(2)), pa.array([{"a": "x", "b": "y"}]), pa.table({"a": ["x"], "b": ["y"]}),
+     pa.table({"text": [1]})],
     ids=lambda column: str(getattr(column, "type", "table")),
 )  # fmt: skip
 def test_arrow_that_is_no_text_is_refused(column: Any) -> None:

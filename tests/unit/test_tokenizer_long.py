@@ -92,3 +92,10 @@ def test_ctrl_c_is_heard_while_a_large_batch_is_encoded() -> None:
     out = np.full(sum(map(len, texts)), 7, np.uint16)
     interrupted_after(0.3, lambda: slow.encode_batch(texts, out=out))
     assert out[-1] == 7
+
+
+def test_one_text_of_a_hundred_million_letters_is_encoded_as_others_are() -> None:
+    """It takes long enough to be stopped, and so another way through the crate."""
+    made = Tokenizer.from_merges([(97, 98), (256, 99)])
+    ids = made.encode("abc d " * 11_500_000)
+    assert ids[:6] == [257, 32, 100, 32, 257, 32] and len(ids) == 4 * 11_500_000 and ids[-1] == 32

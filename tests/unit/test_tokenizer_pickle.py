@@ -17,7 +17,7 @@ import pytest
 
 from nanochat import _rustbpe
 from nanochat._rustbpe import PATTERN, derived_merges
-from nanochat.errors import DamagedArtifact
+from nanochat.errors import DamagedArtifact, NoSuchToken
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents
 
@@ -79,6 +79,9 @@ def test_workers_of_every_start_method_encode(method: str, tmp_path: Path) -> No
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context(method)) as workers:
         assert list(workers.map(ids_of, KINDS.values(), timeout=60)) == [ids_of(made) for made in KINDS.values()]
         assert workers.submit(Tokenizer.load, tmp_path / "vocabulary.json").result(timeout=60) == OURS
+        with pytest.raises(NoSuchToken, match="There is no token 9999") as caught:
+            workers.submit(OURS.decode, [9999]).result(timeout=60)
+        assert caught.value.message.startswith("There is no token 9999")
 
 
 def test_a_stream_goes_on_where_it_was() -> None:

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use super::column::PyBatches;
-use super::stoppable::stoppable;
+use super::stoppable::{stoppable, LONG_BYTES};
 use super::{all_texts, chunk_texts, text, value_error, Array, Chunk, Int64s};
 use crate::encode::{derived, likely_ids, Buffer, Encoder, Output, Rules};
 use crate::spare::Spare;
@@ -136,6 +136,13 @@ impl PyEncoder {
     fn encode(&self, py: Python<'_>, value: &Bound<'_, PyString>) -> PyResult<Vec<u32>> {
         const WORTH_IT_BYTES: usize = 4096;
         let value = text(value)?;
+        if value.len() >= LONG_BYTES {
+            let (texts, mut ids) = ([&*value], Vec::new());
+            stoppable(py, &texts, &mut ids, |sink| {
+                self.encoder.encode_batch::<u32, _, _>(&texts, 1, None, None, sink)
+            })?;
+            return Ok(ids);
+        }
         let ids = match value.len() {
             ..WORTH_IT_BYTES => self.encoder.encode(&value),
             _ => py.detach(|| self.encoder.encode(&value)),

@@ -12,7 +12,7 @@ use crate::encode::{EncodeError, Sink};
 use crate::text::Text;
 
 /// Texts of more bytes than these take long enough that somebody may want to stop it.
-const LONG_BYTES: usize = 64 << 20;
+pub const LONG_BYTES: usize = 64 << 20;
 
 /// Where ids go, until somebody stops it.
 pub struct Stoppable<S> {
