@@ -68,7 +68,7 @@ class Tokenizer:
         if not _rustbpe.is_fast(pattern):
             known = ", ".join(_rustbpe.PATTERNS)
             warnings.warn(
-                f"The split pattern `{pattern}` has no scanner of its own ({known} have): a regex engine runs it, "
+                f"The split pattern `{pattern:.200}` has no scanner of its own ({known} have): a regex engine runs it, "
                 "about fifty times slower.",
                 stacklevel=3,
             )
@@ -142,8 +142,18 @@ class Tokenizer:
         try:
             trainer = _rustbpe.Trainer(_threads(threads), pattern)
         except ValueError as error:
-            raise BadConfig(f"`{pattern}` cannot split text: {error}.") from error
-        feed(texts, trainer.add, trainer.add_buffers)
+            raise BadConfig(f"`{pattern:.200}` cannot split text: {error}.") from error
+
+        def counted(add: Callable[[Any], None]) -> Callable[[Any], None]:
+            def add_or_say(batch: Any) -> None:
+                try:
+                    add(batch)
+                except ValueError as error:  # a regex engine gave up
+                    raise BadConfig(f"`{pattern:.200}` cannot split text: {error}.") from error
+
+            return add_or_say
+
+        feed(texts, counted(trainer.add), counted(trainer.add_buffers))
         merges = trainer.merges(wanted, (lambda done: progress(done, wanted)) if progress else None)
         if len(merges) < wanted:
             largest = BYTES + specials + len(merges)
@@ -278,9 +288,10 @@ class Tokenizer:
         try:
             return self._bytes[number]
         except KeyError:
-            raise NoSuchToken(
-                f"There is no token {number}: ids of this vocabulary are below {self.vocab_size:,}."
-            ) from None
+            raise self._no_such_token(number) from None
+
+    def _no_such_token(self, number: int) -> NoSuchToken:
+        return NoSuchToken(f"There is no token {number}: ids of this vocabulary are below {self.vocab_size:,}.")
 
     @cached_property
     def _ids(self) -> dict[bytes, int]:
@@ -365,8 +376,10 @@ class Tokenizer:
 
     def _check_around(self, *ids: int | None) -> None:
         for number in ids:
-            if number is not None:
-                self.id_to_bytes(operator.index(number))
+            if number is None or operator.index(number) in self._special_names:
+                continue
+            if not 0 <= number < len(self._tokens) or self._tokens[number] is None:
+                raise self._no_such_token(number)
 
 
 class DecodeStream:

@@ -145,6 +145,12 @@ def test_a_pattern_that_is_none() -> None:
         Tokenizer.train_from_iterator(["abc"], 300, pattern="(")
 
 
+@pytest.mark.parametrize("of", [list, pa.array])
+def test_a_regex_engine_that_gives_up_is_one_sentence(of) -> None:
+    with pytest.raises(BadConfig, match="cannot split text"):
+        Tokenizer.train_from_iterator(of([" " * 10_000]), 266, pattern=r"(?:\s|\s\s)*x(?!y)|\s+(?!\S)y?")
+
+
 def test_progress_is_told_and_may_stop() -> None:
     told: list[tuple[int, int]] = []
     Tokenizer.train_from_iterator(TEXTS, VOCAB_SIZE, progress=lambda done, wanted: told.append((done, wanted)))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import multiprocessing
+import os
 import pickle
+import signal
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +21,7 @@ import pytest
 
 from nanochat import _rustbpe
 from nanochat._rustbpe import PATTERN, derived_merges
-from nanochat.errors import DamagedArtifact, NoSuchToken
+from nanochat.errors import BadSource, DamagedArtifact, NoSuchToken
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents
 
@@ -38,6 +42,7 @@ WAYS: dict[str, Callable] = {
     **{
         f"pickle {p}": lambda made, p=p: pickle.loads(pickle.dumps(made, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)
     },
+    "cloudpickle": lambda made: pickle.loads(cloudpickle.dumps(made)),  # Dask's and Ray's
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
 }
@@ -103,6 +108,32 @@ def test_a_batch_of_a_file_comes_back_whole(tmp_path: Path) -> None:
     for wrong in ((ids[1:], offsets, texts), (ids, offsets[1:], texts), (ids, offsets[::-1].copy(), texts)):
         with pytest.raises(ValueError, match="do not fit"):
             function(*wrong)
+
+
+def test_a_forked_process_ends_though_its_parent_reads_a_file(tmp_path: Path) -> None:
+    """The threads that read are the parent's: the child must neither wait for them nor take their batches."""
+    pq.write_table(pa.table({"text": TEXTS[:-1] * 50}), tmp_path / "a.parquet", row_group_size=100)
+    batches = OURS.encode_parquet(tmp_path / "a.parquet", threads=2)
+    first = next(batches)
+    child = os.fork()
+    if child == 0:
+        try:
+            next(batches)
+        except BadSource as error:
+            batches.close()
+            del batches
+            os._exit(7 if "forked" in str(error) else 8)
+        os._exit(9)
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert len(first) + sum(map(len, batches)) == 50 * (len(TEXTS) - 1)
 
 
 @pytest.mark.parametrize("made", [_rustbpe.Trainer(), OURS.encoder.encode_parquet], ids=["trainer", "method"])
