@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ class Tokenizer:
         self.encoder = encoder
         self.pattern = pattern
         self._tokens = encoder.token_bytes()
-        self.special_tokens = special.checked(special_tokens, self._tokens)
-        """Name → id."""
+        self.special_tokens: Mapping[str, int] = MappingProxyType(special.checked(special_tokens, self._tokens))
+        """Name → id; read-only, as a vocabulary is."""
         self.whole = whole
         """Whether a piece of text that is a token is that token, whatever the merges say."""
         self.by_ranks = merges is None
@@ -231,7 +232,7 @@ class Tokenizer:
         return {
             "format": 2,
             "pattern": self.pattern,
-            "specials": self.special_tokens,
+            "specials": dict(self.special_tokens),
             "tokens": [None if token is None else base64.b64encode(token).decode() for token in self._tokens],
             "merges": None if self.by_ranks else [list(pair) for pair in self.merges],
             "whole": self.whole,
