@@ -48,33 +48,28 @@ impl Column {
     /// There is no such file, it is no Parquet, it has no such column of texts or several, or the codec is not read.
     pub fn open<Name: AsRef<str>>(path: &Path, parts: &[Name]) -> Result<Column> {
         let refuse = |what: String| Err(ParquetError::General(what));
-        let name = parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("`, `");
         // to open a pipe would wait for somebody to write to it
         if !std::fs::metadata(path)?.is_file() {
             return refuse("it is no file".to_owned());
         }
         let file = SerializedFileReader::new(Offsets(Arc::new(File::open(path)?)))?;
-        let metadata = file.metadata();
-        let schema = metadata.file_metadata().schema_descr();
-        let is =
-            |there: &[String], wanted: &[Name]| there.iter().map(String::as_str).eq(wanted.iter().map(AsRef::as_ref));
-        let begins = |there: &[String]| is(&there[..there.len().min(parts.len())], parts);
-        let places: Vec<usize> =
-            (0..schema.num_columns()).filter(|&place| begins(schema.column(place).path().parts())).collect();
-        let &[place] = places.as_slice() else {
-            return refuse(match places.len() {
-                0 => format!("there is no column `{name}`"),
-                _ if places.iter().all(|&place| is(schema.column(place).path().parts(), parts)) => {
-                    format!("there are {} columns `{name}`", places.len())
-                }
-                _ => format!("the column `{name}` is not of texts"),
-            });
-        };
-        let column = schema.column(place);
-        if !is(column.path().parts(), parts) || column.max_rep_level() > 0 || !is_text(&column) {
+        let schema = file.metadata().file_metadata().schema_descr();
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        let name = parts.join("`, `");
+        let columns = schema.columns();
+        let names_of = |place: usize| columns[place].path().parts().iter().map(String::as_str);
+        let is_it = |&place: &usize| names_of(place).eq(parts.iter().copied());
+        let is_in_it = |&place: &usize| names_of(place).take(parts.len()).eq(parts.iter().copied());
+        let places: Vec<usize> = (0..columns.len()).filter(is_in_it).collect();
+        if places.len() > 1 && places.iter().all(is_it) {
+            return refuse(format!("there are {} columns `{name}`", places.len()));
+        }
+        let Some(&place) = places.first() else { return refuse(format!("there is no column `{name}`")) };
+        let column = &columns[place];
+        if !places.iter().all(is_it) || column.max_rep_level() > 0 || !is_text(column) {
             return refuse(format!("the column `{name}` is not of texts"));
         }
-        if metadata.row_groups().iter().any(|group| group.column(place).compression() == Compression::LZO) {
+        if file.metadata().row_groups().iter().any(|group| group.column(place).compression() == Compression::LZO) {
             return refuse(format!(
                 "the column `{name}` is compressed with LZO, which is not read; write it with zstd"
             ));
