@@ -1,4 +1,4 @@
-"""The compiled tokenizer; see `rustbpe/src/python.rs`."""
+"""The compiled tokenizer; see `rustbpe/src/python/`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,8 +52,8 @@ class Encoder:
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]: ...
     def encode_parquet(
         self,
-        path: str,
-        column: str,
+        path: bytes,
+        column: Sequence[str],
         threads: int,
         wide: bool,
         before: int | None = None,
@@ -98,5 +98,12 @@ class Batch:
 
 def split_pieces(value: str, pattern: str = PATTERN) -> list[str]: ...
 def is_fast(pattern: str) -> bool: ...
+def derived_merges(tokens: Sequence[bytes | None]) -> list[tuple[int, int]]:
+    """The pair of ids that yields each token of two bytes or more by tiktoken's rule, in the order of the tokens' ids.
+
+    Tokens that no merges yield, and that are found as whole pieces only, have no pair. Raises `ValueError` if a single
+    byte has no id, or two ids have the same bytes.
+    """
+
 def pack(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int]: ...
 def plan_padded(lengths: np.ndarray, row_tokens: int, window: int) -> tuple[np.ndarray, np.ndarray, int]: ...

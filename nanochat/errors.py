@@ -99,6 +99,10 @@ class NewerFormat(NanochatError):
     """A record in the store that a newer version wrote."""
 
 
+class NoSuchToken(NanochatError, KeyError):
+    """An id or a special token that the vocabulary does not have."""
+
+
 class WrongKind(NanochatError):
     """A stage was given an artifact of another kind than it takes."""
 

@@ -14,20 +14,22 @@ from __future__ import annotations
 import base64
 import codecs
 import hashlib
-import json
+import operator
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from nanochat import _rustbpe
-from nanochat._rustbpe import PATTERN
+from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.config import canonical_json
-from nanochat.errors import BadConfig, BadSource, DamagedArtifact
-from nanochat.tokenizer.merges import derived_merges
+from nanochat.errors import BadConfig, BadSource, DamagedArtifact, NoSuchToken
+from nanochat.tokenizer import special, stored
 from nanochat.tokenizer.texts import Texts, arrow_chunks, as_strings, feed, is_arrow
 
 SPECIALS = (
@@ -35,6 +37,9 @@ SPECIALS = (
     "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>",
 )  # fmt: skip
 BYTES = 256
+MOST_TOKENS = (1 << 21) - 1
+"""Bytes and merges that a vocabulary can have."""
+MOST_THREADS = 1 << 16
 WIDE_FROM = 1 << 16
 """Vocabularies larger than this need 32 bits an id."""
 
@@ -59,19 +64,20 @@ class Tokenizer:
     ) -> None:
         """Of parts that fit each other; to make one, take a class method, which says what the words mean.
 
-        Raises `DamagedArtifact` when a special token has the id of another token.
+        Raises `DamagedArtifact` when a special token has the name or the id of another token.
         """
         if not _rustbpe.is_fast(pattern):
             known = ", ".join(_rustbpe.PATTERNS)
             warnings.warn(
-                f"The split pattern `{pattern}` has no scanner of its own ({known} have): a regex engine runs it, "
+                f"The split pattern `{pattern:.200}` has no scanner of its own ({known} have): a regex engine runs it, "
                 "about fifty times slower.",
                 stacklevel=3,
             )
         self.encoder = encoder
         self.pattern = pattern
-        self.special_tokens = dict(special_tokens)
-        """Name → id."""
+        self._tokens = encoder.token_bytes()
+        self.special_tokens: Mapping[str, int] = MappingProxyType(special.checked(special_tokens, self._tokens))
+        """Name → id; read-only, as a vocabulary is."""
         self.whole = whole
         """Whether a piece of text that is a token is that token, whatever the merges say."""
         self.by_ranks = merges is None
@@ -80,17 +86,24 @@ class Tokenizer:
         """Whether ids are bytes, then merges in order, then special tokens: tiktoken's rule and the list are one."""
         self._given_merges = merges
         self._special_names = {number: name for name, number in self.special_tokens.items()}
-        self._tokens = encoder.token_bytes()
         self.vocab_size = max(len(self._tokens), *(number + 1 for number in self._special_names), BYTES)
         """One more than the highest id."""
-        self._check_special_tokens()
+        if in_order and sorted(self._special_names) != list(range(len(self._tokens), self.vocab_size)):
+            raise DamagedArtifact("The ids of the special tokens do not follow those of the merges.")
 
-    def _check_special_tokens(self) -> None:
-        if len(self._special_names) < len(self.special_tokens):
-            raise DamagedArtifact("Two special tokens have the same id.")
-        for number, name in self._special_names.items():
-            if number < 0 or (number < len(self._tokens) and self._tokens[number] is not None):
-                raise DamagedArtifact(f"The special token `{name}` has the id {number}, which it cannot have.")
+    def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[type[Tokenizer], dict[str, Any]]]:
+        """For `pickle` and `copy`: what `save` writes, which is checked when it comes back."""
+        return _of_stored, (type(self), self._stored())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all ids mean the same."""
+        return self is other or (isinstance(other, Tokenizer) and self.digest == other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.vocab_size:,} ids, {len(self.special_tokens)} of special tokens>"
 
     # --- making -------------------------------------------------------------------------------------------------------
 
@@ -112,35 +125,61 @@ class Tokenizer:
         `BadConfig` when the vocabulary has no room for bytes and special tokens, the text does not hold so many merges,
         or the pattern is no regular expression.
         """
-        wanted = vocab_size - BYTES - len(special_tokens)
+        try:
+            specials = len(special.numbered(special_tokens, BYTES))
+        except DamagedArtifact as error:
+            raise BadConfig(error.message, hint=error.hint) from error
+        wanted = _whole_number(vocab_size, "tokenizer.vocab_size") - BYTES - specials
         if wanted < 0:
             raise BadConfig(
                 f"`tokenizer.vocab_size` = {vocab_size} has no room for bytes and special tokens.",
-                hint=f"Take at least {BYTES + len(special_tokens)}.",
+                hint=f"Take at least {BYTES + specials}.",
+            )
+        if wanted + BYTES > MOST_TOKENS:
+            raise BadConfig(
+                f"`tokenizer.vocab_size` = {vocab_size} is more ids than a vocabulary can have.",
+                hint=f"Take at most {MOST_TOKENS + specials:,}.",
             )
         try:
-            trainer = _rustbpe.Trainer(threads, pattern)
+            trainer = _rustbpe.Trainer(_threads(threads), pattern)
         except ValueError as error:
-            raise BadConfig(f"`{pattern}` cannot split text: {error}.") from error
-        feed(texts, trainer.add, trainer.add_buffers)
+            raise BadConfig(f"`{pattern:.200}` cannot split text: {error}.") from error
+
+        def counted(add: Callable[[Any], None]) -> Callable[[Any], None]:
+            def add_or_say(batch: Any) -> None:
+                try:
+                    add(batch)
+                except ValueError as error:  # a regex engine gave up
+                    raise BadConfig(f"`{pattern:.200}` cannot split text: {error}.") from error
+
+            return add_or_say
+
+        feed(texts, counted(trainer.add), counted(trainer.add_buffers))
         merges = trainer.merges(wanted, (lambda done: progress(done, wanted)) if progress else None)
         if len(merges) < wanted:
-            largest = BYTES + len(special_tokens) + len(merges)
+            largest = BYTES + specials + len(merges)
             raise BadConfig(
                 f"`tokenizer.vocab_size` = {vocab_size:,}: this text holds only {len(merges):,} merges.",
                 hint=f"Take at most {largest:,}, or more text.",
             )
-        return cls.from_merges(merges, special_tokens, pattern)
+        try:
+            return cls.from_merges(merges, special_tokens, pattern)
+        except DamagedArtifact as error:  # a special token is an ordinary one too, or the tokens are too long
+            raise BadConfig(error.message, hint=error.hint) from error
 
     @classmethod
     def from_merges(cls, merges: Merges, special_tokens: Sequence[str] = SPECIALS, pattern: str = PATTERN) -> Tokenizer:
-        """Ids are bytes, `merges` in order, special tokens. Raises `DamagedArtifact` if merges name later ids."""
+        """Ids are bytes, `merges` in order, special tokens.
+
+        Raises `DamagedArtifact` if merges name later ids, or a special token is listed twice or is an ordinary token.
+        """
+        pairs = list(merges)
+        names = special.numbered(special_tokens, BYTES + len(pairs))
         try:
-            encoder = _rustbpe.Encoder(merges, pattern)
-        except ValueError as error:
+            encoder = _rustbpe.Encoder(pairs, pattern)
+        except (ValueError, OverflowError) as error:
             raise DamagedArtifact(f"These merges are no vocabulary: {error}.") from error
-        names = {name: BYTES + len(merges) + place for place, name in enumerate(special_tokens)}
-        return cls(encoder, names, pattern, [(left, right) for left, right in merges], in_order=True)
+        return cls(encoder, names, pattern, pairs, in_order=True)
 
     @classmethod
     def from_tokens(
@@ -157,30 +196,30 @@ class Tokenizer:
         that token, whatever the merges say. Raises `DamagedArtifact` if this is no vocabulary.
         """
         listed = None if merges is None else list(merges)
-        ours = _merges_in_order(tokens, special_tokens) if whole else None
+        if b"" in tokens:
+            raise DamagedArtifact(
+                f"The token {list(tokens).index(b'')} is empty.", hint="Give None where there is none."
+            )
+        names = special.checked(special_tokens, tokens)
+        ours = _merges_in_order(tokens, names) if whole else None
         if ours is not None and listed in (None, ours):
-            return cls.from_merges(ours, _by_id(special_tokens), pattern)
+            return cls.from_merges(ours, _by_id(names), pattern)
         try:
             encoder = _rustbpe.Encoder.from_tokens(list(tokens), listed, pattern, whole)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise DamagedArtifact(f"These tokens are no vocabulary: {error}.") from error
-        return cls(encoder, special_tokens, pattern, listed, whole)
+        return cls(encoder, names, pattern, listed, whole)
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Reads `vocabulary.json`; raises `DamagedArtifact` if it is none."""
+        """Reads `vocabulary.json`; raises `DamagedArtifact`, naming the field, if it is none."""
+        content = Path(path).read_bytes()
         try:
-            stored = json.loads(Path(path).read_text(encoding="utf-8"))
-            merges = stored["merges"] and [(int(left), int(right)) for left, right in stored["merges"]]
-            match stored["format"]:
-                case 1:
-                    return cls.from_merges(merges, stored["specials"], stored["pattern"])
-                case 2:
-                    tokens = [None if token is None else base64.b64decode(token) for token in stored["tokens"]]
-                    return cls.from_tokens(tokens, stored["specials"], stored["pattern"], merges, stored["whole"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedArtifact(f"`{path}` is not a vocabulary of ours.") from error
-        raise DamagedArtifact(f"`{path}` is a vocabulary of another format than 1 and 2.")
+            return _of_stored(cls, stored.parse_json(content))
+        except DamagedArtifact as error:
+            raise DamagedArtifact(f"`{path}` is not a vocabulary of ours. {error.message}") from error
+        except ValueError as error:
+            raise DamagedArtifact(f"`{path}` is not a vocabulary of ours: {error}.") from error
 
     def save(self, path: Path | str) -> None:
         """Writes `vocabulary.json`: format 1 if the ids are in our order, else format 2, which lists them all."""
@@ -193,7 +232,7 @@ class Tokenizer:
         return {
             "format": 2,
             "pattern": self.pattern,
-            "specials": self.special_tokens,
+            "specials": dict(self.special_tokens),
             "tokens": [None if token is None else base64.b64encode(token).decode() for token in self._tokens],
             "merges": None if self.by_ranks else [list(pair) for pair in self.merges],
             "whole": self.whole,
@@ -221,7 +260,9 @@ class Tokenizer:
         return self.special("<|bos|>")
 
     def special(self, name: str) -> int:
-        """Id of a special token: `<|user_start|>`. Raises `KeyError` if there is none of that name."""
+        """Id of a special token: `<|user_start|>`. Raises `NoSuchToken` if there is none of that name."""
+        if name not in self.special_tokens:
+            raise NoSuchToken(f"This vocabulary has no special token `{name}`.")
         return self.special_tokens[name]
 
     def token_bytes(self) -> list[bytes | None]:
@@ -244,8 +285,14 @@ class Tokenizer:
         return None if token is None else token.decode("utf-8", errors="replace")
 
     def id_to_bytes(self, number: int) -> bytes:
-        """Bytes of an id, or of a special token's name. Raises `KeyError` if there is no token."""
-        return self._bytes[number]
+        """Bytes of an id, or of a special token's name. Raises `NoSuchToken` if there is no token."""
+        try:
+            return self._bytes[number]
+        except KeyError:
+            raise self._no_such_token(number) from None
+
+    def _no_such_token(self, number: int) -> NoSuchToken:
+        return NoSuchToken(f"There is no token {number}: ids of this vocabulary are below {self.vocab_size:,}.")
 
     @cached_property
     def _ids(self) -> dict[bytes, int]:
@@ -274,9 +321,11 @@ class Tokenizer:
 
         `before` and `after` are ids put around every text; `threads` 0 takes all cores. Of Arrow, no Python object is
         made per text. `out` is an array of `dtype` to be written to, used again from call to call: the ids are then its
-        beginning. Raises `ValueError` if it is too small.
+        beginning. Raises `ValueError` if it is too small, `NoSuchToken` if `before` or `after` is no id.
         """
         wide = self.dtype == np.uint32
+        self._check_around(before, after)
+        threads = _threads(threads)
         if is_arrow(texts):
             return self.encoder.encode_buffers(arrow_chunks(texts), threads, wide, before, after, out)
         return self.encoder.encode_batch(as_strings(texts), threads, wide, before, after, out)
@@ -284,7 +333,7 @@ class Tokenizer:
     def encode_parquet(
         self,
         path: Path | str,
-        column: str = "text",
+        column: str | Sequence[str] = "text",
         threads: int = 0,
         before: int | None = None,
         after: int | None = None,
@@ -292,26 +341,27 @@ class Tokenizer:
         """Ids of a Parquet file's texts, in order, while it is read: some 4 MB of text at a time.
 
         A batch has the `ids` (N,) and `offsets` (texts + 1,) that `encode_batch` gives, and can say more of its texts;
-        a null is an empty one. The threads that encode read as well, so that reading takes none of its own; in memory
-        are a few batches for each of them, whatever the size of a row group. Raises `BadSource` when the file is
-        damaged, or has no such column.
+        a null is an empty one, and bytes that are not UTF-8 become U+FFFD, in columns of bytes too. A field of a struct
+        is named by its parts, `("message", "content")`; a dot in a name is a part of the name. The threads that encode
+        read as well, so that reading takes none of its own; in memory are a few batches for each of them, whatever the
+        size of a row group. Raises `BadSource` when the file is damaged, or has no such column or several.
         """
         wide = self.dtype == np.uint32
+        self._check_around(before, after)
+        threads = _threads(threads)
+        parts = [column] if isinstance(column, str) else list(column)
         try:
-            yield from self.encoder.encode_parquet(str(path), column, threads, wide, before, after)
-        except ValueError as error:
+            yield from self.encoder.encode_parquet(os.fsencode(path), parts, threads, wide, before, after)
+        except (ValueError, OSError) as error:
             raise BadSource(f"`{path}` cannot be encoded: {str(error).rstrip('.')}.") from error
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        """Bytes of ids; special tokens give their names. Raises `KeyError` on an unknown id."""
+        """Bytes of ids; special tokens give their names. Raises `NoSuchToken` (a `KeyError`) on an unknown id."""
+        known = _as_crate_takes(ids)
         try:
-            return self.encoder.decode(_as_crate_takes(ids))
+            return self.encoder.decode(known)
         except (KeyError, OverflowError):  # special tokens are among them, or unknown ids
-            pass
-        try:
-            return b"".join([self._bytes[int(number)] for number in ids])
-        except KeyError as error:
-            raise KeyError(f"there is no token {error}") from None
+            return b"".join([self.id_to_bytes(int(number)) for number in known])
 
     def decode(self, ids: Ids) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD."""
@@ -324,6 +374,13 @@ class Tokenizer:
     def decode_stream(self) -> DecodeStream:
         """For ids that come one by one."""
         return DecodeStream(self)
+
+    def _check_around(self, *ids: int | None) -> None:
+        for number in ids:
+            if number is None or operator.index(number) in self._special_names:
+                continue
+            if not 0 <= number < len(self._tokens) or self._tokens[number] is None:
+                raise self._no_such_token(number)
 
 
 class DecodeStream:
@@ -342,6 +399,30 @@ class DecodeStream:
         return self._decoder.decode(b"", final=True)
 
 
+def _of_stored(cls: type[Tokenizer], content: Any) -> Tokenizer:
+    """The vocabulary that `Tokenizer._stored` describes. Raises `DamagedArtifact` if there is none."""
+    fields = stored.checked(content)
+    if fields.tokens is None:
+        return cls.from_merges(fields.merges or [], fields.special_tokens, fields.pattern)
+    return cls.from_tokens(fields.tokens, fields.special_tokens, fields.pattern, fields.merges, fields.whole)
+
+
+def _whole_number(value: object, field: str) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        pass
+    raise BadConfig(f"`{field}` is {value!r:.60}, not a whole number.")
+
+
+def _threads(threads: int) -> int:
+    number = _whole_number(threads, "threads")
+    if number < 0:
+        raise BadConfig(f"`threads` = {number}: there cannot be fewer than none.", hint="0 takes one a core.")
+    return min(number, MOST_THREADS)
+
+
 def _by_id(special_tokens: Mapping[str, int]) -> list[str]:
     return sorted(special_tokens, key=lambda name: special_tokens[name])
 
@@ -352,7 +433,10 @@ def _merges_in_order(tokens: Sequence[bytes | None], special_tokens: Mapping[str
         return None
     if sorted(special_tokens.values()) != list(range(len(tokens), len(tokens) + len(special_tokens))):
         return None
-    merges = derived_merges(tokens)
+    try:
+        merges = derived_merges(list(tokens))
+    except ValueError:  # no vocabulary at all
+        return None
     known = len(merges) == len(tokens) - BYTES and all(max(pair) < BYTES + i for i, pair in enumerate(merges))
     return merges if known else None
 
@@ -360,4 +444,8 @@ def _merges_in_order(tokens: Sequence[bytes | None], special_tokens: Mapping[str
 def _as_crate_takes(ids: Ids) -> list[int] | np.ndarray:
     if not isinstance(ids, np.ndarray):
         return ids if isinstance(ids, list) else list(ids)
+    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and len(ids)):
+        raise TypeError(f"Ids are whole numbers in one row, (N,); this is an array {ids.shape} of {ids.dtype}.")
+    if ids.dtype == np.uint64:
+        return ids.tolist()  # int64 does not hold all of them
     return np.ascontiguousarray(ids if ids.dtype in (np.uint16, np.uint32, np.int64) else ids.astype(np.int64))

@@ -12,17 +12,16 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanochat._rustbpe import PATTERN, PATTERNS, is_fast, split_pieces
+from nanochat._rustbpe import PATTERN, PATTERNS, derived_merges, is_fast, split_pieces
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.merges import derived_merges
+from nanochat.tokenizer.special import MOST_IDS
+from nanochat.tokenizer.stored import parse_json
 
-MOST_IDS = 1 << 24
-"""More ids than any vocabulary has; a file that names higher ones is damaged."""
 HF_SPELLINGS = {
     # there, `{1,3}+` is a repetition of a repetition, and `$` the end of any line
     PATTERNS["cl100k"]: PATTERNS["cl100k"].replace("{1,3}+", "{1,3}").replace(r"\s++$", r"\s++\z"),
@@ -68,13 +67,15 @@ def from_tiktoken_ranks(
 ) -> Tokenizer:
     """The vocabulary of `tiktoken.Encoding(pat_str=pattern, mergeable_ranks=ranks, special_tokens=…)`.
 
-    Raises `BadSource` when two tokens have one rank, or a single byte has none.
+    Raises `BadSource` when two tokens have one rank, a single byte has none, or a special token is also another token.
     """
+    if not isinstance(ranks, Mapping):
+        raise TypeError(f"Ranks are a mapping of bytes to ids, not {type(ranks).__name__}.")
     tokens = _tokens_by_id(ranks)
     try:
-        return Tokenizer.from_tokens(tokens, special_tokens or {}, pattern)
+        return Tokenizer.from_tokens(tokens, {} if special_tokens is None else special_tokens, pattern)
     except DamagedArtifact as error:
-        raise BadSource(error.message) from error
+        raise BadSource(error.message, hint=error.hint) from error
 
 
 def write_tiktoken(tokenizer: Tokenizer, path: Path | str) -> None:
@@ -87,23 +88,44 @@ def read_tiktoken(
     path: Path | str, pattern: str = PATTERN, special_tokens: Mapping[str, int] | None = None
 ) -> Tokenizer:
     """Reads a `.tiktoken` file. Raises `BadSource`, naming the line that is wrong."""
+    lines: dict[bytes, int] = {}
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+    for number, line in enumerate(_content(path).splitlines(), 1):
         if not line:
             continue
         try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            encoded, rank = line.split()
+            token = base64.b64decode(encoded, validate=True)
+            if not (token and rank.isdigit()):
+                raise ValueError
+            place = int(rank)
         except (ValueError, binascii.Error) as error:
             raise BadSource(f"Line {number} of `{path}` is not a token in base64, a space and a rank.") from error
-    return from_tiktoken_ranks(ranks, pattern, special_tokens)
+        if token in ranks:
+            raise BadSource(f"Lines {lines[token]} and {number} of `{path}` have the same token.")
+        ranks[token], lines[token] = place, number
+    try:
+        return from_tiktoken_ranks(ranks, pattern, special_tokens)
+    except BadSource as error:
+        raise BadSource(f"`{path}` is no vocabulary. {error.message}", hint=error.hint) from error
+
+
+def _content(path: Path | str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadSource(f"`{path}` cannot be read: {error.strerror or error}.") from error
 
 
 def _tokens_by_id(ids: Mapping[bytes, int]) -> list[bytes | None]:
-    highest = max(ids.values(), default=-1)
-    if min(ids.values(), default=0) < 0 or highest >= MOST_IDS:
-        raise BadSource(f"The ids of a vocabulary are from 0 to {MOST_IDS - 1:,}; this one has others.")
-    tokens: list[bytes | None] = [None] * (highest + 1)
+    for token, number in ids.items():
+        if type(number) is not int or not 0 <= number < MOST_IDS:
+            raise BadSource(
+                f"The ids of a vocabulary are from 0 to {MOST_IDS - 1:,}; the token {token!r:.60} has {number!r:.40}."
+            )
+        if not isinstance(token, bytes) or not token:
+            raise BadSource(f"The token {number} is {token!r:.60}, not one byte or more.")
+    tokens: list[bytes | None] = [None] * (max(ids.values(), default=-1) + 1)
     for token, number in ids.items():
         if tokens[number] is not None:
             raise BadSource(f"Two tokens have the id {number}.")
@@ -121,8 +143,7 @@ def hf_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """
     names = [None if token is None else _spelled(token) for token in tokenizer.token_bytes()]
     vocab = {name: number for number, name in enumerate(names) if name is not None}
-    if not tokenizer.in_order:
-        _add_special_tokens(vocab, tokenizer)
+    _add_special_tokens(vocab, tokenizer)
     return {
         "version": "1.0",
         "truncation": None,
@@ -164,11 +185,14 @@ def write_hf(tokenizer: Tokenizer, path: Path | str) -> None:
 
 
 def _add_special_tokens(vocab: dict[str, int], tokenizer: Tokenizer) -> None:
-    """Into the model's own vocabulary: those that are not there get the next free ids, whatever the file says."""
+    """Into the model's own vocabulary, unless they have the next free ids, which are given to those that are not there,
+    whatever the file says."""
     for name, number in tokenizer.special_tokens.items():
-        if name in vocab or (tokenizer.whole and _is_a_piece(name, tokenizer.pattern)):
+        found = tokenizer.whole and not tokenizer.in_order and _is_a_piece(name, tokenizer.pattern)
+        if name in vocab or found:
             raise BadConfig(f"Hugging Face's tokenizers would find the special token `{name}` in text.")
-        vocab[name] = number
+        if not tokenizer.in_order:
+            vocab[name] = number
 
 
 def _added_token(name: str, number: int) -> dict[str, Any]:
@@ -189,11 +213,15 @@ def _pattern_for_hf(pattern: str) -> str:
 
 def read_hf(path: Path | str) -> Tokenizer:
     """Reads `tokenizer.json`; see `from_hf_json`."""
+    content = _content(path)
     try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        stored = parse_json(content)
     except ValueError as error:
-        raise BadSource(f"`{path}` is not JSON.") from error
-    return from_hf_json(stored)
+        raise BadSource(f"`{path}` is not JSON, or not a file of this kind: {error}.") from error
+    try:
+        return from_hf_json(stored)
+    except BadSource as error:
+        raise BadSource(f"`{path}` is not read. {error.message}", hint=error.hint) from error
 
 
 def from_hf_json(stored: Mapping[str, Any]) -> Tokenizer:
@@ -208,13 +236,13 @@ def from_hf_json(stored: Mapping[str, Any]) -> Tokenizer:
         model = stored["model"]
         _refuse_other_models(model)
         vocab: dict[str, int] = model["vocab"]
+        _refuse_equal("Two tokens have the id {} in `model.vocab`.", vocab.values())
         special_tokens = _special_tokens_of_hf(stored.get("added_tokens") or [], vocab)
-        spelled = _alphabet_to_byte()
         tokens = _tokens_by_id(
             {
-                bytes([spelled[character] for character in name]): number
+                bytes([BYTE_OF[character] for character in name]): number
                 for name, number in vocab.items()
-                if name not in special_tokens and spelled.keys() >= set(name)
+                if name not in special_tokens and BYTE_OF.keys() >= set(name)
             }
         )
         merges = _merges_of_hf(model["merges"], vocab)
@@ -222,9 +250,12 @@ def from_hf_json(stored: Mapping[str, Any]) -> Tokenizer:
         for name in special_tokens:
             if whole and name in vocab and _is_a_piece(name, pattern):
                 raise BadSource(f"The special token `{name}` would be found in text.")
-        return Tokenizer.from_tokens(tokens, special_tokens, pattern, merges, whole)
+        tokenizer = Tokenizer.from_tokens(tokens, special_tokens, pattern, merges, whole)
+        _refuse_other_ids(special_tokens, vocab)
+        return tokenizer
     except DamagedArtifact as error:
-        raise BadSource(f"This `tokenizer.json` is no byte-level vocabulary. {error.message}") from error
+        message = f"This `tokenizer.json` is no byte-level vocabulary. {error.message}"
+        raise BadSource(message, hint=error.hint) from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadSource(f"This is no `tokenizer.json` of a byte-pair encoding: {error!r}.") from error
 
@@ -280,8 +311,29 @@ def _pattern_of_split(split: Mapping[str, Any]) -> str:
     return ours
 
 
+def _refuse_equal(said: str, values: Iterable[Hashable]) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise BadSource(said.format(value))
+        seen.add(value)
+
+
+def _refuse_other_ids(special_tokens: Mapping[str, int], vocab: Mapping[str, int]) -> None:
+    """Tokens that are only added get the next free ids from Hugging Face's tokenizers, whatever the file says."""
+    highest = -1
+    for name, number in special_tokens.items():
+        given = vocab.get(name, highest + 1 if highest >= len(vocab) else len(vocab))
+        if given != number:
+            raise BadSource(
+                f"`added_tokens` gives `{name}` the id {number}, and Hugging Face's tokenizers would give it {given}."
+            )
+        highest = max(highest, number)
+
+
 def _special_tokens_of_hf(added: Sequence[Mapping[str, Any]], vocab: Mapping[str, int]) -> dict[str, int]:
     special_tokens = {}
+    _refuse_equal("The special token `{}` is listed twice in `added_tokens`.", [token["content"] for token in added])
     for token in added:
         name, number = token["content"], token["id"]
         if not token.get("special", False):
@@ -295,8 +347,11 @@ def _special_tokens_of_hf(added: Sequence[Mapping[str, Any]], vocab: Mapping[str
 def _merges_of_hf(merges: Sequence[str | Sequence[str]], vocab: Mapping[str, int]) -> list[tuple[int, int]]:
     """Pairs of ids; of a pair that is there twice, the last counts."""
     pairs = []
-    for merge in merges:
+    for place, merge in enumerate(merges):
         left, right = merge.split(" ") if isinstance(merge, str) else merge
+        for part in (left, right):
+            if part not in vocab:
+                raise BadSource(f"`model.merges[{place}]` names `{part}`, which is no token.")
         if left + right not in vocab:
             raise BadSource(f"The merge of `{left}` and `{right}` yields no token.")
         pairs.append((vocab[left], vocab[right]))
@@ -313,18 +368,17 @@ def _byte_alphabet() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-def _alphabet_to_byte() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(_byte_alphabet())}
+ALPHABET = dict(enumerate(_byte_alphabet()))
+BYTE_OF = {character: byte for byte, character in ALPHABET.items()}
 
 
 def _spelled(token: bytes) -> str:
-    return token.decode("latin-1").translate(dict(enumerate(_byte_alphabet())))
+    return token.decode("latin-1").translate(ALPHABET)
 
 
 def _is_a_piece(name: str, pattern: str) -> bool:
     """Whether there is a text that is one piece, and is spelled like this in the alphabet of bytes."""
-    spelled = _alphabet_to_byte()
-    if not spelled.keys() >= set(name):
+    if not BYTE_OF.keys() >= set(name):
         return False
-    text = bytes([spelled[character] for character in name]).decode("utf-8", errors="replace")
+    text = bytes([BYTE_OF[character] for character in name]).decode("utf-8", errors="replace")
     return split_pieces(text, pattern) == [text]

@@ -14,10 +14,12 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parquet::basic::{Compression, ConvertedType, LogicalType, Type};
 use parquet::column::reader::{get_typed_column_reader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
 
 use crate::parts::{parts, Part, Place, Source};
 use crate::split::Splitter;
@@ -39,18 +41,38 @@ pub struct Column {
 }
 
 impl Column {
-    /// The column of this name.
+    /// The column of this name, or the field of a struct: the names of its parts, from the outermost on. A name with a
+    /// dot in it is one part.
     ///
     /// # Errors
-    /// There is no such file, it is no Parquet, or it has no such column of bytes.
-    pub fn open(path: &Path, name: &str) -> Result<Column> {
+    /// There is no such file, it is no Parquet, it has no such column of texts or several, or the codec is not read.
+    pub fn open<Name: AsRef<str>>(path: &Path, parts: &[Name]) -> Result<Column> {
+        let refuse = |what: String| Err(ParquetError::General(what));
+        // to open a pipe would wait for somebody to write to it
+        if !std::fs::metadata(path)?.is_file() {
+            return refuse("it is no file".to_owned());
+        }
         let file = SerializedFileReader::new(Offsets(Arc::new(File::open(path)?)))?;
         let schema = file.metadata().file_metadata().schema_descr();
-        let place = schema.columns().iter().position(|column| column.path().string() == name);
-        let place = place.ok_or_else(|| ParquetError::General(format!("there is no column `{name}`")))?;
-        let column = schema.column(place);
-        if column.physical_type() != parquet::basic::Type::BYTE_ARRAY || column.max_rep_level() > 0 {
-            return Err(ParquetError::General(format!("the column `{name}` is not of texts")));
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        let name = parts.join("`, `");
+        let columns = schema.columns();
+        let names_of = |place: usize| columns[place].path().parts().iter().map(String::as_str);
+        let is_it = |&place: &usize| names_of(place).eq(parts.iter().copied());
+        let is_in_it = |&place: &usize| names_of(place).take(parts.len()).eq(parts.iter().copied());
+        let places: Vec<usize> = (0..columns.len()).filter(is_in_it).collect();
+        if places.len() > 1 && places.iter().all(is_it) {
+            return refuse(format!("there are {} columns `{name}`", places.len()));
+        }
+        let Some(&place) = places.first() else { return refuse(format!("there is no column `{name}`")) };
+        let column = &columns[place];
+        if !places.iter().all(is_it) || column.max_rep_level() > 0 || !is_text(column) {
+            return refuse(format!("the column `{name}` is not of texts"));
+        }
+        if file.metadata().row_groups().iter().any(|group| group.column(place).compression() == Compression::LZO) {
+            return refuse(format!(
+                "the column `{name}` is compressed with LZO, which is not read; write it with zstd"
+            ));
         }
         Ok(Column { file, place })
     }
@@ -68,6 +90,16 @@ impl Column {
     }
 }
 
+/// Whether values are bytes, and those of a text as far as the file says: many programs write texts as plain bytes.
+fn is_text(column: &ColumnDescriptor) -> bool {
+    let plain =
+        |kind| matches!(kind, ConvertedType::NONE | ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON);
+    let text = |kind: &LogicalType| matches!(kind, LogicalType::String | LogicalType::Enum | LogicalType::Json);
+    column.physical_type() == Type::BYTE_ARRAY
+        && plain(column.converted_type())
+        && column.logical_type_ref().is_none_or(text)
+}
+
 /// A file that several readers share, each with a place of its own.
 struct Offsets(Arc<File>);
 
@@ -78,15 +110,15 @@ impl Length for Offsets {
 }
 
 impl ChunkReader for Offsets {
-    type T = BufReader<From>;
+    type T = BufReader<Tail>;
 
-    fn get_read(&self, start: u64) -> Result<BufReader<From>> {
-        Ok(BufReader::new(From { file: self.0.clone(), at: start }))
+    fn get_read(&self, start: u64) -> Result<BufReader<Tail>> {
+        Ok(BufReader::new(Tail { file: self.0.clone(), at: start }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         let mut bytes = Vec::with_capacity(length);
-        From { file: self.0.clone(), at: start }.take(length as u64).read_to_end(&mut bytes)?;
+        Tail { file: self.0.clone(), at: start }.take(length as u64).read_to_end(&mut bytes)?;
         if bytes.len() < length {
             return Err(ParquetError::EOF("the file ends within a page".to_owned()));
         }
@@ -95,12 +127,12 @@ impl ChunkReader for Offsets {
 }
 
 /// A file from some place on.
-struct From {
+struct Tail {
     file: Arc<File>,
     at: u64,
 }
 
-impl Read for From {
+impl Read for Tail {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = std::os::unix::fs::FileExt::read_at(&*self.file, bytes, self.at)?;
         self.at += read as u64;
@@ -110,6 +142,12 @@ impl Read for From {
 
 /// A text of a column. It keeps the page that it lies in.
 pub struct Document(ByteArray);
+
+impl From<Vec<u8>> for Document {
+    fn from(bytes: Vec<u8>) -> Document {
+        Document(bytes.into())
+    }
+}
 
 impl Text for Document {
     fn bytes(&self) -> &[u8] {
@@ -231,7 +269,9 @@ impl<'a> Reading<'a> {
     /// Reads a batch of a row group, and puts it where all find it.
     fn read(&self, number: usize, mut group: Group) -> Result<()> {
         let read = catch_unwind(AssertUnwindSafe(|| group.read()));
-        let batch = read.unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".to_owned())))?;
+        let batch = read
+            .unwrap_or_else(|_| Err(ParquetError::General("a page makes no sense".to_owned())))
+            .map_err(|error| ParquetError::General(format!("its texts are damaged or encrypted ({error})")))?;
         let batch = Arc::new(batch);
         let mut cut = parts(&batch, self.splitter);
         let ended = batch.is_empty();

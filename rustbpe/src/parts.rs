@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 
 use crate::split::Splitter;
 use crate::text::Text;
@@ -54,12 +55,27 @@ pub fn parts<T: Text>(texts: &[T], splitter: &Splitter) -> Vec<Part> {
     parts
 }
 
-/// Threads to work with: as many as asked for, or as this process may use if that is 0.
+/// More threads than these help nobody, and the system may not give them.
+const MOST_THREADS: usize = 512;
+
+/// Threads to work with: as many as asked for, or as this process may use if that is 0; never more than some hundreds.
 pub fn threads_or_all(threads: usize) -> usize {
     match threads {
         0 => std::thread::available_parallelism().map_or(1, Into::into),
-        threads => threads,
+        threads => threads.min(MOST_THREADS),
     }
+}
+
+/// Works on this thread and on so many others as there should be in all, or as the system gives.
+pub fn on_threads(threads: usize, work: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            if Builder::new().spawn_scoped(scope, &work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
 }
 
 /// Where a part is among all of them: they are ordered by group, then by number.
@@ -165,12 +181,7 @@ pub fn in_order<Parts: Source, State, Out: Default + Send, Error: Send + From<Pa
         }
         end(state);
     };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(one_thread);
-        }
-        one_thread();
-    });
+    on_threads(threads, one_thread);
     let failed = lined_up().failed.take();
     failed.map_or(Ok(()), Err)
 }

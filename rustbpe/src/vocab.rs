@@ -1,9 +1,14 @@
 //! Ids ↔ bytes: what each id stands for.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 /// Ids a vocabulary may have.
 pub const MAX_IDS: usize = (1 << 21) - 1;
+/// Bytes that all tokens of a vocabulary may have together: forty merges, each of the id before with itself, would
+/// make a token of a terabyte.
+const MOST_BYTES: usize = 1 << 28;
+const TOO_LONG: &str = "the tokens of a vocabulary have at most 256 MiB together, and these have more";
 
 /// The bytes of every id. An id may stand for nothing here: a special token's, which is the caller's.
 #[derive(Clone, Debug, Default)]
@@ -22,14 +27,20 @@ impl Vocab {
         for byte in 0..=255u8 {
             vocab.push(&[byte]);
         }
-        let mut seen: HashSet<Vec<u8>> = HashSet::with_capacity(merges.len());
         for (number, &(left, right)) in merges.iter().enumerate() {
-            let joined = match (vocab.token(left), vocab.token(right)) {
-                (Some(left), Some(right)) => [left, right].concat(),
-                _ => return Err(format!("merge {number} names an id that comes later")),
+            let (Some(left), Some(right)) = (vocab.range(left), vocab.range(right)) else {
+                return Err(format!("merge {number} names an id that comes later"));
             };
-            vocab.push(&joined);
-            if !seen.insert(joined) {
+            if vocab.bytes.len() + left.len() + right.len() > MOST_BYTES {
+                return Err(TOO_LONG.to_owned());
+            }
+            vocab.bytes.extend_from_within(left);
+            vocab.bytes.extend_from_within(right);
+            vocab.ends.push(vocab.bytes.len());
+        }
+        let mut seen: HashSet<&[u8]> = HashSet::with_capacity(merges.len());
+        for (number, (_, token)) in vocab.tokens().skip(256).enumerate() {
+            if !seen.insert(token) {
                 return Err(format!("merge {number} makes bytes that another id has already"));
             }
         }
@@ -47,6 +58,9 @@ impl Vocab {
             let token = token.as_ref().map_or(&[][..], AsRef::as_ref);
             if !token.is_empty() && !seen.insert(token) {
                 return Err(format!("token {id} has the bytes of another"));
+            }
+            if vocab.bytes.len() + token.len() > MOST_BYTES {
+                return Err(TOO_LONG.to_owned());
             }
             vocab.push(token);
         }
@@ -81,10 +95,15 @@ impl Vocab {
     /// Bytes of an id; `None` if it is not ours.
     #[inline]
     pub fn token(&self, id: u32) -> Option<&[u8]> {
+        self.range(id).map(|range| &self.bytes[range])
+    }
+
+    #[inline]
+    fn range(&self, id: u32) -> Option<Range<usize>> {
         let id = id as usize;
         let end = *self.ends.get(id)?;
         let start = if id == 0 { 0 } else { self.ends[id - 1] };
-        (start < end).then(|| &self.bytes[start..end])
+        (start < end).then_some(start..end)
     }
 
     /// Ids that are ours, and their bytes.

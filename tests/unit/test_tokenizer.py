@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat._rustbpe import PATTERN
+from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer import texts as texts_module
 from nanochat.tokenizer.bpe import BYTES, SPECIALS, Tokenizer
-from nanochat.tokenizer.merges import derived_merges
 from nanochat.world.documents import documents
 
 TEXTS = [*documents(5, 0, 300), "", "naïve 東京 🙂\n" * 3, "\0a\0", " " * 200, ""]
@@ -74,6 +73,13 @@ def rows(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
 
 @every_arrow
 def test_arrow_is_learnt_from(kind: str) -> None:
+    assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
+
+
+@every_arrow
+@pytest.mark.parametrize("portion_bytes", [1, 5000])
+def test_arrow_is_learnt_from_in_portions(kind: str, portion_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts_module, "PORTION_BYTES", portion_bytes)
     assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
 
 
@@ -137,6 +143,12 @@ def test_only_bytes() -> None:
 def test_a_pattern_that_is_none() -> None:
     with pytest.raises(BadConfig, match="cannot split text"):
         Tokenizer.train_from_iterator(["abc"], 300, pattern="(")
+
+
+@pytest.mark.parametrize("of", [list, pa.array])
+def test_a_regex_engine_that_gives_up_is_one_sentence(of) -> None:
+    with pytest.raises(BadConfig, match="cannot split text"):
+        Tokenizer.train_from_iterator(of([" " * 10_000]), 266, pattern=r"(?:\s|\s\s)*x(?!y)|\s+(?!\S)y?")
 
 
 def test_progress_is_told_and_may_stop() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+import os
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -85,6 +90,115 @@ def test_who_wants_no_more_gets_no_more(tmp_path: Path) -> None:
         for _ in range(taken):
             next(batches)
         batches.close()
+
+
+KINDS = {
+    "string": pa.string(), "large": pa.large_string(), "view": pa.string_view(), "bytes": pa.binary(),
+    "large bytes": pa.large_binary(), "dictionary": pa.dictionary(pa.int32(), pa.string()), "json": pa.json_(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])
+def test_every_codec_and_kind_of_text_is_read(tmp_path: Path, codec: str, kind: str) -> None:
+    column = pa.array([text.encode() for text in TEXTS[:300]], pa.binary()).cast(pa.string())
+    if kind != "json":
+        column = column.cast(KINDS[kind]) if "dictionary" not in kind else column.dictionary_encode()
+    else:
+        column = pa.ExtensionArray.from_storage(pa.json_(), column)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet", compression=codec, row_group_size=90)
+    ids, _ = ids_of(tmp_path / "a.parquet")
+    assert np.array_equal(ids, IDS[: OFFSETS[300]])
+
+
+@pytest.mark.parametrize("column", [pa.array([Decimal("1.5")]), pa.array([["a"]]), pa.array([{"x": "a"}]),
+    pa.array([b"ab"], pa.binary(2)), pa.array([1.5]), pa.array([None]), pa.array([1]).dictionary_encode(),
+    pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string()))], ids=lambda column: str(column.type))  # fmt: skip
+def test_a_column_of_something_else_is_refused(tmp_path: Path, column: pa.Array) -> None:
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet", store_decimal_as_integer=False)
+    with pytest.raises(BadSource, match="the column `text` is not of texts"):
+        ids_of(tmp_path / "a.parquet")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    texts = pa.array(["a"])
+    for columns in ([texts, texts], [texts, pa.array([1])], [pa.array([1]), texts]):
+        pq.write_table(pa.table(columns, names=["text", "text"]), tmp_path / "a.parquet")
+        with pytest.raises(BadSource, match=r"a\.parquet` cannot be encoded: there are 2 columns `text`"):
+            ids_of(tmp_path / "a.parquet")
+    pq.write_table(pa.table([texts, pa.array([{"x": "b"}])], names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(BadSource, match="`text`"):
+        ids_of(tmp_path / "a.parquet")
+    with pytest.raises(BadSource, match="2 of these columns are called `text`"):
+        OURS.encode_batch(pa.table([texts, texts], names=["text", "text"]))
+
+
+def test_a_dot_in_a_name_is_no_field_of_a_struct(tmp_path: Path) -> None:
+    table = pa.table({"a": [{"b": "struct"}, None, {"b": None}], "a.b": ["flat", "x", "y"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.select(["a"]), tmp_path / "struct.parquet")
+
+    def texts(path: str, column) -> list[str]:
+        (batch,) = OURS.encode_parquet(tmp_path / path, column)
+        return [OURS.decode(batch.ids[b:e]) for b, e in itertools.pairwise(batch.offsets)]
+
+    assert texts("a.parquet", "a.b") == ["flat", "x", "y"]
+    assert texts("a.parquet", ("a", "b")) == texts("struct.parquet", ["a", "b"]) == ["struct", "", ""]
+    for column in ("a.b", "a", ("a", "c"), ("a.b", "a"), (), ""):
+        with pytest.raises(BadSource, match="column"):
+            texts("struct.parquet", column)
+
+
+@pytest.mark.parametrize("groups", [[0], [0, 0], [2, 0, 1], [0, 3], [3, 0]])
+def test_parts_without_rows_count_nothing(tmp_path: Path, groups: list[int]) -> None:
+    schema = pa.schema({"text": pa.string()})
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema) as writer:
+        for number, rows in enumerate(groups):
+            writer.write_table(pa.table({"text": [f"text {number}"] * rows}, schema=schema))
+    batches = list(OURS.encode_parquet(tmp_path / "a.parquet", threads=2))
+    assert sum(len(batch) for batch in batches) == sum(groups)
+    assert OURS.encoder.encode_parquet(bytes(tmp_path / "a.parquet"), ["text"], 1, False).rows == sum(groups)
+
+
+def test_an_encrypted_file_is_refused(tmp_path: Path) -> None:
+    class Plain(pe.KmsClient):
+        def __init__(self, _config: object) -> None:
+            super().__init__()
+
+        def wrap_key(self, key: bytes, _master: str) -> bytes:
+            return base64.b64encode(key)
+
+        def unwrap_key(self, wrapped: bytes, _master: str) -> bytes:
+            return base64.b64decode(wrapped)
+
+    factory = pe.CryptoFactory(Plain)
+    for plaintext_footer in (True, False):
+        config = pe.EncryptionConfiguration(
+            "footer", column_keys={"column": ["text"]}, plaintext_footer=plaintext_footer
+        )
+        properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+        table = pa.table({"text": ["a secret"] * 100})
+        with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=properties) as writer:
+            writer.write_table(table)
+        with pytest.raises(BadSource, match=r"a\.parquet` cannot be encoded: .*encrypt"):
+            ids_of(tmp_path / "a.parquet")
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").touch()
+    pq.write_table(pa.table({"text": TEXTS[:50]}), tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    for kept in (1, 8, len(content) // 2, len(content) - 1):
+        (tmp_path / f"cut {kept}").write_bytes(content[:kept])
+    (tmp_path / "page").write_text("<html>" * 100)
+    for path in tmp_path.iterdir():
+        if path.name != "whole":
+            with pytest.raises(BadSource, match=f"{path.name}` cannot be encoded: "):
+                ids_of(path)
+    for path in (tmp_path, tmp_path / "no\0name", Path("/dev/null"), tmp_path / "\ud800"):
+        with pytest.raises(BadSource, match="cannot be encoded: "):
+            ids_of(path)
 
 
 @pytest.mark.parametrize("column", ["number", "rows", "texts"])

@@ -1,12 +1,9 @@
 //! One piece → ids: the rule of the lowest number is applied, at the leftmost place of equal ones, until none is left.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::ops::Range;
 
+use super::merge_long::merge_long;
 use super::rules::{Rules, NONE};
-use crate::hash::Map;
-use crate::memory::advise_huge;
 
 /// Pieces up to this many bytes are kept on the stack and searched for their lowest rule.
 const SHORT: usize = 64;
@@ -38,7 +35,7 @@ impl Merged {
         compiled_for_this_processor(known, text, pieces, self);
         for (piece, range) in pieces.iter().enumerate().filter(|(_, range)| range.len() > MIDDLING) {
             let before = self.ids.len();
-            Long::new(known, &text[range.clone()]).merge(&mut self.ids);
+            merge_long(known, &text[range.clone()], &mut self.ids);
             self.of_piece[piece] = before..self.ids.len();
         }
     }
@@ -50,6 +47,25 @@ pub fn merge(known: &Rules, piece: &[u8]) -> Vec<u32> {
     let whole = 0..piece.len();
     merged.merge(known, piece, std::slice::from_ref(&whole));
     merged.ids
+}
+
+/// The two ids whose merge leaves one id of a piece; `None` if more are left, or it is a byte.
+pub fn last_pair(known: &Rules, piece: &[u8]) -> Option<(u32, u32)> {
+    if piece.len() > SHORT {
+        let mut ids = Vec::new();
+        let last = merge_long(known, piece, &mut ids);
+        return last.filter(|_| ids.len() == 1);
+    }
+    let mut parts: Vec<u32> = piece.iter().map(|&byte| known.byte_id(byte)).collect();
+    loop {
+        let rule_at = |at: usize| (known.rule(parts[at], parts[at + 1]), at);
+        let (_, at) = (0..parts.len() - 1).map(rule_at).min().filter(|&(rule, _)| rule != NONE)?;
+        if let &[left, right] = parts.as_slice() {
+            return Some((left, right));
+        }
+        parts[at] = known.id(known.rule(parts[at], parts[at + 1]));
+        parts.remove(at + 1);
+    }
 }
 
 #[allow(unsafe_code)]
@@ -277,108 +293,6 @@ impl Groups {
         while let Some(&part) = self.parts.get(at) {
             ids.push(part);
             at = self.next[at] as usize;
-        }
-    }
-}
-
-/// A long piece: parts in a linked list, and for each rule the places where it may apply. A rule's places are worked
-/// off in one go, from the left, so that a run of ten million equal characters is linear.
-struct Long<'a> {
-    known: &'a Rules,
-    parts: Vec<u32>,
-    rules: Vec<u32>,
-    next: Vec<u32>,
-    before: Vec<u32>,
-    places: Map<u32, Vec<u32>>,
-    waiting: BinaryHeap<Reverse<u32>>,
-}
-
-const NOWHERE: u32 = u32::MAX;
-
-/// In huge pages, if there are so many: the kernel takes longer to hand out small ones than we to fill them.
-fn vec_of(count: usize, values: impl Iterator<Item = u32>) -> Vec<u32> {
-    let mut made = Vec::with_capacity(count);
-    advise_huge(&made);
-    made.extend(values);
-    made
-}
-
-impl<'a> Long<'a> {
-    /// Of a piece of less than 2³² bytes.
-    fn new(known: &'a Rules, piece: &[u8]) -> Long<'a> {
-        let length = piece.len() as u32;
-        let mut long = Long {
-            known,
-            parts: vec_of(piece.len(), piece.iter().map(|&byte| known.byte_id(byte))),
-            rules: vec_of(piece.len(), piece.iter().map(|_| NONE)),
-            next: vec_of(piece.len(), 1..=length),
-            before: vec_of(piece.len(), (0..length).map(|at| at.wrapping_sub(1))),
-            places: Map::default(),
-            waiting: BinaryHeap::new(),
-        };
-        long.next[piece.len() - 1] = NOWHERE;
-        for (at, two) in (0u32..).zip(piece.windows(2)) {
-            long.found(at, known.rule_of_bytes(two[0], two[1]));
-        }
-        long
-    }
-
-    fn found(&mut self, at: u32, rule: u32) {
-        self.rules[at as usize] = rule;
-        if rule != NONE {
-            let waiting = &mut self.waiting;
-            self.places
-                .entry(rule)
-                .or_insert_with(|| {
-                    waiting.push(Reverse(rule));
-                    Vec::new()
-                })
-                .push(at);
-        }
-    }
-
-    fn merge(mut self, ids: &mut Vec<u32>) {
-        while let Some(Reverse(rule)) = self.waiting.pop() {
-            let mut places = self.places.remove(&rule).unwrap_or_default();
-            places.sort_unstable();
-            for (done, &at) in places.iter().enumerate() {
-                if self.rules[at as usize] == rule {
-                    self.apply(rule, at);
-                }
-                // a rule that goes first has come up: the rest of this one has to wait
-                if self.waiting.peek().is_some_and(|&Reverse(other)| other < rule) {
-                    let rest = &places[done + 1..];
-                    if !rest.is_empty() {
-                        self.places.entry(rule).or_default().extend_from_slice(rest);
-                        self.waiting.push(Reverse(rule));
-                    }
-                    break;
-                }
-            }
-        }
-        let mut at = 0;
-        while at != NOWHERE {
-            ids.push(self.parts[at as usize]);
-            at = self.next[at as usize];
-        }
-    }
-
-    fn apply(&mut self, rule: u32, at: u32) {
-        let merged = self.known.id(rule);
-        let follower = self.next[at as usize] as usize;
-        let after = self.next[follower];
-        self.parts[at as usize] = merged;
-        self.rules[follower] = NONE;
-        self.next[at as usize] = after;
-        if after == NOWHERE {
-            self.rules[at as usize] = NONE;
-        } else {
-            self.before[after as usize] = at;
-            self.found(at, self.known.rule(merged, self.parts[after as usize]));
-        }
-        let before = self.before[at as usize];
-        if before != NOWHERE {
-            self.found(before, self.known.rule(self.parts[before as usize], merged));
         }
     }
 }

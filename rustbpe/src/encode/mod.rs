@@ -6,31 +6,35 @@
 #[cfg(feature = "parquet")]
 mod batches;
 mod cache;
+mod derive;
 mod halves;
 mod id;
 mod long;
 mod merge;
+mod merge_long;
 mod rules;
+mod sink;
 
-use std::convert::Infallible;
-use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use crate::hash::Map;
 use crate::key::KEY_BYTES;
 use crate::parts::{in_order, parts, threads_or_all, Part, There};
-use crate::split::{Ends, SplitError, Splitter, MOST_ENDS};
+use crate::split::{Ends, Splitter, MOST_ENDS};
 use crate::text::Text;
 use crate::vocab::Vocab;
 #[cfg(feature = "parquet")]
 pub use batches::{Batch, ColumnError};
 use cache::{Cache, Gathered, Missing, Wanted};
+pub use derive::derived;
+use derive::each_token;
 use halves::Halves;
 use id::Id;
 use long::LongPieces;
 use merge::{merge, Merged};
 pub use rules::Rules;
+pub use sink::{Buffer, EncodeError, Sink};
 
 /// Encodes with one vocabulary; threads may share it.
 pub struct Encoder {
@@ -111,79 +115,6 @@ impl Output for u32 {
     }
 }
 
-/// Texts could not be encoded.
-#[derive(Debug)]
-pub enum EncodeError {
-    /// The regex engine of a slow pattern gave up.
-    Split(SplitError),
-    /// The caller's buffer holds fewer ids than there are.
-    NoRoom {
-        /// Ids that it holds.
-        room: usize,
-    },
-}
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EncodeError::Split(error) => error.fmt(formatter),
-            EncodeError::NoRoom { room } => write!(formatter, "the ids do not fit a buffer of {room}"),
-        }
-    }
-}
-
-impl std::error::Error for EncodeError {}
-
-impl From<SplitError> for EncodeError {
-    fn from(error: SplitError) -> EncodeError {
-        EncodeError::Split(error)
-    }
-}
-
-impl From<Infallible> for EncodeError {
-    fn from(never: Infallible) -> EncodeError {
-        match never {}
-    }
-}
-
-/// Where ids go, in order.
-pub trait Sink<I> {
-    /// Takes the next ids. Fails if there is no room.
-    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError>;
-}
-
-impl<I: Copy> Sink<I> for Vec<I> {
-    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
-        self.extend_from_slice(ids);
-        Ok(())
-    }
-}
-
-/// A caller's buffer.
-pub struct Buffer<'a, I> {
-    /// What is left of it.
-    left: &'a mut [I],
-    room: usize,
-}
-
-impl<'a, I> Buffer<'a, I> {
-    /// Of a slice.
-    pub fn new(slice: &'a mut [I]) -> Self {
-        let room = slice.len();
-        Buffer { left: slice, room }
-    }
-}
-
-impl<I: Copy> Sink<I> for Buffer<'_, I> {
-    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
-        let left = std::mem::take(&mut self.left);
-        let (here, behind) = left.split_at_mut_checked(ids.len()).ok_or(EncodeError::NoRoom { room: self.room })?;
-        here.copy_from_slice(ids);
-        self.left = behind;
-        Ok(())
-    }
-}
-
 /// As many ids as texts hardly have more of, one before and one after each among them. What is not needed of memory for
 /// so many is never touched; to make room for more takes longer than to encode.
 pub fn likely_ids<T: Text>(texts: &[T]) -> usize {
@@ -193,12 +124,8 @@ pub fn likely_ids<T: Text>(texts: &[T]) -> usize {
 impl Encoder {
     /// Of a vocabulary and its rules. `whole`: a piece that is a token is that token, whatever the rules make of it.
     pub fn new(splitter: Splitter, vocab: Vocab, rules: Rules, whole: bool) -> Encoder {
-        let mut unmade: Map<Box<[u8]>, u32> = Map::default();
-        for (id, bytes) in vocab.tokens() {
-            if merge(&rules, bytes) != [id] {
-                unmade.insert(bytes.into(), id);
-            }
-        }
+        let unmade = each_token(&vocab, |bytes, id| (merge(&rules, bytes) != [id]).then(|| (bytes.into(), id)));
+        let unmade = unmade.into_iter().collect();
         Encoder { splitter, vocab, rules, unmade, whole, narrow: Mutex::default(), wide: Mutex::default() }
     }
 
@@ -210,6 +137,11 @@ impl Encoder {
     /// How texts are cut.
     pub fn splitter(&self) -> &Splitter {
         &self.splitter
+    }
+
+    /// Whether a piece that is a token is that token, whatever the rules make of it.
+    pub fn whole(&self) -> bool {
+        self.whole
     }
 
     /// Whether u16 holds every id.

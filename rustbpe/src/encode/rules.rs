@@ -4,8 +4,7 @@
 //! ranks, a rule's number is the id it makes, and any two ids whose joined bytes are a token have one. In a list of
 //! merges, as Hugging Face keeps it, the number is the place in the list.
 
-use rayon::prelude::*;
-
+use super::derive::derived;
 use crate::hash::{fold, Map};
 use crate::memory::Table;
 use crate::vocab::Vocab;
@@ -34,42 +33,16 @@ pub struct Rules {
     ids: Option<Vec<u32>>,
     /// Id of each byte.
     byte_ids: [u32; 256],
+    /// Bytes of each id.
+    bytes: Vec<u32>,
 }
 
 impl Rules {
     /// Any two ids whose joined bytes are a token, the lowest id first: as tiktoken has it.
     ///
-    /// Yet each token can come about in one way only. Its last merge saw nothing but its own bytes, for what once crosses
-    /// their border never comes back; so merging a token's own bytes shows the one rule that can ever make it. Only these
-    /// are kept: they are half of all, and fit the processor's cache.
+    /// Only rules that can ever apply are kept: they are half of all, and fit the processor's cache.
     pub fn by_rank(vocab: &Vocab) -> Rules {
-        let tokens: Vec<(u32, &[u8])> = vocab.tokens().collect();
-        let ids: Map<&[u8], u32> = tokens.iter().map(|&(id, bytes)| (bytes, id)).collect();
-        let any_cut: Vec<(u32, u32, u32)> = tokens
-            .par_iter()
-            .flat_map_iter(|&(id, bytes)| {
-                let ids = &ids;
-                (1..bytes.len()).filter_map(move |cut| Some((*ids.get(&bytes[..cut])?, *ids.get(&bytes[cut..])?, id)))
-            })
-            .collect();
-        let all = Rules::build(vocab, &any_cut, None);
-        let needed: Vec<(u32, u32, u32)> = tokens
-            .par_iter()
-            .filter_map(|&(id, bytes)| all.last_two(bytes).map(|(left, right)| (left, right, id)))
-            .collect();
-        Rules::build(vocab, &needed, None)
-    }
-
-    /// The two parts of a token that are left before its last merge; `None` if merging its bytes gets stuck earlier.
-    fn last_two(&self, token: &[u8]) -> Option<(u32, u32)> {
-        let mut parts: Vec<u32> = token.iter().map(|&byte| self.byte_id(byte)).collect();
-        while parts.len() > 2 {
-            let rule_at = |at: usize| (self.rule(parts[at], parts[at + 1]), at);
-            let (rule, at) = (0..parts.len() - 1).map(rule_at).min().filter(|&(rule, _)| rule != NONE)?;
-            parts[at] = self.id(rule);
-            parts.remove(at + 1);
-        }
-        <[u32; 2]>::try_from(parts).ok().map(|[left, right]| (left, right))
+        Rules::build(vocab, &derived(vocab), None)
     }
 
     /// By a list of merges, the first one first.
@@ -96,7 +69,8 @@ impl Rules {
         Ok(Rules::build(vocab, &rules, Some(ids)))
     }
 
-    fn build(vocab: &Vocab, rules: &[(u32, u32, u32)], ids: Option<Vec<u32>>) -> Rules {
+    /// Of left ids, right ids and numbers of rules; `ids` as in the field.
+    pub(super) fn build(vocab: &Vocab, rules: &[(u32, u32, u32)], ids: Option<Vec<u32>>) -> Rules {
         let bits = rules.len().div_ceil(6).max(2).next_power_of_two().trailing_zeros();
         let mut built = Rules {
             of_bytes: vec![NONE; 1 << 16],
@@ -104,6 +78,7 @@ impl Rules {
             shift: 64 - bits,
             ids,
             byte_ids: [NONE; 256],
+            bytes: (0..vocab.len() as u32).map(|id| vocab.token(id).map_or(0, <[u8]>::len) as u32).collect(),
         };
         for (id, bytes) in vocab.tokens() {
             if let &[byte] = bytes {
@@ -172,6 +147,12 @@ impl Rules {
             None => rule,
             Some(ids) => ids[rule as usize],
         }
+    }
+
+    /// Bytes of an id.
+    #[inline(always)]
+    pub fn bytes(&self, id: u32) -> usize {
+        self.bytes[id as usize] as usize
     }
 
     /// The id of a byte.

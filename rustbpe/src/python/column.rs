@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 use twox_hash::XxHash3_64;
 
-use super::{lend, value_error, Int64s, Lendable, PyEncoder};
+use super::encoder::{lend, Lendable, PyEncoder};
+use super::{value_error, Array, Int64s};
 use crate::column::{Column, Document};
 use crate::encode::{Batch, ColumnError};
 use crate::spare::Spare;
@@ -26,24 +27,26 @@ type Sent = (Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>, Vec<i64>
 type Coming = (Receiver<Sent>, JoinHandle<Result<(), ColumnError>>);
 
 /// The batches of a column, while they are encoded.
-#[pyclass(name = "Batches", frozen)]
+#[pyclass(name = "Batches", module = "nanochat._rustbpe", frozen)]
 pub struct PyBatches {
     rows: usize,
+    /// The process whose threads encode: one that is forked from it has none of them.
+    process: u32,
     coming: Mutex<Option<Coming>>,
 }
 
 impl PyBatches {
     pub(super) fn start<I: Lendable>(
         encoder: &PyEncoder,
-        (path, column): (PathBuf, &str),
+        (path, column): (PathBuf, Vec<String>),
         threads: usize,
         around: (Option<u32>, Option<u32>),
     ) -> PyResult<PyBatches> {
-        let column = Column::open(&path, column).map_err(ColumnError::from).map_err(value_error)?;
+        let column = Column::open(&path, &column).map_err(ColumnError::from).map_err(value_error)?;
         let rows = column.rows();
         let (sender, receiver) = sync_channel::<Sent>(READY);
         let (encoder, home): (_, Arc<Spare<I>>) = (encoder.encoder.clone(), I::home(encoder).clone());
-        let encoding = std::thread::spawn(move || {
+        let encode = move || {
             let room = |ids| home.take(ids);
             let give = |Batch { ids, offsets, documents }| {
                 let home = home.clone();
@@ -51,8 +54,9 @@ impl PyBatches {
                 sender.send((Box::new(lent), offsets, documents)).is_ok()
             };
             encoder.encode_column::<I>(&column, threads, around, room, give)
-        });
-        Ok(PyBatches { rows, coming: Mutex::new(Some((receiver, encoding))) })
+        };
+        let encoding = Builder::new().spawn(encode)?;
+        Ok(PyBatches { rows, process: std::process::id(), coming: Mutex::new(Some((receiver, encoding))) })
     }
 
     /// The next batch. At the end, or if that is an error, the threads are gone.
@@ -69,6 +73,10 @@ impl PyBatches {
 impl Drop for PyBatches {
     fn drop(&mut self) {
         if let Some((receiver, encoding)) = self.coming.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            if self.process != std::process::id() {
+                std::mem::forget((receiver, encoding));
+                return;
+            }
             drop(receiver);
             // it is told with its next batch that nobody wants more
             let _ = encoding.join();
@@ -89,6 +97,9 @@ impl PyBatches {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<PyBatch>> {
+        if self.process != std::process::id() {
+            return Err(value_error("these batches belong to the process that this one was forked from"));
+        }
         let Some((lent, offsets, documents)) = py.detach(|| self.receive()).map_err(value_error)? else {
             return Ok(None);
         };
@@ -97,7 +108,7 @@ impl PyBatches {
 }
 
 /// Some documents, and their ids.
-#[pyclass(name = "Batch", frozen)]
+#[pyclass(name = "Batch", module = "nanochat._rustbpe", frozen)]
 pub struct PyBatch {
     ids: Py<PyAny>,
     offsets: Py<Int64s>,
@@ -137,7 +148,33 @@ impl PyBatch {
         Ok(PyBytes::new(py, &all[..bytes.min(all.len())]))
     }
 
+    /// For `pickle` and `copy`: the arguments of `batch_of`.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let function = py.import("nanochat._rustbpe")?.getattr("batch_of")?;
+        let documents: Vec<_> = self.documents.iter().map(|document| PyBytes::new(py, document.bytes())).collect();
+        Ok((function, (&self.ids, &self.offsets, documents).into_pyobject(py)?))
+    }
+
     fn __len__(&self) -> usize {
         self.documents.len()
     }
+}
+
+/// What a batch was pickled as, a batch again.
+#[pyfunction]
+pub fn batch_of(
+    ids: &Bound<'_, PyAny>,
+    offsets: Array<'_, i64>,
+    documents: Vec<Bound<'_, PyBytes>>,
+) -> PyResult<PyBatch> {
+    let ids_count =
+        if let Ok(ids) = ids.cast::<PyArray1<u16>>() { ids.len()? } else { ids.cast::<PyArray1<u32>>()?.len()? };
+    let places = offsets.as_slice()?;
+    let whole = places.len() == documents.len() + 1 && places[0] == 0 && places.is_sorted();
+    if !whole || places.last().and_then(|&last| usize::try_from(last).ok()) != Some(ids_count) {
+        return Err(value_error("the offsets of this batch do not fit its ids and documents"));
+    }
+    let documents = documents.iter().map(|bytes| Document::from(bytes.as_bytes().to_vec())).collect();
+    let offsets = places.to_vec().into_pyarray(ids.py()).unbind();
+    Ok(PyBatch { ids: ids.clone().unbind(), offsets, documents: Arc::new(documents) })
 }

@@ -1,11 +1,14 @@
 //! The packer, for Python.
 
-use numpy::{Element, IntoPyArray, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use numpy::{Element, IntoPyArray, PyArray2, PyArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::Int64s;
+use super::{Array, Int64s};
 use crate::pack as packing;
+
+/// A list is kept for each number of tokens that a document may have.
+const MOST_ROW_TOKENS: usize = 1 << 24;
 
 fn rows<'py, Id: Copy + Send + Element>(
     py: Python<'py>,
@@ -13,9 +16,12 @@ fn rows<'py, Id: Copy + Send + Element>(
     offsets: &[i64],
     row_tokens: usize,
 ) -> PyResult<(Bound<'py, PyAny>, usize)> {
-    let last = offsets.last().copied().unwrap_or(0);
-    if row_tokens < 2 || usize::try_from(last).ok() != Some(ids.len()) || !offsets.is_sorted() {
-        return Err(PyValueError::new_err("offsets do not fit the ids, or rows have less than 2 tokens"));
+    let (first, last) = (offsets.first().copied().unwrap_or(0), offsets.last().copied().unwrap_or(0));
+    if first < 0 || usize::try_from(last).ok() != Some(ids.len()) || !offsets.is_sorted() {
+        return Err(PyValueError::new_err("the offsets do not fit the ids"));
+    }
+    if !(2..=MOST_ROW_TOKENS).contains(&row_tokens) {
+        return Err(PyValueError::new_err(format!("a row has 2 to {MOST_ROW_TOKENS} tokens, not {row_tokens}")));
     }
     let (filled, count, dropped) = py.detach(|| {
         let (plan, dropped) = packing::plan(offsets, row_tokens);
@@ -32,13 +38,13 @@ fn rows<'py, Id: Copy + Send + Element>(
 pub fn pack<'py>(
     py: Python<'py>,
     ids: &Bound<'py, PyAny>,
-    offsets: PyReadonlyArray1<'py, i64>,
+    offsets: Array<'py, i64>,
     row_tokens: usize,
 ) -> PyResult<(Bound<'py, PyAny>, usize)> {
     let offsets = offsets.as_slice()?;
-    if let Ok(ids) = ids.extract::<PyReadonlyArray1<'py, u16>>() {
+    if let Ok(ids) = ids.extract::<Array<'py, u16>>() {
         rows(py, ids.as_slice()?, offsets, row_tokens)
-    } else if let Ok(ids) = ids.extract::<PyReadonlyArray1<'py, u32>>() {
+    } else if let Ok(ids) = ids.extract::<Array<'py, u32>>() {
         rows(py, ids.as_slice()?, offsets, row_tokens)
     } else {
         Err(PyTypeError::new_err("ids must be a contiguous array of uint16 or uint32"))
@@ -49,7 +55,7 @@ pub fn pack<'py>(
 #[pyfunction]
 pub fn plan_padded<'py>(
     py: Python<'py>,
-    lengths: PyReadonlyArray1<'py, i64>,
+    lengths: Array<'py, i64>,
     row_tokens: usize,
     window: usize,
 ) -> PyResult<(Bound<'py, Int64s>, Bound<'py, Int64s>, usize)> {

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::hash::{of_key, Map};
 use crate::key::{key_in, NO_KEY};
 use crate::memory::prefetch;
-use crate::parts::{parts, threads_or_all, Part};
+use crate::parts::{on_threads, parts, threads_or_all, Part};
 use crate::split::{Ends, SplitError, Splitter};
 use crate::text::Text;
 use crate::train::learn::{learn, Words};
@@ -23,6 +23,8 @@ pub enum TrainError {
     Split(SplitError),
     /// There are more different pieces than 32 bits can number.
     TooManyPieces,
+    /// The system gives no thread.
+    NoThread,
 }
 
 impl fmt::Display for TrainError {
@@ -32,6 +34,7 @@ impl fmt::Display for TrainError {
             TrainError::TooManyPieces => {
                 formatter.write_str("the different pieces of this text have over 2 GB; train on a part of it")
             }
+            TrainError::NoThread => formatter.write_str("the system gives no thread to learn with"),
         }
     }
 }
@@ -95,25 +98,20 @@ impl Counter {
     pub fn add<T: Text>(&self, texts: &[T]) -> Result<(), TrainError> {
         let parts = parts(texts, &self.splitter);
         let next = AtomicUsize::new(0);
-        let work = || -> Result<(), TrainError> {
+        let failed: Mutex<Option<TrainError>> = Mutex::default();
+        let work = || {
             let mut front = self.fronts().pop().unwrap_or_default();
             while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                front.count_part(&self.splitter, &self.shared, texts, part)?;
+                if let Err(error) = front.count_part(&self.splitter, &self.shared, texts, part) {
+                    locked(&failed).get_or_insert(error.into());
+                    break;
+                }
             }
             front.hand_over_long(&self.shared);
             self.fronts().push(front);
-            Ok(())
         };
-        let threads = self.threads.min(parts.len());
-        if threads <= 1 {
-            return work();
-        }
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            others
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
+        on_threads(self.threads.min(parts.len()), work);
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// Different pieces met.
@@ -147,10 +145,9 @@ impl Counter {
         if words.bytes() + words.short.len() + words.long.len() > LARGEST_BYTES {
             return Err(TrainError::TooManyPieces);
         }
-        match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-            Ok(pool) => Ok(pool.install(|| learn(words, merges, told))),
-            Err(_) => Ok(learn(words, merges, told)), // no thread to be had: on rayon's own
-        }
+        let pool = |threads: &usize| rayon::ThreadPoolBuilder::new().num_threads(*threads).build().ok();
+        let pool = [threads, 1].iter().find_map(pool).ok_or(TrainError::NoThread)?;
+        Ok(pool.install(|| learn(words, merges, told)))
     }
 
     fn fronts(&self) -> std::sync::MutexGuard<'_, Vec<Front>> {

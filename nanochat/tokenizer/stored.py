@@ -1,0 +1,96 @@
+"""What `vocabulary.json` holds, checked field by field: people edit it by hand.
+
+Format 1: ids are bytes, merges in order, special tokens in order. Format 2 lists the bytes of each id.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.errors import DamagedArtifact
+
+FIELDS = {
+    1: {"format", "pattern", "specials", "merges"},
+    2: {"format", "pattern", "specials", "merges", "tokens", "whole"},
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The fields of a vocabulary, each of the type it should have."""
+
+    pattern: str
+    special_tokens: Any
+    """A list of names, or, with `tokens`, an object of ids by name; what is in them is not checked here."""
+    merges: list[tuple[int, int]] | None
+    tokens: list[bytes | None] | None = None
+    """Bytes by id; None: ids are in our order."""
+    whole: bool = True
+
+
+def parse_json(text: bytes) -> Any:
+    """A JSON value. Raises `ValueError` if it is none, is nested too deeply, or has a name twice in one object."""
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_each_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"`{name:.60}` is in it twice")
+        found[name] = value
+    return found
+
+
+def checked(stored: Any) -> Stored:
+    """The fields of a stored vocabulary. Raises `DamagedArtifact`, naming the field, if one is not as it should be."""
+    if not isinstance(stored, dict):
+        raise DamagedArtifact("It holds no JSON object.")
+    number = stored.get("format")
+    if type(number) is not int or number not in FIELDS:
+        raise DamagedArtifact(f"`format` is {number!r:.40}, and only 1 and 2 are read.")
+    for name in sorted(FIELDS[number] ^ stored.keys(), key=str):
+        raise DamagedArtifact(f"`{name}` is missing." if name in FIELDS[number] else f"`{name:.60}` is no field of it.")
+    if not isinstance(stored["pattern"], str):
+        raise DamagedArtifact("`pattern` is no text.")
+    if number == 1:
+        return Stored(stored["pattern"], _of_type(stored, "specials", list), _merges(stored["merges"]))
+    merges = None if stored["merges"] is None else _merges(stored["merges"])
+    tokens = [_token(number, token) for number, token in enumerate(_of_type(stored, "tokens", list))]
+    specials, whole = _of_type(stored, "specials", dict), _of_type(stored, "whole", bool)
+    return Stored(stored["pattern"], specials, merges, tokens, whole)
+
+
+def _of_type(stored: dict[str, Any], name: str, kind: type) -> Any:
+    if type(stored[name]) is not kind:
+        kinds = {list: "a list", dict: "an object", bool: "true or false"}
+        raise DamagedArtifact(f"`{name}` is not {kinds[kind]}.")
+    return stored[name]
+
+
+def _merges(stored: Any) -> list[tuple[int, int]]:
+    if type(stored) is not list:
+        raise DamagedArtifact("`merges` is not a list.")
+    for place, pair in enumerate(stored):
+        if type(pair) is not list or len(pair) != 2 or not type(pair[0]) is type(pair[1]) is int:
+            raise DamagedArtifact(f"`merges[{place}]` is {pair!r:.40}, not two ids.")
+    return [(left, right) for left, right in stored]
+
+
+def _token(number: int, stored: Any) -> bytes | None:
+    if stored is None:
+        return None
+    try:
+        token = base64.b64decode(stored, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        token = b""
+    if not token:
+        raise DamagedArtifact(f"`tokens[{number}]` is {stored!r:.40}, not bytes in base64.")
+    return token
