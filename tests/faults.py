@@ -13,9 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["", "drop", "short", "torn", "busy", "broken", "forbidden", "unknown", "page", "welcome"] | float
+Fault = (
+    Literal["", "drop", "short", "torn", "busy", "broken", "forbidden", "unknown", "page", "bare", "welcome"] | float
+)
 """Nothing; the connection is closed; half of the body is read or sent; half of it is sent as if it were all; HTTP 503;
-HTTP 500; HTTP 403; HTTP 501; a page in HTML with the status 404; one with 200; or an answer after so many seconds."""
+HTTP 500; HTTP 403; HTTP 501; a page in HTML with the status 404; 404 without a body; a page with the status 200; or an
+answer after so many seconds."""
 XML = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
 REFUSALS = {
     "busy": (503, XML.format("SlowDown", "Reduce your request rate.").encode()),
@@ -23,6 +26,7 @@ REFUSALS = {
     "forbidden": (403, XML.format("AccessDenied", "Access Denied.").encode()),
     "unknown": (501, XML.format("NotImplemented", "A header implies what is not implemented.").encode()),
     "page": (404, b"<!DOCTYPE html><html><body>Not found</body></html>"),
+    "bare": (404, b""),
     "welcome": (200, b"<!DOCTYPE html><html><body>Welcome to the network</body></html>"),
 }
 CHUNK_BYTES = 16_384

@@ -325,20 +325,26 @@ def _remove(
 ) -> tuple[list[Item], str]:
     """Steps 2 to 5: what was removed, and its id in the trash."""
     removed: dict[Name, bytes] = {}
-    put_back: set[Name] = set()
+    spared: set[Name] = set()
     items = [_with_its_files(store, item, removed) for item in items]
     parts = [part for item in items if not item.interrupted and (part := item.as_part())]
     record = trash.begin(store, "gc", parts) if parts and doomed.trash_hours else None
     try:
         for item in items:
-            if item.what == "artifact" and not item.interrupted and _name(item) in removed:
+            name = _name(item)
+            if item.what == "artifact" and not item.interrupted and name in removed:
                 if record and (part := item.as_part()):
-                    trash.keep_manifest(store, record, part, removed[_name(item)])
-                store.objects.delete([manifest_path(*_name(item))])
+                    trash.keep_manifest(store, record, part, removed[name])
+                if _is_changed(store, name, removed[name]):  # made again, as its payload was lost
+                    del removed[name]
+                    spared.add(name)
+                else:
+                    store.objects.delete([manifest_path(*name)])
         if removed:
             _let_runs_speak(store, on_wait)
-            put_back = _needed_again(store, doomed, known, removed)
-            _put_back(store, put_back, removed, items, record)
+            needed = _needed_again(store, doomed, known, removed)
+            _put_back(store, needed, removed, items, record)
+            spared |= needed
         if held:
             trash.ensure_held(held)
     except BaseException:  # stopped, or the store fails: nothing is lost yet
@@ -347,7 +353,7 @@ def _remove(
             if record:
                 trash.finish(store, record, ())
         raise
-    gone = [item for item in items if not (item.what == "artifact" and _name(item) in put_back)]
+    gone = [item for item in items if not (item.what == "artifact" and _name(item) in spared)]
     for item in gone:
         part, place = item.as_part(), (item.interrupted or record) if doomed.trash_hours else None
         if part and place:
@@ -380,6 +386,14 @@ def _with_its_files(store: Store, item: Item, removed: dict[Name, bytes]) -> Ite
     manifest = parse(Manifest, data, path, "a manifest", hint="Move it away.")
     files = (f"{manifest.folder}/{manifest.payload}/{file.path}" for file in manifest.files)
     return replace(item, paths=tuple(dict.fromkeys((*item.paths, *files))))
+
+
+def _is_changed(store: Store, name: Name, data: bytes) -> bool:
+    """Whether there is another manifest by now than was read."""
+    try:
+        return store.objects.read(manifest_path(*name)) != data
+    except FileNotFoundError:
+        return False
 
 
 def _check_clock(store: Store) -> None:

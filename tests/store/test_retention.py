@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import DamagedArtifact, NotFound
-from nanochat.store import retention, runs
+from nanochat.store import retention, runs, trash
 from nanochat.store.artifacts import Manifest, Store
 from nanochat.store.lease import lease
 from nanochat.store.producer import describe_producer
@@ -219,6 +219,22 @@ def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypa
     assert waited == [record.record.id]
     assert names(done.items) == {("artifact", f"download/{key('c')}")}
     assert there(store) == {"a", "ab"}
+
+
+def test_what_is_made_again_while_it_is_deleted_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its payload was lost; a stage replaces the manifest after the deletion has read it."""
+    lost = publish(store, "a")
+    store.objects.delete([f"{lost.folder}/{lost.payload}/data"])
+    keep, again = trash.keep_manifest, []
+
+    def replace_first(*given: Any) -> None:
+        again.append(publish(store, "a"))
+        keep(*given)
+
+    monkeypatch.setattr(trash, "keep_manifest", replace_first)
+    assert [item.what for item in collect(store).spared] == ["artifact"]
+    assert store.find("download", key("a")) == again[0]
+    assert store.verify(again[0]) == []
 
 
 def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
