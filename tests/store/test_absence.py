@@ -425,3 +425,23 @@ def test_a_404_that_does_not_name_what_is_missing_is_confirmed_by_a_listing(
         assert objects.size("v1/aliases/kept") is None
         with pytest.raises(FileNotFoundError):
             objects.read("v1/aliases/kept")
+
+
+@pytest.mark.s3
+def test_a_server_that_does_not_tell_of_uploads_is_said_and_one_that_is_away_is_an_error(
+    root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf(tmp_path, root_s3)
+    faults: dict[Fault, bool] = {"forbidden": True, "unknown": True, "broken": False, "page": False, "welcome": False}
+    for fault, passes in faults.items():
+        of = lambda method, path: "?uploads" in path  # noqa: E731
+        with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _, fault=fault: fault, of) as (url, done):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+            store = Store(root_s3, tmp_path / "cache", read_only=True)
+            if passes:
+                (note,) = retention.plan(store, keep_runs=0, min_age_hours=0).notes
+                assert "Uploads that were never finished are left alone" in note
+            else:
+                with pytest.raises(StoreUnreachable):
+                    retention.plan(store, keep_runs=0, min_age_hours=0)
+        assert done
