@@ -353,7 +353,11 @@ def _remove(
             if record:
                 trash.finish(store, record, ())
         raise
-    gone = [item for item in items if not (item.what == "artifact" and _name(item) in spared)]
+    gone = [
+        item
+        for item in items
+        if not (item.what == "artifact" and _name(item) in spared) and not _has_a_manifest(store, item)
+    ]
     for item in gone:
         part, place = item.as_part(), (item.interrupted or record) if doomed.trash_hours else None
         if part and place:
@@ -394,6 +398,15 @@ def _is_changed(store: Store, name: Name, data: bytes) -> bool:
         return store.objects.read(manifest_path(*name)) != data
     except FileNotFoundError:
         return False
+
+
+def _has_a_manifest(store: Store, item: Item) -> bool:
+    """Whether there is a manifest by now for what was listed as a payload without one."""
+    if item.what != "payload":
+        return False
+    _, _, stage, key, attempt = item.name.split("/")
+    manifest = store.read(stage, key)
+    return manifest is not None and manifest.payload == attempt
 
 
 def _check_clock(store: Store) -> None:

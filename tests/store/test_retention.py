@@ -237,6 +237,19 @@ def test_what_is_made_again_while_it_is_deleted_stays(store: Store, monkeypatch:
     assert store.verify(again[0]) == []
 
 
+def test_a_payload_whose_manifest_no_listing_shows_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, "a")
+    listing = store.objects.backend.list
+
+    def short(*given: Any, **more: Any) -> list[Any]:
+        return [entry for entry in listing(*given, **more) if not entry.path.endswith("/manifest.json")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.objects.backend, "list", short)
+        assert collect(store).items == ()
+    assert there(store) == {"a"}
+
+
 def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "SILENT_S", 0.5)
     a, _ = publish(store, "a"), publish(store, "b")
