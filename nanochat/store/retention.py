@@ -183,11 +183,13 @@ def _plan(store: Store, keep_runs: int, min_age_hours: float, trash_hours: float
         if key in published and key not in busy
     ]
     items += [_item("lease", e.path, "its holder is dead", [e]) for e in there.leases if _id(e) not in busy]
-    items += [_item("unfinished", e.path, "it was never finished", [e]) for e in there.probes]
+    alive_since_s = _now() - MAYBE_ALIVE_S
+    probes = [entry for entry in there.probes if entry.modified_s <= alive_since_s]  # younger ones may be in use
+    items += [_item("unfinished", entry.path, "it was never finished", [entry]) for entry in probes]
     old = [item for item in items if item.what == "artifact" or _last_written_s(there, item) <= youngest_s]
     uploads, notes = _unfinished(store)
     for each in uploads:
-        if each.modified_s <= min(youngest_s, _now() - MAYBE_ALIVE_S):
+        if each.modified_s <= min(youngest_s, alive_since_s):
             name = f"{each.path} {each.upload}".rstrip()
             old.append(Item("unfinished", name, "it was never finished", each.size, (), each))
     stay = len(there.manifests.keys() & kept.keys())

@@ -237,6 +237,18 @@ def test_what_is_made_again_while_it_is_deleted_stays(store: Store, monkeypatch:
     assert store.verify(again[0]) == []
 
 
+def test_the_probe_of_a_store_that_is_being_opened_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    check = store.objects.backend.check_swap
+
+    def meanwhile(path: str) -> bool:
+        collect(Store(str(tmp_path / "store"), tmp_path / "cache"))
+        return check(path)
+
+    monkeypatch.setattr(store.objects.backend, "check_swap", meanwhile)
+    store.objects.probe()
+
+
 def test_a_payload_whose_manifest_no_listing_shows_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(store, "a")
     listing = store.objects.backend.list
