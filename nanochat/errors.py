@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class NanochatError(Exception):
     """A failure that a person can mend.
@@ -73,8 +75,14 @@ class NoSpace(NanochatError):
     """No space left on a disk."""
 
 
-class SystemRefused(NanochatError):
-    """The file system or the kernel refused: no right, a read-only disk, too many open files."""
+class DiskRefused(NanochatError):
+    """A disk of this machine refused: no right, read-only, not a folder."""
+
+
+class DiskFailed(NanochatError):
+    """A disk of this machine failed, or the system was short of something; trying again may help."""
+
+    transient = True
 
 
 class NotEnoughMemory(NanochatError):
@@ -127,6 +135,30 @@ def from_json(error: dict[str, str]) -> NanochatError:
     return kinds.get(error.get("type", ""), StageFailed)(
         error.get("message", "unknown error"), hint=error.get("hint", "")
     )
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+PASSING = frozenset(
+    {
+        errno.ESTALE, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY,
+        errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    }
+)  # fmt: skip
+"""Of a disk on the network that is away, or a system that is short of something."""
+
+
+def from_disk(error: OSError, what: str) -> NanochatError:
+    """The error for what the file system said; `what` needed it, as inside a sentence: "the stage `pack`"."""
+    where = f" (`{error.filename}`)" if error.filename else ""
+    if error.errno in FULL:
+        return NoSpace(
+            f"No space left for {what}{where}.",
+            hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
+        )
+    said = f"{what[:1].upper()}{what[1:]} cannot use a file: {error.strerror or error}{where}."
+    if error.errno in PASSING:
+        return DiskFailed(said, hint="Try again; if that does not help, look at the disk.")
+    return DiskRefused(said, hint="Check the folder and its permissions, or choose another one.")
 
 
 def _family(kind: type[NanochatError]) -> list[type[NanochatError]]:

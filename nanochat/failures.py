@@ -23,12 +23,14 @@ from typing import Any
 
 from nanochat import settings
 from nanochat.errors import (
+    PASSING,
     BadConfig,
+    DiskFailed,
+    DiskRefused,
     NanochatError,
     NoSpace,
     NotEnoughMemory,
     SourceUnreachable,
-    SystemRefused,
     Unexpected,
 )
 
@@ -142,7 +144,7 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
                 hint="Set `PYTHONUTF8=1`.",
             )
     if isinstance(error, RuntimeError) and "can't start new thread" in _words(error):
-        return SystemRefused(_said(what, f"{REFUSALS[errno.EAGAIN][0]}."), hint=REFUSALS[errno.EAGAIN][1])
+        return DiskFailed(_said(what, f"{REFUSALS[errno.EAGAIN][0]}."), hint=REFUSALS[errno.EAGAIN][1])
     if isinstance(error, MemoryError) or _no_memory_for_torch(error):
         return NotEnoughMemory(
             f"{_capital(what)} ran out of memory{_quoted(error)}.",
@@ -169,7 +171,8 @@ def _of_the_system(error: OSError, what: str) -> NanochatError | None:
     if error.errno not in REFUSALS or (error.errno == errno.ENOENT and not path):
         return None
     sentence, hint = REFUSALS[error.errno]
-    return SystemRefused(_said(what, f"{sentence.format(path=named)}."), hint=hint)
+    kind = DiskFailed if error.errno in PASSING else DiskRefused
+    return kind(_said(what, f"{sentence.format(path=named)}."), hint=hint)
 
 
 def _path(error: OSError) -> str:

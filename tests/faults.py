@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,18 +14,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
-Fault = Literal["", "drop", "short", "torn", "busy", "broken", "forbidden", "unknown", "page", "welcome"] | float
-"""Nothing; the connection is closed; half of the body is read or sent; half of it is sent as if it were all; HTTP 503;
-HTTP 500; HTTP 403; HTTP 501; a page in HTML with the status 404; one with 200; or an answer after so many seconds."""
+Fault = (
+    Literal[
+        "", "drop", "lost", "short", "torn", "half", "empty", "busy", "broken", "forbidden", "unknown", "skewed",
+        "missing", "precondition", "page", "welcome", "nothing",
+    ]
+    | float
+)  # fmt: skip
+"""Nothing; the connection is closed before or after the request was passed on; half of the body is read or sent; half
+of it is sent as if it were all; half of a listing, or none of it; what `ANSWERS` says, in place of the server's; or an
+answer after so many seconds."""
 XML = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
-REFUSALS = {
+ANSWERS = {
     "busy": (503, XML.format("SlowDown", "Reduce your request rate.").encode()),
     "broken": (500, XML.format("InternalError", "We are sorry.").encode()),
     "forbidden": (403, XML.format("AccessDenied", "Access Denied.").encode()),
     "unknown": (501, XML.format("NotImplemented", "A header implies what is not implemented.").encode()),
+    "skewed": (403, XML.format("RequestTimeTooSkewed", "The difference is too large.").encode()),
+    "missing": (404, XML.format("NoSuchKey", "The specified key does not exist.").encode()),
+    "precondition": (412, XML.format("PreconditionFailed", "A condition did not hold.").encode()),
     "page": (404, b"<!DOCTYPE html><html><body>Not found</body></html>"),
     "welcome": (200, b"<!DOCTYPE html><html><body>Welcome to the network</body></html>"),
+    "nothing": (200, b""),
 }
+ENTRY = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
 CHUNK_BYTES = 16_384
 
 
@@ -51,6 +64,7 @@ def faulty(
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two writes: the second would wait for 40 ms
 
         def forward(self) -> None:
             asked: Fault = ""
@@ -69,9 +83,10 @@ def faulty(
                 self.close_connection = True
                 return
             given = b"".join(self.paced(self.rfile.read, length))
-            if asked in REFUSALS:
-                status, said = REFUSALS[asked]
-                self.answer(status, {"Content-Type": "application/xml"}, said)
+            if asked in ANSWERS:
+                status, said = ANSWERS[asked]
+                kind = "text/html" if asked in ("page", "welcome") else "application/xml"
+                self.answer(status, {"Content-Type": kind}, b"" if self.command == "HEAD" else said)
                 return
             connection = http.client.HTTPConnection(behind, timeout=30)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -79,8 +94,16 @@ def faulty(
                 connection.putheader(name, value)
             connection.endheaders(given)
             answer = connection.getresponse()
-            body = answer.read()
+            body = answer.read()  # of HEAD: none
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+            if asked == "lost":
+                self.close_connection = True
+                return
+            if asked in ("half", "empty"):
+                entries = ENTRY.findall(body)
+                for entry in entries[len(entries) // 2 if asked == "half" else 0 :]:
+                    body = body.replace(entry, b"")
+                headers["Content-Length"] = str(len(body))
             if asked == "torn":
                 body = body[: len(body) // 2]
                 headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}

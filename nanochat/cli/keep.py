@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nanochat.cli.app import Reference, StoreUrl, app, between, fail, open_store, out
-from nanochat.errors import BadConfig, NanochatError
+from nanochat.errors import PASSING, BadConfig, NanochatError, from_disk
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
@@ -219,6 +219,8 @@ def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
                     path.unlink(missing_ok=True)
             raise
     except OSError as error:
+        if error.errno in PASSING:
+            raise from_disk(error, f"the export to `{folder}`") from error
         raise BadConfig(
             f"`{error.filename2 or error.filename or folder}` cannot be used: {error.strerror or error}.",
             hint="Name another folder to export to.",

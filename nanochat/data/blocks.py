@@ -196,7 +196,8 @@ class _Cache:
                         try:
                             yield file
                         finally:
-                            part.unlink(missing_ok=True)
+                            with contextlib.suppress(OSError):
+                                part.unlink()
                         return
 
     def _make_room(self) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nanochat.errors import DamagedArtifact, NotFound
+from nanochat.errors import DamagedArtifact, NotFound, from_disk
 from nanochat.model.gpt import GPT
 from nanochat.scaling import Architecture
 
@@ -27,10 +27,12 @@ def save_model(folder: Path, model: GPT) -> None:
 def load_architecture(folder: Path) -> Architecture:
     """The architecture alone. Raises `NotFound` or `DamagedArtifact`."""
     path = folder / ARCHITECTURE
-    if not path.is_file():
-        raise NotFound(f"There is no `{ARCHITECTURE}` in {folder}.", hint="Is it the folder of a model?")
     try:
-        return Architecture.model_validate_json(path.read_text())
+        return Architecture.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFound(f"There is no `{ARCHITECTURE}` in {folder}.", hint="Is it the folder of a model?") from None
+    except OSError as error:
+        raise from_disk(error, "the model") from error
     except ValidationError as error:
         raise DamagedArtifact(f"{path} does not describe a model: {error.errors()[0]['msg']}.") from error
 
@@ -40,10 +42,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu", compute_dtype: 
     with torch.device("meta"):
         model = GPT(load_architecture(folder), compute_dtype)
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise NotFound(f"There is no `{WEIGHTS}` in {folder}.", hint="Is it the folder of a model?")
     try:
         weights = load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise NotFound(f"There is no `{WEIGHTS}` in {folder}.", hint="Is it the folder of a model?") from None
+    except OSError as error:
+        raise from_disk(error, "the model") from error
     except SafetensorError as error:
         raise DamagedArtifact(f"{path} is not a readable safetensors file: {error}.") from error
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}

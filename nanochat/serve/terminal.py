@@ -13,7 +13,7 @@ from rich.text import Text
 
 from nanochat.config import MAX_INTEGER, MAX_VOCABULARY
 from nanochat.console import Console
-from nanochat.errors import BadConfig
+from nanochat.errors import BadConfig, from_disk
 from nanochat.inference.engine import Engine
 from nanochat.model.files import load_model
 from nanochat.tokenizer.bpe import Tokenizer
@@ -52,7 +52,10 @@ def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int,
         )
     manner = Manner(_warm(temperature), _top_k(top_k), max_tokens, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    engine = Engine(load_model(model_folder, device), Tokenizer.load(model_folder / "vocabulary.json"))
+    try:
+        engine = Engine(load_model(model_folder, device), Tokenizer.load(model_folder / "vocabulary.json"))
+    except OSError as error:
+        raise from_disk(error, "the model") from error
     console = Console()
     if prompt is not None:
         _answer(engine, [{"role": "user", "content": prompt}], manner, console)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from nanochat.config import Compute, Config
-from nanochat.errors import StageFailed, WrongKind
+from nanochat.errors import NanochatError, StageFailed, WrongKind
 from nanochat.failures import sentences
 from nanochat.progress import Progress
 from nanochat.stages.meeting import meet
@@ -168,9 +168,11 @@ class Stage:
             metrics=metrics,
             producer=describe_producer(started, run=run_name),
         )
-        # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
-        if held.holds():
-            store.objects.delete([entry.path for entry in store.objects.list(_checkpoints(key))])
+        # A store that fails now does not fail what is published: `nanochat gc` finds these checkpoints too.
+        with suppress(NanochatError):
+            # Whoever took over before we published may train from them; whoever takes over later finds the artifact.
+            if held.holds():
+                store.objects.delete([entry.path for entry in store.objects.list(_checkpoints(key))])
         shutil.rmtree(context.folder, ignore_errors=True)
         return store.artifact(manifest, reused=False)
 

@@ -22,9 +22,9 @@ from nanochat.errors import (
     NanochatError,
     NoSpace,
     NotFound,
-    StoreError,
     StoreUnreachable,
     WrongKind,
+    from_disk,
 )
 from nanochat.store.aliases import Aliases, Target, is_alias
 from nanochat.store.cache import Cache
@@ -378,7 +378,8 @@ class Store:
             except FileNotFoundError:
                 problem, came = f"`{file.path}` is missing", None
             finally:
-                scratch.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    scratch.unlink()
             if self.objects.size(path) != (came and came.size):
                 raise StoreUnreachable(f"The store {self.objects.root} does not send all of `{path}`.")
             if came is None or came == before:
@@ -425,7 +426,7 @@ def _files(folder: Path) -> list[str]:
     try:
         return sorted(path.relative_to(folder).as_posix() for path, _ in walk(folder))
     except OSError as error:
-        raise StoreError(f"`{error.filename}` cannot be published: {error.strerror}.") from error
+        raise from_disk(error, "an artifact that is to be published") from error
 
 
 def references(given: Artifact | list[Artifact]) -> list[InputRef]:
@@ -435,7 +436,7 @@ def references(given: Artifact | list[Artifact]) -> list[InputRef]:
 
 
 def _problem(path: Path, file: FileEntry) -> str:
-    """What is wrong with a local file; raises `StoreError` when it cannot be read."""
+    """What is wrong with a local file; raises a `NanochatError` when it cannot be read."""
     try:
         size = path.stat().st_size
         if size != file.size:
@@ -445,11 +446,11 @@ def _problem(path: Path, file: FileEntry) -> str:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise StoreError(f"`{path}` cannot be read: {error.strerror}.", hint="Look at the disk.") from error
+        raise from_disk(error, "the store") from error
     else:
         return ""
     try:
         refuse_dead_link(path)
     except OSError as error:
-        raise StoreError(f"`{path}` cannot be read: {error.strerror} (`{error.filename}`).") from error
+        raise from_disk(error, "the store") from error
     return f"`{file.path}` is missing"

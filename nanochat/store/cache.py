@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from nanochat import settings
-from nanochat.errors import NanochatError, NoSpace
+from nanochat.errors import FULL, PASSING, DiskFailed, DiskRefused, NoSpace
 from nanochat.store.manifest import Manifest
 from nanochat.store.names import is_foreign
 from nanochat.store.walk import walk
@@ -92,9 +91,10 @@ class Cache:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise NoSpace(f"No space left for the cache `{self.root}`.", hint="Free some.") from error
-            raise NanochatError(
+            kind = DiskFailed if error.errno in PASSING else DiskRefused
+            raise kind(
                 f"The cache `{self.root}` cannot be used: {error.strerror or error} (`{error.filename or 'lock'}`).",
                 hint="Point `NANOCHAT_HOME` at a disk that can be written and locked.",
             ) from error

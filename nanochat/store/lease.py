@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, StoreError
 from nanochat.store.objects import Objects
 
 POLL_S = 0.5
-RELEASED_S = 0.02
-"""A store that says "there" and "not there" by turns is not asked without a pause."""
+MOST_REFUSALS = 20
+"""So many times in a row a store may refuse to create a lease and then say that there is none, or refuse to replace
+what it has just shown."""
+RELEASE_PAUSES_S = (0.2, 1.0, 0.0)
+"""Between tries to give a lease back; nobody else has to wait for it to run out then."""
 
 
 class Overtaken(NanochatError):
@@ -94,32 +97,51 @@ def lease(
     finally:
         done.set()
         heart.join()
-        with contextlib.suppress(NanochatError, OSError):  # the work is done; the lease runs out by itself
+        _release(held)
+
+
+def _release(held: Held) -> None:
+    """Gives a lease back. A store that fails does not fail the work, which is done: the lease runs out by itself."""
+    for pause_s in RELEASE_PAUSES_S:
+        try:
             held.release()
+        except (NanochatError, OSError) as error:
+            if not getattr(error, "transient", False):
+                return
+            time.sleep(pause_s)
+        else:
+            return
 
 
 def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str], None]) -> Held:
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-    told, seen, since = "", b"", time.monotonic()
+    told, seen, since, refusals = "", b"", time.monotonic(), 0
     while True:
+        if refusals == MOST_REFUSALS:
+            raise StoreError(
+                f"The store {objects.root} refuses to write `{path}`, and does not show why.",
+                hint="Does the store honour conditional writes, and is no proxy before it?",
+            )
         mine = _record(holder, 1, ttl_s)
         if objects.create(path, mine):
             return Held(objects, path, mine)
         try:
             now = objects.read(path)
-        except FileNotFoundError:  # released since
-            time.sleep(RELEASED_S)
+        except FileNotFoundError:  # it was released in between
+            refusals += 1
+            time.sleep(min(POLL_S, ttl_s / 4) if refusals > 1 else 0.0)
             continue
         if now == mine:  # the answer to a first try was lost, and only the second refused
             return Held(objects, path, mine)
         other = _parse(now)
         if now != seen:
-            seen, since = now, time.monotonic()
+            seen, since, refusals = now, time.monotonic(), 0
         if time.monotonic() - since > other.get("ttl_s", ttl_s) or _is_gone(other.get("process")):
             mine = _record(holder, other.get("fence", 0) + 1, ttl_s)
             if objects.swap(path, mine, now):
                 return Held(objects, path, mine)
-        if (name := other.get("holder", "somebody")) != told:
+            refusals += 1
+        if (name := other.get("holder", "another run")) != told:
             told = name
             on_wait(name)
         time.sleep(min(POLL_S, ttl_s / 4))
@@ -130,11 +152,14 @@ def _record(holder: str, fence: int, ttl_s: float) -> bytes:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
+    """What is known of the holder; a field that is not what it should be is left out."""
     try:
         record = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    types = {"holder": str, "fence": int, "ttl_s": int | float, "process": dict}
+    known = record if isinstance(record, dict) else {}
+    return {name: known[name] for name, kind in types.items() if isinstance(known.get(name), kind)}
 
 
 def _process() -> dict[str, Any]:

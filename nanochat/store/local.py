@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nanochat.errors import NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import FULL, PASSING, NoSpace, StoreError, StoreUnreachable
 from nanochat.store.backend import Entry, Unfinished
 from nanochat.store.names import is_foreign, is_hidden
 from nanochat.store.walk import refuse_dead_link, walk
@@ -38,12 +38,6 @@ NO_LINKS = {
     errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL,
 }  # fmt: skip
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EPERM}
-FULL = {errno.ENOSPC, errno.EDQUOT}
-PASSING = {
-    errno.ESTALE, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY,
-    errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
-}  # fmt: skip
-"""Of a disk on the network that is away, or a system that is short of something."""
 
 
 class Folder:

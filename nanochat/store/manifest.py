@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from nanochat.store.producer import Producer
 
 Name = tuple[str, str]
 """Stage and key."""
+PIECE_BYTES = 1 << 18
+"""Read at once to be hashed."""
 
 
 class FileEntry(BaseModel):
@@ -91,7 +94,13 @@ def payload_digest(files: Sequence[FileEntry]) -> str:
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
-    """Size and SHA-256 of a local file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(path=name, size=path.stat().st_size, sha256=digest)
+    """Size and SHA-256 of a local file. A read that ends early is an `OSError`, and not another file."""
+    digest, size = hashlib.sha256(), 0
+    piece = memoryview(bytearray(PIECE_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            digest.update(piece[:count])
+            size += count
+    if size != path.stat().st_size:
+        raise OSError(errno.EIO, "a read ended early", str(path))
+    return FileEntry(path=name, size=size, sha256=digest.hexdigest())

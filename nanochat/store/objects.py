@@ -9,12 +9,11 @@ A listing or read that fails is an error, never "nothing there": only a store th
 from __future__ import annotations
 
 import contextlib
-import errno
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nanochat.errors import BadConfig, NanochatError, NoSpace, StoreError
+from nanochat.errors import BadConfig, NanochatError, StoreError, from_disk
 from nanochat.store import address
 from nanochat.store.backend import Backend, Entry, Unfinished
 from nanochat.store.local import Folder
@@ -64,7 +63,8 @@ class Objects:
             with _on_this_machine(local):
                 temporary.replace(local)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def list(self, prefix: str, *, everything: bool = False) -> list[Entry]:
         """All objects below a prefix (a folder's name), sorted by path; foreign files are left out (`names.py`).
@@ -159,9 +159,7 @@ def _on_this_machine(local: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"No space left for `{local}`.", hint="Free some.") from error
-        raise StoreError(f"`{local}` cannot be written: {error.strerror or error}.") from error
+        raise from_disk(error, f"the copy `{local}`") from error
 
 
 def _checked(path: str) -> str:

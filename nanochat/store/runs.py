@@ -18,6 +18,7 @@ the home folder becomes `~`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import secrets
 import threading
@@ -38,10 +39,14 @@ from nanochat.store.records import parse
 BEAT_S = 5.0
 LOST_AFTER_S = 60.0
 READS_AT_ONCE = 16
+END_PAUSES_S = (0.5, 1.0, 2.0, 0.0)
+"""Between tries to record the end of a run: without it the run looks lost, and what it holds is kept for hours."""
 FOLDER, PINS = "v1/runs", "v1/pins"
 ID = re.compile(r"[\w-]+")
 LOGIN = re.compile(r"(?<=://)[^/\s@]*@")
 SIGNATURE = re.compile(r"(?i)((?:token|signature|sig|credential|secret|password|api_?key)=)[^&\s`]*")
+
+LOG = logging.getLogger(__name__)
 
 State = Literal["running", "completed", "failed", "cancelled", "lost"]
 
@@ -163,13 +168,24 @@ class Recording:
         self._store.objects.write(f"{FOLDER}/{self.record.id}.json", data)
 
     def end(self, state: State, error: str = "") -> None:
-        """The last word; what still ran was stopped. A store that is away makes the run look lost, and no worse."""
+        """Records the end; what still ran was stopped.
+
+        A store that fails does not fail the run: after some tries the record stays as it was, the run will look lost,
+        and a warning is logged.
+        """
         with self._lock:
             for label, each in self._stages.items():
                 if each.state == "running":
                     self._stages[label] = each.model_copy(update={"state": "stopped"})
-        with contextlib.suppress(NanochatError, OSError):
-            self.write(state=state, error=_clean(error))
+        for pause_s in END_PAUSES_S:
+            try:
+                self.write(state=state, error=_clean(error))
+            except (NanochatError, OSError) as failed:
+                if pause_s and getattr(failed, "transient", False):
+                    time.sleep(pause_s)
+                    continue
+                LOG.warning("The run %s is %s, but that could not be recorded: %s", self.record.id, state, failed)
+            return
 
     def _note(self, label: str, stage: StageRecord) -> None:
         with self._lock:
@@ -216,7 +232,12 @@ def recording(
     `stopped_by` are errors that say that a person stopped it, as Ctrl-C does. A process ended by a signal looks lost.
     """
     kept = Recording(store, profile, config, flow_run)
-    kept.write()
+    try:
+        kept.write()
+    except NanochatError as error:
+        with contextlib.suppress(NanochatError):  # it may be written, and only the answer lost
+            kept.write(state="failed", error=_clean(str(error)))
+        raise
     done = threading.Event()
 
     def beat() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from botocore import exceptions as boto
 from fsspec.asyn import sync
 
 from nanochat import settings
-from nanochat.errors import BadConfig, DamagedAnswer, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import FULL, BadConfig, DamagedAnswer, StoreError, StoreUnreachable, from_disk
 from nanochat.store.address import Address
 from nanochat.store.backend import Entry, Unfinished
 from nanochat.store.names import is_foreign
@@ -30,7 +29,6 @@ ABSENT = ("NoSuchKey", "NoSuchUpload")
 """Error codes with which a server says that there is no such object. A missing bucket, or a page of a proxy with the
 status 404, says nothing about the object."""
 UNKNOWN_TO_THE_SERVER = (501, 505)
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Bucket:
@@ -77,8 +75,7 @@ class Bucket:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def write(self, path: str, data: bytes) -> None:
-        with self._answers(path):
-            self._s3.pipe_file(f"{self._bucket}/{self._key(path)}", data)
+        self._put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
         return self._conditional_put(path, data, IfNoneMatch="*")
@@ -91,10 +88,13 @@ class Bucket:
         return found == expected and self._conditional_put(path, data, IfMatch=answer["ETag"])
 
     def upload(self, local: Path, path: str, *, share: bool) -> None:
-        limit_s = UPLOAD_S + local.stat().st_size / SLOWEST_BYTES_PER_S
         with self._answers(path):
+            size = local.stat().st_size
+            limit_s = UPLOAD_S + size / SLOWEST_BYTES_PER_S
             place = f"{self._bucket}/{self._key(path)}"
             sync(self._s3.loop, asyncio.wait_for, self._s3._put_file(str(local), place), limit_s)
+        if self.size(path) != size:
+            raise StoreUnreachable(f"The store {self.root} has not taken all of `{path}`, though it said so.")
 
     def move(self, path: str, to: str) -> bool:
         size = self.size(path)
@@ -153,6 +153,16 @@ class Bucket:
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         return self._s3.call_s3(method, Bucket=self._bucket, Key=self._key(path), **arguments)
+
+    def _put(self, path: str, data: bytes, **condition: str) -> None:
+        """Writes an object. An answer without its tag is not that of a store that has taken it."""
+        with self._answers(path):
+            answer = self._call("put_object", path, Body=data, **condition)
+        if not answer.get("ETag"):
+            raise StoreUnreachable(
+                f"The store {self.root} did not say that it has taken `{path}`.",
+                hint="Is there an S3 server at `AWS_ENDPOINT_URL`, and no proxy before it?",
+            )
 
     def _get(self, path: str) -> tuple[Any, bytes]:
         """The answer to a GET, and its bytes."""
@@ -216,8 +226,7 @@ class Bucket:
     def _conditional_put(self, path: str, data: bytes, **condition: str) -> bool:
         for pause_s in (0.05, 0.1, 0.2, 0.4, 0.0):
             try:
-                with self._answers(path):
-                    self._call("put_object", path, Body=data, **condition)
+                self._put(path, data, **condition)
             except (_Refused, FileNotFoundError):  # the latter: to be replaced, and deleted meanwhile
                 return False
             except _Busy:
@@ -254,7 +263,7 @@ class Bucket:
         except (OSError, boto.ClientError) as error:
             answer = _answer(error)
             if not answer and isinstance(error, OSError) and (error.filename or error.errno in FULL):
-                raise _here(error) from error
+                raise from_disk(error, "a transfer to or from the store") from error
             raised = self._from_answer(what, answer, error, absent)
             if raised is error:
                 raise
@@ -339,13 +348,6 @@ def _of_aiohttp() -> type[Exception]:
     import aiohttp  # noqa: PLC0415 - a tenth of a second, in every process that opens a store
 
     return aiohttp.ClientError
-
-
-def _here(error: OSError) -> StoreError | NoSpace:
-    """An error of this machine's disk: of the file that is sent, or of the copy."""
-    if error.errno in FULL:
-        return NoSpace(f"No space left for `{error.filename or 'a copy'}`.", hint="Free some.")
-    return StoreError(f"`{error.filename}` cannot be used: {_sentence(error)}.")
 
 
 def _answer(error: BaseException) -> Any:

@@ -31,7 +31,14 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
 from nanochat.data.retry import patiently
-from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, NoSpace, StoreUnreachable
+from nanochat.errors import (
+    DamagedAnswer,
+    DamagedArtifact,
+    NanochatError,
+    StageFailed,
+    StoreUnreachable,
+    from_disk,
+)
 from nanochat.optim.adamw import Run
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
@@ -199,8 +206,8 @@ class Checkpoints:
         mine: tuple[list[dict[str, Any]], NanochatError | None]
         try:
             mine = self._upload(folder, spool), None
-        except NanochatError as error:
-            mine = [], error
+        except Exception as error:  # noqa: BLE001 - of any kind: the other ranks wait for this one's answer
+            mine = [], _as_ours(error)
         finally:
             shutil.rmtree(spool, ignore_errors=True)
         parts = self._all(mine)
@@ -209,8 +216,8 @@ class Checkpoints:
             record["files"] = [file for files, _ in parts for file in files]
             try:
                 patiently(lambda: self._put(folder, record), tries=TRIES)
-            except NanochatError as failed:
-                error = failed
+            except Exception as failed:  # noqa: BLE001 - as above
+                error = _as_ours(failed)
             else:
                 self._prune()
         self._error = self._all(error)[0]
@@ -225,10 +232,10 @@ class Checkpoints:
         try:
             dcp.save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         except dcp.CheckpointException as error:
-            raise NoSpace(
-                f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.",
-                hint="Free some space, or point `NANOCHAT_HOME` at a larger disk.",
-            ) from error
+            met = [each for each, _stack in error.failures.values() if isinstance(each, OSError)]
+            if met:
+                raise from_disk(met[0], f"a checkpoint in `{spool}`") from error
+            raise StageFailed(f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.") from error
         for file in writer.files:
             patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
         return [file.model_dump() for file in writer.files]
@@ -295,6 +302,8 @@ class Checkpoints:
                     problem = error
                 except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
                     problem = f"checkpoint {folder.rpartition('/')[2]} skipped: {_sentence(error)}"
+                except OSError as error:  # of the local copy
+                    problem = from_disk(error, "a checkpoint")
             problem = next((each for each in self._all(problem) if each is not None), None)
             if isinstance(problem, NanochatError):
                 raise problem
@@ -380,6 +389,15 @@ def _whole(paths: Mapping[str, list[str]]) -> list[str]:
 
 def _step(folder: str) -> int:
     return int(folder.rpartition("/")[2].split("-")[1])
+
+
+def _as_ours(error: Exception) -> NanochatError:
+    """The error of a save, as training counts and says it."""
+    if isinstance(error, NanochatError):
+        return error
+    if isinstance(error, OSError):
+        return from_disk(error, "a checkpoint")
+    return StageFailed(f"A checkpoint could not be written: {type(error).__name__}: {_sentence(error)}.")
 
 
 def _reasons(error: Any) -> str:

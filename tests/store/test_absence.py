@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.errors import DamagedArtifact, NanochatError, StoreError, StoreUnreachable
+from nanochat.errors import DamagedArtifact, DiskFailed, DiskRefused, NanochatError, StoreError, StoreUnreachable
 from nanochat.store import retention, runs, trash
 from nanochat.store.artifacts import Store
 from nanochat.store.lease import lease
@@ -202,7 +202,7 @@ def test_a_pin_without_a_record_stops_gc_and_can_be_given_up(tmp_path: Path) -> 
 def test_a_copy_that_cannot_be_written_is_not_taken_for_absence(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(DiskRefused, match="cannot use a file"):
         store.objects.download("v1/aliases/kept.json", tmp_path / "file/copy")
 
 
@@ -212,7 +212,7 @@ def test_a_payload_is_published_in_full_or_not_at_all(tmp_path: Path) -> None:
     out.mkdir()
     (out / "data").write_text("1")
     (out / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match=r"lost.*cannot be published"):
+    with pytest.raises(DiskRefused, match=r"a link to nothing .*lost"):
         store.publish(
             out, stage="download", stage_version=1, kind="RawShard", key=key("x"), config={}, inputs={}, metrics={},
             producer=publish(store, "a").producer,
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: 
         return opened(self, *given, **more)
 
     monkeypatch.setattr(Path, "open", bad_sector)
-    with pytest.raises(StoreError, match="cannot be read: Input/output error"):
+    with pytest.raises(DiskFailed, match="cannot use a file: Input/output error"):
         store.verify(manifest)
 
 

@@ -15,7 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanochat.errors import DamagedArtifact, NanochatError, NewerFormat, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import (
+    DamagedArtifact,
+    DiskRefused,
+    NanochatError,
+    NewerFormat,
+    NoSpace,
+    StoreError,
+    StoreUnreachable,
+)
 from nanochat.training.checkpoint import TRIES, Checkpoints
 from tests.training.saver import checkpoints, equal, state
 
@@ -208,7 +216,7 @@ def test_a_store_that_stays_away_ends_nothing_and_leaves_nothing(
 
 def test_a_spool_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "spool-0").write_text("a file where a folder should be")
-    with pytest.raises(NoSpace, match="A checkpoint cannot be written to"):
+    with pytest.raises(DiskRefused, match=r"A checkpoint in `.*spool-0.*cannot use a file"):
         saved(tmp_path, 1)
 
 
@@ -231,7 +239,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_one_sentence_and_costs_no_older_checkpoint(small_disk: Path, tmp_path: Path) -> None:
     made = saved(tmp_path, 1)
     made.save(2, 16, {"weight": torch.zeros(100_000)}, {}, [])
-    with pytest.raises(NoSpace, match="No space left on device"):
+    with pytest.raises(NoSpace, match="No space left for a checkpoint"):
         made.wait(must=True)
     assert not list(small_disk.iterdir())
     assert steps(tmp_path) == [1]
