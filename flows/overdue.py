@@ -25,6 +25,7 @@ from flows.client import Api, Unanswered, load
 from flows.reach import ServerRefuses
 from nanochat import settings
 from nanochat.errors import BadConfig, NanochatError
+from nanochat.failures import as_sentence
 
 LOOK_EVERY_S = 5.0
 MOST_CRASHES = 6
@@ -46,7 +47,7 @@ class Limits:
     """Of a run that is cancelled and has shown no sign of life at all."""
     deaf_s: float = 900.0
     """Of a run that lives and does not hear its cancellation."""
-    pending_s: float = 120.0
+    pending_s: float = 180.0
     """From being taken by a worker to running, where the worker starts a process."""
     pending_elsewhere_s: float = 1800.0
     """The same where a machine or an image may have to come first."""
@@ -317,6 +318,10 @@ def watch(api_url: str, ending: threading.Event, say: Callable[[str], None]) -> 
             if kind != trouble:
                 say(str(error))
             trouble = kind
+        except Exception as error:  # noqa: BLE001 - whatever it is: nobody else looks after the other runs
+            if repr(error) != trouble:
+                say(str(as_sentence(error, "the look at what is overdue")))
+            trouble = repr(error)
 
 
 def main() -> None:

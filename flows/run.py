@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from flows.client import load
 from flows.reach import without_login
 from flows.server import begin
+from flows.state import held
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
 from nanochat.console import Screen
@@ -20,11 +22,14 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
     Raises the `NanochatError` that ended the run, `KeyboardInterrupt` or `Terminated` when a person or a signal did.
     """
     folder = settings.home() / "prefect"
+    alone = not settings.prefect_api_url() and not held(folder / "keeper.json")
     with Screen() as screen, begin(settings.home()) as starting:
         settings.use_prefect(starting.api_url, folder)
         with _to_stay():
-            load()
             # Prefect reads its settings when it is imported; and our server needs that second anyway.
+            from flows.client import load  # noqa: PLC0415
+
+            load()
             from flows.terminal import run_flow  # noqa: PLC0415
 
         starting.wait(screen.say)
@@ -35,7 +40,22 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
             "compute": compute,
             "store": settings.absolute_store(store_url),
         }
-        return run_flow(parameters, screen, folder)
+        with _overdue(starting.api_url) if alone else nullcontext():
+            return run_flow(parameters, screen, folder)
+
+
+@contextmanager
+def _overdue(api_url: str) -> Iterator[None]:
+    """Does what the keeper does, where there is none: runs of before that were killed do not stay *Running*."""
+    from flows.overdue import watch  # noqa: PLC0415 - as above
+
+    ending = threading.Event()
+    say = logging.getLogger("prefect.nanochat").info  # to `client.log`
+    threading.Thread(target=watch, args=[api_url, ending, say], daemon=True, name="overdue").start()
+    try:
+        yield
+    finally:
+        ending.set()
 
 
 @contextmanager

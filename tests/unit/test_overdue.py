@@ -17,8 +17,8 @@ NOTHING = ""
 CASES: list[tuple[str, Known, str]] = [
     ("lives", Known("RUNNING", LONG, silent_s=140, beaten=True), NOTHING),
     ("silent", Known("RUNNING", LONG, silent_s=151, beaten=True), "Crashed"),
-    ("starts", Known("PENDING", 100), NOTHING),
-    ("its worker was killed", Known("PENDING", 121), "Crashed"),
+    ("starts", Known("PENDING", 170), NOTHING),
+    ("its worker was killed", Known("PENDING", 181), "Crashed"),
     ("its machine is made ready", Known("PENDING", 1000, elsewhere=True), NOTHING),
     ("its machine never came", Known("PENDING", 1801, elsewhere=True), "Crashed"),
     ("has just crashed", Known("CRASHED", 1, crashes=1), NOTHING),
