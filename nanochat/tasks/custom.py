@@ -22,7 +22,7 @@ from nanochat.sources.names import CHAT_FORMATS
 from nanochat.sources.records import json_records
 from nanochat.tasks.conversation import Conversation, Split, Task
 from nanochat.tasks.fields import Counts, FieldRules, UnreadFields, is_neutral
-from nanochat.tasks.formats import conversation_of, conversations_of
+from nanochat.tasks.formats import READ, conversation_of, conversations_of
 from nanochat.tasks.hub import hub_rows
 
 EVERY = 10
@@ -121,5 +121,8 @@ def _unreadable(batch: pa.RecordBatch, where: str, rules: FieldRules) -> BadSour
         try:
             column.to_pylist(maps_as_pydicts="strict")
         except (ValueError, OverflowError, KeyError) as error:
-            return UnreadFields(where, {name: f"it cannot be read ({error})"}, rules.ignored)
+            why = f"it cannot be read ({error})"
+            if name in READ:
+                return BadSource(f"{where} has the field `{name}`: {why}.", hint="Write the file again.")
+            return UnreadFields(where, {name: why}, rules.ignored)
     return BadSource(f"{where} cannot be read.")

@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
+from numbers import Number
 from typing import Any
 
 from nanochat.errors import BadSource, NanochatError
@@ -180,9 +181,11 @@ class _Row:
 
     def check_split(self, wanted: Split) -> None:
         """Refuses a row that says that it belongs to another split."""
-        self._read.add("split")
         split = self._fields.get("split")
-        if isinstance(split, str) and split_of(split) not in ("", "train", wanted):
+        if not isinstance(split, str):
+            return
+        self._read.add("split")
+        if split_of(split) not in ("", "train", wanted):
             raise BadSource(
                 f"{self._where} is of the split `{shown(split)}`.",
                 hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
@@ -191,9 +194,9 @@ class _Row:
 
     def check_rest(self, messages: Sequence[Message]) -> None:
         """Counts the fields that were not read, and refuses those that carry a meaning."""
-        rest = {name: value for name, value in self._fields.items() if name not in self._read}
-        if not rest:
+        if self._fields.keys() <= self._read:
             return
+        rest = {name: value for name, value in self._fields.items() if name not in self._read}
         texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
         said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
         self._rules.check_rest(rest, self._where, said, known=READ)
@@ -291,7 +294,7 @@ class _Row:
             return read_content(value, role, f"{self._where} `{name}`", self._rules)
         raise BadSource(
             f"{self._where} has no text in `{name}`, but {_kind(value)}.",
-            hint="Write it as a text, in quotation marks." if isinstance(value, int | float) else f"A row has {FORMS}.",
+            hint="Write it as a text, in quotation marks." if isinstance(value, Number) else f"A row has {FORMS}.",
         )
 
 

@@ -200,10 +200,10 @@ def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
     return role != "assistant" or all(flags.values())
 
 
-def one_system(messages: Sequence[Message]) -> list[Message]:
+def one_system(messages: list[Message]) -> list[Message]:
     """The messages with all system messages at their beginning as one, or none where they are empty."""
     if not messages or messages[0]["role"] != "system":
-        return list(messages)
+        return messages
     first = next((n for n, message in enumerate(messages) if message["role"] != "system"), len(messages))
     system = "\n\n".join(message["content"] for message in messages[:first] if message["content"].strip())
     return [*([{"role": "system", "content": system}] if system else []), *messages[first:]]

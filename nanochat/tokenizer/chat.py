@@ -62,11 +62,11 @@ def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
     return [*ids, tokenizer.special("<|assistant_start|>")]
 
 
-def _with_system_merged(messages: Sequence[Message]) -> list[Message]:
+def _with_system_merged(messages: Sequence[Message]) -> Sequence[Message]:
     if not messages:
         raise BadSource("A conversation has no message.")
     if messages[0]["role"] != "system":
-        return list(messages)
+        return messages
     if len(messages) < 2 or messages[1]["role"] != "user":
         raise BadSource("Message 1 should be the user's: it follows the system's.")
     system, asked = _text(messages[0], 0), _text(messages[1], 1)

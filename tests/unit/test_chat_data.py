@@ -153,6 +153,7 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
         ({**BOTH, "mood": "happy"}, "line 7, has the field `mood`: unknown meaning"),
         ({"messages": [{**HI, "text": "Hi there"}, HELLO]}, "message 0 of `messages` has the field `text`"),
         ({**BOTH, "text": "Hi and more"}, "has the field `text`"),
+        ({**BOTH, "split": ["test"]}, "has the field `split`: unknown meaning"),
         ({**BOTH, "split": "test"}, "is of the split `test`"),
         ({**BOTH, "images": ["a.png"]}, "`images`: only text"),
         ({**BOTH, "chat_template_kwargs": {"x": 1}}, "`chat_template_kwargs`"),

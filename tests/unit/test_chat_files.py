@@ -128,6 +128,10 @@ def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_pat
         (pa.table({"text": ["Hi"]}), "is no conversation: it has `text`"),
         (pa.table({"id": [1, 2]}), "is no conversation: it has `id`"),
         (pa.table({**{"prompt": ["Hi"], "completion": ["Hello!"]}, "image": [b"x"]}), "row 0, has the field `image`"),
+        (
+            pa.table({"prompt": ["Hi"], "completion": pa.array([b"\xff"]).view(pa.string())}),
+            r"the field `completion`: it cannot be read .*Write the file again",
+        ),
         (pa.table({"prompt": ["Hi"], "completion": [b"Hello!"]}), "row 0, has no text in `completion`"),
         (
             pa.table({"prompt": ["Hi"], "when": pa.array([1 << 60], pa.timestamp("ms"))}),
