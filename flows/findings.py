@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanochat.console import number
+from nanochat.report.card import conversation_facts, table
 from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest
 
@@ -32,7 +33,7 @@ def findings(store: Store, manifest: Manifest) -> list[str]:
         picture = base64.b64encode(_read(store, manifest, "lengths.svg").encode()).decode()
         return [_read(store, manifest, "card.md"), f"![lengths of documents](data:image/svg+xml;base64,{picture})"]
     if manifest.kind == "Conversations":
-        return [_read(store, manifest, "card.md")]
+        return ["\n".join(table(conversation_facts(manifest.metrics)))]
     if manifest.kind == "Report":
         return [_read(store, manifest, "report.md")]
     return []

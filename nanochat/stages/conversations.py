@@ -7,7 +7,6 @@ from pathlib import Path
 from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
 from nanochat.data.conversations import listed, questions_of, render_mixture, write_rows
 from nanochat.data.rows import rows_per_block
-from nanochat.report.card import conversation_facts, table
 from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
 from nanochat.tasks.conversation import Split
@@ -15,7 +14,7 @@ from nanochat.tasks.fields import Counts
 from nanochat.tokenizer.bpe import Tokenizer
 
 
-@stage(version=2, produces=Conversations, resource="cpu")
+@stage(version=3, produces=Conversations, resource="cpu")
 def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
     """Render the conversations to learn from to rows with a loss mask, and collect the held-out questions."""
     tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
@@ -45,7 +44,6 @@ def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, 
     metrics["questions"] = sum(tasks.values())
     metrics["questions_by_task"] = tasks
     metrics["questions_skipped"] = counts.skipped.total()
-    (out / "card.md").write_text("\n".join(table(conversation_facts(metrics))) + "\n", encoding="utf-8")
     return metrics
 
 

@@ -19,6 +19,7 @@ from nanochat.data.conversations import pinned, questions_of, render_mixture, ti
 from nanochat.data.index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
+from nanochat.report.card import conversation_facts, table
 from nanochat.stages.conversations import converse
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents
@@ -189,7 +190,7 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert metrics["train_skipped"] == metrics.get("train_skipped_answer_beyond_row", 0)
     assert metrics["questions"] == 10
     assert 0 < metrics["train_learnt_share"] < 1
-    assert f"| conversations | {metrics['train_conversations']:,}, " in (out / "card.md").read_text()
+    assert f"| conversations | {metrics['train_conversations']:,}, " in "\n".join(table(conversation_facts(metrics)))
     counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
     rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))
     assert (rows[:, 0] == tokenizer.bos).all()
@@ -218,7 +219,7 @@ def test_what_is_left_out_is_in_the_metrics_and_the_card_of_the_conversations(tm
         "ignored_files": 1, "ignored_fields": "id 27",
     }  # fmt: skip
     assert {name: metrics[f"train_{name}"] for name in wanted} == wanted
-    card = (out / "card.md").read_text()
+    card = "\n".join(table(conversation_facts(metrics)))
     for line in (
         "skipped | 9 (empty answer 9)",
         "cut at the end of a row | 9",
