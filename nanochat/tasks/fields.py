@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from nanochat.errors import BadSource
@@ -157,28 +158,36 @@ class FieldRules:
         return {name: value for name, value in fields.items() if name not in self.ignored}
 
     def check_rest(
-        self, fields: Mapping[Any, Any], where: str, said: Sequence[str] = (), known: Collection[str] = ()
+        self,
+        fields: Mapping[Any, Any],
+        where: str,
+        texts: Callable[[], Sequence[str]] = tuple,
+        known: Collection[str] = (),
     ) -> None:
         """Counts the fields that may be ignored, and raises `UnreadFields` if there are others.
 
-        `said` are the texts that were read from the other fields; `known` are the fields that would be read in a row of
+        `texts` are those that were read from the other fields; `known` are the fields that would be read in a row of
         another form.
         """
         unread: dict[str, str] = {}
         for name, value in fields.items():
-            low = str(name).lower()
-            if says_nothing(value) or (value is False and low in OFF):
+            if says_nothing(value):
                 continue
-            if low in REFUSED or not (
-                is_neutral(low) or _repeats(value, said, whole=name == "text", part=name in known)
-            ):
-                unread[str(name)] = REFUSED.get(low, UNREAD if name in known else UNKNOWN)
-            else:
+            if is_neutral(name):
                 self.counts.ignored_fields[shown(name)] += 1
+                continue
+            low = name.lower()
+            if value is False and low in OFF:
+                continue
+            if low not in REFUSED and _repeats(value, texts(), whole=name == "text", part=name in known):
+                self.counts.ignored_fields[shown(name)] += 1
+            else:
+                unread[name] = REFUSED.get(low, UNREAD if name in known else UNKNOWN)
         if unread:
             raise UnreadFields(where, unread, self.ignored)
 
 
+@lru_cache(maxsize=1000)
 def is_neutral(name: str) -> bool:
     """Whether a field of this name is ignored, whatever is in it."""
     low = name.lower()

@@ -141,10 +141,12 @@ class _Row:
         name, system = self._take(SYSTEMS)
         before = "" if says_nothing(system) else self._text(name, system, "system")
         self._read.update(LISTS)
+        if self._fields.keys().isdisjoint(LISTS):
+            return self._with_system(before, self._question_and_answer())
         lists = {name: value for name in LISTS if not says_nothing(value := self._fields.get(name))}
         if lists:
             return self._with_system(before, self._listed(lists))
-        if not self._fields.keys().isdisjoint(LISTS) and self._fields.keys().isdisjoint(PAIR):
+        if self._fields.keys().isdisjoint(PAIR):
             return []
         return self._with_system(before, self._question_and_answer())
 
@@ -196,10 +198,13 @@ class _Row:
         """Counts the fields that were not read, and refuses those that carry a meaning."""
         if self._fields.keys() <= self._read:
             return
+
+        def texts() -> list[str]:
+            found = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
+            return [text for text in found if isinstance(text, str)] or [message_text(message) for message in messages]
+
         rest = {name: value for name, value in self._fields.items() if name not in self._read}
-        texts = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
-        said = [text for text in texts if isinstance(text, str)] or [message_text(message) for message in messages]
-        self._rules.check_rest(rest, self._where, said, known=READ)
+        self._rules.check_rest(rest, self._where, texts, known=READ)
 
     def _question_and_answer(self) -> list[Message]:
         asked, question = self._take(QUESTIONS)
@@ -223,7 +228,7 @@ class _Row:
     def _is_asked_and_answered(self, texts: Sequence[tuple[str, Any]]) -> bool:
         """Whether the row has a field for a question, and one for an answer if it has only a context."""
         names = self._fields.keys()
-        return bool(names & set(QUESTIONS)) or (bool(texts) and bool(names & set(ANSWERS)))
+        return not names.isdisjoint(QUESTIONS) or (bool(texts) and not names.isdisjoint(ANSWERS))
 
     def _asking(self, texts: Sequence[tuple[str, Any]]) -> list[Message]:
         """The messages of a question and its context."""
@@ -280,6 +285,8 @@ class _Row:
         if self._fields.keys().isdisjoint(names):
             return names[0], None
         there = [name for name in names if name in self._fields]
+        if len(there) == 1:
+            return there[0], self._fields[there[0]]
         value = one_of(self._fields, names, self._where)
         return next((name for name in there if self._fields[name] == value), names[0]), value
 
@@ -290,6 +297,8 @@ class _Row:
 
     def _content(self, name: str, value: Any, role: str) -> str | list[dict[str, str]]:
         """A text or parts of one; null is an empty text."""
+        if isinstance(value, str) and value.isascii():
+            return value
         if value is None or isinstance(value, str) or is_parts(value):
             return read_content(value, role, f"{self._where} `{name}`", self._rules)
         raise BadSource(
