@@ -53,6 +53,8 @@ def gc_flow(
 ) -> State[Any]:
     """Says what no alias, pinned run or recent run needs, and how much room it takes; deletes it if told to.
 
+    What is deleted can be taken back for `NANOCHAT_TRASH_HOURS`, by `nanochat gc --restore`.
+
     Args:
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
         keep_runs: What the newest so many runs made or reused stays.

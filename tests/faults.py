@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 Fault = (
     Literal[
         "", "drop", "lost", "short", "torn", "half", "empty", "busy", "broken", "forbidden", "unknown", "skewed",
-        "missing", "precondition", "page", "welcome", "nothing",
+        "missing", "precondition", "page", "bare", "welcome", "nothing",
     ]
     | float
 )  # fmt: skip
@@ -34,6 +34,7 @@ ANSWERS = {
     "missing": (404, XML.format("NoSuchKey", "The specified key does not exist.").encode()),
     "precondition": (412, XML.format("PreconditionFailed", "A condition did not hold.").encode()),
     "page": (404, b"<!DOCTYPE html><html><body>Not found</body></html>"),
+    "bare": (404, b""),
     "welcome": (200, b"<!DOCTYPE html><html><body>Welcome to the network</body></html>"),
     "nothing": (200, b""),
 }

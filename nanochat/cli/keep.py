@@ -172,7 +172,7 @@ def _say_restored(restored: Restored) -> None:
         out.print(f"restored {part.what} {part.name}")
     for problem in restored.problems:
         out.print(f"[yellow]not restored[/] {escape(problem)}")
-    out.print(f"{len(restored.parts)} of the deletion {restored.id} are back; `nanochat gc` spares them for a day.")
+    out.print(f"{len(restored.parts)} of the deletion {restored.id} are back; artifacts are spared for a day.")
     if restored.problems:
         fail(NanochatError(f"{len(restored.problems)} could not be restored.", hint="They stay in the trash."))
 

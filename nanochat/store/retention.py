@@ -183,11 +183,13 @@ def _plan(store: Store, keep_runs: int, min_age_hours: float, trash_hours: float
         if key in published and key not in busy
     ]
     items += [_item("lease", e.path, "its holder is dead", [e]) for e in there.leases if _id(e) not in busy]
-    items += [_item("unfinished", e.path, "it was never finished", [e]) for e in there.probes]
+    alive_since_s = _now() - MAYBE_ALIVE_S
+    probes = [entry for entry in there.probes if entry.modified_s <= alive_since_s]  # younger ones may be in use
+    items += [_item("unfinished", entry.path, "it was never finished", [entry]) for entry in probes]
     old = [item for item in items if item.what == "artifact" or _last_written_s(there, item) <= youngest_s]
     uploads, notes = _unfinished(store)
     for each in uploads:
-        if each.modified_s <= min(youngest_s, _now() - MAYBE_ALIVE_S):
+        if each.modified_s <= min(youngest_s, alive_since_s):
             name = f"{each.path} {each.upload}".rstrip()
             old.append(Item("unfinished", name, "it was never finished", each.size, (), each))
     stay = len(there.manifests.keys() & kept.keys())
@@ -325,20 +327,26 @@ def _remove(
 ) -> tuple[list[Item], str]:
     """Steps 2 to 5: what was removed, and its id in the trash."""
     removed: dict[Name, bytes] = {}
-    put_back: set[Name] = set()
+    spared: set[Name] = set()
     items = [_with_its_files(store, item, removed) for item in items]
     parts = [part for item in items if not item.interrupted and (part := item.as_part())]
     record = trash.begin(store, "gc", parts) if parts and doomed.trash_hours else None
     try:
         for item in items:
-            if item.what == "artifact" and not item.interrupted and _name(item) in removed:
+            name = _name(item)
+            if item.what == "artifact" and not item.interrupted and name in removed:
                 if record and (part := item.as_part()):
-                    trash.keep_manifest(store, record, part, removed[_name(item)])
-                store.objects.delete([manifest_path(*_name(item))])
+                    trash.keep_manifest(store, record, part, removed[name])
+                if _is_changed(store, name, removed[name]):  # made again, as its payload was lost
+                    del removed[name]
+                    spared.add(name)
+                else:
+                    store.objects.delete([manifest_path(*name)])
         if removed:
             _let_runs_speak(store, on_wait)
-            put_back = _needed_again(store, doomed, known, removed)
-            _put_back(store, put_back, removed, items, record)
+            needed = _needed_again(store, doomed, known, removed)
+            _put_back(store, needed, removed, items, record)
+            spared |= needed
         if held:
             trash.ensure_held(held)
     except BaseException:  # stopped, or the store fails: nothing is lost yet
@@ -347,7 +355,11 @@ def _remove(
             if record:
                 trash.finish(store, record, ())
         raise
-    gone = [item for item in items if not (item.what == "artifact" and _name(item) in put_back)]
+    gone = [
+        item
+        for item in items
+        if not (item.what == "artifact" and _name(item) in spared) and not _has_a_manifest(store, item)
+    ]
     for item in gone:
         part, place = item.as_part(), (item.interrupted or record) if doomed.trash_hours else None
         if part and place:
@@ -380,6 +392,23 @@ def _with_its_files(store: Store, item: Item, removed: dict[Name, bytes]) -> Ite
     manifest = parse(Manifest, data, path, "a manifest", hint="Move it away.")
     files = (f"{manifest.folder}/{manifest.payload}/{file.path}" for file in manifest.files)
     return replace(item, paths=tuple(dict.fromkeys((*item.paths, *files))))
+
+
+def _is_changed(store: Store, name: Name, data: bytes) -> bool:
+    """Whether there is another manifest by now than was read."""
+    try:
+        return store.objects.read(manifest_path(*name)) != data
+    except FileNotFoundError:
+        return False
+
+
+def _has_a_manifest(store: Store, item: Item) -> bool:
+    """Whether there is a manifest by now for what was listed as a payload without one."""
+    if item.what != "payload":
+        return False
+    _, _, stage, key, attempt = item.name.split("/")
+    manifest = store.read(stage, key)
+    return manifest is not None and manifest.payload == attempt
 
 
 def _check_clock(store: Store) -> None:

@@ -48,18 +48,13 @@ class Bucket:
 
     def size(self, path: str) -> int | None:
         try:
-            with self._answers(path, absent=("404", *ABSENT)):
+            with self._reading(path):
                 return self._call("head_object", path)["ContentLength"]
         except FileNotFoundError:
-            # An answer to HEAD has no body that would say what is missing.
-            if any(entry["Key"] == self._key(path) for entry in self._listing(self._key(path))):
-                raise StoreUnreachable(
-                    f"The store {self.root} lists `{path}`, and says that it is not there."
-                ) from None
             return None
 
     def download(self, path: str, local: Path) -> None:
-        with self._answers(path):
+        with self._reading(path):
             self._s3.get_file(f"{self._bucket}/{self._key(path)}", str(local))
 
     def list(self, prefix: str, *, everything: bool) -> Iterator[Entry]:
@@ -174,15 +169,30 @@ class Bucket:
         tries_left = READ_TRIES
         while True:
             tries_left -= 1
-            with self._answers(path):
+            with self._reading(path):
                 answer = self._call("get_object", path)
             try:
                 with self._answers(path):
-                    data: Any = sync(self._s3.loop, answer["Body"].read)
+                    data: Any = sync(self._s3.loop, _read_to_its_end, answer["Body"])
                     return answer, data
             except StoreUnreachable:
                 if not tries_left:
                     raise
+
+    @contextlib.contextmanager
+    def _reading(self, path: str) -> Iterator[None]:
+        """`FileNotFoundError` only if there is no such object. A 404 that does not name what is missing may be a
+        proxy's (an answer to HEAD cannot name it): a listing must confirm it."""
+        try:
+            with self._answers(path, absent=("404", *ABSENT)):
+                yield
+        except FileNotFoundError as error:
+            unnamed = _answer(error).get("Error", {}).get("Code") not in ABSENT
+            if unnamed and any(entry["Key"] == self._key(path) for entry in self._listing(self._key(path))):
+                raise StoreUnreachable(
+                    f"The store {self.root} lists `{path}`, and says that it is not there.", hint="Try again."
+                ) from error
+            raise
 
     def _listing(self, prefix: str) -> Iterator[dict[str, Any]]:
         for page in self._pages("list_objects_v2", prefix, {"ContinuationToken": "NextContinuationToken"}):
@@ -329,6 +339,14 @@ def open_s3() -> Any:
             "retries": {"total_max_attempts": 3, "mode": "standard"},
         },
     )
+
+
+async def _read_to_its_end(body: Any) -> bytes:
+    """The bytes of an answer. A body that broke off is closed too: ten that are open are all that a client has."""
+    try:
+        return await body.read()
+    finally:
+        body.close()
 
 
 def _of_aiohttp() -> type[Exception]:

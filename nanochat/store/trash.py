@@ -183,6 +183,7 @@ def take_out(
     """Moves artifacts into the trash. One that another attempt has replaced, or that is not `still` to go, stays."""
     with locked(store) as held:
         parts: list[Part] = []
+        payloads = {manifest.payload for manifest in manifests}
         for manifest in manifests:
             current = store.read(*manifest.name)
             if current is None or current.payload != manifest.payload or not still(manifest):
@@ -199,15 +200,24 @@ def take_out(
         if not parts:
             return None
         record = begin(store, "verify", parts)
+        out: list[Part] = []
         for part in parts:
             ensure_held(held)
-            keep_manifest(store, record, part, store.objects.read(part.manifest_path))
+            try:
+                data = store.objects.read(part.manifest_path)
+            except FileNotFoundError:  # removed since
+                continue
+            current = parse(Manifest, data, part.manifest_path, "a manifest", hint="Move it away.")
+            if current.payload not in payloads:  # made again since
+                continue
+            keep_manifest(store, record, part, data)
             store.objects.delete([part.manifest_path])
             move_in(store, record, part)
-        finish(store, record, parts)
+            out.append(part)
+        finish(store, record, out)
     for manifest in manifests:
         store.forget(manifest)
-    return record
+    return record.model_copy(update={"parts": out}) if out else None
 
 
 def restore(store: Store, trash_id: str = "") -> Restored:

@@ -141,6 +141,7 @@ def leaked(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     store = Store((home / "store").as_uri(), home / "cache")
     with monkeypatch.context() as patch:
         patch.setattr(retention, "_now", lambda: time.time() + LATER_S)
+        patch.setattr(retention, "CLOCKS_DIFFER_S", 2 * LATER_S)
         retention.delete(store, retention.plan(store, keep_runs=0, min_age_hours=0))
     left = [entry for folder in ("v1/checkpoints", "v1/leases") for entry in store.objects.list(folder)]
     return [entry.path for entry in [*left, *store.objects.unfinished("v1")]]

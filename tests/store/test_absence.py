@@ -256,7 +256,7 @@ def look_at(store: Store) -> list[Callable[[], Any]]:
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("fault", ["page", "welcome", "forbidden", "unknown"])
+@pytest.mark.parametrize("fault", ["page", "bare", "welcome", "forbidden", "unknown"])
 def test_what_a_server_or_a_proxy_answers_instead_is_an_error(
     fault: Fault, root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +273,7 @@ def test_what_a_server_or_a_proxy_answers_instead_is_an_error(
             except NanochatError as error:
                 assert "\n" not in str(error)
             else:  # a welcome page instead of bytes is no absence; what it is, others find
-                assert (fault, found) == ("welcome", None) or fault == "welcome", number
+                assert fault == "welcome", number
                 assert found not in ({}, [], set()), number
     assert done
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server["AWS_ENDPOINT_URL"])
@@ -405,3 +405,43 @@ def test_a_lease_that_cannot_be_read_is_not_taken_over(tmp_path: Path, monkeypat
             raise AssertionError("it was taken over")
         assert held.holds()
         assert objects.read("v1/leases/key.json") != before, "its holder goes on"
+
+
+@pytest.mark.s3
+def test_a_404_that_does_not_name_what_is_missing_is_confirmed_by_a_listing(
+    root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf(tmp_path, root_s3)
+
+    def of(method: str, path: str) -> bool:
+        return method in ("GET", "HEAD") and "list-type" not in path
+
+    with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "bare", of) as (url, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        objects = Objects(root_s3, read_only=True)
+        for look in (objects.read, objects.size, lambda path: objects.download(path, tmp_path / "copy")):
+            with pytest.raises(StoreUnreachable, match="says that it is not there"):
+                look("v1/aliases/kept.json")
+        assert objects.size("v1/aliases/kept") is None
+        with pytest.raises(FileNotFoundError):
+            objects.read("v1/aliases/kept")
+
+
+@pytest.mark.s3
+def test_a_server_that_does_not_tell_of_uploads_is_said_and_one_that_is_away_is_an_error(
+    root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf(tmp_path, root_s3)
+    faults: dict[Fault, bool] = {"forbidden": True, "unknown": True, "broken": False, "page": False, "welcome": False}
+    for fault, passes in faults.items():
+        of = lambda method, path: "?uploads" in path  # noqa: E731
+        with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _, fault=fault: fault, of) as (url, done):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+            store = Store(root_s3, tmp_path / "cache", read_only=True)
+            if passes:
+                (note,) = retention.plan(store, keep_runs=0, min_age_hours=0).notes
+                assert "Uploads that were never finished are left alone" in note
+            else:
+                with pytest.raises(StoreUnreachable):
+                    retention.plan(store, keep_runs=0, min_age_hours=0)
+        assert done

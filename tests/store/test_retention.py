@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import DamagedArtifact, NotFound
-from nanochat.store import retention, runs
+from nanochat.store import retention, runs, trash
 from nanochat.store.artifacts import Manifest, Store
 from nanochat.store.lease import lease
 from nanochat.store.producer import describe_producer
@@ -219,6 +219,47 @@ def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypa
     assert waited == [record.record.id]
     assert names(done.items) == {("artifact", f"download/{key('c')}")}
     assert there(store) == {"a", "ab"}
+
+
+def test_what_is_made_again_while_it_is_deleted_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its payload was lost; a stage replaces the manifest after the deletion has read it."""
+    lost = publish(store, "a")
+    store.objects.delete([f"{lost.folder}/{lost.payload}/data"])
+    keep, again = trash.keep_manifest, []
+
+    def replace_first(*given: Any) -> None:
+        again.append(publish(store, "a"))
+        keep(*given)
+
+    monkeypatch.setattr(trash, "keep_manifest", replace_first)
+    assert [item.what for item in collect(store).spared] == ["artifact"]
+    assert store.find("download", key("a")) == again[0]
+    assert store.verify(again[0]) == []
+
+
+def test_the_probe_of_a_store_that_is_being_opened_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    check = store.objects.backend.check_swap
+
+    def meanwhile(path: str) -> bool:
+        collect(Store(str(tmp_path / "store"), tmp_path / "cache"))
+        return check(path)
+
+    monkeypatch.setattr(store.objects.backend, "check_swap", meanwhile)
+    store.objects.probe()
+
+
+def test_a_payload_whose_manifest_no_listing_shows_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, "a")
+    listing = store.objects.backend.list
+
+    def short(*given: Any, **more: Any) -> list[Any]:
+        return [entry for entry in listing(*given, **more) if not entry.path.endswith("/manifest.json")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.objects.backend, "list", short)
+        assert collect(store).items == ()
+    assert there(store) == {"a"}
 
 
 def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
