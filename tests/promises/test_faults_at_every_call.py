@@ -1,6 +1,6 @@
 """A fault at every call of every command and stage: nothing is lost, nothing wrong is made, and a sentence says why.
 
-`NANOCHAT_FAULTS=all` tries every fault at every call, once and for good, and takes hours; a number tries so many a test;
+`NANOCHAT_FAULTS=all` tries every fault at every call, once and for good, which takes hours; a number, so many a test;
 without it there are as many as take minutes.
 `NANOCHAT_FAULTS_COUNTS=FILE` writes the counts as a table.
 """
