@@ -174,10 +174,16 @@ class Bucket:
             try:
                 with self._answers(path):
                     data: Any = sync(self._s3.loop, _read_to_its_end, answer["Body"])
-                    return answer, data
             except StoreUnreachable:
                 if not tries_left:
                     raise
+                continue
+            if not answer.get("ETag"):  # a page of a proxy, say
+                raise StoreUnreachable(
+                    f"The store {self.root} answered to `{path}` with something that is no object.",
+                    hint="Is there an S3 server at `AWS_ENDPOINT_URL`, and no proxy before it?",
+                )
+            return answer, data
 
     @contextlib.contextmanager
     def _reading(self, path: str) -> Iterator[None]:
