@@ -88,6 +88,7 @@ S3_FAULTS = (
     S3Fault("empty listing", "empty", LISTS, honest=False),
     S3Fault("an HTML page with 200", "welcome", GETS | LISTS | PUTS),
     S3Fault("an HTML page with 404", "page", EVERY - {"HEAD"}, transient=True),
+    S3Fault("404 without a body", "bare", EVERY - {"HEAD"}, honest=False),
     S3Fault("200 without a body", "nothing", GETS | LISTS | PUTS),
     S3Fault("clock is wrong", "skewed", EVERY, transient=None),
     S3Fault("time-out", 1.0, EVERY, transient=True),

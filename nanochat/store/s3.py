@@ -174,11 +174,17 @@ class Bucket:
                 answer = self._call("get_object", path)
             try:
                 with self._answers(path):
-                    data: Any = sync(self._s3.loop, answer["Body"].read)
-                    return answer, data
+                    data: Any = sync(self._s3.loop, _read_to_its_end, answer["Body"])
             except StoreUnreachable:
                 if not tries_left:
                     raise
+                continue
+            if not answer.get("ETag"):  # a page of a proxy, say
+                raise StoreUnreachable(
+                    f"The store {self.root} answered to `{path}` with something that is no object.",
+                    hint="Is there an S3 server at `AWS_ENDPOINT_URL`, and no proxy before it?",
+                )
+            return answer, data
 
     @contextlib.contextmanager
     def _reading(self, path: str) -> Iterator[None]:
@@ -342,6 +348,14 @@ def open_s3() -> Any:
             **({"proxies": {}} if settings.is_loopback(settings.s3_endpoint()) else {}),
         },
     )
+
+
+async def _read_to_its_end(body: Any) -> bytes:
+    """The bytes of an answer. A body that broke off is closed too: ten that are open are all that a client has."""
+    try:
+        return await body.read()
+    finally:
+        body.close()
 
 
 def _of_aiohttp() -> type[Exception]:
