@@ -107,9 +107,9 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     calls: list[tuple[Stage, Any, dict[str, Any]]] = []
 
     class Noting(PlainRun):
-        def _run(self, stage: Stage, config: Any, label: str, inputs: dict[str, Any], compute: Compute) -> Artifact:
+        def _run(self, stage: Stage, config: Any, label: str, inputs: dict[str, Any], *how: Any) -> Artifact:
             calls.append((stage, config, inputs))
-            return super()._run(stage, config, label, inputs, compute)
+            return super()._run(stage, config, label, inputs, *how)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         tiny_pipeline.install(monkeypatch)
