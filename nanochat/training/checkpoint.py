@@ -158,6 +158,8 @@ class Checkpoints:
                 try:
                     self._read(self._load_folder(folder), state)
                 except _dcp().CheckpointException as error:
+                    if met := _of_a_disk(error):
+                        raise from_system(met, "a checkpoint") from error
                     raise DamagedArtifact(
                         f"The checkpoint at step {record['step']} does not fit the model: {_reasons(error)}.",
                         hint="Was it saved by other code? Delete it, and training begins anew.",
@@ -226,9 +228,8 @@ class Checkpoints:
         try:
             dcp.save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         except dcp.CheckpointException as error:
-            met = [each for each, _stack in error.failures.values() if isinstance(each, OSError)]
-            if met:
-                raise from_system(met[0], f"a checkpoint in `{spool}`") from error
+            if met := _of_a_disk(error):
+                raise from_system(met, f"a checkpoint in `{spool}`") from error
             raise StageFailed(f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.") from error
         for file in writer.files:
             patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
@@ -392,6 +393,16 @@ def _as_ours(error: Exception) -> NanochatError:
     if isinstance(error, OSError):
         return from_system(error, "a checkpoint")
     return StageFailed(f"A checkpoint could not be written: {type(error).__name__}: {_sentence(error)}.")
+
+
+def _of_a_disk(error: Any) -> OSError | None:
+    """What the file system said to a rank, behind a `CheckpointException`."""
+    for met, _stack in error.failures.values():
+        while met is not None:
+            if isinstance(met, OSError):
+                return met
+            met = met.__cause__ or met.__context__
+    return None
 
 
 def _reasons(error: Any) -> str:
