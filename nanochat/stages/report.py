@@ -20,7 +20,7 @@ from nanochat.store.artifacts import (
 )
 
 
-@stage(version=4, produces=Report, resource="cpu")
+@stage(version=5, produces=Report, resource="cpu")
 def report(
     config: ReportConfig,
     raw: list[RawShard],
