@@ -1,126 +1,154 @@
 """A stage whose source changed needs a decision: bump its version, or say that it means the same.
 
+What a stage computes is said by the module of its function, the worker that it launches, and all that these import,
+except what only says how work is done (`HOW`). Rust files are named per Python module that calls them (`RUST`).
+
 `make accept-stages` records the sources as they are (do it after deciding).
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "stage_versions.json"
+CRATE = ROOT / "rustbpe/src"
 
-TRAINING = [
-    "training/loop",
-    "training/guard",
-    "training/loss_scale",
-    "training/machine",
-    "data/loader",
-    "data/order",
-    "model",
-    "optim",
-]
-MEANING = {
-    "download": [
-        "stages/download",
-        "data/corpus",
-        "data/documents",
-        "data/hub",
-        "data/listing",
-        "data/raw",
-        "store/sources",
-        "store/web",
-        "world",
-    ],
-    "train_tokenizer": [
-        "stages/tokenizer",
-        "tokenizer/bpe",
-        "tokenizer/special",
-        "tokenizer/stored",
-        "tokenizer/texts",
-        "../rustbpe/src/split",
-        "../rustbpe/src/train",
-    ],
-    "tokenize": [
-        "stages/tokens",
-        "data/shards",
-        "data/ledger",
-        "tokenizer/bpe",
-        "tokenizer/special",
-        "tokenizer/stored",
-        "tokenizer/texts",
-        "../rustbpe/src/column",
-        "../rustbpe/src/encode",
-        "../rustbpe/src/parts",
-        "../rustbpe/src/split",
-        "../rustbpe/src/vocab",
-    ],
-    "pack": ["stages/rows", "data/rows", "data/packing", "../rustbpe/src/pack"],
-    "data_card": ["stages/card", "data/card", "report/card", "report/plots"],
-    "pretrain": ["stages/pretrain", "training/pretrain", "scaling", *TRAINING],
-    "continue_pretrain": ["stages/pretrain", "training/pretrain", "scaling", *TRAINING],
-    "evaluate_base": ["stages/evaluate", "evaluation/base_model", "evaluation/bits_per_byte", "inference", "model"],
-    "converse": [
-        "stages/conversations",
-        "data/conversations",
-        "data/rows",
-        "../rustbpe/src/pack",
-        "tokenizer/chat",
-        "sources",
-        "tasks",
-        "world",
-    ],
-    "sft": ["stages/sft", "training/sft", *TRAINING],
-    "evaluate_chat": [
-        "stages/evaluate",
-        "evaluation/chat_model",
-        "evaluation/chat_tasks",
-        "inference",
-        "model",
-        "tasks",
-    ],
-    "report": [
-        "stages/report",
-        "report/report",
-        "report/card",
-        "report/plots",
-        "report/template",
-        "report/page.html",
-        "store/picture",
-    ],
-    "compare": ["stages/compare", "report/ladder", "report/plots", "report/template", "report/page.html"],
+HOW = re.compile(
+    r"nanochat\.(errors|system_errors|failures|variables|settings|progress|console|job|ranks|profiles|config"
+    r"|stages\.(stage|launch|supervise|meeting|rank_log)"
+    r"|store\.(?!sources|web|encodings|picture).*"
+    r"|training\.(checkpoint|shard_writer|pulse|trackers|metrics|micro_batch))"
+)
+"""Modules that decide how work is done, or whose values are in the key anyway (`config`)."""
+RUST = {
+    "nanochat.tokenizer.bpe": ("split", "train", "encode", "vocab", "parts", "text", "hash", "key", "memory", "spare"),
+    "nanochat.tokenizer.formats": (),
+    "nanochat.data.ledger": ("column",),
+    "nanochat.data.packing": ("pack",),
+    "nanochat.data.conversations": ("pack",),
 }
-"""The files and rooms whose text says what a stage computes."""
+"""Module that calls the crate → the files and folders of the crate that it uses, beside those of what it imports."""
 
 
-def source_digest(places: list[str]) -> str:
+def file_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.exists()), None)
+
+
+@cache
+def uses(module: str) -> frozenset[str]:
+    """The modules of ours that a module imports, anywhere in it, or launches as a worker."""
+    path = file_of(module)
+    assert path, module
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(origin)):
+                names = {f"{origin}.{alias.name}" for alias in node.names}
+                found |= {name if file_of(name) else origin for name in names}
+            case ast.Constant(value=str(text)) if re.fullmatch(r"nanochat\.(training|evaluation)\.\w+", text):
+                found.add(text)
+    return frozenset(name for name in found if name.startswith("nanochat.") and file_of(name))
+
+
+def modules_of(name: str) -> set[str]:
+    """All modules whose text says what a stage computes."""
+    from nanochat.pipeline import STAGES
+
+    (function,) = (stage.function for stage in STAGES if stage.name == name)
+    found, waiting = set[str](), {function.__module__}
+    while waiting:
+        module = waiting.pop()
+        found.add(module)
+        waiting |= {used for used in uses(module) if not HOW.fullmatch(used)} - found
+    return found
+
+
+def files_of(name: str) -> list[Path]:
+    modules = modules_of(name)
+    files = {path for module in modules if (path := file_of(module))}
+    files |= {path for module in modules & RUST.keys() for place in RUST[module] for path in rust_files(place)}
+    rooms = {path.parent for path in files}
+    return sorted(files | {path for room in rooms for pattern in ("*.jinja", "*.html") for path in room.glob(pattern)})
+
+
+def rust_files(place: str) -> list[Path]:
+    found = sorted([*CRATE.glob(f"{place}.rs"), *CRATE.glob(f"{place}/**/*.rs")])
+    assert found, f"there is no `{place}` in the crate"
+    return found
+
+
+def source_digest(name: str) -> str:
     digest = hashlib.sha256()
-    for place in places:
-        found = ROOT / "nanochat" / place
-        files = sorted(found.rglob("*")) if found.is_dir() else [*found.parent.glob(f"{found.name}.*")]
-        for path in files:
-            if path.suffix in (".py", ".rs", ".jinja"):
-                digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in files_of(name):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def recorded() -> dict[str, dict[str, object]]:
+def stages() -> dict[str, int]:
     from nanochat.pipeline import STAGES
 
-    return {stage.name: {"version": stage.version, "source": source_digest(MEANING[stage.name])} for stage in STAGES}
+    return {stage.name: stage.version for stage in STAGES}
 
 
-@pytest.mark.parametrize("name", MEANING)
+def recorded() -> dict[str, dict[str, object]]:
+    return {name: {"version": version, "source": source_digest(name)} for name, version in stages().items()}
+
+
+@pytest.mark.parametrize("name", stages())
 def test_a_changed_stage_was_decided_on(name: str) -> None:
     before, now = json.loads(RECORD.read_text())[name], recorded()[name]
     assert before == now, (
         f"The source of `{name}` changed. If it now computes something else, bump its version; "
         "then, or if it means the same, run `make accept-stages`."
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "module"),
+    [
+        ("evaluate_chat", "nanochat.tokenizer.chat"),
+        ("evaluate_chat", "nanochat.tools.calculator"),
+        ("evaluate_chat", "nanochat.world.questions"),
+        ("converse", "nanochat.tokenizer.bpe"),
+        ("converse", "nanochat.sources.records"),
+        ("sft", "nanochat.scaling"),
+        ("pretrain", "nanochat.optim.muon"),
+        ("download", "nanochat.store.web"),
+        ("pack", "nanochat.data.packing"),
+    ],
+)
+def test_what_decides_a_result_is_found(stage: str, module: str) -> None:
+    assert module in modules_of(stage)
+
+
+def test_how_work_is_done_is_left_out() -> None:
+    assert not any(HOW.fullmatch(module) for name in stages() for module in modules_of(name))
+
+
+def test_every_caller_of_the_crate_names_its_files() -> None:
+    callers = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "nanochat").glob("**/*.py")
+        if re.search(r"^from nanochat(\._rustbpe import| import .*_rustbpe)", path.read_text(), re.MULTILINE)
+    }
+    assert callers == RUST.keys()
+
+
+def test_every_file_of_the_crate_decides_on_a_stage() -> None:
+    named = {path for places in RUST.values() for place in places for path in rust_files(place)}
+    faces = {CRATE / "lib.rs", *(CRATE / "python").glob("*.rs")}
+    assert set(CRATE.glob("**/*.rs")) - faces == named
 
 
 if __name__ == "__main__":
