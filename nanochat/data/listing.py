@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -16,7 +16,8 @@ from nanochat.errors import BadSource
 from nanochat.progress import silent
 from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.first_bytes import open_source
-from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named
+from nanochat.sources.hub_address import parse_hub_address
+from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named, names_validation
 from nanochat.sources.retry import patiently
 from nanochat.sources.sums import parse_sum, promised_hashes
 from nanochat.store.sources import fetch_url, list_url
@@ -68,11 +69,13 @@ def list_files(config: DataConfig) -> Listing:
             f"`{source}` has no subsets and splits: only `hf://…` does.", hint="Leave `data.subset` and `data.split`."
         )
     if is_local(source):
-        return _list_local(local_path(source))
+        return _list_local(local_path(source), config)
     if source.startswith(("http://", "https://")):
-        return _list_http(source)
+        return _list_http(source, config)
     if source.startswith("hf://"):
         listed = patiently(lambda: hub.list_files(source, config.subset, config.split))
+        folder = parse_hub_address(source)[2]
+        _check_training(config, [file.path.removeprefix(f"{folder}/") for file in listed.files])
         return Listing([Found(file.path, file.url, file.identity) for file in listed.files], _notes(source, listed))
     scheme, _, path = source.partition("://")
     if scheme in BUCKETS and (not path.strip("/") or path.startswith("/") or "//" in path):
@@ -88,7 +91,17 @@ def list_files(config: DataConfig) -> Listing:
     if not chosen.files:
         why = f": it has {chosen.skipped}" if chosen.skipped else ""
         raise BadSource(f"`{source}` has no file of text{why}.", hint=f"Known formats: {SUFFIXES}.")
+    _check_training(config, [file.path for file in chosen.files])
     return Listing(chosen.files, _notes(source, chosen))
+
+
+def _check_training(config: DataConfig, paths: list[str]) -> None:
+    """Raises `BadSource` where all files of a folder or list are of a validation split, and nobody chose that split."""
+    if paths and not config.validation_shard and not config.split and all(map(names_validation, paths)):
+        raise BadSource(
+            f"`{config.source}` has nothing to train on: it has only a validation split, {named(paths)}.",
+            hint="Add the training data; to train on this, rename it, or let `data.source` be the one file.",
+        )
 
 
 def _notes(source: str, chosen: Choice[Any], *, sums_are_checked: bool = False) -> tuple[str, ...]:
@@ -110,12 +123,14 @@ def _refuse_credentials(address: str) -> None:
         )
 
 
-def _list_local(path: Path) -> Listing:
+def _list_local(path: Path, config: DataConfig) -> Listing:
     name = path.as_posix()
     may_be_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
     chosen = list_local(
         path, TEXT_FORMATS, f"For a dataset of the Hub say `hf://{name}`." if may_be_hub else SOURCES_HINT
     )
+    if path.is_dir():
+        _check_training(config, [each.path for each in chosen.files])
     hashes, unchecked = promised_hashes([each.file for each in chosen.sums], path, [each.path for each in chosen.files])
     found = [
         Found(each.path, each.file.absolute().as_posix(), hashes.get(each.path) or local_identity(each.file))
@@ -133,7 +148,7 @@ def local_identity(file: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _list_http(address: str) -> Listing:
+def _list_http(address: str, config: DataConfig) -> Listing:
     parts = urlsplit(address)
     if parts.fragment:
         raise BadSource(f"`{address}` has a fragment, which is not asked for.", hint="In a path `#` is written `%23`.")
@@ -145,6 +160,8 @@ def _list_http(address: str) -> Listing:
         shards, twice = _addresses(local, address)
     if not shards:
         raise BadSource(f"`{address}` is not a list of addresses: it has none.", hint=ADDRESSES_HINT)
+    # of an address, the folders above the file are of the server
+    _check_training(config, [PurePosixPath(unquote(urlsplit(shard).path)).name for shard in shards])
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         files = list(pool.map(_http_file, shards, shards.values()))
     return Listing(files, (f"`{address}` has {named(twice)} twice: read once.",) if twice else ())

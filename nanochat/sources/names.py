@@ -28,6 +28,8 @@ CHAT_FORMATS = ((".parquet", *LINES, ".json"),)
 
 METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 """Written by the `datasets` library beside its data."""
+ABOUT = re.compile(r"(?:readme|licen[sc]e|copying|notice|changelog|citation|requirements)\.txt", re.I)
+"""Text about the data, beside it."""
 JUNK = frozenset({"thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "@eadir"})
 """Written by operating systems and servers, in lower case."""
 SUMS = re.compile(
@@ -160,7 +162,7 @@ def choose(
             skipped.add("hidden", path)
         elif is_sums(name):
             sums.append(file)
-        elif name.lower() in METADATA:
+        elif name.lower() in METADATA or ABOUT.fullmatch(name):
             skipped.add("of metadata", path)
         elif (form := file_format(path)) not in known:
             skipped.add("of another format", path)

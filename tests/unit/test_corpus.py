@@ -225,9 +225,22 @@ def test_a_shard_can_be_named_and_training_shards_limited(tmp_path: Path) -> Non
 
 
 def test_only_validation_is_not_enough(tmp_path: Path) -> None:
-    parquet(tmp_path / "validation.parquet", texts(20))
-    with pytest.raises(BadSource, match="no training shard: `validation`"):
-        list_shards(DataConfig(source=str(tmp_path)))
+    """Also below a folder that all files have in common, which is not a part of their names."""
+    parquet(tmp_path / "one/validation.parquet", texts(20))
+    parquet(tmp_path / "two/data/val/a.parquet", texts(20))
+    parquet(tmp_path / "two/data/val/b.parquet", texts(20))
+    for folder, names in (("one", "`validation.parquet`"), ("two", "`data/val/a.parquet`, `data/val/b.parquet`")):
+        with pytest.raises(BadSource, match=f"has only a validation split, {names}"):
+            list_shards(DataConfig(source=str(tmp_path / folder)))
+
+
+def test_what_the_source_names_itself_is_trained_on_whatever_it_is_called(tmp_path: Path) -> None:
+    parquet(tmp_path / "val/validation.parquet", texts(20))
+    parquet(tmp_path / "val/a.parquet", texts(20))
+    shard = only(DataConfig(source=str(tmp_path / "val/validation.parquet")))
+    assert (shard.name, shard.validation) == ("validation", "sample")
+    (tmp_path / "val/validation.parquet").unlink()
+    assert only(DataConfig(source=str(tmp_path / "val"))).validation == "sample"
 
 
 def test_too_few_documents_for_a_sample(tmp_path: Path) -> None:
@@ -321,7 +334,6 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
         ("~nobody-of-this-name/data", "the home of `~nobody-of-this-name` is not known"),
-        ("a\0b", "There is no file or folder"),
         ("x" * 5000, "cannot be listed: File name too long"),
     ):
         with pytest.raises(BadSource, match=message) as caught:

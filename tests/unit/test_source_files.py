@@ -82,9 +82,16 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert [(each.path, each.split) for each in found.files] == [("a.jsonl", ""), ("val.jsonl", "validation")]
     assert {reason: sorted(paths) for reason, paths in found.skipped.files.items()} == {
         "of a test split": ["eval/1.jsonl", "test.jsonl"],
-        "of another format": ["LICENSE.txt", "README.md"],
-        "of metadata": ["state.json"],
+        "of another format": ["README.md"],
+        "of metadata": ["LICENSE.txt", "state.json"],
     }
+
+
+def test_text_about_the_data_is_not_taken_for_the_data(tmp_path: Path) -> None:
+    tree(tmp_path, "data.json", "LICENSE.txt", "README.TXT", "requirements.txt")
+    assert listed(tmp_path) == ["data.json"]
+    tree(tmp_path / "books", "readme_first.txt", "README.txt")
+    assert listed(tmp_path / "books") == ["readme_first.txt"]
 
 
 def test_a_folder_in_which_everything_is_left_out_says_so(tmp_path: Path) -> None:
