@@ -33,9 +33,11 @@ ABOUT = re.compile(r"(?:readme|licen[sc]e|copying|notice|changelog|citation|requ
 JUNK = frozenset({"thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "@eadir"})
 """Written by operating systems and servers, in lower case."""
 SUMS = re.compile(
-    r"(?:(?:sha\d*|md5|b2|check)sums?|(?:tag)?manifest-(?:sha\d+|md5))(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I
+    r"(?:(?:.*[-_.])?(?:sha\d*|md5|b2|check)sums?(?:[-_.](?:sha-?\d+|md5|b2))?"
+    r"|sha-?\d+|md5|(?:tag)?manifest-(?:sha\d+|md5))(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?",
+    re.I,
 )
-"""Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `a.parquet.sha256`."""
+"""Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `checksums_sha256.txt`, `a.parquet.sha256`."""
 SPLIT = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
     r"|(?P<test>tests?|testing|evals?|evaluation))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
