@@ -173,7 +173,9 @@ def _validation_names(shards: Sequence[ShardConfig], config: DataConfig) -> set[
         # a split that the config names, or a file that it names, is trained on whatever it is called
         by_name = not config.split and len(shards) > 1
         # several, when the split has several files: none of them may be trained on
-        return {shard.name for shard in shards if shard.validation == "all" or (by_name and names_validation(shard.name))}
+        return {
+            shard.name for shard in shards if shard.validation == "all" or (by_name and names_validation(shard.name))
+        }
     for shard in shards:
         if shard.name in (wanted, stem(wanted)):
             return {shard.name}

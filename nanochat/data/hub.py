@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from huggingface_hub import HfApi, hf_hub_download
@@ -51,6 +51,11 @@ def list_files(address: str, subset: str = "", split: str = "") -> Choice[HubFil
         commit = api.dataset_info(repo, revision=revision).sha
         if not commit:
             raise BadSource(f"The Hub says no commit of `{address}`.", hint="Is `HF_ENDPOINT` that of a Hub?")
+        if file_format(folder):  # may be the file itself, of which the Hub has no tree
+            entries = api.get_paths_info(repo, [folder], repo_type="dataset", revision=commit)
+            if any(isinstance(entry, RepoFile) for entry in entries):
+                file = HubFile(folder, f"hf://{repo}@{commit}/{folder}", _identity(cast(RepoFile, entries[0]), commit))
+                return Choice([file], Skipped())
         tree = api.list_repo_tree(repo, folder or None, recursive=True, repo_type="dataset", revision=commit)
         there = {entry.path: _identity(entry, commit) for entry in tree if isinstance(entry, RepoFile)}
     if subset or split:

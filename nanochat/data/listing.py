@@ -63,7 +63,7 @@ def list_files(config: DataConfig) -> Listing:
     Raises `BadSource` when there is nothing to read, `SourceUnreachable` when the network failed several times.
     """
     source = config.source
-    _refuse_credentials(source)
+    _check_address(source)
     if (config.subset or config.split) and not source.startswith("hf://"):
         raise BadSource(
             f"`{source}` has no subsets and splits: only `hf://…` does.", hint="Leave `data.subset` and `data.split`."
@@ -75,7 +75,8 @@ def list_files(config: DataConfig) -> Listing:
     if source.startswith("hf://"):
         listed = patiently(lambda: hub.list_files(source, config.subset, config.split))
         folder = parse_hub_address(source)[2]
-        _check_training(config, [file.path.removeprefix(f"{folder}/") for file in listed.files])
+        if [file.path for file in listed.files] != [folder]:  # else the file itself is named
+            _check_training(config, [file.path.removeprefix(f"{folder}/") for file in listed.files])
         return Listing([Found(file.path, file.url, file.identity) for file in listed.files], _notes(source, listed))
     scheme, _, path = source.partition("://")
     if scheme in BUCKETS and (not path.strip("/") or path.startswith("/") or "//" in path):
@@ -111,10 +112,20 @@ def _notes(source: str, chosen: Choice[Any], *, sums_are_checked: bool = False) 
     return notes
 
 
-def _refuse_credentials(address: str) -> None:
-    """An address is part of a key and is written into manifests, which never carry a credential."""
-    parts = urlsplit(address)
-    if "://" in address and (parts.password or CREDENTIAL.search(parts.query)):
+def _check_address(address: str) -> None:
+    """Raises `BadSource` for what is not an address, and for a credential in one: an address is part of a key and is
+    written into manifests, which never carry any."""
+    scheme, _, rest = address.partition("://")
+    if not rest or is_local(address):
+        return
+    if scheme != scheme.lower():
+        raise BadSource(f"`{scheme}://` is not a known kind of address.", hint=f"Write `{scheme.lower()}://`.")
+    try:
+        parts = urlsplit(address)
+        user = scheme in ("http", "https") and parts.port != 0 and parts.username
+    except ValueError as error:
+        raise BadSource(f"`{address}` is not an address: {error}.", hint="Check `data.source`.") from error
+    if user or parts.password or CREDENTIAL.search(parts.query):
         shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
         raise BadSource(
             f"The address `{shown}` carries a credential.",
@@ -187,10 +198,8 @@ def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
         where = f"`{name}`, line {number:,},"
         promised = parse_sum(line, where)
         # the name of a sum is that of a file: in it these are no parts of an address
-        shard = urljoin(name, _quoted(promised.name) if promised else line.strip())
-        parts = urlsplit(shard)
-        unusable = parts.fragment or parts.scheme in ("", "file") or re.search(r"\s", shard)
-        if unusable or not file_format(unquote(parts.path)):
+        shard = _joined(name, _quoted(promised.name) if promised else line.strip())
+        if not shard:
             raise BadSource(
                 f"`{name}` is not a list of addresses: line {number:,}, `{line.strip()[:80]}`, is none of a shard.",
                 hint=ADDRESSES_HINT,
@@ -205,12 +214,23 @@ def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
     return shards, twice
 
 
+def _joined(base: str, address: str) -> str:
+    """An address of a list, relative to that of the list; empty where it is not that of a file of text."""
+    try:
+        joined = urljoin(base, address)
+        parts = urlsplit(joined)
+    except ValueError:
+        return ""
+    unusable = parts.fragment or parts.scheme in ("", "file") or re.search(r"\s", joined)
+    return joined if file_format(unquote(parts.path)) and not unusable else ""
+
+
 def _quoted(name: str) -> str:
     return name if "://" in name else name.replace("#", "%23").replace("?", "%3F").replace(" ", "%20")
 
 
 def _http_file(address: str, promised: str = "") -> Found:
-    _refuse_credentials(address)
+    _check_address(address)
     path = unquote(urlsplit(address).path).lstrip("/")
     if not file_format(path):
         raise BadSource(

@@ -15,15 +15,19 @@ from nanochat.sources.names import Choice, Skipped, Split, choose, file_format, 
 
 def is_local(source: str) -> bool:
     """Whether a source is a folder or file of this machine."""
-    return "://" not in source or urlsplit(source).scheme == "file"
+    return "://" not in source or source.lower().startswith("file://")
 
 
 def local_path(source: str) -> Path:
     """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
     if "://" not in source:
         return _expanded(source)
-    parts = urlsplit(source)
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(source)
+        says_more = parts.netloc not in ("", "localhost") or parts.query or parts.fragment
+    except ValueError:
+        says_more = True
+    if says_more:
         raise BadSource(
             f"`{source}` is not the address of a folder of this machine.",
             hint="It is `file:///…` with three slashes; in it `?` is written `%3F` and `#` is written `%23`.",

@@ -105,6 +105,17 @@ def test_paragraphs_of_plain_text_are_gathered(tmp_path: Path) -> None:
     assert "\n\n".join(documents).split() == " ".join(paragraphs).split()
 
 
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("count", [3, 5000])
+def test_a_list_of_addresses_is_not_taken_for_text(tmp_path: Path, count: int, sums: bool) -> None:
+    before = f"{'a1' * 32}  " if sums else ""
+    addresses = [f"{before}https://host.example/data/shard_{i:05d}.parquet?download=true" for i in range(count)]
+    (tmp_path / "urls.txt").write_text("# shards\n" + "\r\n".join(addresses))
+    with pytest.raises(BadSource, match=r"urls\.txt` is a list of addresses, not text") as caught:
+        written(only(DataConfig(source=str(tmp_path / "urls.txt"))), tmp_path)
+    assert "wget -i" in caught.value.hint
+
+
 def test_text_without_blank_lines_is_cut(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("x" * (3 << 20))
     (tmp_path / "validation.txt").write_text("y" * 10)
@@ -333,6 +344,10 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
+        ("https://[::1/a.parquet", "is not an address"),
+        ("http://host:99999/a.parquet", "is not an address"),
+        ("HTTPS://host/a.parquet", "`HTTPS://` is not a known kind"),
+        ("file://[::1/a", "is not the address of a folder"),
         ("~nobody-of-this-name/data", "the home of `~nobody-of-this-name` is not known"),
         ("x" * 5000, "cannot be listed: File name too long"),
     ):
@@ -345,7 +360,12 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["https://me:hunter2@host/a.parquet", "https://host/a.parquet?X-Amz-Signature=hunter2"]
+    "address",
+    [
+        "https://me:hunter2@host/a.parquet",
+        "https://host/a.parquet?X-Amz-Signature=hunter2",
+        "https://hunter2@host/a.parquet",
+    ],
 )
 def test_an_address_with_a_credential_is_refused(address: str) -> None:
     """It would be written into every manifest."""
