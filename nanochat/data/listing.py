@@ -83,6 +83,8 @@ def list_files(config: DataConfig) -> Listing:
         raise BadSource(
             f"`{source}` has an empty part.", hint=f"It is `{scheme}://bucket/prefix`: is a variable in it empty?"
         )
+    if scheme in BUCKETS and "?versionId=" in path:
+        raise BadSource(f"`{source}` names a version, which is not read.", hint="Copy it to a key of its own.")
     files = [Found(file.path, file.url, file.identity) for file in patiently(lambda: list_url(source))]
     if [file.url for file in files] == [source]:  # the file itself is named
         if not file_format(files[0].path):

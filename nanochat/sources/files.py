@@ -88,7 +88,8 @@ def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") ->
         why = f": it has {found.skipped}" if found.skipped else ""
         raise BadSource(
             f"The folder `{place}` has no file of data{why}.",
-            hint=f"Known formats: {named_formats(known)}. Of a test split is read what `source` names itself, the file or its folder.",
+            hint=f"Known formats: {named_formats(known)}. Of a test split is read what `source` names itself, the file "
+            "or its folder.",
         )
     for each in found.files:
         check_regular(each.file)

@@ -15,7 +15,7 @@ ADDRESS = re.compile(
 
 
 def parse_hub_address(address: str) -> tuple[str, str | None, str]:
-    """Repository, revision and folder or file of `hf://org/name[@revision][/folder]`. Raises `BadSource` for another form."""
+    """Repository, revision, and folder or file. Raises `BadSource` for an address of another form."""
     match = ADDRESS.fullmatch(address)
     if not match:
         raise BadSource(

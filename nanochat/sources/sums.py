@@ -121,12 +121,11 @@ def promised_hashes(sums: Iterable[Path], root: Path, paths: Iterable[str]) -> t
 def _path_of(name: str, beside: Path, root: Path) -> str:
     """The path in the folder `root` of the file that a sum is of: beside the file of sums, or where a command that was
     run in a folder above it, or with a full path, found it. Of a file that is not there, as if it was beside."""
-    top = os.path.abspath(root)
-    start = Path(os.path.abspath(beside))
+    top, start = root.absolute(), beside.absolute()
     for folder in (start, *start.parents):
-        there = os.path.normpath(folder / name)
-        if there.startswith(f"{top.rstrip('/')}/") and os.path.lexists(there):
-            return os.path.relpath(there, top)
+        there = Path(os.path.normpath(folder / name))
+        if there.is_relative_to(top) and os.path.lexists(there):
+            return there.relative_to(top).as_posix()
     return os.path.normpath(beside.relative_to(root) / name)
 
 

@@ -333,7 +333,7 @@ def test_shards_of_the_same_path_have_names_of_their_own(site: Answers) -> None:
 
 def test_a_list_of_validation_files_alone_is_refused(site: Answers) -> None:
     """Folders above a file do not count: they are of the server."""
-    with pytest.raises(BadSource, match="has only a validation split, `val-0.jsonl`, `val-1.jsonl`"):
+    with pytest.raises(BadSource, match=r"has only a validation split, `val-0\.jsonl`, `val-1\.jsonl`"):
         listed(site, b"val-0.jsonl\nval-1.jsonl\n")
     assert len(listed(site, b"/dev/x/a.jsonl\n/dev/x/b.jsonl\n")) == 2
 
