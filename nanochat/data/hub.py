@@ -6,6 +6,7 @@ are fetched as they are; a repository that has none of them is streamed through 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from nanochat.sources.records import text_of
 STREAM = "hf-stream://"
 FETCHED = ((".parquet",), LINES)
 """Formats of files that are fetched as they are, the preferred first."""
+CHOICE = re.compile(r"config|split|subset", re.I)
+"""In what the `datasets` library says of a subset or split that is not there."""
 FETCHED_FORMATS = (".parquet", *LINES)
 
 
@@ -170,6 +173,8 @@ def _choices(address: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if not CHOICE.search(str(error)):
+            raise
         if ours := as_ours(error, address):
             raise ours from error
         said = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]

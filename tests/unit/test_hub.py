@@ -171,6 +171,27 @@ def test_a_file_may_be_named_itself_and_a_revision_of_the_converter(endpoint: st
     assert absent[0] == "BadSource" and "hf://datasets/org/name/en/nothing.parquet" in absent[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("train.csv", b"body,n\na,1\na,b,c,d\n", "Expected 2 fields in line 3, saw 4"),
+        ("name.py", b"import datasets", "Dataset scripts are no longer supported"),
+        ("README.md", b"---\nconfigs: [\n---\n", "ParserError"),
+        ("a.png", b"\x89PNG\r\n", "cannot identify image file"),
+    ],
+    ids=["fields", "script", "card", "image"],
+)  # fmt: skip
+def test_what_the_datasets_library_cannot_read_is_named(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, said: str
+) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / name).write_bytes(data)
+    monkeypatch.setattr(Hub, "root", tmp_path / "repository")
+    ((kind, message),) = asked(endpoint, tmp_path, {})
+    assert kind == "BadSource" and "org/name" in message and said in message
+    assert "convert to Parquet or JSON lines" in message, "a hint that helps"
+
+
 def test_a_byte_that_flips_on_the_way_is_noticed(endpoint: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Hub, "flips", True)
     ((kind, said),) = asked(endpoint, tmp_path, {"subset": "german"})
