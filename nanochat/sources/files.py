@@ -24,10 +24,9 @@ def local_path(source: str) -> Path:
         return _expanded(source)
     try:
         parts = urlsplit(source)
-        says_more = parts.netloc not in ("", "localhost") or parts.query or parts.fragment
     except ValueError:
-        says_more = True
-    if says_more:
+        parts = None
+    if parts is None or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadSource(
             f"`{source}` is not the address of a folder of this machine.",
             hint="It is `file:///…` with three slashes; in it `?` is written `%3F` and `#` is written `%23`.",

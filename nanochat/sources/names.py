@@ -40,7 +40,7 @@ SUMS = re.compile(
 """Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `checksums_sha256.txt`, `a.parquet.sha256`."""
 SPLIT = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
-    r"|(?P<test>tests?|testing|evals?|evaluation))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
+    r"|(?P<test>tests?|testing|evals?|evaluations?))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
 )
 
 
@@ -74,7 +74,8 @@ def stem(name: str) -> str:
 def is_hidden(path: str) -> bool:
     """Whether a path, relative to its source, is of a tool or an operating system and not of the data."""
     return any(
-        part.startswith((".", "_")) or part.endswith("~") or part.lower() in JUNK for part in PurePosixPath(path).parts
+        part.startswith((".", "_", "~$")) or part.endswith("~") or part.lower() in JUNK
+        for part in PurePosixPath(path).parts
     )
 
 

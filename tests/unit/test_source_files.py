@@ -33,7 +33,7 @@ def listed(root: Path, formats=TEXT_FORMATS) -> list[str]:
             "heldout/1.txt", "held_out.txt", "holdout-3.jsonl", "VAL_3.parquet", "valset.txt",
         )),
         *((name, "test") for name in (
-            "test.jsonl", "test-00000-of-00001.parquet", "testing/a.txt", "eval-0.jsonl", "evaluation/b.txt",
+            "test.jsonl", "test-00000-of-00001.parquet", "testing/a.txt", "eval-0.jsonl", "evaluation/b.txt", "evaluations/b.txt",
             "mine.TEST.jsonl.zst", "test_set.json", "tests/x.txt", "train/test/a.jsonl", "wiki-test.txt",
         )),
         *((name, "") for name in (
@@ -66,7 +66,7 @@ def test_formats_are_known_by_their_suffixes(name: str, form: str, shard: str) -
     [
         ".a.jsonl", "._a.jsonl", "_temporary/0/a.jsonl", "_SUCCESS", "__MACOSX/a.txt", "x/_delta_log/0.json",
         ".ipynb_checkpoints/a.txt", ".cache/a.parquet", ".git/a.txt", "Thumbs.db", "desktop.ini", "a.jsonl~",
-        "lost+found/a.txt",
+        "lost+found/a.txt", "~$a.jsonl",
     ],
 )  # fmt: skip
 def test_files_of_tools_and_systems_are_hidden(tmp_path: Path, path: str) -> None:
