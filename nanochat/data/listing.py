@@ -109,6 +109,8 @@ def _check_training(config: DataConfig, paths: list[str]) -> None:
 
 def _notes(source: str, chosen: Choice[Any], *, sums_are_checked: bool = False) -> tuple[str, ...]:
     notes = (f"Not read of `{source}`: {chosen.skipped}.",) if chosen.skipped else ()
+    if any("_delta_log" in PurePosixPath(path).parts for path in chosen.skipped.files.get("hidden", [])):
+        notes = (*notes, f"`{source}` is a Delta table: files that its log has removed are read too.")
     if chosen.sums and not sums_are_checked:
         notes = (*notes, f"`{source}` has sums of its files, which are checked only in a folder of this machine.")
     return notes

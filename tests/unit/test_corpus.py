@@ -279,6 +279,15 @@ def test_parquet_goes_before_json_before_text_and_hidden_files_are_left(tmp_path
     assert [shard.name for shard in list_shards(DataConfig(source=str(tmp_path)))] == ["b"]
 
 
+def test_a_delta_table_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What its log has removed is still in its folder."""
+    parquet(tmp_path / "part-0.parquet", texts(20))
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log/00000000000000000000.json").write_text("{}")
+    only(DataConfig(source=str(tmp_path)))
+    assert "is a Delta table: files that its log has removed are read too" in caplog.text
+
+
 def test_a_relative_path_means_the_same(tmp_path: Path, monkeypatch) -> None:
     parquet(tmp_path / "data/a.parquet", texts(20))
     monkeypatch.chdir(tmp_path)

@@ -33,7 +33,8 @@ def listed(root: Path, formats=TEXT_FORMATS) -> list[str]:
             "heldout/1.txt", "held_out.txt", "holdout-3.jsonl", "VAL_3.parquet", "valset.txt",
         )),
         *((name, "test") for name in (
-            "test.jsonl", "test-00000-of-00001.parquet", "testing/a.txt", "eval-0.jsonl", "evaluation/b.txt", "evaluations/b.txt",
+            "test.jsonl", "test-00000-of-00001.parquet", "testing/a.txt", "eval-0.jsonl", "evaluation/b.txt",
+            "evaluations/b.txt",
             "mine.TEST.jsonl.zst", "test_set.json", "tests/x.txt", "train/test/a.jsonl", "wiki-test.txt",
         )),
         *((name, "") for name in (
