@@ -353,6 +353,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
+        ("s3://bucket/a.parquet?versionId=1", "names a version"),
         ("https://[::1/a.parquet", "is not an address"),
         ("http://host:99999/a.parquet", "is not an address"),
         ("HTTPS://host/a.parquet", "`HTTPS://` is not a known kind"),
