@@ -27,7 +27,7 @@ from nanochat.data import hub
 from nanochat.data.listing import SOURCES_HINT, Found, list_files, local_identity
 from nanochat.data.pins import Pin, change_pin, read_pin
 from nanochat.data.raw import Documents, file_documents, split_documents, world_documents
-from nanochat.data.small_files import are_tiny, first_with_rows, gather, too_small_for_a_sample
+from nanochat.data.small_files import are_tiny, first_to_sample, gather, too_small_for_a_sample
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
 from nanochat.sources.files import check_regular, is_local
@@ -97,7 +97,7 @@ def _split(shards: list[ShardConfig], config: DataConfig, pin: Pin) -> tuple[tup
         if gathered:
             together = gather(shards, config, held)
             shards, held = together.shards, together.held
-        carrier = carrier or first_with_rows([shard for shard in shards if not shard.files])
+        carrier = carrier or first_to_sample([shard for shard in shards if not shard.files])
     elif is_local(config.source) and not config.validation_shard and are_tiny(shards):
         shards = gather(shards, config, sorted(named_split)).shards
     marked = hold_out(shards, config, carrier)
@@ -112,9 +112,12 @@ def _with(pin: Pin, **changes: Any) -> Pin:
 def _as_shards(files: Sequence[Found], config: DataConfig) -> list[ShardConfig]:
     if not files:
         raise BadSource(f"`{config.source}` has no text: no file ends in {SUFFIXES}.", hint=SOURCES_HINT)
+    names = shard_names([file.path for file in files])
+    if len(set(names)) < len(names):  # a list may have the same path of two hosts, or with two queries
+        names = shard_names([file.url.partition("://")[2] for file in files])
     shards = [
         ShardConfig(name=name, url=file.url, identity=file.identity, text_column=config.text_column)
-        for name, file in zip(shard_names([file.path for file in files]), files, strict=True)
+        for name, file in zip(names, files, strict=True)
     ]
     return sorted(shards, key=lambda shard: shard.name)
 
@@ -167,8 +170,12 @@ def _place_of(carrier: str, train: Sequence[ShardConfig], config: DataConfig) ->
 def _validation_names(shards: Sequence[ShardConfig], config: DataConfig) -> set[str]:
     wanted = config.validation_shard
     if not wanted:
+        # a split that the config names, or a file that it names, is trained on whatever it is called
+        by_name = not config.split and len(shards) > 1
         # several, when the split has several files: none of them may be trained on
-        return {shard.name for shard in shards if shard.validation == "all" or names_validation(shard.name)}
+        return {
+            shard.name for shard in shards if shard.validation == "all" or (by_name and names_validation(shard.name))
+        }
     for shard in shards:
         if shard.name in (wanted, stem(wanted)):
             return {shard.name}

@@ -7,15 +7,17 @@ empty ones included. Whatever cannot be read is a `BadSource` that names the fil
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource
-from nanochat.sources.first_bytes import check_parquet, open_source, readable
+from nanochat.sources.first_bytes import HEAD_BYTES, check_parquet, open_source, readable
 from nanochat.sources.names import SUFFIXES, file_format, named
 from nanochat.sources.records import json_records, text_of
 
@@ -25,6 +27,7 @@ READ_BUFFER_BYTES = 1 << 20
 PARAGRAPHS_CHARACTERS = 2_000
 SHOWN_FIELDS = 20
 """Of a record, so many are named in a message."""
+ADDRESS = re.compile(r"(?:[0-9a-f]{32,}\s+)?([a-z][a-z0-9+.-]*://[^\s?]+)(?:\?\S*)?", re.I)
 LINE_CHARACTERS = 1 << 20
 
 
@@ -160,6 +163,7 @@ def _plain_text(file: Path, text_column: str, name: str) -> Iterator[pa.StringAr
     characters = 0
     found = False
     with open_source(file, name) as stream:
+        _check_no_list(stream, name)
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="strict")
         try:
             while line := text.readline(LINE_CHARACTERS):
@@ -181,6 +185,22 @@ def _plain_text(file: Path, text_column: str, name: str) -> Iterator[pa.StringAr
     elif not found:
         raise BadSource(f"`{name}` has no document with text: it is blank.", hint="Remove it from the source.")
     yield from waiting.rest()
+
+
+def _check_no_list(stream: BinaryIO, name: str) -> None:
+    """Raises `BadSource` for a list of addresses of data, by its beginning."""
+    beginning = cast(io.BufferedReader, stream).peek(HEAD_BYTES)[:HEAD_BYTES]
+    lines = beginning.decode(errors="replace").split("\n")
+    if len(beginning) == HEAD_BYTES:
+        lines.pop()  # may be cut
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    addresses = [match[1] for line in lines if (match := ADDRESS.fullmatch(line))]
+    if lines and len(addresses) == len(lines) and all(file_format(address) for address in addresses):
+        raise BadSource(
+            f"`{name}` is a list of addresses, not text.",
+            hint="A list is read where `data.source` is its own address, `https://….txt`; or fetch the files into a "
+            "folder, for example with `wget -i`, and name that.",
+        )
 
 
 def _line_that_is_not_utf8(file: Path, name: str) -> str:

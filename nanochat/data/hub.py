@@ -6,11 +6,12 @@ are fetched as they are; a repository that has none of them is streamed through 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote
 
 from huggingface_hub import HfApi, hf_hub_download
@@ -27,6 +28,8 @@ from nanochat.sources.records import text_of
 STREAM = "hf-stream://"
 FETCHED = ((".parquet",), LINES)
 """Formats of files that are fetched as they are, the preferred first."""
+CHOICE = re.compile(r"config|split|subset", re.I)
+"""In what the `datasets` library says of a subset or split that is not there."""
 FETCHED_FORMATS = (".parquet", *LINES)
 
 
@@ -51,6 +54,11 @@ def list_files(address: str, subset: str = "", split: str = "") -> Choice[HubFil
         commit = api.dataset_info(repo, revision=revision).sha
         if not commit:
             raise BadSource(f"The Hub says no commit of `{address}`.", hint="Is `HF_ENDPOINT` that of a Hub?")
+        if file_format(folder):  # may be the file itself, of which the Hub has no tree
+            entries = api.get_paths_info(repo, [folder], repo_type="dataset", revision=commit)
+            if any(isinstance(entry, RepoFile) for entry in entries):
+                file = HubFile(folder, f"hf://{repo}@{commit}/{folder}", _identity(cast(RepoFile, entries[0]), commit))
+                return Choice([file], Skipped())
         tree = api.list_repo_tree(repo, folder or None, recursive=True, repo_type="dataset", revision=commit)
         there = {entry.path: _identity(entry, commit) for entry in tree if isinstance(entry, RepoFile)}
     if subset or split:
@@ -165,6 +173,8 @@ def _choices(address: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if not CHOICE.search(str(error)):
+            raise
         if ours := as_ours(error, address):
             raise ours from error
         said = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]

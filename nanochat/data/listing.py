@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -16,7 +16,8 @@ from nanochat.errors import BadSource
 from nanochat.progress import silent
 from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.first_bytes import open_source
-from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named
+from nanochat.sources.hub_address import parse_hub_address
+from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named, names_validation
 from nanochat.sources.retry import patiently
 from nanochat.sources.sums import parse_sum, promised_hashes
 from nanochat.store.sources import fetch_url, list_url
@@ -62,23 +63,28 @@ def list_files(config: DataConfig) -> Listing:
     Raises `BadSource` when there is nothing to read, `SourceUnreachable` when the network failed several times.
     """
     source = config.source
-    _refuse_credentials(source)
+    _check_address(source)
     if (config.subset or config.split) and not source.startswith("hf://"):
         raise BadSource(
             f"`{source}` has no subsets and splits: only `hf://…` does.", hint="Leave `data.subset` and `data.split`."
         )
     if is_local(source):
-        return _list_local(local_path(source))
+        return _list_local(local_path(source), config)
     if source.startswith(("http://", "https://")):
-        return _list_http(source)
+        return _list_http(source, config)
     if source.startswith("hf://"):
         listed = patiently(lambda: hub.list_files(source, config.subset, config.split))
+        folder = parse_hub_address(source)[2]
+        if [file.path for file in listed.files] != [folder]:  # else the file itself is named
+            _check_training(config, [file.path.removeprefix(f"{folder}/") for file in listed.files])
         return Listing([Found(file.path, file.url, file.identity) for file in listed.files], _notes(source, listed))
     scheme, _, path = source.partition("://")
     if scheme in BUCKETS and (not path.strip("/") or path.startswith("/") or "//" in path):
         raise BadSource(
             f"`{source}` has an empty part.", hint=f"It is `{scheme}://bucket/prefix`: is a variable in it empty?"
         )
+    if scheme in BUCKETS and "?versionId=" in path:
+        raise BadSource(f"`{source}` names a version, which is not read.", hint="Copy it to a key of its own.")
     files = [Found(file.path, file.url, file.identity) for file in patiently(lambda: list_url(source))]
     if [file.url for file in files] == [source]:  # the file itself is named
         if not file_format(files[0].path):
@@ -88,20 +94,42 @@ def list_files(config: DataConfig) -> Listing:
     if not chosen.files:
         why = f": it has {chosen.skipped}" if chosen.skipped else ""
         raise BadSource(f"`{source}` has no file of text{why}.", hint=f"Known formats: {SUFFIXES}.")
+    _check_training(config, [file.path for file in chosen.files])
     return Listing(chosen.files, _notes(source, chosen))
+
+
+def _check_training(config: DataConfig, paths: list[str]) -> None:
+    """Raises `BadSource` where all files of a folder or list are of a validation split, and nobody chose that split."""
+    if paths and not config.validation_shard and not config.split and all(map(names_validation, paths)):
+        raise BadSource(
+            f"`{config.source}` has nothing to train on: it has only a validation split, {named(paths)}.",
+            hint="Add the training data; to train on this, rename it, or let `data.source` be the one file.",
+        )
 
 
 def _notes(source: str, chosen: Choice[Any], *, sums_are_checked: bool = False) -> tuple[str, ...]:
     notes = (f"Not read of `{source}`: {chosen.skipped}.",) if chosen.skipped else ()
+    if any("_delta_log" in PurePosixPath(path).parts for path in chosen.skipped.files.get("hidden", [])):
+        notes = (*notes, f"`{source}` is a Delta table: files that its log has removed are read too.")
     if chosen.sums and not sums_are_checked:
         notes = (*notes, f"`{source}` has sums of its files, which are checked only in a folder of this machine.")
     return notes
 
 
-def _refuse_credentials(address: str) -> None:
-    """An address is part of a key and is written into manifests, which never carry a credential."""
-    parts = urlsplit(address)
-    if "://" in address and (parts.password or CREDENTIAL.search(parts.query)):
+def _check_address(address: str) -> None:
+    """Raises `BadSource` for what is not an address, and for a credential in one: an address is part of a key and is
+    written into manifests, which never carry any."""
+    scheme, _, rest = address.partition("://")
+    if not rest or is_local(address):
+        return
+    if scheme != scheme.lower():
+        raise BadSource(f"`{scheme}://` is not a known kind of address.", hint=f"Write `{scheme.lower()}://`.")
+    try:
+        parts = urlsplit(address)
+        user = scheme in ("http", "https") and parts.port != 0 and parts.username
+    except ValueError as error:
+        raise BadSource(f"`{address}` is not an address: {error}.", hint="Check `data.source`.") from error
+    if user or parts.password or CREDENTIAL.search(parts.query):
         shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
         raise BadSource(
             f"The address `{shown}` carries a credential.",
@@ -110,12 +138,14 @@ def _refuse_credentials(address: str) -> None:
         )
 
 
-def _list_local(path: Path) -> Listing:
+def _list_local(path: Path, config: DataConfig) -> Listing:
     name = path.as_posix()
     may_be_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
     chosen = list_local(
         path, TEXT_FORMATS, f"For a dataset of the Hub say `hf://{name}`." if may_be_hub else SOURCES_HINT
     )
+    if path.is_dir():
+        _check_training(config, [each.path for each in chosen.files])
     hashes, unchecked = promised_hashes([each.file for each in chosen.sums], path, [each.path for each in chosen.files])
     found = [
         Found(each.path, each.file.absolute().as_posix(), hashes.get(each.path) or local_identity(each.file))
@@ -133,7 +163,7 @@ def local_identity(file: Path) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def _list_http(address: str) -> Listing:
+def _list_http(address: str, config: DataConfig) -> Listing:
     parts = urlsplit(address)
     if parts.fragment:
         raise BadSource(f"`{address}` has a fragment, which is not asked for.", hint="In a path `#` is written `%23`.")
@@ -145,6 +175,8 @@ def _list_http(address: str) -> Listing:
         shards, twice = _addresses(local, address)
     if not shards:
         raise BadSource(f"`{address}` is not a list of addresses: it has none.", hint=ADDRESSES_HINT)
+    # of an address, the folders above the file are of the server
+    _check_training(config, [PurePosixPath(unquote(urlsplit(shard).path)).name for shard in shards])
     with ThreadPoolExecutor(LISTING_THREADS) as pool:
         files = list(pool.map(_http_file, shards, shards.values()))
     return Listing(files, (f"`{address}` has {named(twice)} twice: read once.",) if twice else ())
@@ -170,10 +202,8 @@ def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
         where = f"`{name}`, line {number:,},"
         promised = parse_sum(line, where)
         # the name of a sum is that of a file: in it these are no parts of an address
-        shard = urljoin(name, _quoted(promised.name) if promised else line.strip())
-        parts = urlsplit(shard)
-        unusable = parts.fragment or parts.scheme in ("", "file") or re.search(r"\s", shard)
-        if unusable or not file_format(unquote(parts.path)):
+        shard = _joined(name, _quoted(promised.name) if promised else line.strip())
+        if not shard:
             raise BadSource(
                 f"`{name}` is not a list of addresses: line {number:,}, `{line.strip()[:80]}`, is none of a shard.",
                 hint=ADDRESSES_HINT,
@@ -188,12 +218,23 @@ def _addresses(local: Path, name: str) -> tuple[dict[str, str], set[str]]:
     return shards, twice
 
 
+def _joined(base: str, address: str) -> str:
+    """An address of a list, relative to that of the list; empty where it is not that of a file of text."""
+    try:
+        joined = urljoin(base, address)
+        parts = urlsplit(joined)
+    except ValueError:
+        return ""
+    unusable = parts.fragment or parts.scheme in ("", "file") or re.search(r"\s", joined)
+    return joined if file_format(unquote(parts.path)) and not unusable else ""
+
+
 def _quoted(name: str) -> str:
     return name if "://" in name else name.replace("#", "%23").replace("?", "%3F").replace(" ", "%20")
 
 
 def _http_file(address: str, promised: str = "") -> Found:
-    _refuse_credentials(address)
+    _check_address(address)
     path = unquote(urlsplit(address).path).lstrip("/")
     if not file_format(path):
         raise BadSource(

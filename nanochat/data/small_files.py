@@ -43,11 +43,7 @@ def too_small_for_a_sample(shards: Sequence[ShardConfig]) -> bool:
     """Whether there are many files, and the first has too few documents to hold a sample of them out."""
     if len(shards) < SAMPLE_SHARE or not _is_small(shards[0]):
         return False
-    first = Path(shards[0].url)
-    count = 0
-    for batch in read_documents(first, shards[0].text_column):
-        count += len(with_text(batch))
-    return count < SAMPLE_SHARE
+    return _documents(shards[0]) < SAMPLE_SHARE
 
 
 def are_tiny(shards: Sequence[ShardConfig]) -> bool:
@@ -84,12 +80,21 @@ def gather(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str
     return Gathered(sorted(groups, key=lambda shard: shard.name), tuple(held))
 
 
-def first_with_rows(shards: Sequence[ShardConfig]) -> str:
-    """The name of the first shard that a sample can be of: a part without rows, as some writers leave, cannot."""
+def first_to_sample(shards: Sequence[ShardConfig]) -> str:
+    """The name of the first shard with enough documents to hold a sample of them out; where none has, of the first
+    that is not a Parquet part without rows, as some writers leave."""
+    first = ""
     for shard in shards:
-        if file_format(shard.url) != ".parquet" or _rows(Path(shard.url)):
+        if file_format(shard.url) == ".parquet" and not _rows(Path(shard.url)):
+            continue
+        first = first or shard.name
+        if not _is_small(shard) or _documents(shard) >= SAMPLE_SHARE:
             return shard.name
-    return ""
+    return first
+
+
+def _documents(shard: ShardConfig) -> int:
+    return sum(len(with_text(batch)) for batch in read_documents(Path(shard.url), shard.text_column))
 
 
 def _rows(file: Path) -> int:

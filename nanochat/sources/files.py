@@ -15,15 +15,18 @@ from nanochat.sources.names import Choice, Skipped, Split, choose, file_format, 
 
 def is_local(source: str) -> bool:
     """Whether a source is a folder or file of this machine."""
-    return "://" not in source or urlsplit(source).scheme == "file"
+    return "://" not in source or source.lower().startswith("file://")
 
 
 def local_path(source: str) -> Path:
     """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
     if "://" not in source:
         return _expanded(source)
-    parts = urlsplit(source)
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        parts = None
+    if parts is None or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadSource(
             f"`{source}` is not the address of a folder of this machine.",
             hint="It is `file:///…` with three slashes; in it `?` is written `%3F` and `#` is written `%23`.",
@@ -84,7 +87,8 @@ def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") ->
         why = f": it has {found.skipped}" if found.skipped else ""
         raise BadSource(
             f"The folder `{place}` has no file of data{why}.",
-            hint=f"Known formats: {named_formats(known)}. A file of a test split is read where `source` is that file.",
+            hint=f"Known formats: {named_formats(known)}. Of a test split is read what `source` names itself, the file "
+            "or its folder.",
         )
     for each in found.files:
         check_regular(each.file)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -45,6 +45,7 @@ MAGIC = {
     b"\xff\xd8\xff": "a JPEG image",
     b"\x7fELF": "a program",
     b"\x1f\x9d": "a file compressed by `compress`",
+    b"\x02\x21\x4c\x18": "lz4 of the legacy format",
     b"\xff\xfe\0\0": "UTF-32 text",
     b"\0\0\xfe\xff": "UTF-32 text",
     b"\xff\xfe": "UTF-16 text",
@@ -53,10 +54,13 @@ MAGIC = {
     b"/annex/objects/": "a git-annex pointer",
     b"# xet version": "a Xet pointer",
 }
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""A frame without data, which `pzstd` writes before each frame."""
 MARKUP = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|error)\b", re.I | re.S)
 HINTS = {
     PARQUET: "Give it a name that ends in `.parquet`.",
     "an encrypted Parquet file": "Decrypt it first.",
+    "lz4 of the legacy format": "Decompress it with `lz4 -d`, and compress it without `-l`.",
     "a Git LFS pointer": "The data itself is not here: run `git lfs pull`.",
     "a git-annex pointer": "The data itself is not here: run `git annex get`.",
     "a Xet pointer": "The data itself is not here: download it with `hf download`.",
@@ -71,6 +75,8 @@ def kind_of(beginning: bytes) -> str:
     for magic, kind in COMPRESSED.items():
         if beginning.startswith(magic) and (kind != "bz2" or beginning[4:10] == b"1AY&SY"):
             return kind
+    if SKIPPABLE.match(beginning):
+        return "zstd"
     for magic, kind in MAGIC.items():
         if beginning.startswith(magic):
             return kind
@@ -147,6 +153,11 @@ def readable(file: Path, name: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror and error.errno:
             raise BadSource(f"`{name}` cannot be read: {error.strerror}.", hint="Check its disk.") from error
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if "requires too much memory" in said:
+            raise BadSource(
+                f"`{name}` was compressed by `zstd` with a window of more than 128 MB (`--long`), which is not read.",
+                hint="Decompress it with `zstd -d --long=31`, and compress it without `--long`.",
+            ) from error
         raise BadSource(f"`{name}` is damaged or truncated ({said}).", hint="Fetch or write it again.") from error
 
 
@@ -154,6 +165,36 @@ def _decompressed(raw: BinaryIO, compression: str) -> io.BufferedReader:
     if compression == "gzip":  # several members after each other, and zeros behind the last one, are fine
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), BUFFER_BYTES)
     if compression == "xz":
-        return io.BufferedReader(cast(io.RawIOBase, lzma.LZMAFile(raw)), BUFFER_BYTES)
+        return io.BufferedReader(_Xz(raw), BUFFER_BYTES)
     stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
     return io.BufferedReader(cast(io.RawIOBase, stream), BUFFER_BYTES)
+
+
+class _Xz(io.RawIOBase):
+    """The bytes of one or several xz streams, with or without zeros between and behind them.
+
+    `lzma.LZMAFile` knows no such padding, and ignores everything behind a stream that does not begin like another one.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self._stream = lzma.LZMADecompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data = b""
+            if self._stream.eof:
+                data = self._stream.unused_data.lstrip(b"\0")
+                while not data and (chunk := self._raw.read(BUFFER_BYTES)):
+                    data = chunk.lstrip(b"\0")
+                if not data:
+                    return 0
+                self._stream = lzma.LZMADecompressor()
+            elif self._stream.needs_input and not (data := self._raw.read(BUFFER_BYTES)):
+                raise EOFError("it is cut off")
+            if found := self._stream.decompress(data, len(buffer)):
+                buffer[: len(found)] = found
+                return len(found)

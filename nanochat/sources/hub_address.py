@@ -8,12 +8,14 @@ from urllib.parse import unquote
 from nanochat.errors import BadSource
 
 ADDRESS = re.compile(
-    r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?(?:/(?P<path>.+?))?/?", re.DOTALL
+    r"hf://(?:datasets/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?"
+    r"(?:/(?P<path>.+?))?/?",
+    re.DOTALL,
 )
 
 
 def parse_hub_address(address: str) -> tuple[str, str | None, str]:
-    """Repository, revision and folder of `hf://org/name[@revision][/folder]`. Raises `BadSource` for another form."""
+    """Repository, revision, and folder or file. Raises `BadSource` for an address of another form."""
     match = ADDRESS.fullmatch(address)
     if not match:
         raise BadSource(

@@ -41,6 +41,10 @@ E = TypeVar("E", bound=BaseException)
 NO_NETWORK = (
     "Check the network and the proxy settings; without a network, name a local folder or `world` as the source."
 )
+DATASET_HINT = (
+    "Check its files and its card; what the `datasets` library cannot read, fetch into a folder, convert to Parquet or "
+    "JSON lines, and name that."
+)
 XET = re.compile(r"\b(xet|cas)\b|reconstruction", re.IGNORECASE)
 """In what the library for the Hub's storage says, whose errors have no class of their own."""
 CLIENT_BASES = tuple(
@@ -82,8 +86,13 @@ def hub_errors(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def dataset_errors(address: str, repo: str, revision: str | None) -> Iterator[None]:
-    """The same around calls of the `datasets` library, which hides why it cannot read a dataset: the Hub is asked."""
+def dataset_errors(
+    address: str, repo: str, revision: str | None, where: str = "", hint: str = DATASET_HINT
+) -> Iterator[None]:
+    """The same around calls of the `datasets` library, which hides why it cannot read a dataset: the Hub is asked.
+
+    Whatever else it raises (of its readers, of a script or a card) becomes `BadSource` too, which says `where`.
+    """
     try:
         yield
     except NanochatError:
@@ -92,9 +101,11 @@ def dataset_errors(address: str, repo: str, revision: str | None) -> Iterator[No
         with hub_errors(address):
             HfApi().dataset_info(repo, revision=revision)
         ours = as_ours(error, address)
-        if ours is None:
+        if ours is None and (isinstance(error, MemoryError) or (isinstance(error, OSError) and _is_of_our_disk(error))):
             raise
-        raise ours from error
+        raise ours or BadSource(
+            f"{where or f'`{address}`'} cannot be read: {_sentence(error)} ({type(error).__name__}).", hint=hint
+        ) from error
 
 
 def as_ours(error: BaseException, address: str) -> NanochatError | None:
@@ -157,9 +168,13 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         )
     if isinstance(error, FileNotFoundError):  # of the `datasets` library
         return BadSource(f"`{address}` cannot be read: {_sentence(error)}.", hint="Check its name and revision.")
-    if isinstance(error, OSError) and not error.filename and error.errno not in OF_OUR_DISK:
+    if isinstance(error, OSError) and not _is_of_our_disk(error) and (error.errno or type(error) is OSError):
         return SourceUnreachable(f"The Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK)
     return None
+
+
+def _is_of_our_disk(error: OSError) -> bool:
+    return bool(error.filename) or error.errno in OF_OUR_DISK
 
 
 def _refused(error: HfHubHTTPError, address: str) -> NanochatError:

@@ -28,15 +28,19 @@ CHAT_FORMATS = ((".parquet", *LINES, ".json"),)
 
 METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 """Written by the `datasets` library beside its data."""
+ABOUT = re.compile(r"(?:readme|licen[sc]e|copying|notice|changelog|citation|requirements)\.txt", re.I)
+"""Text about the data, beside it."""
 JUNK = frozenset({"thumbs.db", "desktop.ini", "lost+found", "$recycle.bin", "system volume information", "@eadir"})
 """Written by operating systems and servers, in lower case."""
 SUMS = re.compile(
-    r"(?:(?:sha\d*|md5|b2|check)sums?|(?:tag)?manifest-(?:sha\d+|md5))(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?", re.I
+    r"(?:(?:.*[-_.])?(?:sha\d*|md5|b2|check)sums?(?:[-_.](?:sha-?\d+|md5|b2))?"
+    r"|sha-?\d+|md5|(?:tag)?manifest-(?:sha\d+|md5))(?:\.txt)?|.+\.(?:sha\d+|md5|b2)(?:sums?)?",
+    re.I,
 )
-"""Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `a.parquet.sha256`."""
+"""Files that list the hashes of others: `SHA256SUMS`, `md5sum.txt`, `checksums_sha256.txt`, `a.parquet.sha256`."""
 SPLIT = re.compile(
     r"(?<![a-z])(?:(?P<train>train(?:ing)?)|(?P<validation>validation[a-z]*|valid|val|dev|held[-_ ]?out|hold[-_ ]?out)"
-    r"|(?P<test>tests?|testing|evals?|evaluation))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
+    r"|(?P<test>tests?|testing|evals?|evaluations?))(?:[-_ ]?(?:set|data|split))?(?![a-z])"
 )
 
 
@@ -70,7 +74,8 @@ def stem(name: str) -> str:
 def is_hidden(path: str) -> bool:
     """Whether a path, relative to its source, is of a tool or an operating system and not of the data."""
     return any(
-        part.startswith((".", "_")) or part.endswith("~") or part.lower() in JUNK for part in PurePosixPath(path).parts
+        part.startswith((".", "_", "~$")) or part.endswith("~") or part.lower() in JUNK
+        for part in PurePosixPath(path).parts
     )
 
 
@@ -160,7 +165,7 @@ def choose(
             skipped.add("hidden", path)
         elif is_sums(name):
             sums.append(file)
-        elif name.lower() in METADATA:
+        elif name.lower() in METADATA or ABOUT.fullmatch(name):
             skipped.add("of metadata", path)
         elif (form := file_format(path)) not in known:
             skipped.add("of another format", path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ LENGTHS = {"sha256": 64, "sha512": 128, "blake2b": 128, "sha384": 96, "sha224": 
 """Hexadecimal digits of each algorithm, the preferred first."""
 SPELLINGS = {"sha2": "sha256", "sha2256": "sha256", "sha2512": "sha512", "sha2384": "sha384", "sha2224": "sha224",
              "b2": "blake2b", "blake2b512": "blake2b"}  # fmt: skip
-GNU = re.compile(r"(?P<hash>[0-9A-Fa-f]{16,})[ \t]+[*?U^]?(?P<name>\S.*)")
+GNU = re.compile(r"(?P<hash>[0-9A-Fa-f]{16,})[ \t]+[*?U^]?(?P<name>[^\s\0][^\0]*)")
 BSD = re.compile(r"(?P<algorithm>[A-Za-z][\w/-]*) ?\((?P<name>.+)\) ?= ?(?P<hash>[0-9A-Fa-f]+)")
 BARE = re.compile(r"[0-9A-Fa-f]{32,}")
 IN_NAME = re.compile(r"sha-?(?:512|384|256|224|1)|md5|b2", re.I)
@@ -80,6 +81,8 @@ def parse_sum(line: str, where: str, algorithm: str = "", only_file: str = "") -
         raise BadSource(f"{where} has a hash of {len(digits)} digits, which is not one of {what}.", hint=_known())
     if escaped:
         name = re.sub(r"\\[\\nr]", lambda found: ESCAPES[found[0]], name)
+    if only_file and (name == "-" or re.split(r"[/\\]", name)[-1] == only_file):
+        name = only_file  # made of its bytes alone, or where it was before
     return Sum(PurePosixPath(name).as_posix() if "://" not in name else name, f"{algorithm}:{digits}", where)
 
 
@@ -93,9 +96,8 @@ def promised_hashes(sums: Iterable[Path], root: Path, paths: Iterable[str]) -> t
     listed = False
     for file in sorted(sums):
         listed = True
-        beside = PurePosixPath(file.parent.relative_to(root).as_posix())
         for each in read_sums(file, file.relative_to(root).as_posix()):
-            path = (beside / each.name).as_posix()
+            path = _path_of(each.name, file.parent, root)
             algorithm = each.identity.partition(":")[0]
             before = promised.setdefault((path, algorithm), each)
             if before.identity != each.identity:
@@ -114,6 +116,17 @@ def promised_hashes(sums: Iterable[Path], root: Path, paths: Iterable[str]) -> t
         if (path, algorithm) in promised
     }
     return hashes, [path for path in paths if path not in hashes] if listed else []
+
+
+def _path_of(name: str, beside: Path, root: Path) -> str:
+    """The path in the folder `root` of the file that a sum is of: beside the file of sums, or where a command that was
+    run in a folder above it, or with a full path, found it. Of a file that is not there, as if it was beside."""
+    top, start = root.absolute(), beside.absolute()
+    for folder in (start, *start.parents):
+        there = Path(os.path.normpath(folder / name))
+        if there.is_relative_to(top) and os.path.lexists(there):
+            return there.relative_to(top).as_posix()
+    return os.path.normpath(beside.relative_to(root) / name)
 
 
 def _algorithm_in(name: str) -> str:

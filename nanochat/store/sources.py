@@ -201,7 +201,8 @@ def _answers(url: str) -> Iterator[None]:
             f"{url} did not answer ({type(error).__name__}).", hint="Check the network and the address."
         ) from error
     except (boto.BotoCoreError, boto.ClientError) as error:
-        raise BadSource(f"{url} cannot be read: {error}.", hint="Check the address and the credentials.") from error
+        said = " ".join(str(error).split()).rstrip(".")[:200]
+        raise BadSource(f"{url} cannot be read: {said}.", hint="Check the address and the credentials.") from error
     except OSError as error:
         if error.filename or error.errno in OF_OUR_DISK:
             raise

@@ -54,13 +54,15 @@ def ask(url: str) -> Answer:
     """What a server says of a file, without its bytes. Raises `BadSource` (404 …) or `SourceUnreachable`."""
     with _client(url) as client:
         answer = client.head(url)
-        if (answer.status_code < 500 and answer.is_error) or answer.status_code == 501:
-            # a server that does not answer HEAD may answer GET
-            with client.stream("GET", url, headers={"Range": "bytes=0-0"}) as answer:
-                _check(answer, url)
-                return _described(answer)
-        _check(answer, url)
-        return _described(answer)
+        if answer.is_success and (_total(answer) or "ETag" in answer.headers):
+            _check(answer, url)
+            return _described(answer)
+        # a server that answers HEAD with an error, or with no size, may answer GET
+        with client.stream("GET", url, headers={"Range": "bytes=0-0"}) as ranged:
+            if ranged.status_code == 416 and answer.is_success:  # there is not even one byte
+                ranged = answer
+            _check(ranged, url)
+            return _described(ranged)
 
 
 def fetch(url: str, local: Path, progress: Progress, expected: str = "") -> None:
@@ -116,7 +118,10 @@ def _receive(url: str, part: Path, progress: Progress, expected: str) -> httpx.H
             done = have
         if expected and _changed(answer, expected):
             part.unlink(missing_ok=True)
-            raise BadSource(f"{url} changed since the run began.", hint="Start the run again.")
+            raise BadSource(
+                f"{url} changed since the run began.",
+                hint="Start the run again; if the server says so each time, fetch the file into a folder first.",
+            )
         total = _total(answer)
         with part.open("r+b" if done else "wb") as file:
             file.seek(done)
@@ -180,7 +185,7 @@ def _client(url: str) -> Iterator[httpx.Client]:
         with client:
             yield client
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects, UnicodeError) as error:
-        raise BadSource(f"{url} cannot be asked for: {error}.", hint="Check `data.source`.") from error
+        raise BadSource(f"{url} cannot be asked for: {str(error).rstrip('.')}.", hint="Check `data.source`.") from error
     except httpx.TimeoutException as error:
         raise SourceUnreachable(f"{url} was silent for too long.", hint="Check the network and the address.") from error
     except httpx.RemoteProtocolError as error:
@@ -212,7 +217,8 @@ def _check(answer: httpx.Response, url: str) -> None:
             hint="Fetch what needs a login into a folder first, and name that.",
         )
     if status in PASSING or status >= 500:
-        raise SourceUnreachable(said, retry_after_s=asked_wait_s(answer.headers.get("Retry-After", "")))
+        wait_s = asked_wait_s(answer.headers.get("Retry-After", ""))
+        raise SourceUnreachable(said, hint="Try again later.", retry_after_s=wait_s)
     raise BadSource(said, hint="Check `data.source`.")
 
 

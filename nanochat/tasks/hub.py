@@ -72,16 +72,13 @@ def _downloaded_rows(
 ) -> Iterator[tuple[str, Row]]:
     # Importing `datasets` takes seconds, which only those tasks should pay.
     from datasets import load_dataset  # noqa: PLC0415
-    from datasets.exceptions import DatasetsError  # noqa: PLC0415
 
     where = f"`{name}`" + (f" ({configuration})" if configuration else "") + f", split `{split}`,"
 
     def load() -> Iterable[Any]:
         try:
-            with dataset_errors(f"hf://{name}", name, revision):
+            with dataset_errors(f"hf://{name}", name, revision, where, HINT):
                 return load_dataset(name, configuration, split=split, revision=revision)
-        except (DatasetsError, ValueError) as error:
-            raise BadSource(f"{where} cannot be read: {_first_line(error)}", hint=HINT) from error
         except SourceUnreachable as error:
             error.hint = "Try again, or give `source` a local copy of the dataset."
             raise

@@ -105,6 +105,17 @@ def test_paragraphs_of_plain_text_are_gathered(tmp_path: Path) -> None:
     assert "\n\n".join(documents).split() == " ".join(paragraphs).split()
 
 
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize("count", [3, 5000])
+def test_a_list_of_addresses_is_not_taken_for_text(tmp_path: Path, count: int, sums: bool) -> None:
+    before = f"{'a1' * 32}  " if sums else ""
+    addresses = [f"{before}https://host.example/data/shard_{i:05d}.parquet?download=true" for i in range(count)]
+    (tmp_path / "urls.txt").write_text("# shards\n" + "\r\n".join(addresses))
+    with pytest.raises(BadSource, match=r"urls\.txt` is a list of addresses, not text") as caught:
+        written(only(DataConfig(source=str(tmp_path / "urls.txt"))), tmp_path)
+    assert "wget -i" in caught.value.hint
+
+
 def test_text_without_blank_lines_is_cut(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("x" * (3 << 20))
     (tmp_path / "validation.txt").write_text("y" * 10)
@@ -225,9 +236,22 @@ def test_a_shard_can_be_named_and_training_shards_limited(tmp_path: Path) -> Non
 
 
 def test_only_validation_is_not_enough(tmp_path: Path) -> None:
-    parquet(tmp_path / "validation.parquet", texts(20))
-    with pytest.raises(BadSource, match="no training shard: `validation`"):
-        list_shards(DataConfig(source=str(tmp_path)))
+    """Also below a folder that all files have in common, which is not a part of their names."""
+    parquet(tmp_path / "one/validation.parquet", texts(20))
+    parquet(tmp_path / "two/data/val/a.parquet", texts(20))
+    parquet(tmp_path / "two/data/val/b.parquet", texts(20))
+    for folder, names in (("one", "`validation.parquet`"), ("two", "`data/val/a.parquet`, `data/val/b.parquet`")):
+        with pytest.raises(BadSource, match=f"has only a validation split, {names}"):
+            list_shards(DataConfig(source=str(tmp_path / folder)))
+
+
+def test_what_the_source_names_itself_is_trained_on_whatever_it_is_called(tmp_path: Path) -> None:
+    parquet(tmp_path / "val/validation.parquet", texts(20))
+    parquet(tmp_path / "val/a.parquet", texts(20))
+    shard = only(DataConfig(source=str(tmp_path / "val/validation.parquet")))
+    assert (shard.name, shard.validation) == ("validation", "sample")
+    (tmp_path / "val/validation.parquet").unlink()
+    assert only(DataConfig(source=str(tmp_path / "val"))).validation == "sample"
 
 
 def test_too_few_documents_for_a_sample(tmp_path: Path) -> None:
@@ -253,6 +277,15 @@ def test_parquet_goes_before_json_before_text_and_hidden_files_are_left(tmp_path
     parquet(tmp_path / "b.parquet", texts(20))
     parquet(tmp_path / ".cache/c.parquet", texts(20))
     assert [shard.name for shard in list_shards(DataConfig(source=str(tmp_path)))] == ["b"]
+
+
+def test_a_delta_table_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What its log has removed is still in its folder."""
+    parquet(tmp_path / "part-0.parquet", texts(20))
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log/00000000000000000000.json").write_text("{}")
+    only(DataConfig(source=str(tmp_path)))
+    assert "is a Delta table: files that its log has removed are read too" in caplog.text
 
 
 def test_a_relative_path_means_the_same(tmp_path: Path, monkeypatch) -> None:
@@ -320,8 +353,12 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
+        ("s3://bucket/a.parquet?versionId=1", "names a version"),
+        ("https://[::1/a.parquet", "is not an address"),
+        ("http://host:99999/a.parquet", "is not an address"),
+        ("HTTPS://host/a.parquet", "`HTTPS://` is not a known kind"),
+        ("file://[::1/a", "is not the address of a folder"),
         ("~nobody-of-this-name/data", "the home of `~nobody-of-this-name` is not known"),
-        ("a\0b", "There is no file or folder"),
         ("x" * 5000, "cannot be listed: File name too long"),
     ):
         with pytest.raises(BadSource, match=message) as caught:
@@ -333,7 +370,12 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["https://me:hunter2@host/a.parquet", "https://host/a.parquet?X-Amz-Signature=hunter2"]
+    "address",
+    [
+        "https://me:hunter2@host/a.parquet",
+        "https://host/a.parquet?X-Amz-Signature=hunter2",
+        "https://hunter2@host/a.parquet",
+    ],
 )
 def test_an_address_with_a_credential_is_refused(address: str) -> None:
     """It would be written into every manifest."""

@@ -50,13 +50,30 @@ def test_the_bytes_say_how_they_are_compressed(tmp_path: Path, compression: str)
         read(tmp_path, data[: len(data) // 2])
     with pytest.raises(BadSource, match=r"a\.jsonl` is damaged or truncated"):
         read(tmp_path, data + data[: len(data) // 2])
-    if compression != "xz":  # whose library takes it for padding
-        with pytest.raises(BadSource, match=r"a\.jsonl` is damaged or truncated"):
-            read(tmp_path, data + b"something else")
+    with pytest.raises(BadSource, match=r"a\.jsonl` is damaged or truncated"):
+        read(tmp_path, data + b"something else")
 
 
-def test_zeros_behind_a_gzip_stream_are_padding(tmp_path: Path) -> None:
-    assert read(tmp_path, gzip.compress(LINES) + bytes(1024), "a.jsonl.gz") == LINES
+@pytest.mark.parametrize("compression", ["gzip", "xz"])
+def test_zeros_behind_a_stream_are_padding(tmp_path: Path, compression: str) -> None:
+    data = packed(compression) + bytes(1024)
+    assert read(tmp_path, data) == LINES
+    if compression == "xz":
+        assert read(tmp_path, data + data) == LINES * 2
+
+
+def test_frames_without_data_are_passed_over(tmp_path: Path) -> None:
+    """As `pzstd` writes them before each of its frames."""
+    nothing = b"\x50\x2a\x4d\x18\x04\0\0\0\1\2\3\4"
+    assert read(tmp_path, (nothing + packed("zstd")) * 2, "a.jsonl.zst") == LINES * 2
+
+
+def test_what_zstd_and_lz4_may_write_and_is_not_read_is_named(tmp_path: Path) -> None:
+    long_window = b"\x28\xb5\x2f\xfd\0\xa8" + b"\1\0\0"  # a frame of 2 GB of window, with one empty block
+    with pytest.raises(BadSource, match="window of more than 128 MB"):
+        read(tmp_path, long_window, "a.jsonl.zst")
+    with pytest.raises(BadSource, match=r"a\.jsonl\.lz4` is lz4 of the legacy format"):
+        read(tmp_path, b"\x02\x21\x4c\x18rest", "a.jsonl.lz4")
 
 
 def zipped() -> bytes:

@@ -170,10 +170,22 @@ def test_bytes_that_were_decoded_on_the_way_are_not_held_to_the_stored_ones(tmp_
     assert documents(f"{site.address}/a.jsonl", tmp_path) == 500
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 429, 500, 501, 503])
 def test_a_server_may_answer_only_get(tmp_path: Path, site: Answers, status: int) -> None:
     site.answer = lambda handler: handler.send(b"", status) if handler.command == "HEAD" else handler.send(LINES)
     assert documents(f"{site.address}/a.jsonl", tmp_path) == 500
+
+
+@pytest.mark.parametrize("length", [0, None], ids=["zero", "none"])
+def test_a_server_may_say_no_size_without_the_bytes(tmp_path: Path, site: Answers, length: int | None) -> None:
+    changed = {"Last_Modified": "Mon, 30 Nov 2026 08:00:00 GMT"}
+    site.answer = lambda handler: (
+        handler.send(b"", length=length, **changed) if handler.command == "HEAD" else handler.send(LINES, **changed)
+    )
+    assert documents(f"{site.address}/a.jsonl", tmp_path) == 500
+    site.answer = lambda handler: handler.send(b"", 416 if handler.headers.get("Range") else 200)
+    with pytest.raises(BadSource, match=r"b\.jsonl` is empty"):
+        documents(f"{site.address}/b.jsonl", tmp_path)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Last_Modified": "Mon, 30 Nov 2026 08:00:00 GMT"}])
@@ -301,12 +313,29 @@ def test_a_list_of_addresses_is_read_as_people_write_them(site: Answers, caplog)
         ("a.csv", "line 2, `a.csv`"), ("a b.jsonl", "line 2"), ("file:///etc/a.jsonl", "line 2"),
         ("a.jsonl#part", "line 2"), ("0" * 20 + "  a.jsonl", "hash of 20 digits"),
         ("1" * 64 + "  b.jsonl", "contradicts another sum"), ("https://me:secret@host/a.jsonl", "credential"),
+        ("https://secret@host/a.jsonl", "credential"), ("http://[::1/a.jsonl", "line 2"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_understood_is_named(site: Answers, line: str, message: str) -> None:
     with pytest.raises(BadSource, match=re.escape(message)) as caught:
         listed(site, f"{'0' * 64}  b.jsonl\n{line}\n".encode())
     assert "secret" not in str(caught.value)
+
+
+def test_shards_of_the_same_path_have_names_of_their_own(site: Answers) -> None:
+    """Of two hosts, or with two queries: the sample is of one of them, whichever others come."""
+    site.answer = lambda handler: handler.send(
+        b"x/a.jsonl?part=1\nx/a.jsonl?part=2\n" if handler.path.endswith(".txt") else LINES
+    )
+    names = [shard.name for shard in list_shards(DataConfig(source=f"{site.address}/list.txt"))]
+    assert len(set(names)) == 2 and all("a.jsonl" in name for name in names)
+
+
+def test_a_list_of_validation_files_alone_is_refused(site: Answers) -> None:
+    """Folders above a file do not count: they are of the server."""
+    with pytest.raises(BadSource, match=r"has only a validation split, `val-0\.jsonl`, `val-1\.jsonl`"):
+        listed(site, b"val-0.jsonl\nval-1.jsonl\n")
+    assert len(listed(site, b"/dev/x/a.jsonl\n/dev/x/b.jsonl\n")) == 2
 
 
 def test_a_list_without_addresses_is_refused(site: Answers) -> None:

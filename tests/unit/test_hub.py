@@ -41,7 +41,7 @@ from nanochat.errors import NanochatError
 retry.time = types.SimpleNamespace(sleep=lambda seconds: None)
 for fields in json.loads(sys.argv[1]):
     try:
-        shards = list_shards(DataConfig(source="hf://org/name", text_column="body", **fields))
+        shards = list_shards(DataConfig(**{"source": "hf://org/name", "text_column": "body", **fields}))
         out = Path(tempfile.mkdtemp()) / "out"
         out.mkdir()
         metrics = write_shard(shards[0], out)
@@ -67,9 +67,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = urlsplit(self.path)
         path = unquote(asked.path)
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if path.startswith("/api/datasets/org/name/tree/"):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if path.startswith("/api/datasets/org/name/paths-info/"):
+            asked_for = [self.root / each for each in parse_qs(body.decode())["paths"]]
+            self.answer(json.dumps([self.entry(each) for each in asked_for if each.exists()]).encode())
+        elif path.startswith("/api/datasets/org/name/tree/"):
             folder = self.root / path.partition("/tree/")[2].partition("/")[2]
+            if not folder.is_dir():
+                self.answer(b"{}", 404, **{"X-Error-Code": "EntryNotFound"})
+                return
             recursive = parse_qs(asked.query).get("recursive") == ["true"]
             there = sorted(folder.rglob("*") if recursive else folder.iterdir())
             self.answer(json.dumps([self.entry(each) for each in there]).encode())
@@ -150,6 +156,40 @@ def test_files_by_their_names_or_by_subset_and_split(endpoint: str, tmp_path: Pa
     assert no_split == ["BadSource", "`hf://org/name` has no split `test`; it has `train`, `validation`."]
     assert "'french' not found. Available: ['english', 'german']" in no_subset[1]
     assert undecided[0] == "BadSource" and "data.subset" in undecided[1]
+
+
+def test_a_file_may_be_named_itself_and_a_revision_of_the_converter(endpoint: str, tmp_path: Path) -> None:
+    """Whatever split its name says: it was asked for. A folder may be called like a file."""
+    one, converted, absent = asked(
+        endpoint, tmp_path,
+        {"source": "hf://org/name/en/test-0.parquet"}, {"source": "hf://org/name@refs/convert/parquet/en"},
+        {"source": "hf://datasets/org/name/en/nothing.parquet"},
+    )  # fmt: skip
+    assert [(name, validation) for name, validation, *_ in one[0]] == [("test-0", "sample")]
+    assert one[0][0][2:] == [f"hf://org/name@{COMMIT}/en/test-0.parquet", one[0][0][3]] and one[1] == 50
+    assert [name for name, *_ in converted[0]] == ["train-0", "validation-0"]
+    assert absent[0] == "BadSource" and "hf://datasets/org/name/en/nothing.parquet" in absent[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("train.csv", b"body,n\na,1\na,b,c,d\n", "Expected 2 fields in line 3, saw 4"),
+        ("name.py", b"import datasets", "Dataset scripts are no longer supported"),
+        ("README.md", b"---\nconfigs: [\n---\n", "ParserError"),
+        ("a.png", b"\x89PNG\r\n", "cannot identify image file"),
+    ],
+    ids=["fields", "script", "card", "image"],
+)  # fmt: skip
+def test_what_the_datasets_library_cannot_read_is_named(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, said: str
+) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / name).write_bytes(data)
+    monkeypatch.setattr(Hub, "root", tmp_path / "repository")
+    ((kind, message),) = asked(endpoint, tmp_path, {})
+    assert kind == "BadSource" and "org/name" in message and said in message
+    assert "convert to Parquet or JSON lines" in message, "a hint that helps"
 
 
 def test_a_byte_that_flips_on_the_way_is_noticed(endpoint: str, tmp_path: Path, monkeypatch) -> None:

@@ -140,6 +140,17 @@ def test_few_small_files_are_refused_as_before(tmp_path: Path) -> None:
         written(list_shards(DataConfig(source=str(data))), tmp_path / "out")
 
 
+def test_a_short_first_file_is_not_the_one_that_is_sampled(tmp_path: Path) -> None:
+    """Few files, the first of them a preface: the sample is of the first that is long enough, and stays there."""
+    for name, documents in {"0_preface": 1, "1_long": 50, "2_long": 50}.items():
+        lines = [json.dumps({"text": f"{name} {text(number)}"}) for number in range(documents)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    shards = list_shards(DataConfig(source=str(tmp_path)))
+    assert [shard.validation for shard in shards] == ["none", "sample", "none"]
+    train, validation = written(shards, tmp_path / "out")
+    assert (len(train), len(validation)) == (96, 5)
+
+
 def test_a_first_part_without_rows_is_not_the_one_that_is_sampled(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for number, rows in enumerate((0, 50, 50)):

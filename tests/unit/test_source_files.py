@@ -34,6 +34,7 @@ def listed(root: Path, formats=TEXT_FORMATS) -> list[str]:
         )),
         *((name, "test") for name in (
             "test.jsonl", "test-00000-of-00001.parquet", "testing/a.txt", "eval-0.jsonl", "evaluation/b.txt",
+            "evaluations/b.txt",
             "mine.TEST.jsonl.zst", "test_set.json", "tests/x.txt", "train/test/a.jsonl", "wiki-test.txt",
         )),
         *((name, "") for name in (
@@ -66,7 +67,7 @@ def test_formats_are_known_by_their_suffixes(name: str, form: str, shard: str) -
     [
         ".a.jsonl", "._a.jsonl", "_temporary/0/a.jsonl", "_SUCCESS", "__MACOSX/a.txt", "x/_delta_log/0.json",
         ".ipynb_checkpoints/a.txt", ".cache/a.parquet", ".git/a.txt", "Thumbs.db", "desktop.ini", "a.jsonl~",
-        "lost+found/a.txt",
+        "lost+found/a.txt", "~$a.jsonl",
     ],
 )  # fmt: skip
 def test_files_of_tools_and_systems_are_hidden(tmp_path: Path, path: str) -> None:
@@ -82,9 +83,16 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert [(each.path, each.split) for each in found.files] == [("a.jsonl", ""), ("val.jsonl", "validation")]
     assert {reason: sorted(paths) for reason, paths in found.skipped.files.items()} == {
         "of a test split": ["eval/1.jsonl", "test.jsonl"],
-        "of another format": ["LICENSE.txt", "README.md"],
-        "of metadata": ["state.json"],
+        "of another format": ["README.md"],
+        "of metadata": ["LICENSE.txt", "state.json"],
     }
+
+
+def test_text_about_the_data_is_not_taken_for_the_data(tmp_path: Path) -> None:
+    tree(tmp_path, "data.json", "LICENSE.txt", "README.TXT", "requirements.txt")
+    assert listed(tmp_path) == ["data.json"]
+    tree(tmp_path / "books", "readme_first.txt", "README.txt")
+    assert listed(tmp_path / "books") == ["readme_first.txt"]
 
 
 def test_a_folder_in_which_everything_is_left_out_says_so(tmp_path: Path) -> None:

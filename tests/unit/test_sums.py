@@ -59,6 +59,7 @@ def test_other_algorithms_are_known(tmp_path: Path, name: str, line: str, identi
         (f"{SHA256[:-2]}  a.jsonl", "line 2, has a hash of 62 digits, which is not one of SHA256"),
         (f"{MD5}  a.jsonl", "has a hash of 32 digits, which is not one of SHA256"),
         (f"TIGER (a.jsonl) = {MD5}", "unknown kind, `TIGER`"), ("<html>", "is not a sum"),
+        (f"{SHA256}  a.jsonl\0{SHA256}  c.jsonl\0", "is not a sum"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_understood_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -110,6 +111,30 @@ def test_a_sum_of_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (data / "SHA256SUMS").write_text(f"{line}{SHA256}  b.jsonl\n")
     with pytest.raises(BadSource, match=r"`SHA256SUMS`, line 2, is of `b\.jsonl`, which is not there"):
         list_shards(DataConfig(source=str(data)))
+
+
+def test_a_sum_is_found_wherever_the_command_was_run(tmp_path: Path) -> None:
+    data = folder(tmp_path / "data", "a.jsonl", "deep/b.jsonl", "deep/c.jsonl")
+    full = (data / "deep/c.jsonl").as_posix()
+    (data / "deep/SHA256SUMS").write_text(f"{sha256(data / 'deep/b.jsonl')}  data/deep/b.jsonl\n{SHA256}  {full}\n")
+    (data / "a.jsonl.sha256").write_text(f"{sha256(data / 'a.jsonl')}  -\n")
+    hashes = {shard.name: shard.identity for shard in list_shards(DataConfig(source=str(data)))}
+    assert {name: identity.partition(":")[0] for name, identity in hashes.items()} == dict.fromkeys(hashes, "sha256")
+    assert hashes["deep/c"] == f"sha256:{SHA256}"
+    (data / "a.jsonl.sha256").write_text(f"{SHA256}  C:\\build\\a.jsonl\n")
+    assert next(iter(list_shards(DataConfig(source=str(data))))).identity == f"sha256:{SHA256}"
+
+
+@pytest.mark.parametrize(
+    "name", ["CHECKSUMS", "checksums_sha256.txt", "sha256_checksums.txt", "md5.txt", "SHA256", "data.md5sums.txt"]
+)
+def test_the_usual_names_are_known_beside_text_too(tmp_path: Path, name: str) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.txt").write_text("\n\n".join(f"{number} {i} {'word ' * 500}" for i in range(20)))
+    digest = {"sha256": sha256(tmp_path / "0.txt"), "md5": hashlib.md5((tmp_path / "0.txt").read_bytes()).hexdigest()}
+    (tmp_path / name).write_text(f"{digest['md5' if 'md5' in name else 'sha256']}  0.txt\n")
+    shards = list_shards(DataConfig(source=str(tmp_path)))
+    assert [(shard.name, ":" in shard.identity) for shard in shards] == [("0", True), ("1", False)]
 
 
 def test_sums_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
