@@ -32,41 +32,39 @@ def verify(
 
     Example: `nanochat verify chat/latest`
     """
-    from nanochat.store import trash
     from nanochat.store.lineage import ancestors
+    from nanochat.store.verification import examine
+    from nanochat.store.verification import repair as take_out
 
     opened = open_store(store, read_only=not repair)
-    manifests: list[Manifest] = list(opened.manifests())
+    manifests: list[Manifest] | None = None
     if reference:
         top = opened.resolve(reference)
         manifests = [top, *ancestors(opened, top)]
-    damaged: list[Manifest] = []
-    unreadable: list[NanochatError] = []
     with out.status("hashing") as status:
-        for position, manifest in enumerate(manifests):
-            status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position + 1} of {len(manifests)})")
-            try:
-                problems = opened.verify(manifest)
-            except NanochatError as error:  # that it cannot be read does not make it damaged
-                unreadable.append(error)
-                out.print(f"[red]unreadable[/] {manifest.stage} {manifest.key[:8]}: {escape(error.message)}")
-                continue
-            if problems:
-                damaged.append(manifest)
-            for problem in problems:
-                out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
-    whole = len(manifests) - len(damaged) - len(unreadable)
-    size = sum(entry.size for manifest in manifests for entry in manifest.files)
-    out.print(f"{whole} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
-    if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged", opened.verify)):
+
+        def say(manifest: Manifest, position: int, count: int) -> None:
+            status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position} of {count})")
+
+        found = examine(opened, manifests, say)
+    for manifest, problems in found.damaged:
+        for problem in problems:
+            out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
+    for error in found.broken.values():
+        out.print(f"[red]damaged[/] {escape(error.message)}")
+    for path, error in found.unread.items():
+        out.print(f"[red]unreadable[/] {escape(path)}: {escape(error.message)}")
+    out.print(f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed).")
+    damaged = len(found.damaged) + len(found.broken)
+    if damaged and repair and (record := take_out(opened, found)):
         for part in record.parts:
             out.print(f"taken out: {part.name}", markup=False)
         out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
     elif damaged and not repair:
         hint = "`nanochat verify --repair` takes them out; the next run makes them again."
-        fail(NanochatError(f"{len(damaged)} damaged.", hint=hint))
-    if unreadable:
-        fail(unreadable[0])
+        fail(NanochatError(f"{damaged} damaged.", hint=hint))
+    for error in found.unread.values():
+        fail(error)
 
 
 @app.command
