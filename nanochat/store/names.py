@@ -36,7 +36,9 @@ def is_hidden(name: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether a text can be the name of one file or folder, and leads nowhere else."""
-    return text not in ("", ".", "..") and not {"/", "\0"} & set(text) and len(os.fsencode(text)) <= LONGEST_BYTES
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        return False
+    return len(text) * 4 <= LONGEST_BYTES or len(os.fsencode(text)) <= LONGEST_BYTES
 
 
 def is_path(text: str) -> bool:

@@ -299,7 +299,7 @@ def _restore_artifact(store: Store, record: Record, part: Part) -> str:
     if current and current.payload != manifest.payload:
         return f"{short} has been made again; the one that was deleted stays in the trash."
     missing = [file.path for file in manifest.files if not _has(store, record, manifest, file.path, file.size)]
-    if missing and not current:
+    if missing and not current and record.by != "verify":  # what a repair took out comes back as it was
         return f"{short} was damaged when it was deleted: `{missing[0]}` is missing, or has another size."
     move_back(store, record, part)
     if not current and not store.objects.create(part.manifest_path, data):

@@ -126,3 +126,12 @@ def test_what_the_s3_client_would_not_use_is_refused(
     with pytest.raises(BadConfig, match=f"`{name}`.*{why}") as refused:
         Objects("s3://bucket/prefix")
     assert "word@" not in str(refused.value)
+
+
+def test_a_relative_folder_in_a_folder_that_is_gone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BadConfig, match="working directory, which does not exist"):
+        parse("store")
+    assert parse("/data/store").folder == Path("/data/store")
