@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
 from nanochat.store.artifacts import Artifact, Store
@@ -58,7 +58,7 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
+    stage: ObjectName
     state: Literal["running", "reused", "computed", "failed", "stopped"]
     key: ObjectName | Literal[""] = ""
     """Of the artifact, once there is one."""
@@ -81,7 +81,7 @@ class RunRecord(BaseModel):
     state: Literal["running", "completed", "failed", "cancelled"]
     error: str = ""
     """The sentence that ended it."""
-    started: datetime
+    started: AwareDatetime
     seconds: float
     """From the start to the end, or to the last beat."""
     beat: int

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.store.artifacts import Store
@@ -62,7 +62,7 @@ class Record(BaseModel):
     id: ObjectName
     """Time (UTC) and six random letters: sorted, the newest is last."""
     by: Literal["gc", "verify"]
-    deleted: datetime
+    deleted: AwareDatetime
     state: Literal["deleting", "deleted", "restoring"]
     parts: list[Part]
 

@@ -205,3 +205,12 @@ def test_a_reference_that_nothing_can_have_is_not_found(name: str, store: Store)
 def test_a_deletion_by_no_number_is_refused(field: str, odd: float, store: Store) -> None:
     with pytest.raises(NanochatError):
         retention.plan(store, **{field: odd})  # type: ignore[arg-type]
+
+
+def test_a_time_without_a_zone_is_named(store: Store) -> None:
+    """Sorted among others, it would be an error without a sentence."""
+    path = f"v1/artifacts/download/{key('old')}/manifest.json"
+    content: dict[str, Any] = json.loads(store.objects.read(path))
+    content["producer"]["ended"] = "2026-01-01T00:00:00"
+    store.objects.write(path, json.dumps(content).encode())
+    assert set(examine(store).broken) == {path}

@@ -303,6 +303,7 @@ def test_the_commands_say_what_they_did(
     gc(record.id, restore=True, store=url)
     assert f"restored artifact download/{key('c')}" in capsys.readouterr().out
     assert there(store) == ALL
+    wrong: dict[str, Any]
     for wrong in ({"trash_id": "x"}, {"restore": True, "delete": True}, {"trash_hours": -1.0}, {"keep_runs": -1},
                   {"min_age_hours": float("nan")}, {"trash_hours": float("inf")}):  # fmt: skip
         with pytest.raises(BadConfig):
