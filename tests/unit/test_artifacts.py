@@ -71,7 +71,10 @@ def test_stage_version_and_inputs_are_part_of_the_key() -> None:
 
 
 entries = st.lists(
-    st.builds(FileEntry, path=st.text(min_size=1, max_size=6).filter(is_path), size=st.integers(0, 100), sha256=st.just("0" * 64)),
+    st.builds(
+        FileEntry, path=st.text(min_size=1, max_size=6).filter(is_path), size=st.integers(0, 100),
+        sha256=st.just("0" * 64),
+    ),
     min_size=1, max_size=4, unique_by=lambda entry: entry.path,
 )  # fmt: skip
 
