@@ -141,6 +141,12 @@ def gc(
     planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours, trash_hours=trash_hours)
     for note in planned.notes:
         out.print(escape(note))
+    for name, target in opened.aliases().items():
+        if opened.read(target.stage, target.key) is None:
+            out.print(
+                f"The alias {name} points to {target.stage}/{target.key}, which is gone: it keeps nothing.",
+                markup=False,
+            )
     expired = {item.name for item in planned.items if item.what == "trash"}
     for each in trash.deletions(opened):
         if each.record.id not in expired:

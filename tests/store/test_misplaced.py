@@ -214,3 +214,11 @@ def test_a_time_without_a_zone_is_named(store: Store) -> None:
     content["producer"]["ended"] = "2026-01-01T00:00:00"
     store.objects.write(path, json.dumps(content).encode())
     assert set(examine(store).broken) == {path}
+
+
+def test_gc_says_that_an_alias_keeps_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    run(store, "gc")
+    assert "keeps nothing" not in capsys.readouterr().out
+    shutil.rmtree(folder(store))
+    run(store, "gc")
+    assert f"The alias kept points to download/{key('kept')}, which is gone" in capsys.readouterr().out
