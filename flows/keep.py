@@ -13,7 +13,7 @@ from flows.pages import put, table
 from flows.tasks import open_store
 from nanochat import settings
 from nanochat.errors import NanochatError
-from nanochat.store import retention, trash
+from nanochat.store import retention, verification
 
 
 @flow(name="verify-store", persist_result=False)
@@ -26,21 +26,23 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
     """
     try:
         opened = open_store(store or settings.store_url(), read_only=not repair)
-        manifests = list(opened.manifests())
-        damaged = {manifest.folder: problems for manifest in manifests if (problems := opened.verify(manifest))}
-        bad = [manifest for manifest in manifests if manifest.folder in damaged]
-        taken = trash.take_out(opened, bad, "it was damaged", opened.verify) if repair and bad else None
+        found = verification.examine(opened)
+        damaged = {manifest.folder: "; ".join(problems) for manifest, problems in found.damaged}
+        damaged |= {path: error.message for path, error in found.broken.items()}
+        taken = verification.repair(opened, found) if repair and damaged else None
     except NanochatError as error:
         return Failed(message=str(error), data=error)
-    size = sum(entry.size for manifest in manifests for entry in manifest.files)
-    said = f"{len(manifests) - len(damaged)} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed)."
-    rows = [[f"`{folder}`", "; ".join(problems)] for folder, problems in damaged.items()]
+    said = f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed)."
+    unread = {path: error.message for path, error in found.unread.items()}
+    rows = [[f"`{path}`", what] for path, what in (damaged | unread).items()]
     page = f"# {said}\n\n{table('damaged what', rows, len(rows), most=200)}"
     put("verify-store", page, said)
     if damaged and not repair:
         return Failed(message=f"{said} Run it with `repair`: the damaged ones go, and the next run makes them again.")
     if taken:
         said += f" {len(taken.parts)} taken out; `nanochat gc --restore {taken.id}` takes that back."
+    for path, message in unread.items():
+        return Failed(message=f"{said} `{path}` could not be read: {message}")
     return Completed(message=said)
 
 

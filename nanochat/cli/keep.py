@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
     from nanochat.store.trash import Restored
 
+STAGED = ".nanochat-export-"
+"""Beginning of a folder in which an export is put together."""
+
 
 @app.command
 def verify(
@@ -32,41 +35,39 @@ def verify(
 
     Example: `nanochat verify chat/latest`
     """
-    from nanochat.store import trash
     from nanochat.store.lineage import ancestors
+    from nanochat.store.verification import examine
+    from nanochat.store.verification import repair as take_out
 
     opened = open_store(store, read_only=not repair)
-    manifests: list[Manifest] = list(opened.manifests())
+    manifests: list[Manifest] | None = None
     if reference:
         top = opened.resolve(reference)
         manifests = [top, *ancestors(opened, top)]
-    damaged: list[Manifest] = []
-    unreadable: list[NanochatError] = []
     with out.status("hashing") as status:
-        for position, manifest in enumerate(manifests):
-            status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position + 1} of {len(manifests)})")
-            try:
-                problems = opened.verify(manifest)
-            except NanochatError as error:  # that it cannot be read does not make it damaged
-                unreadable.append(error)
-                out.print(f"[red]unreadable[/] {manifest.stage} {manifest.key[:8]}: {escape(error.message)}")
-                continue
-            if problems:
-                damaged.append(manifest)
-            for problem in problems:
-                out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
-    whole = len(manifests) - len(damaged) - len(unreadable)
-    size = sum(entry.size for manifest in manifests for entry in manifest.files)
-    out.print(f"{whole} of {len(manifests)} artifacts are whole ({size / 1e6:,.1f} MB hashed).")
-    if damaged and repair and (record := trash.take_out(opened, damaged, "it was damaged", opened.verify)):
+
+        def say(manifest: Manifest, position: int, count: int) -> None:
+            status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position} of {count})")
+
+        found = examine(opened, manifests, say)
+    for manifest, problems in found.damaged:
+        for problem in problems:
+            out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
+    for error in found.broken.values():
+        out.print(f"[red]damaged[/] {escape(error.message)}")
+    for path, error in found.unread.items():
+        out.print(f"[red]unreadable[/] {escape(path)}: {escape(error.message)}")
+    out.print(f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed).")
+    damaged = len(found.damaged) + len(found.broken)
+    if damaged and repair and (record := take_out(opened, found)):
         for part in record.parts:
             out.print(f"taken out: {part.name}", markup=False)
         out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
     elif damaged and not repair:
         hint = "`nanochat verify --repair` takes them out; the next run makes them again."
-        fail(NanochatError(f"{len(damaged)} damaged.", hint=hint))
-    if unreadable:
-        fail(unreadable[0])
+        fail(NanochatError(f"{damaged} damaged.", hint=hint))
+    for error in found.unread.values():
+        fail(error)
 
 
 @app.command
@@ -140,6 +141,12 @@ def gc(
     planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours, trash_hours=trash_hours)
     for note in planned.notes:
         out.print(escape(note))
+    for name, target in opened.aliases().items():
+        if opened.read(target.stage, target.key) is None:
+            out.print(
+                f"The alias {name} points to {target.stage}/{target.key}, which is gone: it keeps nothing.",
+                markup=False,
+            )
     expired = {item.name for item in planned.items if item.what == "trash"}
     for each in trash.deletions(opened):
         if each.record.id not in expired:
@@ -185,56 +192,85 @@ def _say_restored(restored: Restored) -> None:
 
 
 @app.command
-def export(reference: Reference, folder: Path, *, store: StoreUrl = "") -> None:
-    """Copy an artifact's files into a new folder; of a model or vocabulary also `tokenizer.json` and
+def export(
+    reference: Reference,
+    folder: Path,
+    *,
+    overwrite: Annotated[
+        bool, Parameter(negative="", help="Into a folder with files in it: those of the same names are replaced.")
+    ] = False,
+    store: StoreUrl = "",
+) -> None:
+    """Copy an artifact's files into a folder; of a model or vocabulary also `tokenizer.json` and
     `tokenizer.tiktoken`.
 
-    Example: `nanochat export chat/latest my-model`
+    Examples: `nanochat export chat/latest my-model`, `nanochat export chat/latest my-model --overwrite`
     """
     import shutil
-
-    from nanochat.tokenizer.bpe import Tokenizer
-    from nanochat.tokenizer.formats import write_hf, write_tiktoken
+    import uuid
 
     opened = open_store(store, read_only=True)
     artifact = opened.artifact(opened.resolve(reference), reused=True)
     source = artifact.path
+    names = [file.path for file in artifact.manifest.files]
     try:
-        _check_new(folder, opened.objects.local)
+        _check_target(folder, opened.objects.local, overwrite=overwrite)
         is_new = not folder.is_dir()
+        staged = folder / f"{STAGED}{uuid.uuid4().hex[:8]}"
         try:
-            for file in artifact.manifest.files:
+            staged.mkdir(parents=True)
+            for name in names:
                 # the bytes alone: the store's files may be read-only, or links
-                target = folder / file.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / file.path, target)
-            if (folder / "vocabulary.json").exists():
-                tokenizer = Tokenizer.load(folder / "vocabulary.json")
-                write_hf(tokenizer, folder / "tokenizer.json")
-                write_tiktoken(tokenizer, folder / "tokenizer.tiktoken")
-            written = sorted(folder.iterdir())
-        except BaseException:  # half of it is of no use
-            for path in [folder] if is_new else list(folder.iterdir()):
-                shutil.rmtree(path, ignore_errors=True)
-                if not path.is_dir():
-                    path.unlink(missing_ok=True)
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, staged / name)
+            names += _tokenizer_files(staged)
+            for name in names:  # whole files, by renaming: somebody may be reading those of before
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (staged / name).replace(folder / name)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
         if error.errno in PASSING:
             raise from_system(error, f"the export to `{folder}`") from error
+        named = str(error.filename2 or error.filename or folder)
+        if named.startswith(f"{source}{os.sep}"):  # it went while it was copied
+            raise from_system(error, "the store") from error
         raise BadConfig(
-            f"`{error.filename2 or error.filename or folder}` cannot be used: {error.strerror or error}.",
-            hint="Name another folder to export to.",
+            f"`{named}` cannot be used: {error.strerror or error}.", hint="Name another folder to export to."
         ) from error
-    for path in written:
-        out.print(escape(str(path)))
+    for name in sorted({name.partition("/")[0] for name in names}):
+        out.print(escape(str(folder / name)))
 
 
-def _check_new(folder: Path, store: Path | None) -> None:
-    """Refuses a folder in which an export would mix with something else."""
+def _tokenizer_files(folder: Path) -> list[str]:
+    """Writes a vocabulary in the formats of other tools too; the names of the files."""
+    from nanochat.tokenizer.bpe import Tokenizer
+    from nanochat.tokenizer.formats import write_hf, write_tiktoken
+
+    if not (folder / "vocabulary.json").exists():
+        return []
+    tokenizer = Tokenizer.load(folder / "vocabulary.json")
+    write_hf(tokenizer, folder / "tokenizer.json")
+    write_tiktoken(tokenizer, folder / "tokenizer.tiktoken")
+    return ["tokenizer.json", "tokenizer.tiktoken"]
+
+
+def _check_target(folder: Path, store: Path | None, *, overwrite: bool) -> None:
+    """Refuses a folder in which an export would mix with something else. What a killed export left is removed."""
+    import shutil
+
     if os.path.lexists(folder) and not folder.is_dir():
         raise BadConfig(f"`{folder}` is no folder.", hint="Name a folder that does not exist.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise BadConfig(f"`{folder}` is not empty.", hint="Name a folder that does not exist, or empty it.")
     if store and folder.resolve().is_relative_to(store.resolve()):
         raise BadConfig(f"`{folder}` is inside the store.", hint="Name a folder outside.")
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    if not overwrite and any(not path.name.startswith(STAGED) for path in there):
+        hint = "Name a folder that does not exist; `--overwrite` replaces files of the same names, and leaves others."
+        raise BadConfig(f"`{folder}` is not empty.", hint=hint)
+    for path in there:
+        if path.name.startswith(STAGED):
+            shutil.rmtree(path, ignore_errors=True)

@@ -11,8 +11,8 @@ from cyclopts import Group, Parameter, validators
 from rich.markup import escape
 from rich.table import Table
 
-from nanochat.cli.app import Reference, StoreUrl, app, between, open_store, out
-from nanochat.errors import BadConfig, NotFound, WrongKind
+from nanochat.cli.app import Reference, StoreUrl, app, between, fail, open_store, out
+from nanochat.errors import BadConfig, NanochatError, NotFound, WrongKind
 
 if TYPE_CHECKING:
     from nanochat.store.runs import Run
@@ -38,7 +38,8 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
     table = Table(box=None, pad_edge=False)
     for title in ("made", "stage", "key", "took", "", "aliases"):
         table.add_column(title)
-    manifests = sorted(opened.manifests(stage), key=lambda manifest: manifest.producer.ended, reverse=True)
+    found, unread = opened.survey(stage)
+    manifests = sorted(found, key=lambda manifest: manifest.producer.ended, reverse=True)
     for manifest in manifests:
         table.add_row(
             f"{manifest.producer.ended:%Y-%m-%d %H:%M}", escape(manifest.stage), manifest.key[:8],
@@ -46,10 +47,18 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
         )  # fmt: skip
     if manifests:
         out.print(table)
-    elif stage:
+    elif stage and not unread:
         _say_none_of(stage, {manifest.stage for manifest in opened.manifests()}, opened.objects.root)
-    else:
+    elif not unread:
         out.print(f"Nothing in {opened.objects.root} yet; `nanochat run` makes something.", markup=False)
+    _fail_at(unread)
+
+
+def _fail_at(unread: dict[str, NanochatError]) -> None:
+    """Ends the command when something could not be read; the rest has been shown."""
+    for error in unread.values():
+        others = f" {len(unread) - 1} more cannot be read." if len(unread) > 1 else ""
+        fail(type(error)(error.message + others, hint=error.hint))
 
 
 def _say_none_of(stage: str, stored: set[str], root: str) -> None:
@@ -211,8 +220,9 @@ def runs(
     if run_id:
         _show_run(records.find(opened, run_id))
         return
-    found = records.newest(opened, limit)
+    found, unread = records.survey(opened, limit)
     if not found:
+        _fail_at(unread)
         out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.", markup=False)
         return
     table = Table(box=None, pad_edge=False)
@@ -227,6 +237,7 @@ def runs(
             "" if record.chatcore is None else f"{record.chatcore:.3f}", "pinned" if each.pinned else "",
         )  # fmt: skip
     out.print(table)
+    _fail_at(unread)
 
 
 def _show_run(run: Run) -> None:

@@ -91,7 +91,10 @@ def _expanded(text: str) -> Path:
 
 
 def _folder(text: str, path: Path) -> Address:
-    path = Path("/" + str(path.absolute()).lstrip("/"))
+    try:
+        path = Path("/" + str(path.absolute()).lstrip("/"))
+    except FileNotFoundError as error:
+        raise _refused(text, "is relative to the working directory, which does not exist any more") from error
     if path == Path("/"):
         raise _refused(text, "is the root of the file system")
     return Address(root=path.as_uri(), folder=path)

@@ -6,10 +6,12 @@ v1/aliases/<name>.json
 from __future__ import annotations
 
 import re
+import shlex
 
 from pydantic import BaseModel, ConfigDict
 
 from nanochat.errors import BadConfig, NotFound, StoreUnreachable
+from nanochat.store.names import ObjectName
 from nanochat.store.objects import Objects
 from nanochat.store.records import parse
 
@@ -24,8 +26,8 @@ class Target(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
-    key: str
+    stage: ObjectName
+    key: ObjectName
 
 
 class Aliases:
@@ -70,8 +72,10 @@ class Aliases:
         raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
 
     def remove(self, name: str) -> None:
-        """Takes an alias away, also one that cannot be understood. Raises `NotFound`."""
-        _check(name)
+        """Takes an alias away, also one that cannot be understood, or has a name that `set` refuses. Raises
+        `NotFound`."""
+        if name not in self.names():  # a synchronised folder makes `latest (1).json`
+            _check(name)
         if self._objects.size(_path(name)) is None:
             raise NotFound(f"There is no alias `{name}` in {self._objects.root}.", hint="`nanochat alias` lists them.")
         self._objects.delete([_path(name)])
@@ -81,7 +85,7 @@ class Aliases:
             data = self._objects.read(_path(name))
         except FileNotFoundError:
             return None
-        hint = f"`nanochat alias --remove {name}` removes it; then set it again."
+        hint = f"`nanochat alias --remove {shlex.quote(name)}` removes it; then set it again."
         return parse(Target, data, _path(name), "an alias", hint=hint)
 
 

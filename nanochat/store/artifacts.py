@@ -33,13 +33,15 @@ from nanochat.store.manifest import (
     Manifest,
     Name,
     artifact_folder,
+    as_manifest,
     compute_key,
     describe_file,
+    manifest_path,
     payload_digest,
 )
+from nanochat.store.names import is_name
 from nanochat.store.objects import Objects
 from nanochat.store.producer import Producer
-from nanochat.store.records import parse
 from nanochat.store.walk import refuse_dead_link, walk
 from nanochat.system_errors import from_system
 
@@ -47,6 +49,7 @@ __all__ = ["KINDS", "Artifact", "Manifest", "Store", "compute_key", "payload_dig
 
 UPLOADS_AT_ONCE = 8
 SWAP_TRIES = 20
+READS_AT_ONCE = 16
 READ_TRIES = 3
 
 
@@ -230,7 +233,7 @@ class Store:
                 before = self.objects.read(path)
             except FileNotFoundError:  # removed since
                 continue
-            winner = _manifest(path, before)
+            winner = as_manifest(before, path)
             # ours: the answer to a first try was lost, and only the second refused
             if winner.payload == manifest.payload or not self.missing(winner):
                 return winner
@@ -309,20 +312,39 @@ class Store:
         """The manifest as it stands, whether or not its payload is there; unlike `find` it changes nothing."""
         path = manifest_path(stage, key)
         try:
-            return _manifest(path, self.objects.read(path))
+            return as_manifest(self.objects.read(path), path)
         except FileNotFoundError:
             return None
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def manifests(self, stage: str = "") -> Iterator[Manifest]:
-        """All manifests, or those of one stage."""
-        for name in self._published(stage):
-            if manifest := self.read(*name):
-                yield manifest
+        """All manifests, or those of one stage. Raises at the first that cannot be read."""
+        found, unread = self.survey(stage)
+        for error in unread.values():
+            raise error
+        yield from found
+
+    def survey(self, stage: str = "") -> tuple[list[Manifest], dict[str, NanochatError]]:
+        """All manifests, or those of one stage; and the paths of those that cannot be read, each with its error."""
+        unread: dict[str, NanochatError] = {}
+
+        def read(name: Name) -> Manifest | None:
+            try:
+                return self.read(*name)
+            except NanochatError as error:
+                if error.transient:  # the store is away: so are all the others
+                    raise
+                unread[manifest_path(*name)] = error
+                return None
+
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            return [manifest for manifest in pool.map(read, self._published(stage)) if manifest], unread
 
     def _published(self, stage: str = "") -> Iterator[Name]:
         """Stage and key of everything that has a manifest."""
+        if stage and not is_name(stage):
+            return
         for entry in self.objects.list(f"v1/artifacts/{stage}" if stage else "v1/artifacts"):
             match entry.path.split("/"):
                 case [_, _, found, key, "manifest.json"]:
@@ -349,7 +371,8 @@ class Store:
             )
         known = ", ".join(f"`{alias}`" for alias in self._aliases.names()) or "none yet"
         raise NotFound(
-            f"There is no artifact `{name}` in {self.objects.root}.", hint=f"Aliases: {known}; `nanochat ls` lists all."
+            f"There is no artifact `{name[:100]}` in {self.objects.root}.",
+            hint=f"Aliases: {known}; `nanochat ls` lists all.",
         )
 
     def verify(self, manifest: Manifest) -> list[str]:
@@ -405,20 +428,6 @@ class Store:
     def remove_alias(self, name: str) -> None:
         """Takes an alias away, also one that cannot be understood; what it points to stays. Raises `NotFound`."""
         self._aliases.remove(name)
-
-
-def manifest_path(stage: str, key: str) -> str:
-    """Where the manifest of an artifact is."""
-    return f"{artifact_folder(stage, key)}/manifest.json"
-
-
-def _manifest(path: str, data: bytes) -> Manifest:
-    manifest = parse(Manifest, data, path, "a manifest", hint="Move it away, or use another `--store`.")
-    if manifest_path(*manifest.name) != path:
-        raise DamagedArtifact(
-            f"`{path}` is the manifest of {manifest.stage}/{manifest.key[:12]}.", hint="Move it back to its place."
-        )
-    return manifest
 
 
 def _files(folder: Path) -> list[str]:

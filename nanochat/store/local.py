@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from nanochat.errors import NoSpace, StoreError, StoreUnreachable
 from nanochat.store.backend import Entry, Unfinished
@@ -192,7 +193,7 @@ class Folder:
     @contextlib.contextmanager
     def _alone(self, folder: Path) -> Iterator[None]:
         """No other process changes an object of this folder by `swap`, or by the last way of `create`."""
-        with (folder / LOCK).open("a") as lock:
+        with _open_lock(folder / LOCK) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError as error:
@@ -292,6 +293,13 @@ def _rename_to_free(source: Path, target: Path) -> None:
 @functools.cache
 def _renameat2() -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _open_lock(path: Path) -> IO[str]:
+    try:
+        return path.open("a")
+    except PermissionError:  # another user's, in a folder that both may write to: to lock it, reading is enough
+        return path.open()
 
 
 def _claim(path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nanochat.config import canonical_json
+from nanochat.errors import DamagedArtifact
+from nanochat.store.names import ObjectName, ObjectPath
 from nanochat.store.producer import Producer
+from nanochat.store.records import parse
 
 Name = tuple[str, str]
 """Stage and key."""
@@ -24,7 +27,7 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
+    path: ObjectPath
     size: int
     sha256: str
 
@@ -34,9 +37,9 @@ class InputRef(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
+    stage: ObjectName
     kind: str
-    key: str
+    key: ObjectName
     digest: str
 
     @property
@@ -50,16 +53,16 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
-    stage: str
+    stage: ObjectName
     stage_version: int
     kind: str
-    key: str
+    key: ObjectName
     digest: str
     config: dict[str, Any]
     inputs: dict[str, list[InputRef]]
     files: list[FileEntry]
     metrics: dict[str, Any]
-    payload: str
+    payload: ObjectName
     """Folder of the payload, under the artifact's own: each attempt has another, so that two writers never mix."""
     producer: Producer
 
@@ -79,6 +82,24 @@ class Manifest(BaseModel):
 
 def artifact_folder(stage: str, key: str) -> str:
     return f"v1/artifacts/{stage}/{key}"
+
+
+def manifest_path(stage: str, key: str) -> str:
+    """Where the manifest of an artifact is."""
+    return f"{artifact_folder(stage, key)}/manifest.json"
+
+
+def as_manifest(data: bytes, path: str, *, of: str = "") -> Manifest:
+    """The manifest that was read from `path`; `of` is its place in the store, where that is another.
+
+    Raises `DamagedArtifact` unless it belongs to its place: a copy (`cp -r KEY KEY-backup`) names the files of the
+    artifact that it was copied from.
+    """
+    hint = "`nanochat verify --repair` moves it to the trash; the next run makes the artifact again."
+    manifest = parse(Manifest, data, path, "a manifest", hint=hint)
+    if manifest_path(*manifest.name) != (of or path):
+        raise DamagedArtifact(f"`{path}` is the manifest of {manifest.stage}/{manifest.key[:12]}.", hint=hint)
+    return manifest
 
 
 def compute_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, list[str]]) -> str:

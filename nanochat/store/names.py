@@ -6,6 +6,14 @@ are found by their manifest, and listed with `everything` (see `Objects.list`).
 
 from __future__ import annotations
 
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+LONGEST_BYTES = 255
+"""Of one name; file systems allow no more."""
+
 FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 ENDINGS = ("~", ".swp", ".swo", ".tmp", ".bak", ".orig")
 FOLDERS = frozenset({"lost+found", "system volume information"})
@@ -24,3 +32,33 @@ def is_foreign(path: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is never looked at. No alias, stage or key can have such a name."""
     return not name or name.startswith(BEGINNINGS) or name.lower() in FOLDERS
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of one file or folder, and leads nowhere else."""
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        return False
+    return len(text) * 4 <= LONGEST_BYTES or len(os.fsencode(text)) <= LONGEST_BYTES
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is a path that stays below the folder that it is used in."""
+    return all(is_name(name) for name in text.split("/"))
+
+
+def _one_name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError("it has to be one name")
+    return text
+
+
+def _relative_path(text: str) -> str:
+    if not is_path(text):
+        raise ValueError("it has to be a relative path without `.` and `..`")
+    return text
+
+
+ObjectName = Annotated[str, AfterValidator(_one_name)]
+"""A stage, a key or an attempt, in a record. Anything else could lead to what is not the record's own."""
+ObjectPath = Annotated[str, AfterValidator(_relative_path)]
+"""A path in a record."""

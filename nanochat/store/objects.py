@@ -17,6 +17,7 @@ from nanochat.errors import BadConfig, NanochatError, StoreError
 from nanochat.store import address
 from nanochat.store.backend import Backend, Entry, Unfinished
 from nanochat.store.local import Folder
+from nanochat.store.names import is_path
 from nanochat.store.s3 import Bucket
 from nanochat.system_errors import from_system
 
@@ -165,6 +166,9 @@ def _on_this_machine(local: Path) -> Iterator[None]:
 
 def _checked(path: str) -> str:
     """The path, which stays below the root."""
-    if any(name in ("", ".", "..") for name in path.split("/")) or "\0" in path:
-        raise BadConfig(f"`{path}` cannot be a path in the store.", hint="Names are separated by single slashes.")
+    if not is_path(path):
+        raise BadConfig(
+            f"`{path}` cannot be a path in the store.",
+            hint="It consists of names of up to 255 bytes, separated by single slashes.",
+        )
     return path

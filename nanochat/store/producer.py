@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -33,8 +33,8 @@ class Producer(BaseModel):
     packages: dict[str, str]
     run: str
     """Name of the flow run; empty without Prefect."""
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     seconds: float
     cost: float | None = None
 

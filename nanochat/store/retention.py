@@ -47,13 +47,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nanochat import settings
-from nanochat.errors import NanochatError, NoSpace, StoreError, StoreUnreachable
+from nanochat.errors import BadConfig, NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.store import runs, trash
-from nanochat.store.artifacts import Store, manifest_path
+from nanochat.store.artifacts import Store
 from nanochat.store.lease import Held
-from nanochat.store.manifest import Manifest, Name, artifact_folder
+from nanochat.store.manifest import Manifest, Name, artifact_folder, as_manifest, manifest_path
 from nanochat.store.objects import Entry, Unfinished
-from nanochat.store.records import parse
 
 MAYBE_ALIVE_S = 2 * 3600.0
 """A run or lease that was written less than so long ago may have a living holder: they write every few seconds, and the
@@ -129,6 +128,8 @@ def plan(store: Store, *, keep_runs: int = 3, min_age_hours: float = 24.0, trash
     unknown.
     """
     hours = settings.trash_hours() if trash_hours is None else trash_hours
+    if not all(0 <= number < float("inf") for number in (keep_runs, min_age_hours, hours)):  # NaN protects nothing
+        raise BadConfig("What a deletion keeps are numbers from 0 on.", hint="`nanochat gc --help` lists them.")
     return _plan(store, keep_runs, min_age_hours, hours, {})
 
 
@@ -389,7 +390,7 @@ def _with_its_files(store: Store, item: Item, removed: dict[Name, bytes]) -> Ite
     if data is None:
         return item
     removed[_name(item)] = data
-    manifest = parse(Manifest, data, path, "a manifest", hint="Move it away.")
+    manifest = as_manifest(data, path)
     files = (f"{manifest.folder}/{manifest.payload}/{file.path}" for file in manifest.files)
     return replace(item, paths=tuple(dict.fromkeys((*item.paths, *files))))
 
@@ -446,7 +447,7 @@ def _let_runs_speak(store: Store, on_wait: Callable[[str], None]) -> None:
 def _needed_again(store: Store, doomed: Plan, known: dict[Name, Manifest], removed: Mapping[Name, bytes]) -> set[Name]:
     """Of what was removed, that which roots reach by now."""
     for name, data in removed.items():
-        known[name] = parse(Manifest, data, manifest_path(*name), "a manifest", hint="Move it away.")
+        known[name] = as_manifest(data, manifest_path(*name))
     there = _Contents(store.objects.list("v1"))
     roots, busy = _roots(store, there, doomed.keep_runs, doomed.min_age_hours)
     roots |= {name for name in removed if name[1] in busy}

@@ -30,10 +30,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
 from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.names import ObjectName, ObjectPath
 from nanochat.store.records import parse
 
 BEAT_S = 5.0
@@ -42,6 +43,7 @@ READS_AT_ONCE = 16
 END_PAUSES_S = (0.5, 1.0, 2.0, 0.0)
 """Between tries to record the end of a run: without it the run looks lost, and what it holds is kept for hours."""
 FOLDER, PINS = "v1/runs", "v1/pins"
+REPAIR = "`nanochat verify --repair` moves it to the trash."
 ID = re.compile(r"[\w-]+")
 LOGIN = re.compile(r"(?<=://)[^/\s@]*@")
 SIGNATURE = re.compile(r"(?i)((?:token|signature|sig|credential|secret|password|api_?key)=)[^&\s`]*")
@@ -56,9 +58,9 @@ class StageRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
+    stage: ObjectName
     state: Literal["running", "reused", "computed", "failed", "stopped"]
-    key: str = ""
+    key: ObjectName | Literal[""] = ""
     """Of the artifact, once there is one."""
     seconds: float = 0.0
 
@@ -79,7 +81,7 @@ class RunRecord(BaseModel):
     state: Literal["running", "completed", "failed", "cancelled"]
     error: str = ""
     """The sentence that ended it."""
-    started: datetime
+    started: AwareDatetime
     seconds: float
     """From the start to the end, or to the last beat."""
     beat: int
@@ -87,7 +89,7 @@ class RunRecord(BaseModel):
     """Score of the chat model, when one was examined."""
     stages: dict[str, StageRecord]
     """Label (`tokenize shard_00012`) → how it went, in the order in which they began."""
-    holds: list[str]
+    holds: list[ObjectPath]
     """While it runs: `stage/key` of everything it may have found, or be making."""
 
 
@@ -277,9 +279,18 @@ def _clean(value: Any) -> Any:
 
 def newest(store: Store, limit: int = 0) -> list[Run]:
     """The newest runs, newest first; 0: all. Raises `DamagedArtifact` at what is no record."""
+    found, unread = survey(store, limit)
+    for error in unread.values():
+        raise error
+    return found
+
+
+def survey(store: Store, limit: int = 0) -> tuple[list[Run], dict[str, NanochatError]]:
+    """The newest runs, newest first; and the paths of records that cannot be read, each with its error."""
     entries = _listed(store)
     chosen = sorted(entries, reverse=True)[: limit or None]
-    return _read(store, {run_id: entries[run_id] for run_id in chosen})
+    unread: dict[str, NanochatError] = {}
+    return _read(store, {run_id: entries[run_id] for run_id in chosen}, unread), unread
 
 
 def everything(store: Store) -> list[Run]:
@@ -334,9 +345,12 @@ def read(store: Store, run_id: str) -> RunRecord | None:
     """The record as it stands."""
     path = f"{FOLDER}/{run_id}.json"
     try:
-        return parse(RunRecord, store.objects.read(path), path, "a run's record", hint="Move it away.")
+        record = parse(RunRecord, store.objects.read(path), path, "a run's record", hint=REPAIR)
     except FileNotFoundError:
         return None
+    if record.id != run_id:  # a copy of a file
+        raise DamagedArtifact(f"`{path}` is the record of the run {record.id}.", hint=REPAIR)
+    return record
 
 
 def _listed(store: Store) -> dict[str, float]:
@@ -349,9 +363,20 @@ def _listed(store: Store) -> dict[str, float]:
     return found
 
 
-def _read(store: Store, modified_s: Mapping[str, float]) -> list[Run]:
+def _read(store: Store, modified_s: Mapping[str, float], unread: dict[str, NanochatError] | None = None) -> list[Run]:
+    """The runs of these ids. What cannot be read raises, or is noted in `unread`."""
+
+    def one(run_id: str) -> RunRecord | None:
+        try:
+            return read(store, run_id)
+        except NanochatError as error:
+            if unread is None or error.transient:
+                raise
+            unread[f"{FOLDER}/{run_id}.json"] = error
+            return None
+
     pinned, ids = pins(store), sorted(modified_s, reverse=True)
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        records = list(pool.map(lambda run_id: read(store, run_id), ids))
+        records = list(pool.map(one, ids))
     found = zip(ids, records, strict=True)
     return [Run(record, modified_s[run_id], run_id in pinned) for run_id, record in found if record]

@@ -137,7 +137,7 @@ class Bucket:
                 raise StoreError(
                     f"There is no bucket `{self._bucket}`, and it cannot be created: "
                     f"{_sentence(error.__cause__ or error)}.",
-                    hint="Create it, or give credentials that may.",
+                    hint="Create it, give credentials that may, or name another.",
                 ) from error
         except StoreUnreachable:
             raise
@@ -278,7 +278,7 @@ class Bucket:
         except (boto.BotoCoreError, ValueError) as error:
             raise StoreError(
                 f"The store {self.root} cannot be used: {_sentence(error)}.",
-                hint="Check `--store` and `AWS_ENDPOINT_URL`.",
+                hint="Check `--store` and what AWS tools read: `AWS_ENDPOINT_URL`, `AWS_PROFILE`, `~/.aws/config`, ….",
             ) from error
 
     def _from_answer(self, what: str, answer: Any, error: Exception, absent: tuple[str, ...]) -> Exception:
@@ -335,6 +335,14 @@ def open_s3() -> Any:
                 f"`{name}` has a space or line break at its beginning or end, or a control character.",
                 hint="Set it again without; `echo -n`, or `$(cat file)`, leaves the line break out.",
             )
+    if "@" in settings.s3_endpoint():
+        raise BadConfig(
+            "`AWS_ENDPOINT_URL` carries a login, which is not used.",
+            hint="Give it as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
+        )
+    bundle = settings.aws_variables().get("AWS_CA_BUNDLE", "")
+    if bundle and not Path(bundle).exists():
+        raise BadConfig(f"`AWS_CA_BUNDLE` is `{bundle}`, which does not exist.", hint="Name a file of certificates.")
     return fsspec.filesystem(
         "s3",
         endpoint_url=settings.s3_endpoint() or None,

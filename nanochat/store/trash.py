@@ -20,17 +20,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from nanochat.errors import NotFound
+from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.store.artifacts import Store
 from nanochat.store.lease import Held, Overtaken, lease
-from nanochat.store.manifest import Manifest
+from nanochat.store.manifest import Manifest, as_manifest
+from nanochat.store.names import ObjectName, ObjectPath
 from nanochat.store.records import parse
 
 FOLDER, LEASE = "v1/trash", "trash"
 
-What = Literal["artifact", "payload", "checkpoints"]
+What = Literal["artifact", "payload", "checkpoints", "record"]
 
 
 class Part(BaseModel):
@@ -39,11 +40,11 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     what: What
-    name: str
+    name: ObjectPath
     """`stage/key` of an artifact; else a path in the store."""
     why: str
     bytes: int
-    paths: list[str]
+    paths: list[ObjectPath]
     """The objects, without an artifact's manifest."""
 
     @property
@@ -58,10 +59,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
-    id: str
+    id: ObjectName
     """Time (UTC) and six random letters: sorted, the newest is last."""
     by: Literal["gc", "verify"]
-    deleted: datetime
+    deleted: AwareDatetime
     state: Literal["deleting", "deleted", "restoring"]
     parts: list[Part]
 
@@ -178,9 +179,19 @@ def move_back(store: Store, record: Record, part: Part) -> None:
 
 
 def take_out(
-    store: Store, manifests: Sequence[Manifest], why: str, still: Callable[[Manifest], object] = lambda manifest: True
+    store: Store,
+    manifests: Sequence[Manifest],
+    why: str,
+    still: Callable[[Manifest], object] = lambda manifest: True,
+    *,
+    records: Sequence[str] = (),
+    is_broken: Callable[[str], bool] = lambda path: True,
 ) -> Record | None:
-    """Moves artifacts into the trash. One that another attempt has replaced, or that is not `still` to go, stays."""
+    """Moves artifacts, and records that nobody can read, into the trash.
+
+    An artifact that another attempt has replaced, or that is not `still` to go, stays; so does a record that is not
+    broken any more.
+    """
     with locked(store) as held:
         parts: list[Part] = []
         payloads = {manifest.payload for manifest in manifests}
@@ -197,17 +208,25 @@ def take_out(
                     bytes=sum(entry.size for entry in there), paths=[entry.path for entry in there],
                 )
             )  # fmt: skip
+        for path in records:
+            if is_broken(path):
+                size = store.objects.size(path) or 0
+                parts.append(Part(what="record", name=path, why="it cannot be read", bytes=size, paths=[path]))
         if not parts:
             return None
         record = begin(store, "verify", parts)
         out: list[Part] = []
         for part in parts:
             ensure_held(held)
+            if part.what == "record":
+                move_in(store, record, part)
+                out.append(part)
+                continue
             try:
                 data = store.objects.read(part.manifest_path)
             except FileNotFoundError:  # removed since
                 continue
-            current = parse(Manifest, data, part.manifest_path, "a manifest", hint="Move it away.")
+            current = as_manifest(data, part.manifest_path)
             if current.payload not in payloads:  # made again since
                 continue
             keep_manifest(store, record, part, data)
@@ -233,14 +252,12 @@ def restore(store: Store, trash_id: str = "") -> Restored:
         problems: list[str] = []
         for part in record.parts:
             ensure_held(held)
-            problem = _restore_artifact(store, record, part) if part.what == "artifact" else ""
+            problem = (_restore_artifact if part.what == "artifact" else _restore_files)(store, record, part)
             if problem:
                 problems.append(problem)
                 left.append(part)
-                continue
-            if part.what != "artifact":
-                move_back(store, record, part)
-            restored.append(part)
+            else:
+                restored.append(part)
         finish(store, record, left)
         return Restored(record.id, tuple(restored), tuple(problems))
 
@@ -260,6 +277,16 @@ def ensure_held(held: Held) -> None:
         raise Overtaken("Another process took over, because this one was silent.", hint="Start the command again.")
 
 
+def _restore_files(store: Store, record: Record, part: Part) -> str:
+    """Why something without a manifest cannot be restored; empty when it has been."""
+    move_back(store, record, part)
+    for path in part.paths:
+        size = store.objects.size(record.place(path))
+        if size is not None and size != store.objects.size(path):  # of the same size: a move that was stopped
+            return f"`{path}` has been made again; the one that was deleted stays in the trash."
+    return ""
+
+
 def _restore_artifact(store: Store, record: Record, part: Part) -> str:
     """Why it cannot be restored; empty when it has been."""
     data = kept_manifest(store, record, part)
@@ -268,11 +295,11 @@ def _restore_artifact(store: Store, record: Record, part: Part) -> str:
     short = f"{stage}/{key[:8]}"
     if data is None:
         return "" if current else f"{short}: its manifest is not in the trash."
-    manifest = parse(Manifest, data, record.place(part.manifest_path), "a manifest", hint="It stays in the trash.")
+    manifest = as_manifest(data, record.place(part.manifest_path), of=part.manifest_path)
     if current and current.payload != manifest.payload:
         return f"{short} has been made again; the one that was deleted stays in the trash."
     missing = [file.path for file in manifest.files if not _has(store, record, manifest, file.path, file.size)]
-    if missing and not current:
+    if missing and not current and record.by != "verify":  # what a repair took out comes back as it was
         return f"{short} was damaged when it was deleted: `{missing[0]}` is missing, or has another size."
     move_back(store, record, part)
     if not current and not store.objects.create(part.manifest_path, data):
@@ -304,9 +331,12 @@ def _find(store: Store, trash_id: str) -> Record:
 def _read(store: Store, trash_id: str) -> Record:
     path = f"{FOLDER}/{trash_id}/record.json"
     try:
-        return parse(Record, store.objects.read(path), path, "a deletion's record", hint="Move it away.")
+        record = parse(Record, store.objects.read(path), path, "a deletion's record", hint="Move it away.")
     except FileNotFoundError as error:
         raise NotFound(f"`{path}` has just gone.", hint="Start the command again.") from error
+    if record.id != trash_id:  # a copy of the folder
+        raise DamagedArtifact(f"`{path}` is the record of the deletion `{record.id}`.", hint="Move it away.")
+    return record
 
 
 def _write(store: Store, record: Record) -> None:

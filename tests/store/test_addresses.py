@@ -9,6 +9,7 @@ import pytest
 
 from nanochat.errors import BadConfig
 from nanochat.store.address import parse
+from nanochat.store.objects import Objects
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,28 @@ def test_what_is_not_is_refused_in_one_sentence(text: str, why: str) -> None:
     assert why in caught.value.message
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("AWS_ENDPOINT_URL", "http://user:word@127.0.0.1:9000", "carries a login"),
+        ("AWS_CA_BUNDLE", "/nowhere/ca.pem", "`/nowhere/ca.pem`, which does not exist"),
+    ],
+)
+def test_what_the_s3_client_would_not_use_is_refused(
+    name: str, value: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadConfig, match=f"`{name}`.*{why}") as refused:
+        Objects("s3://bucket/prefix")
+    assert "word@" not in str(refused.value)
+
+
+def test_a_relative_folder_in_a_folder_that_is_gone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BadConfig, match="working directory, which does not exist"):
+        parse("store")
+    assert parse("/data/store").folder == Path("/data/store")

@@ -175,3 +175,21 @@ def test_names_that_a_disk_cannot_hold_are_refused(name: str, tmp_path: Path) ->
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     with pytest.raises(BadConfig, match="cannot be the name of an alias"):
         store.set_alias(name, publish(store, "a"))
+
+
+def test_the_lock_of_another_user_can_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that both may write to, a lock that the other made with the umask 022 can only be read."""
+    objects = Objects(str(tmp_path))
+    assert objects.create("v1/a", b"1")
+    assert objects.swap("v1/a", b"2", b"1")
+    open_file = Path.open
+
+    def refused(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if path.name == local.LOCK and mode != "r":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert objects.swap("v1/a", b"3", b"2")
+    assert not objects.swap("v1/a", b"4", b"2")
+    assert objects.read("v1/a") == b"3"

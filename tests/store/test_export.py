@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from nanochat.cli.keep import export
-from nanochat.errors import BadConfig
+from nanochat.cli.keep import STAGED, export
+from nanochat.errors import BadConfig, NanochatError
 from nanochat.store.artifacts import Store
 from tests.store.test_retention import publish
 
@@ -116,3 +116,53 @@ def test_half_an_export_is_taken_away(
         export("kept", out, store=url)
     assert out.exists() == existing
     assert files(out) == {}
+
+
+def test_a_newer_export_replaces_files_of_the_same_names_and_leaves_others(url: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export("kept", out, store=url)
+    (out / "README.md").write_text("mine")
+    store = Store(url, tmp_path / "cache")
+    store.set_alias("kept", publish(store, "b"))
+    with pytest.raises(BadConfig, match="is not empty") as refused:
+        export("kept", out, store=url)
+    assert "`--overwrite`" in refused.value.hint
+    with (out / "data").open() as being_read:
+        export("kept", out, overwrite=True, store=url)
+        assert being_read.read() == "data of a"
+    assert files(out) == {"data": "data of b", "deep/notes": "notes of b", "README.md": "mine"}
+
+
+def test_an_export_that_fails_leaves_what_was_there(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(_full(tmp_path))
+
+    def full(source: Path, target: Path, **more: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(BadConfig):
+        export("kept", tmp_path / "out", overwrite=True, store=url)
+    assert files(tmp_path / "out") == before
+
+
+def test_what_a_killed_export_left_is_in_nobodys_way(url: str, tmp_path: Path) -> None:
+    (tmp_path / f"out/{STAGED}0a1b2c3d").mkdir(parents=True)
+    (tmp_path / f"out/{STAGED}0a1b2c3d/data").write_text("half")
+    export("kept", tmp_path / "out", store=url)
+    assert set(files(tmp_path / "out")) == {"data", "deep/notes"}
+
+
+def test_a_file_that_leaves_the_store_meanwhile_is_not_the_folders_fault(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def late(source: Path, target: Path, **more: Any) -> Any:
+        Path(source).unlink()
+        return copy(source, target, **more)
+
+    monkeypatch.setattr(shutil, "copyfile", late)
+    with pytest.raises(NanochatError, match="The store: ") as failed:
+        export("kept", tmp_path / "out", store=url)
+    assert "another folder" not in failed.value.hint
+    assert not (tmp_path / "out").exists()

@@ -225,17 +225,23 @@ def test_a_move_in_a_bucket_that_was_stopped_is_repeated(root_s3: str, tmp_path:
     assert there(store) == ALL
 
 
-def test_a_repair_can_be_taken_back(root: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b"data of d", b"short", None])
+def test_a_repair_can_be_taken_back(data: bytes | None, root: str, tmp_path: Path) -> None:
+    """As it was: a damaged model may be better than none."""
     store = shelf(tmp_path, root)
     manifest = store.read("download", key("c"))
     assert manifest
-    store.objects.write(f"{manifest.folder}/{manifest.payload}/data", b"data of d")
-    assert store.verify(manifest) == ["the bytes of `data` have changed"]
+    damaged = f"{manifest.folder}/{manifest.payload}/data"
+    store.objects.delete([damaged])
+    if data is not None:
+        store.objects.write(damaged, data)
+    assert store.verify(manifest)
     record = trash.take_out(store, [manifest], "it was damaged")
     assert record
     assert store.read("download", key("c")) is None
     assert trash.restore(store).problems == ()
     assert store.read("download", key("c")) == manifest
+    assert (store.objects.read(damaged) if data is not None else store.objects.size(damaged)) == data
 
 
 def test_what_was_made_again_before_the_repair_is_left_alone(tmp_path: Path) -> None:
@@ -297,6 +303,7 @@ def test_the_commands_say_what_they_did(
     gc(record.id, restore=True, store=url)
     assert f"restored artifact download/{key('c')}" in capsys.readouterr().out
     assert there(store) == ALL
+    wrong: dict[str, Any]
     for wrong in ({"trash_id": "x"}, {"restore": True, "delete": True}, {"trash_hours": -1.0}, {"keep_runs": -1},
                   {"min_age_hours": float("nan")}, {"trash_hours": float("inf")}):  # fmt: skip
         with pytest.raises(BadConfig):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nanochat.errors import DamagedArtifact, WrongKind
 from nanochat.store.artifacts import KINDS, Manifest, Store, compute_key, payload_digest
 from nanochat.store.manifest import FileEntry, describe_file
+from nanochat.store.names import is_path
 from nanochat.store.producer import describe_producer
 
 values = st.recursive(
@@ -70,7 +71,10 @@ def test_stage_version_and_inputs_are_part_of_the_key() -> None:
 
 
 entries = st.lists(
-    st.builds(FileEntry, path=st.text(min_size=1, max_size=6), size=st.integers(0, 100), sha256=st.just("0" * 64)),
+    st.builds(
+        FileEntry, path=st.text(min_size=1, max_size=6).filter(is_path), size=st.integers(0, 100),
+        sha256=st.just("0" * 64),
+    ),
     min_size=1, max_size=4, unique_by=lambda entry: entry.path,
 )  # fmt: skip
 
