@@ -114,7 +114,8 @@ def _files(store: Store, name: str) -> Any:
 
 
 def test_what_the_newest_and_the_pinned_runs_used_stays(store: Store) -> None:
-    old, middle, new, unused = (publish(store, name) for name in ("old", "middle", "new", "unused"))
+    old, middle, new, _ = (publish(store, name) for name in ("old", "middle", "new", "unused"))
+    assert there(store) == {"old", "middle", "new", "unused"}
     pinned = used(store, old)
     for manifest in (middle, new):
         time.sleep(1.1)  # ids are in order of their seconds
@@ -125,7 +126,6 @@ def test_what_the_newest_and_the_pinned_runs_used_stays(store: Store) -> None:
     runs.unpin(store, pinned)
     collect(store, keep_runs=1)
     assert there(store) == {"new"}
-    assert unused.key != new.key
 
 
 def test_what_is_young_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,8 +298,7 @@ def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: 
                         time.sleep(0.02)
                         assert (store.fetch(below[0]) / "data").read_text() == "data of " + name
                     for manifest in store.manifests():
-                        assert store._cache is not None
-                        assert manifest.stage == "download"
+                        assert manifest.key in {key(name) for name in ("x", "xy", "xyz")}
                     assert store.verify(below[0]) == []
         except BaseException as error:  # told in the main thread
             problems.append(error)
