@@ -29,7 +29,7 @@ from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
 from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.names import CHAT_FORMATS
-from nanochat.store.manifest import describe_file, payload_digest
+from nanochat.store.manifest import digest_of_files, measure_file
 from nanochat.tasks.conversation import Question, Split
 from nanochat.tasks.fields import Counts
 from nanochat.tasks.task import load_task
@@ -75,11 +75,11 @@ def _sha256(item: MixtureItem) -> str:
             files = {each.path: each.file for each in list_local(place, CHAT_FORMATS).files}
         else:
             files = {file.relative_to(place).as_posix(): file for file in _files_below(place)}
-        entries = [describe_file(file, name) for name, file in files.items()]
+        measured = [(name, *measure_file(file)) for name, file in files.items()]
     except OSError as error:
         raise BadSource(f"`{error.filename or place}` cannot be read: {error.strerror or error}.") from error
-    found = payload_digest(entries)
-    if item.sha256 and item.sha256 not in (found, *(entry.sha256 for entry in entries if entry.path == ".")):
+    found = digest_of_files(measured)
+    if item.sha256 and item.sha256 not in (found, *(sha256 for name, _, sha256 in measured if name == ".")):
         raise BadSource(
             f"`{item.source}` is not what the item's `sha256` says ({item.sha256[:12]}…, found {found[:12]}…).",
             hint="Put the file back, or remove `sha256` from the item to take what is there.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,23 @@ def compute_key(stage: str, version: int, config: Mapping[str, Any], inputs: Map
 
 
 def payload_digest(files: Sequence[FileEntry]) -> str:
-    """What came out: SHA-256 over path, size and SHA-256 of each file, sorted by path."""
-    lines = [f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in sorted(files, key=lambda entry: entry.path)]
+    """What came out: the digest of the payload's files."""
+    return digest_of_files((file.path, file.size, file.sha256) for file in files)
+
+
+def digest_of_files(files: Iterable[tuple[str, int, str]]) -> str:
+    """SHA-256 over name, size and SHA-256 of each file, sorted by name."""
+    lines = [f"{name}\0{size}\0{sha256}\n" for name, size, sha256 in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
+    """Size and SHA-256 of a local file that is called `name` in its payload."""
+    size, sha256 = measure_file(path)
+    return FileEntry(path=name, size=size, sha256=sha256)
+
+
+def measure_file(path: Path) -> tuple[int, str]:
     """Size and SHA-256 of a local file. A read that ends early is an `OSError`, and not another file."""
     digest, size = hashlib.sha256(), 0
     piece = memoryview(bytearray(PIECE_BYTES))
@@ -124,4 +135,4 @@ def describe_file(path: Path, name: str) -> FileEntry:
             size += count
     if size != path.stat().st_size:
         raise OSError(errno.EIO, "a read ended early", str(path))
-    return FileEntry(path=name, size=size, sha256=digest.hexdigest())
+    return size, digest.hexdigest()
