@@ -229,17 +229,17 @@ class ModelConfig(Config):
 class OptimizerConfig(Config):
     """Muon for the matrices, AdamW for the rest; rates at the reference batch of 2^19 tokens."""
 
-    matrix_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
+    matrix_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.02
     """Rate of Muon."""
-    embedding_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.3
+    embedding_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.3
     """Rate of the token embedding, at width 768."""
-    value_embedding_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.15
+    value_embedding_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.15
     """Rate of the value embeddings, at width 768."""
-    head_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.008
+    head_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.008
     """Rate of the output head, at width 768."""
-    scalar_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.5
+    scalar_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.5
     """Rate of the residual scalars."""
-    smear_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.2
+    smear_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.2
     """Rate of the smear gate and of backout; not scaled with the batch."""
     muon_weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.28
     """Weight decay of Muon at depth 12; scaled with batch and horizon, then down to 0 by a cosine."""
