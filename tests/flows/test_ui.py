@@ -59,9 +59,16 @@ def submit(page: Page, site: Site, form: str, **fields: str) -> str:
     page.goto(form)
     for name, value in fields.items():
         number(page, name).fill(value)
+
+    def started() -> list[str]:
+        return [run["id"] for run in site.post("flow_runs/filter") if run["id"] not in known]
+
     page.get_by_role("button", name="Submit").click()
-    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$|tab="), wait_until="commit")
-    return until(lambda: [run["id"] for run in site.post("flow_runs/filter") if run["id"] not in known], "the run")[0]
+    try:
+        return until(started, "the run")[0]
+    except AssertionError:  # a page of a busy machine loses a click, or its server's database was locked
+        page.get_by_role("button", name="Submit").click()
+        return until(started, f"the run; the page says {page.inner_text('body')[-500:]}")[0]
 
 
 def open_run(page: Page, form: str, run_id: str) -> None:
