@@ -37,14 +37,14 @@ def measure(folder: Path, url: str, args: argparse.Namespace) -> None:
     """Trains in this process, and leaves the time of each step, and of each save from its begin to its end."""
     import torch
 
-    from nanochat import ranks
     from nanochat.config import Horizon, ModelConfig, PretrainConfig
-    from nanochat.job import Job
     from nanochat.store.objects import Objects
     from nanochat.training import loop
     from nanochat.training.checkpoint import Checkpoints
     from nanochat.training.metrics import Metrics
     from nanochat.training.pretrain import pretrain
+    from nanochat.workers import ranks
+    from nanochat.workers.job import Job
 
     if url.startswith("s3"):
         Objects(url).make_bucket()

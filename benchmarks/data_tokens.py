@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from nanochat._rustbpe import PATTERNS
 from nanochat.config import Compute, ShardConfig, TokenizerConfig, TokensConfig
-from nanochat.pipeline import Each, PlainRun
+from nanochat.graphs.pipeline import Each, PlainRun
 from nanochat.stages.download import download
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize

@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.data.index import open_rows
 from nanochat.data.loader import Loader
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import Architecture, plan_steps
+from nanochat.scaling import plan_steps
 from nanochat.settings import cores
 from nanochat.training.loop import optimizer_step
 from nanochat.training.metrics import Clock

@@ -69,17 +69,18 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     from nanochat.data.index import open_rows
     from nanochat.data.loader import Loader, sequential
     from nanochat.evaluation.bits_per_byte import bits_per_byte
+    from nanochat.model.architecture import Architecture
     from nanochat.model.gpt import GPT
     from nanochat.optim.schedule import rates
     from nanochat.optim.step import build_optimizer
     from nanochat.profiles import CPU
-    from nanochat.ranks import World
-    from nanochat.scaling import Architecture, plan_steps
+    from nanochat.scaling import plan_steps
     from nanochat.tokenizer.bpe import Tokenizer
     from nanochat.training.loop import optimizer_step
     from nanochat.training.machine import compute_dtype, fit
     from nanochat.training.metrics import Clock, peak_flops
     from nanochat.training.micro_batch import micro_batch_rows
+    from nanochat.workers.ranks import World
 
     device = torch.device(args.device)
     architecture = Architecture(

@@ -12,11 +12,12 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from nanochat.config import OptimizerConfig
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
 from nanochat.optim.schedule import StepRates
-from nanochat.scaling import Architecture, TrainingPlan
+from nanochat.scaling import TrainingPlan
 
 
 class PeerNetwork(nn.Module):

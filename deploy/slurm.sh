@@ -62,7 +62,7 @@ if [ -n "$told" ]; then
   echo "told to end; the command ended with $code"
   # Training saves its checkpoint under a supervisor that outlives the run by up to 20 s, and would not outlive the job.
   for _ in {1..30}; do
-    pgrep -f "nanochat.stages.supervise $NANOCHAT_HOME/" >/dev/null 2>&1 || break
+    pgrep -f "nanochat.workers.supervisor $NANOCHAT_HOME/" >/dev/null 2>&1 || break
     sleep 1
   done
   if [ "$(squeue --noheader --jobs "${SLURM_JOB_ID:-none}" --format %T 2>/dev/null)" = RUNNING ]; then

@@ -10,9 +10,9 @@ from prefect.runtime import flow_run
 
 from flows.execute import Said, answered, asked, execute, title
 from flows.pipeline import ProfileName
-from nanochat import branches
 from nanochat.config import Compute, PipelineConfig
 from nanochat.console import headline
+from nanochat.graphs import branches
 from nanochat.store.artifacts import Artifact, Store
 
 

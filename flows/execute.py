@@ -24,7 +24,7 @@ from nanochat import settings
 from nanochat.config import Compute, Config, PipelineConfig
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.failures import as_sentence
-from nanochat.pipeline import Handles
+from nanochat.graphs.pipeline import Handles
 from nanochat.profiles import PROFILES, parse
 from nanochat.profiles import profile as profile_named
 from nanochat.store.artifacts import Artifact, Store

@@ -16,10 +16,10 @@ from flows.calls import Made
 from flows.findings import findings
 from nanochat import settings
 from nanochat.console import duration, headline, number
+from nanochat.lineage.picture import as_mermaid, as_svg, fold
+from nanochat.lineage.walk import ancestors
 from nanochat.store.artifacts import Artifact, Store
-from nanochat.store.lineage import ancestors
 from nanochat.store.manifest import InputRef, Manifest, Name
-from nanochat.store.picture import as_mermaid, as_svg, fold
 
 met: dict[Name, Manifest] = {}
 """Manifests this process has met: each is read at most once."""

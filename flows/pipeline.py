@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from flows.execute import Said, answered, asked, execute, title
 from nanochat.config import Compute, PipelineConfig
-from nanochat.pipeline import pipeline, publish_aliases
+from nanochat.graphs.pipeline import pipeline, publish_aliases
 
 ProfileName = Literal["demo", "cpu", "d12", "speedrun"]
 

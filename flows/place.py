@@ -14,8 +14,8 @@ from prefect.states import Cancelling
 
 from nanochat.config import Compute, Config
 from nanochat.errors import NotFound
+from nanochat.execution.stage import Inputs, Stage
 from nanochat.progress import Progress
-from nanochat.stages.stage import Inputs, Stage
 from nanochat.store.artifacts import references
 
 FLOW = "stage"

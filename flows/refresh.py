@@ -14,10 +14,10 @@ from flows.execute import Asked, Said, answered, asked, execute, title
 from flows.pages import link, put, table
 from flows.pipeline import ProfileName
 from flows.submit import PrefectRun
-from nanochat import branches
 from nanochat.config import Compute, PipelineConfig
 from nanochat.errors import NotFound
-from nanochat.pipeline import Handle, Handles, Result, pinned, pipeline, publish_aliases
+from nanochat.graphs import branches
+from nanochat.graphs.pipeline import Handle, Handles, Result, pinned, pipeline, publish_aliases
 from nanochat.stages.conversations import converse
 from nanochat.stages.evaluate import evaluate_chat
 from nanochat.store.artifacts import Artifact

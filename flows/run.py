@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from flows.reach import without_login
-from flows.server import begin
-from flows.state import held
+from flows.site.reach import without_login
+from flows.site.server import begin
+from flows.site.state_files import held
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
 from nanochat.console import Screen
@@ -27,7 +27,7 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
         settings.use_prefect(starting.api_url, folder)
         with _to_stay():
             # Prefect reads its settings when it is imported; and our server needs that second anyway.
-            from flows.client import load  # noqa: PLC0415
+            from flows.site.client import load  # noqa: PLC0415
 
             load()
             from flows.terminal import run_flow  # noqa: PLC0415
@@ -47,7 +47,7 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
 @contextmanager
 def _overdue(api_url: str) -> Iterator[None]:
     """Does what the keeper does, where there is none: runs of before that were killed do not stay *Running*."""
-    from flows.overdue import watch  # noqa: PLC0415 - as above
+    from flows.site.overdue import watch  # noqa: PLC0415 - as above
 
     ending = threading.Event()
     say = logging.getLogger("prefect.nanochat").info  # to `client.log`

@@ -15,7 +15,7 @@ from flows.submit import expect_success
 from flows.tasks import WATCH, open_store, stage_task
 from nanochat.config import Compute, Config
 from nanochat.errors import BadConfig, NotFound
-from nanochat.pipeline import STAGES
+from nanochat.graphs.pipeline import STAGES
 from nanochat.profiles import parse
 from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest

@@ -22,9 +22,9 @@ from flows.calls import Batch, Call, Calls, Given, Made, Upstream
 from flows.tasks import WATCH, Stopped, stage_task
 from nanochat.config import Compute, Config, DataConfig, ShardConfig
 from nanochat.errors import NanochatError, StageFailed
-from nanochat.pipeline import Each, deal, list_shards
+from nanochat.execution.stage import Stage
+from nanochat.graphs.pipeline import Each, deal, list_shards
 from nanochat.progress import Progress
-from nanochat.stages.stage import Stage
 from nanochat.store.artifacts import Artifact, Store
 
 ONE_EACH = 64

@@ -27,9 +27,9 @@ from flows.progress import TaskProgress
 from nanochat import settings
 from nanochat.config import Compute
 from nanochat.errors import NanochatError, StageFailed
-from nanochat.pipeline import Unwatched, Watch
+from nanochat.execution.stage import Inputs, Stage
+from nanochat.graphs.pipeline import Unwatched, Watch
 from nanochat.progress import Progress
-from nanochat.stages.stage import Inputs, Stage
 from nanochat.store.artifacts import Artifact, Store
 
 TURN_POLL_S = 0.5

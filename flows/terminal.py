@@ -30,8 +30,8 @@ from flows.pipeline import nanochat_flow
 from flows.tasks import WATCH, Stopped
 from nanochat.console import Screen, duration
 from nanochat.errors import NanochatError, StageFailed, Terminated
+from nanochat.execution.stage import Stage
 from nanochat.progress import Progress
-from nanochat.stages.stage import Stage
 from nanochat.store.artifacts import Artifact
 
 ASK_EVERY_S = 2.0

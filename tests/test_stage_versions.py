@@ -22,10 +22,9 @@ RECORD = Path(__file__).parent / "stage_versions.json"
 CRATE = ROOT / "rustbpe/src"
 
 HOW = re.compile(
-    r"nanochat\.(errors|system_errors|failures|variables|settings|progress|console|job|ranks|profiles|config"
-    r"|stages\.(stage|launch|supervise|meeting|rank_log)"
-    r"|store\.(?!sources|web|encodings|picture).*"
-    r"|training\.(checkpoint|shard_writer|pulse|trackers|metrics|micro_batch))"
+    r"nanochat\.(errors|system_errors|failures|variables|settings|progress|console|profiles|config"
+    r"|workers\..*|execution\..*|store\..*|lineage\.(?!picture).*"
+    r"|training\.(checkpoint|shard_writer|trackers|metrics|micro_batch))"
 )
 """Modules that decide how work is done, or whose values are in the key anyway (`config`)."""
 RUST = {
@@ -63,7 +62,7 @@ def uses(module: str) -> frozenset[str]:
 
 def modules_of(name: str) -> set[str]:
     """All modules whose text says what a stage computes."""
-    from nanochat.pipeline import STAGES
+    from nanochat.graphs.pipeline import STAGES
 
     (function,) = (stage.function for stage in STAGES if stage.name == name)
     found, waiting = set[str](), {function.__module__}
@@ -96,7 +95,7 @@ def source_digest(name: str) -> str:
 
 
 def stages() -> dict[str, int]:
-    from nanochat.pipeline import STAGES
+    from nanochat.graphs.pipeline import STAGES
 
     return {stage.name: stage.version for stage in STAGES}
 
@@ -124,7 +123,7 @@ def test_a_changed_stage_was_decided_on(name: str) -> None:
         ("converse", "nanochat.sources.records"),
         ("sft", "nanochat.scaling"),
         ("pretrain", "nanochat.optim.muon"),
-        ("download", "nanochat.store.web"),
+        ("download", "nanochat.sources.web"),
         ("pack", "nanochat.data.packing"),
     ],
 )

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat import pipeline
 from nanochat.config import (
     BaseEvaluationConfig,
     ChatEvaluationConfig,
@@ -23,11 +22,12 @@ from nanochat.config import (
     SFTConfig,
 )
 from nanochat.errors import DamagedArtifact
+from nanochat.execution.stage import Context, Metrics, stage
+from nanochat.graphs import pipeline
+from nanochat.model.architecture import Architecture
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
 from nanochat.profiles import override, profile
-from nanochat.scaling import Architecture
-from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import (
     Artifact,
     Conversations,

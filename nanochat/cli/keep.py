@@ -35,7 +35,7 @@ def verify(
 
     Example: `nanochat verify chat/latest`
     """
-    from nanochat.store.lineage import ancestors
+    from nanochat.lineage.walk import ancestors
     from nanochat.store.verification import examine
     from nanochat.store.verification import repair as take_out
 

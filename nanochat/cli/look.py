@@ -63,7 +63,7 @@ def _fail_at(unread: dict[str, NanochatError]) -> None:
 
 def _say_none_of(stage: str, stored: set[str], root: str) -> None:
     """That there is no artifact of a stage; raises `NotFound` when there is no such stage at all."""
-    from nanochat.pipeline import STAGES
+    from nanochat.graphs.pipeline import STAGES
 
     known = sorted({each.name for each in STAGES} | stored)
     if stage not in known:
@@ -103,12 +103,12 @@ def lineage(
 
     Examples: `nanochat lineage chat/latest`, `nanochat lineage chat/latest --html lineage.html`
     """
-    from nanochat.store import lineage as lines
+    from nanochat.lineage import walk as lines
 
     opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)
     if html:
-        from nanochat.store.page import as_page
+        from nanochat.lineage.page import as_page
 
         text = as_page(opened, manifest, down=down)
         try:
@@ -117,7 +117,7 @@ def lineage(
             raise BadConfig(f"`{html}` cannot be written: {error.strerror}.", hint="Name another file.") from error
         out.print(escape(str(html)))
     elif openlineage:
-        from nanochat.store.openlineage import events
+        from nanochat.lineage.openlineage import events
 
         for event in events(opened, manifest, down=down):
             out.out(json.dumps(event), highlight=False)
@@ -141,7 +141,7 @@ def diff(
 
     Example: `nanochat diff chat/production chat/latest`
     """
-    from nanochat.store import differences
+    from nanochat.lineage import differences
 
     opened = open_store(store, read_only=True)
     old, new = opened.resolve(before), opened.resolve(after)
@@ -171,7 +171,7 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
 
     Example: `nanochat why base/latest`
     """
-    from nanochat.store import differences
+    from nanochat.lineage import differences
 
     opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)
@@ -266,7 +266,7 @@ def _state(run: Run) -> str:
 
 def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
     """What differs from the profile as it is now: `sft.epochs=2`."""
-    from nanochat.pipeline import flatten
+    from nanochat.graphs.pipeline import flatten
     from nanochat.profiles import PROFILES
 
     if profile not in PROFILES:

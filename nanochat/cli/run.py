@@ -29,8 +29,8 @@ from nanochat.errors import NotFound
 if TYPE_CHECKING:
     from nanochat.config import Compute, PipelineConfig
     from nanochat.errors import NanochatError
-    from nanochat.pipeline import Result
-    from nanochat.stages.stage import Stage
+    from nanochat.execution.stage import Stage
+    from nanochat.graphs.pipeline import Result
     from nanochat.store.artifacts import Artifact
 
 
@@ -93,7 +93,7 @@ def run(
 
 def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile: str) -> None:
     from nanochat.console import Screen, duration
-    from nanochat.pipeline import PlainRun, pipeline, publish_aliases
+    from nanochat.graphs.pipeline import PlainRun, pipeline, publish_aliases
     from nanochat.store.runs import recording
 
     began = time.monotonic()
@@ -131,8 +131,8 @@ def fetch(
     Example: `nanochat fetch --profile speedrun --store s3://bucket/nanochat`
     """
     from nanochat.console import Screen, duration
-    from nanochat.data.corpus import fetch_listing
-    from nanochat.pipeline import PlainRun, gather
+    from nanochat.graphs.pipeline import PlainRun, gather
+    from nanochat.sources.corpus import fetch_listing
 
     began = time.monotonic()
     config, how = _configured(profile, changes, compute)
@@ -154,7 +154,7 @@ def plan(
 
     Example: `nanochat plan --set tokenizer.vocab_size=4096`
     """
-    from nanochat.pipeline import Plan, pipeline
+    from nanochat.graphs.pipeline import Plan, pipeline
     from nanochat.scaling import plan_training
 
     config, _ = _configured(profile, changes, compute)
@@ -228,8 +228,8 @@ def up(
 
     Example: `nanochat up`, then start a run from the page it names
     """
-    from flows.up import has_gpu
-    from flows.up import up as start
+    from flows.site.up import has_gpu
+    from flows.site.up import up as start
 
     need_home()
     with out.status("starting"):
@@ -242,7 +242,7 @@ def down() -> None:
 
     Example: `nanochat down`
     """
-    from flows.up import down as end
+    from flows.site.up import down as end
 
     with out.status("ending"):
         end(partial(out.print, markup=False))

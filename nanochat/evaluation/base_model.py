@@ -13,10 +13,10 @@ from nanochat.data.index import open_rows
 from nanochat.data.loader import sequential
 from nanochat.evaluation.bits_per_byte import bits_per_byte
 from nanochat.inference.engine import Engine
-from nanochat.job import Job
 from nanochat.model.files import load_model
-from nanochat.ranks import World, main
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import World, main
 
 BATCH_TOKENS = 16_384
 

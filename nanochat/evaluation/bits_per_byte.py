@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nanochat.data.loader import IGNORED, Batch
 from nanochat.errors import BadSource
-from nanochat.ranks import sum_over_ranks
+from nanochat.workers.ranks import sum_over_ranks
 
 
 @torch.no_grad()

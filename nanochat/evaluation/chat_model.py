@@ -10,11 +10,11 @@ from nanochat.config import ChatEvaluationConfig
 from nanochat.errors import BadSource
 from nanochat.evaluation.chat_tasks import Answered, answer_choices, answer_openly, chatcore, summary
 from nanochat.inference.engine import Engine
-from nanochat.job import Job
 from nanochat.model.files import load_model
-from nanochat.ranks import World, main
 from nanochat.tasks.conversation import Question
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import World, main
 
 EXAMPLES_PER_TASK = 8
 

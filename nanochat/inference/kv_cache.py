@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanochat.scaling import Architecture
+from nanochat.model.architecture import Architecture
 
 
 class KVCache:

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat.errors import DamagedArtifact, NotFound
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.scaling import Architecture
 from nanochat.system_errors import from_system
 
 WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import ReportConfig
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.report.ladder import fit, render_ladder, rungs
-from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Evaluation, Model, Report
 
 

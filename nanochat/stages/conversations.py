@@ -7,7 +7,7 @@ from pathlib import Path
 from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
 from nanochat.data.conversations import listed, questions_of, render_mixture, write_rows
 from nanochat.data.rows import rows_per_block
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Vocabulary
 from nanochat.tasks.conversation import Split
 from nanochat.tasks.fields import Counts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import ShardConfig
-from nanochat.data.corpus import write_shard
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.execution.stage import Context, Metrics, stage
+from nanochat.sources.corpus import write_shard
 from nanochat.store.artifacts import RawShard
 
 

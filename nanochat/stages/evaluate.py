@@ -6,9 +6,9 @@ from pathlib import Path
 
 from nanochat.config import BaseEvaluationConfig, ChatEvaluationConfig
 from nanochat.data.index import write_index
-from nanochat.stages.launch import launch
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Evaluation, Model, Rows
+from nanochat.workers.launch import launch
 
 
 @stage(version=1, produces=Evaluation, resource="gpu")

@@ -7,10 +7,10 @@ from pathlib import Path
 from nanochat.config import Compute, PretrainConfig
 from nanochat.data.index import write_index
 from nanochat.errors import BadConfig, BadSource
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.scaling import plan_training
-from nanochat.stages.launch import launch, rank_count
-from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Model, Rows, Vocabulary
+from nanochat.workers.launch import launch, rank_count
 
 
 @stage(version=2, produces=Model, resource="gpu")

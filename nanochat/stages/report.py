@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import ReportConfig
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.report.report import Made, render
-from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import (
     Conversations,
     DataCard,

@@ -7,7 +7,7 @@ from pathlib import Path
 from nanochat.config import RowsConfig
 from nanochat.data.packing import pack_tokens
 from nanochat.data.rows import rows_per_block
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Rows, TokenShard
 
 

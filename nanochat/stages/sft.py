@@ -7,9 +7,9 @@ from pathlib import Path
 from nanochat.config import SFTConfig
 from nanochat.data.index import write_index
 from nanochat.errors import BadSource
-from nanochat.stages.launch import launch
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Artifact, Conversations, Model
+from nanochat.workers.launch import launch
 
 
 @stage(version=2, produces=Model, resource="gpu")

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nanochat.config import TokenizerConfig
-from nanochat.data.documents import open_parquet, total_bytes, total_characters
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.settings import cores
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.sources.documents import open_parquet, total_bytes, total_characters
 from nanochat.store.artifacts import RawShard, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from nanochat.config import TokensConfig
 from nanochat.data.ledger import Ledger
 from nanochat.data.shards import Encoded, write_tokens
+from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.settings import cores
-from nanochat.stages.stage import Context, Metrics, stage
 from nanochat.store.artifacts import RawShard, TokenShard, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
 

@@ -22,18 +22,18 @@ from nanochat.config import GuardConfig
 from nanochat.data.index import RowSet
 from nanochat.data.loader import IGNORED, Batch, Loader
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
-from nanochat.job import Job
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer
 from nanochat.optim.tree import pass_in_tree_order
-from nanochat.ranks import Preempted, World, stop_requested, sum_over_ranks
 from nanochat.training.checkpoint import Checkpoints, Saved
 from nanochat.training.guard import LOWER_THE_RATES, Guard
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.machine import Fitted
 from nanochat.training.metrics import Clock, Metrics, memory_bytes, peak_flops
-from nanochat.training.pulse import Pulse
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import Preempted, World, stop_requested, sum_over_ranks
+from nanochat.workers.watchdog import Pulse
 
 SMOOTHING = 0.9
 """Of the loss that is shown: an exponential moving average."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanochat.errors import Diverged
-from nanochat.ranks import sum_over_ranks
+from nanochat.workers.ranks import sum_over_ranks
 
 START, GROWTH_STEPS = 65_536.0, 2_000
 

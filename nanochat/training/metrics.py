@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import torch
 
-from nanochat.job import Job
 from nanochat.training.trackers import Tracker, open_tracker
+from nanochat.workers.job import Job
 
 PEAK_BF16_FLOPS = {
     "H200": 989e12, "H100": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,

@@ -9,7 +9,7 @@ import torch
 from nanochat.config import Compute
 from nanochat.errors import BadConfig
 from nanochat.model.gpt import GPT
-from nanochat.ranks import World
+from nanochat.workers.ranks import World
 
 CPU_TOKENS = 2_048
 """More is not faster there, and takes memory."""

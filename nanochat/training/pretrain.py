@@ -18,17 +18,18 @@ from nanochat.config import PretrainConfig
 from nanochat.data.index import open_rows
 from nanochat.data.loader import sequential
 from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
-from nanochat.job import Job
+from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_model, save_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import rates
 from nanochat.optim.step import build_optimizer
-from nanochat.ranks import World, main
-from nanochat.scaling import Architecture, plan_training
+from nanochat.scaling import plan_training
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.training.loop import Schedule, train
 from nanochat.training.machine import compute_dtype, fit
 from nanochat.training.micro_batch import micro_batch_rows
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import World, main
 
 
 def pretrain(job: Job, world: World) -> dict[str, Any]:

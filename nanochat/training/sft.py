@@ -16,15 +16,15 @@ from nanochat.config import PretrainConfig, SFTConfig
 from nanochat.data.index import open_rows
 from nanochat.data.loader import IGNORED, sequential
 from nanochat.evaluation.bits_per_byte import of_equal_shape
-from nanochat.job import Job
 from nanochat.model.files import load_model, save_model
 from nanochat.optim.schedule import sft_rates
 from nanochat.optim.step import build_optimizer
-from nanochat.ranks import World, main, sum_over_ranks
 from nanochat.scaling import plan_steps
 from nanochat.training.loop import Schedule, train
 from nanochat.training.machine import compute_dtype, fit
 from nanochat.training.micro_batch import micro_batch_rows
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import World, main, sum_over_ranks
 
 BASE_FILE = "pretrain.json"
 

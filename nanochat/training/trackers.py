@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat.errors import BadConfig
-from nanochat.job import Job
+from nanochat.workers.job import Job
 
 PROJECT = "nanochat"
 

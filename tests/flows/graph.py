@@ -16,8 +16,8 @@ from nanochat.config import (
     TokenizerConfig,
 )
 from nanochat.errors import BadConfig, SourceUnreachable
-from nanochat.pipeline import Each, Result, Run
-from nanochat.stages.stage import Context, Metrics, stage
+from nanochat.execution.stage import Context, Metrics, stage
+from nanochat.graphs.pipeline import Each, Result, Run
 from nanochat.store.artifacts import Conversations, Model, RawShard, Report, TokenShard, Vocabulary
 
 sulks = threading.Event()

@@ -11,10 +11,10 @@ import json
 import sys
 from typing import Any
 
-from flows.server import begin
+from flows.site.server import begin
 from nanochat import settings
 from nanochat.config import Compute, DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
-from nanochat.pipeline import Text, prepare
+from nanochat.graphs.pipeline import Text, prepare
 
 SHARDS = 5
 CONFIG = PipelineConfig(

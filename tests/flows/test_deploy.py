@@ -149,7 +149,7 @@ FAKES = {
     "nanochat": """
         echo "$@" >> "$FAKES/called"
         [ "$1" = run ] || exit 7
-        (exec -a "python -m nanochat.stages.supervise $NANOCHAT_HOME/runs/log.txt" \\
+        (exec -a "python -m nanochat.workers.supervisor $NANOCHAT_HOME/runs/log.txt" \\
             bash -c 'sleep 1.5; echo saved >> "$FAKES/called"; exit 0' ) &
         trap 'echo TERM >> "$FAKES/called"; exit 75' TERM
         touch "$FAKES/up"

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.server import begin, server
+from flows.site.server import begin, server
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig, WorldConfig
 from nanochat.console import Screen

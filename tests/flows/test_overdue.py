@@ -79,7 +79,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from flows.server import begin
+    from flows.site.server import begin
 
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
@@ -97,7 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def overdue(server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
     from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
-    from flows.overdue import Overdue
+    from flows.site.overdue import Overdue
 
     with temporary_settings({PREFECT_API_AUTH_STRING: LOGIN}):
         yield lambda **limits: Overdue(server.api_url, **{**QUICK, **limits})
@@ -240,7 +240,7 @@ def test_runs_of_other_people_are_left_alone(server: Server, overdue: Any) -> No
 def test_more_runs_than_one_answer_holds_are_all_seen(
     server: Server, overdue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.client.PAGE", 2)
+    monkeypatch.setattr("flows.site.client.PAGE", 2)
     deployment = server.deployment()
     runs = [server.run(deployment, "PENDING") for _ in range(5)]
     watch = overdue()
@@ -251,9 +251,9 @@ def test_more_runs_than_one_answer_holds_are_all_seen(
 def test_wrong_credentials_are_one_sentence_said_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
-    from flows import overdue
-    from flows.client import Api
-    from flows.reach import ServerRefuses, expect
+    from flows.site import overdue
+    from flows.site.client import Api
+    from flows.site.reach import ServerRefuses, expect
 
     monkeypatch.setattr(overdue, "LOOK_EVERY_S", 0.1)
     said: list[str] = []
@@ -276,7 +276,7 @@ def test_wrong_credentials_are_one_sentence_said_once(server: Server, monkeypatc
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api", "http://[::1/api", "x"])
 def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
-    from flows.reach import ServerUnavailable, expect
+    from flows.site.reach import ServerUnavailable, expect
 
     with pytest.raises(ServerUnavailable, match="does not answer"):
         expect(address)

@@ -106,7 +106,7 @@ def test_a_run_outlives_a_restart_of_postgres_and_is_kept_there_and_nowhere_else
     config = tiny("pretrain.horizon.amount=100")
     first = site.start(profile="demo", config=config)
     until(lambda: site.processes("nanochat.training"), "training")
-    for word in ("prefect worker", "nanochat.stages.supervise"):
+    for word in ("prefect worker", "nanochat.workers.supervisor"):
         assert site.processes(word)
         assert all(PASSWORD not in str(process.environ()) for process in site.processes(word))
     postgres.stop()

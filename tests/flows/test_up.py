@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.overdue import Overdue
-from flows.server import ServerUnavailable, _free_port
+from flows.site.overdue import Overdue
+from flows.site.server import ServerUnavailable, _free_port
 from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
@@ -126,9 +126,9 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
 
     until(lambda: "[rank 0] step" in site.log(run_id), "what the ranks say")
 
-    (keeper,) = site.processes("flows.keeper")
+    (keeper,) = site.processes("flows.site.keeper")
     keeper.suspend()  # it would start the server again at once
-    for server in site.processes("flows.server"):
+    for server in site.processes("flows.site.server"):
         server.kill()
     metrics = max(site.home.glob("runs/**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     before = metrics.stat().st_size
@@ -139,7 +139,7 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
     assert site.processes("nanochat.training")
 
     for worker in site.processes("worker start"):
-        if "nanochat.stages.supervise" not in worker.cmdline():
+        if "nanochat.workers.supervisor" not in worker.cmdline():
             worker.kill()
     until(lambda: not site.processes("nanochat.training"), "what the worker had started to end")
     overdue = Overdue(site.api_url, dead_s=2)
@@ -160,7 +160,7 @@ def test_down_counts_the_runs_that_it_has_cancelled(tmp_path_factory: pytest.Tem
     proxies = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody is there
     with up(Path("home"), folder=folder, **proxies) as site:
         assert site.home == folder / "home"
-        (keeper,) = site.processes("flows.keeper")
+        (keeper,) = site.processes("flows.site.keeper")
         assert {process.environ()["NANOCHAT_HOME"] for process in [keeper, *keeper.children(recursive=True)]} == {
             str(site.home)
         }

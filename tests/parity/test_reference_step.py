@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import Architecture, plan_steps
+from nanochat.scaling import plan_steps
 
 
 def slow_muon(w: Tensor, grads: list[Tensor], lr: float, momentum: float, decay: float) -> Tensor:

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from nanochat.config import Compute
-from nanochat.pipeline import PlainRun, prepare
+from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import override, profile
 from nanochat.stages.pretrain import pretrain
 from nanochat.store import retention
@@ -63,7 +63,7 @@ def strike(parent: psutil.Popen, kind: str, dice: random.Random) -> str:
     below = []
     with contextlib.suppress(psutil.NoSuchProcess):
         below = parent.children(recursive=True)
-    supervisors = [process for process in below if "nanochat.stages.supervise" in _words(process)]
+    supervisors = [process for process in below if "nanochat.workers.supervisor" in _words(process)]
     ranks = [p for p in below if "nanochat.training.pretrain" in _words(p) and "torch.distributed.run" not in _words(p)]
     if (kind == "rank" and not ranks) or (kind == "supervisor" and not supervisors):
         kind = "all"

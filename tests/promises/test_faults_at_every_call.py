@@ -25,8 +25,8 @@ from nanochat.cli import main as main_module  # noqa: F401 - fills `app`
 from nanochat.cli.app import app
 from nanochat.config import Compute
 from nanochat.errors import NotFound
-from nanochat.pipeline import PlainRun, pipeline
-from nanochat.stages.stage import Stage
+from nanochat.execution.stage import Stage
+from nanochat.graphs.pipeline import PlainRun, pipeline
 from nanochat.store.artifacts import Artifact, Store
 from nanochat.training.checkpoint import Checkpoints
 from tests import tiny_pipeline

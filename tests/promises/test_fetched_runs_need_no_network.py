@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import DataConfig, PipelineConfig
-from nanochat.pipeline import Plan, prepare
+from nanochat.graphs.pipeline import Plan, prepare
 from nanochat.store.artifacts import Store
 
 SETTINGS = (
@@ -67,8 +67,8 @@ def test_stages_behind_what_was_fetched_open_no_socket(
     tmp_path: Path, source: tuple[str, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nanochat.config import Compute, TokenizerConfig
-    from nanochat.data.corpus import fetch_listing
-    from nanochat.pipeline import PlainRun
+    from nanochat.graphs.pipeline import PlainRun
+    from nanochat.sources.corpus import fetch_listing
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     address, _ = source

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from nanochat.config import Compute, DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
-from nanochat.pipeline import PlainRun, Text, prepare
+from nanochat.graphs.pipeline import PlainRun, Text, prepare
 from nanochat.store.artifacts import Store
 
 SHARDS = 6

@@ -57,7 +57,7 @@ def test_no_process_outlives_the_one_it_works_for(killed: str, tmp_path: Path) -
 def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
-        "from pathlib import Path; from nanochat.stages.launch import launch; from tests.training.tiny import context;"
+        "from pathlib import Path; from nanochat.workers.launch import launch; from tests.training.tiny import context;"
         "from tests.training.worker import Orders;"
         f"folder = Path({str(folder)!r});"
         "launch('tests.training.worker', Orders(orders='stubborn'), {}, folder / 'out', context(folder, ranks=2))"

@@ -22,11 +22,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nanochat import pipeline
 from nanochat.cli import main as door
 from nanochat.cli.app import app
 from nanochat.config import Compute, Config, PipelineConfig, canonical_json
 from nanochat.errors import NanochatError, SourceUnreachable
+from nanochat.graphs import pipeline
 from nanochat.profiles import DEMO, override, parse
 from nanochat.scaling import plan_training
 from nanochat.store import runs
@@ -104,11 +104,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     monkeypatch.setattr("flows.run.run_with_prefect", lambda *_: 0)
-    monkeypatch.setattr("flows.up.up", lambda *_, **__: None)
-    monkeypatch.setattr("flows.up.down", lambda *_: None)
+    monkeypatch.setattr("flows.site.up.up", lambda *_, **__: None)
+    monkeypatch.setattr("flows.site.up.down", lambda *_: None)
     monkeypatch.setattr("nanochat.cli.run._run_plain", lambda *_: None)
     monkeypatch.setattr("nanochat.serve.terminal.load_model", _unreachable)
-    monkeypatch.setattr("nanochat.data.corpus.fetch_listing", _unreachable)
+    monkeypatch.setattr("nanochat.sources.corpus.fetch_listing", _unreachable)
     real = pipeline.list_shards
     monkeypatch.setattr(
         pipeline, "list_shards", lambda data, *a, **k: (_unreachable if "://" in data.source else real)(data, *a, **k)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from nanochat.config import Config, DataConfig, PipelineConfig, ShardConfig
-from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError
-from nanochat.pipeline import deal, flatten, pipeline
+from nanochat.execution.stage import Stage
+from nanochat.graphs.pipeline import deal, flatten, pipeline
 from nanochat.profiles import PROFILES, override
-from nanochat.stages.stage import Stage
+from nanochat.sources.corpus import list_shards
 
 AFTER_PRETRAIN = {"pretrain", "evaluate_base", "sft", "evaluate_chat", "report"}
 SHARDS = {"tokenize", "pack", "data_card", "report"}

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from nanochat.lineage.differences import Call, beside_key, in_key, nearest
+from nanochat.lineage.walk import descendants, tree_down
 from nanochat.store import trash
 from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.differences import Call, beside_key, in_key, nearest
-from nanochat.store.lineage import descendants, tree_down
 from nanochat.store.manifest import compute_key
 from nanochat.store.producer import describe_producer
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from nanochat.config import DataConfig
-from nanochat.data import pins
 from nanochat.errors import DamagedArtifact, NewerFormat
+from nanochat.sources import pinned as pins
 from nanochat.store import runs, trash
 from nanochat.store.artifacts import Store
 from tests.store.test_retention import collect, key, publish, used

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from nanochat.lineage.picture import as_mermaid, fold
+from nanochat.lineage.walk import ancestors, as_json, family, oldest_first, tree
 from nanochat.store import trash
 from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.lineage import ancestors, as_json, family, oldest_first, tree
 from nanochat.store.manifest import Name
-from nanochat.store.picture import as_mermaid, fold
 
 
 def test_the_tree_shows_every_source_once(store: Store, made: tuple[list[Artifact], Manifest]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+from nanochat.lineage.openlineage import events
 from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.openlineage import events
 
 
 def test_one_event_each_and_inputs_come_before_what_is_made_of_them(

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from nanochat.lineage.page import as_page
 from nanochat.store import trash
 from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.page import as_page
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 

@@ -14,7 +14,7 @@ import pytest
 
 from nanochat.config import Compute, ShardConfig, WorldConfig
 from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
-from nanochat.pipeline import PlainRun, Unwatched
+from nanochat.graphs.pipeline import PlainRun, Unwatched
 from nanochat.stages.download import download
 from nanochat.store import runs
 from nanochat.store.artifacts import Artifact, Store

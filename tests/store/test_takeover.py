@@ -23,7 +23,7 @@ WORKER = """
 import functools, os, sys, time
 from pathlib import Path
 
-import nanochat.stages.stage as stages
+import nanochat.execution.stage as stages
 from nanochat.config import Compute, ReportConfig
 from nanochat.progress import silent
 from nanochat.store.artifacts import Report, Store

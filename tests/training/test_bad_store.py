@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from nanochat.errors import StoreUnreachable
-from nanochat.ranks import Preempted, World
 from nanochat.sources.retry import patiently
 from nanochat.store import s3 as s3_module
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
 from nanochat.training import checkpoint, loop
 from nanochat.training.pretrain import pretrain
+from nanochat.workers.ranks import Preempted, World
 from tests.faults import Fault, faulty
 from tests.training.saver import checkpoints, equal, state
 from tests.training.test_checkpoint import under_torchrun

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from nanochat.config import GuardConfig, PretrainConfig
 from nanochat.errors import Diverged
-from nanochat.ranks import World
 from nanochat.training import loop
 from nanochat.training.guard import Guard
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.pretrain import pretrain
+from nanochat.workers.ranks import World
 from tests.training.tiny import config, curve, job, make_data
 
 ALONE = World(0, 1, torch.device("cpu"))

@@ -24,8 +24,8 @@ from nanochat.errors import (
     StageFailed,
     Unexpected,
 )
-from nanochat.stages.launch import launch, rank_count, rendezvous
-from nanochat.stages.rank_log import first_words
+from nanochat.workers.launch import launch, rank_count, rendezvous
+from nanochat.workers.rank_log import first_words
 from tests.training.tiny import context
 from tests.training.worker import Orders
 
@@ -37,7 +37,7 @@ def go(orders: str, folder: Path, **around: Any) -> dict[str, Any]:
 
 
 def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "nanochat.ranks")
+    caplog.set_level("INFO", "nanochat.workers.ranks")
     seen: list[tuple[float, float, str, float | None]] = []
     answers: list[dict[str, Any]] = []
 
@@ -50,7 +50,7 @@ def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplo
     assert answers[0]["world_size"] == 2
     assert (1, 2, "half", 3.5) in seen
     assert seen[-1][:2] == (2, 2)
-    said = [record.getMessage() for record in caplog.records if record.name == "nanochat.ranks"]
+    said = [record.getMessage() for record in caplog.records if record.name == "nanochat.workers.ranks"]
     assert {"[rank 0] here is rank 0", "[rank 1] here is rank 1"} <= set(said)
     assert len(said) < 500
     assert said[-1].endswith(f"more lines of the ranks are in `{tmp_path / 'log.txt'}`")
@@ -179,7 +179,7 @@ def test_the_first_words_are_those_of_the_rank_that_failed_first() -> None:
 
 
 def is_torchrun(process: psutil.Process) -> bool:
-    return "torch.distributed.run" in process.cmdline() and "nanochat.stages.supervise" not in process.cmdline()
+    return "torch.distributed.run" in process.cmdline() and "nanochat.workers.supervisor" not in process.cmdline()
 
 
 def of_job(folder: Path) -> list[psutil.Process]:
@@ -194,7 +194,7 @@ def of_job(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize("text", ["", '{"loss": 1', "[]", "null", "\x00\x00"])
 def test_an_answer_that_was_not_written_whole_counts_as_none(tmp_path: Path, text: str) -> None:
     """The rank was killed, or its disk was full: its log says so, and no traceback of ours."""
-    from nanochat.stages.launch import _result
+    from nanochat.workers.launch import _result
 
     (tmp_path / "log.txt").write_text("[rank 0] OSError: [Errno 28] No space left on device\n")
     for name in ("result.json", "error.json"):

@@ -12,8 +12,8 @@ from torch import Tensor
 from nanochat.config import GuardConfig, ModelConfig
 from nanochat.errors import BadConfig
 from nanochat.model.attention import BACKENDS, best_backend, prepare_backend
-from nanochat.ranks import World
 from nanochat.training.pretrain import pretrain
+from nanochat.workers.ranks import World
 from tests.training.tiny import config, job, make_data
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]

@@ -10,12 +10,12 @@ import torch
 
 from nanochat.config import SFTConfig
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
-from nanochat.job import Job
 from nanochat.model.files import load_model
-from nanochat.ranks import World
 from nanochat.training import loop
 from nanochat.training.pretrain import pretrain
 from nanochat.training.sft import sft
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import World
 from tests.training.tiny import T, config, curve, job, launched, make_conversations, make_data
 
 ALONE = World(0, 1, torch.device("cpu"))

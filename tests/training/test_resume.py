@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.ranks import Preempted, World
 from nanochat.training import loop
 from nanochat.training.pretrain import pretrain
+from nanochat.workers.ranks import Preempted, World
 from tests.clock import JumpingClock
 from tests.training.tiny import curve, job, launched, make_data
 

@@ -13,11 +13,12 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.adamw import Run
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import Architecture, plan_steps
+from nanochat.scaling import plan_steps
 
 ROWS, T = 6, 8
 

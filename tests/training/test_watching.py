@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.ranks import World
 from nanochat.settings import child_environment
 from nanochat.training.pretrain import pretrain
+from nanochat.workers.ranks import World
 from tests.training.tiny import T, job, make_data
 
 ALONE = World(0, 1, torch.device("cpu"))

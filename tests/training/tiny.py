@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from nanochat.config import Compute, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
-from nanochat.job import Job
+from nanochat.execution.stage import Context
 from nanochat.progress import Progress, silent
-from nanochat.stages.launch import launch
-from nanochat.stages.stage import Context
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.workers.job import Job
+from nanochat.workers.launch import launch
 from tests.rows import write_rows
 
 T = 32

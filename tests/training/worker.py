@@ -14,9 +14,9 @@ import torch
 
 from nanochat.config import Config
 from nanochat.errors import BadSource
-from nanochat.job import Job
-from nanochat.ranks import Preempted, World, main, stop_requested, sum_over_ranks
-from nanochat.training.pulse import Pulse
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import Preempted, World, main, stop_requested, sum_over_ranks
+from nanochat.workers.watchdog import Pulse
 
 
 class Orders(Config):

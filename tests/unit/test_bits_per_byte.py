@@ -14,8 +14,8 @@ from nanochat.config import ModelConfig
 from nanochat.data.loader import IGNORED, Batch
 from nanochat.errors import BadSource
 from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.scaling import Architecture
 
 BYTES = torch.tensor([1, 2, 3, 0], dtype=torch.int32)
 """Lengths of four ids; the last is a special token."""

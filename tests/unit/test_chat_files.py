@@ -10,8 +10,8 @@ import pytest
 
 from nanochat.config import ConversationsConfig, DataConfig, MixtureItem
 from nanochat.data.conversations import pinned
-from nanochat.data.listing import list_files
 from nanochat.errors import BadConfig, BadSource
+from nanochat.sources.listing import list_files
 from nanochat.tasks.fields import Counts
 from nanochat.tasks.task import load_task
 

@@ -14,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.config import DataConfig, ShardConfig, WorldConfig
-from nanochat.data import hub
-from nanochat.data.corpus import fetch_listing, list_shards, shard_names, write_shard
-from nanochat.data.raw import held_out
 from nanochat.errors import BadSource, SourceUnreachable
-from nanochat.sources import retry
+from nanochat.sources import hub, retry
+from nanochat.sources.corpus import fetch_listing, list_shards, shard_names, write_shard
+from nanochat.sources.raw_shard import held_out
 from nanochat.store.artifacts import Store
 
 

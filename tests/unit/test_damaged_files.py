@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.documents import read_documents
 from nanochat.errors import BadSource
+from nanochat.sources.documents import read_documents
 from nanochat.sources.sums import read_sums
 
 LINES = b"".join(json.dumps({"text": f"naïve {i}", "more": [1, {"a": None}]}).encode() + b"\n" for i in range(40))

@@ -12,8 +12,8 @@ from nanochat.config import ModelConfig
 from nanochat.errors import BadConfig
 from nanochat.inference.engine import Engine
 from nanochat.inference.kv_cache import KVCache
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.scaling import Architecture
 from nanochat.tokenizer.bpe import Tokenizer
 
 TOKENIZER = Tokenizer.from_merges([])

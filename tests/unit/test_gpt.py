@@ -13,12 +13,13 @@ from torch import Tensor
 
 from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.errors import DamagedArtifact, NotFound
+from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_model, save_model
 from nanochat.model.gpt import GPT
 from nanochat.model.passes import blend, norm, relu_squared, rotate
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import Architecture, plan_steps
+from nanochat.scaling import plan_steps
 
 PLAIN = {"value_embeddings": False, "residual_scalars": False, "smear": False, "backout": False}
 

@@ -23,7 +23,7 @@ PROGRAM = """
 import json, logging, sys, types
 import huggingface_hub.utils._http as client
 from nanochat.config import DataConfig
-from nanochat.data.corpus import list_shards, write_shard
+from nanochat.sources.corpus import list_shards, write_shard
 from nanochat.errors import NanochatError
 from nanochat.sources import retry
 from nanochat.tasks.hub import hub_rows

@@ -10,8 +10,8 @@ import torch
 from nanochat.config import Compute
 from nanochat.errors import BadConfig
 from nanochat.model.gpt import GPT
-from nanochat.ranks import World
 from nanochat.training.micro_batch import even_share, micro_batch_rows, most_that_fits
+from nanochat.workers.ranks import World
 
 
 def test_the_most_that_fits_follows_from_one_and_two_rows() -> None:

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS, polar_factor
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer, build_optimizer
-from nanochat.scaling import Architecture, TrainingPlan, plan_steps
+from nanochat.scaling import TrainingPlan, plan_steps
 
 
 def built() -> tuple[GPT, TrainingPlan]:

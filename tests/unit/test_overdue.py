@@ -10,8 +10,8 @@ import pytest
 if importlib.util.find_spec("prefect") is None:
     pytest.skip("prefect is not installed", allow_module_level=True)
 
-from flows.overdue import FLOWS
-from flows.rules import Known, Limits, Step, crashes_in_a_row, decide
+from flows.site.overdue import FLOWS
+from flows.site.rules import Known, Limits, Step, crashes_in_a_row, decide
 
 LONG = 10 * 86_400.0
 NOTHING = ""

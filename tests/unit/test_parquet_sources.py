@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import DataConfig
-from nanochat.data.corpus import list_shards, write_shard
-from nanochat.data.documents import batch_documents, open_parquet, read_documents
 from nanochat.errors import BadSource
+from nanochat.sources.corpus import list_shards, write_shard
+from nanochat.sources.documents import batch_documents, open_parquet, read_documents
 
 TEXTS = [f"text {number}" for number in range(100)]
 

@@ -15,7 +15,7 @@ from nanochat import settings
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed")
 ROOT = str(Path(settings.__file__).parents[1])
 PROBE = """
-from flows.client import load
+from flows.site.client import load
 from nanochat.errors import BadConfig
 try:
     load()

@@ -10,13 +10,13 @@ import torch
 
 from nanochat.config import Compute, ModelConfig, PipelineConfig, PretrainConfig
 from nanochat.errors import BadConfig
-from nanochat.job import Job
-from nanochat.pipeline import pipeline
+from nanochat.graphs.pipeline import pipeline
 from nanochat.profiles import override
 from nanochat.stages import pretrain as stage
 from nanochat.training import machine
 from nanochat.training.machine import compute_dtype, fit
 from nanochat.training.trackers import open_tracker
+from nanochat.workers.job import Job
 from tests.unit.test_gpt import built
 
 CPU = torch.device("cpu")

@@ -6,7 +6,8 @@ import pytest
 
 from nanochat.config import Horizon, ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
-from nanochat.scaling import Architecture, plan_training
+from nanochat.model.architecture import Architecture
+from nanochat.scaling import plan_training
 
 # depth, width, heads, parameters M, matrices M, value tables M, S M, tokens B, log2 batch, steps, decay, FLOP/token,
 # FLOP

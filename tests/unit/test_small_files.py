@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import Compute, DataConfig, ShardConfig
-from nanochat.data import small_files
-from nanochat.data.corpus import fetch_listing, list_shards, write_shard
 from nanochat.errors import BadSource
-from nanochat.pipeline import PlainRun, prepare
+from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import override, profile
+from nanochat.sources import small_files
+from nanochat.sources.corpus import fetch_listing, list_shards, write_shard
 from nanochat.store.artifacts import Store
 
 

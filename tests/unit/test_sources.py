@@ -21,10 +21,9 @@ from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 
 from nanochat.config import DataConfig, ShardConfig
-from nanochat.data.corpus import list_shards, write_shard
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
-from nanochat.sources import retry
-from nanochat.store import web
+from nanochat.sources import retry, web
+from nanochat.sources.corpus import list_shards, write_shard
 
 
 def texts(count: int, prefix: str = "document") -> list[str]:
@@ -324,10 +323,10 @@ def test_nobody_there(tmp_path: Path, waits: list[float]) -> None:
 
 
 def test_an_s3_server_that_is_not_there(waits: list[float], monkeypatch) -> None:
-    from nanochat.store import sources
+    from nanochat.sources import remote
 
     monkeypatch.setattr(
-        sources, "open_s3", lambda: S3FileSystem(key="a", secret="b", endpoint_url="http://127.0.0.1:9",
+        remote, "open_s3", lambda: S3FileSystem(key="a", secret="b", endpoint_url="http://127.0.0.1:9",
                                                  config_kwargs={"retries": {"max_attempts": 1}}),
     )  # fmt: skip
     with pytest.raises(SourceUnreachable, match=r"did not answer \(EndpointConnectionError\)"):

@@ -10,8 +10,8 @@ import pytest
 
 from nanochat.config import Compute, Config
 from nanochat.errors import NoSpace, Unexpected, WrongKind
+from nanochat.execution.stage import Context, Metrics, Stage, stage
 from nanochat.progress import silent
-from nanochat.stages.stage import Context, Metrics, Stage, stage
 from nanochat.store.artifacts import RawShard, Store, Vocabulary
 
 

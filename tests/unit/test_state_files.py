@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import state
+from flows.site import state_files
 from nanochat.errors import NanochatError
 
 FIELDS = {"pid": int, "port": int, "services": bool}
@@ -38,54 +38,55 @@ WHOLE = '{"pid": 5, "port": 4200, "services": true}'
 def test_what_is_no_whole_record_counts_as_absent(tmp_path: Path, text: str | bytes) -> None:
     path = tmp_path / "server.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with state.open_state(path) as file:
-        assert state.read(file, FIELDS) == {}
-        state.write(file, {"pid": 7, "port": 4200, "services": False})
-        assert state.read(file, FIELDS) == {"pid": 7, "port": 4200, "services": False}
+    with state_files.open_state(path) as file:
+        assert state_files.read(file, FIELDS) == {}
+        state_files.write(file, {"pid": 7, "port": 4200, "services": False})
+        assert state_files.read(file, FIELDS) == {"pid": 7, "port": 4200, "services": False}
 
 
 def test_a_shorter_record_replaces_a_longer_one(tmp_path: Path) -> None:
-    with state.open_state(tmp_path / "x.json") as file:
+    with state_files.open_state(tmp_path / "x.json") as file:
         for record in ({"pid": 123_456, "port": 4200, "services": False}, {"pid": 1, "port": 1, "services": True}):
-            state.write(file, record)
-            assert state.read(file, FIELDS) == record
+            state_files.write(file, record)
+            assert state_files.read(file, FIELDS) == record
 
 
 def test_a_record_is_of_the_process_that_holds_its_lock(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
-    assert not state.held(path)
+    assert not state_files.held(path)
     path.write_text(WHOLE)
-    assert not state.held(path), "a number says nothing: another process may have it now"
-    code = "import sys; from pathlib import Path; from flows import state; f = state.open_state(Path(sys.argv[1]));"
-    code += "assert state.lock(f); print('held', flush=True); sys.stdin.read()"
+    assert not state_files.held(path), "a number says nothing: another process may have it now"
+    code = "import sys; from pathlib import Path; from flows.site import state_files;"
+    code += "f = state_files.open_state(Path(sys.argv[1]));"
+    code += "assert state_files.lock(f); print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(state.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(state_files.__file__).parents[1])},
     )  # fmt: skip
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
-    assert state.held(path)
+    assert state_files.held(path)
     holder.kill()
     holder.wait()
-    assert not state.held(path)
+    assert not state_files.held(path)
 
 
 def test_a_look_at_a_lock_does_not_keep_it_from_anybody(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
-    with state.open_state(path) as looks, state.open_state(path) as takes:
-        assert state.lock(looks, shared=True)
-        assert not state.lock(takes)
+    with state_files.open_state(path) as looks, state_files.open_state(path) as takes:
+        assert state_files.lock(looks, shared=True)
+        assert not state_files.lock(takes)
         looks.close()
-        assert state.lock(takes)
+        assert state_files.lock(takes)
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
     path.mkdir()
     with pytest.raises(NanochatError, match=r"server\.json` cannot be used"):
-        state.open_state(path)
+        state_files.open_state(path)
     with pytest.raises(NanochatError, match=r"server\.json` cannot be used"):
-        state.held(path)
+        state_files.held(path)
     (tmp_path / "file").write_text("")
     with pytest.raises(NanochatError, match="cannot be used"):
-        state.open_state(tmp_path / "file" / "server.json")
+        state_files.open_state(tmp_path / "file" / "server.json")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.config import DataConfig
-from nanochat.data.corpus import list_shards, write_shard
 from nanochat.errors import BadSource
+from nanochat.sources.corpus import list_shards, write_shard
 from nanochat.sources.sums import read_sums
 
 SHA256, MD5 = "a1" * 32, "b2" * 16

@@ -66,9 +66,9 @@ def test_ranks_of_a_training_start_in_a_hostile_folder(hostile: Path, tmp_path: 
         "import random, json, torch, nanochat, sys\nprint('rank', sys.flags.safe_path, torch.__version__)\n"
     )
     code = (
-        "import subprocess, sys; from nanochat import settings; from nanochat.stages.launch import LAUNCHER;"
+        "import subprocess, sys; from nanochat import settings; from nanochat.workers.launch import LAUNCHER;"
         "command = [sys.executable, *LAUNCHER, '--standalone', '--nproc-per-node=2', '-m', 'rank_probe'];"
-        "child = subprocess.Popen([sys.executable, '-m', 'nanochat.stages.supervise', sys.argv[1], *command],"
+        "child = subprocess.Popen([sys.executable, '-m', 'nanochat.workers.supervisor', sys.argv[1], *command],"
         " stdin=subprocess.PIPE, env=settings.child_environment(1)); sys.exit(child.wait())"
     )
     path = os.pathsep.join([str(Path(settings.__file__).parents[1]), str(worker.parent)])

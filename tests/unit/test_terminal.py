@@ -11,9 +11,9 @@ from rich.console import Console
 
 from nanochat.config import ModelConfig
 from nanochat.errors import BadConfig
+from nanochat.model.architecture import Architecture
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
-from nanochat.scaling import Architecture
 from nanochat.serve import terminal
 from nanochat.tokenizer.bpe import Tokenizer
 

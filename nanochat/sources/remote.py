@@ -22,9 +22,9 @@ from botocore import exceptions as boto
 
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
-from nanochat.store import web
+from nanochat.sources import web
+from nanochat.sources.web import check_hash, has_bad_certificate, is_hash
 from nanochat.store.s3 import open_s3
-from nanochat.store.web import check_hash, has_bad_certificate, is_hash
 
 CHUNK_BYTES = 1 << 20
 MD5 = re.compile(r"[0-9a-f]{32}")

@@ -9,14 +9,14 @@ from typing import Any
 from nanochat.config import PipelineConfig, PretrainConfig
 from nanochat.data.conversations import pinned
 from nanochat.errors import BadConfig, NotFound, WrongKind
-from nanochat.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare
+from nanochat.graphs.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare
+from nanochat.lineage.walk import ancestors
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
 from nanochat.stages.evaluate import evaluate_base, evaluate_chat
 from nanochat.stages.pretrain import continue_pretrain, pretrain
 from nanochat.stages.sft import sft
 from nanochat.store.artifacts import Artifact
-from nanochat.store.lineage import ancestors
 
 BASES = ("pretrain", "continue_pretrain")
 

@@ -18,7 +18,7 @@ import httpx
 
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
-from nanochat.store.encodings import decode, sent_as, to_undo
+from nanochat.sources.content_encoding import decode, sent_as, to_undo
 
 CONNECT_TIMEOUT_S = 15.0
 SILENCE_TIMEOUT_S = 60.0

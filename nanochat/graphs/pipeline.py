@@ -16,10 +16,12 @@ from typing import Any, Protocol, Self
 
 from nanochat.config import Compute, Config, DataConfig, PipelineConfig, ShardConfig
 from nanochat.data.conversations import pinned
-from nanochat.data.corpus import list_shards
 from nanochat.errors import NanochatError, Preempted
+from nanochat.execution.stage import Stage
+from nanochat.lineage.differences import Call, in_key, nearest
 from nanochat.progress import Progress, silent
 from nanochat.scaling import plan_training
+from nanochat.sources.corpus import list_shards
 from nanochat.stages.card import data_card
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
@@ -29,11 +31,9 @@ from nanochat.stages.pretrain import continue_pretrain, pretrain
 from nanochat.stages.report import report
 from nanochat.stages.rows import pack
 from nanochat.stages.sft import sft
-from nanochat.stages.stage import Stage
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
 from nanochat.store.artifacts import Artifact, Store, references
-from nanochat.store.differences import Call, in_key, nearest
 
 STAGES: tuple[Stage, ...] = (
     download, train_tokenizer, tokenize, pack, data_card, pretrain, evaluate_base, converse, sft, evaluate_chat, report,

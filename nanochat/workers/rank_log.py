@@ -1,4 +1,4 @@
-"""What the ranks write, handed on as it comes: to the logger `nanochat.ranks`, as much of it as a person can read.
+"""Follows the log of the ranks and passes it to the logger `nanochat.workers.ranks`, at a rate a person can read.
 
 torchrun puts `[rank 3] ` before each line of rank 3. Nobody listens to the logger by default; the log file has it all.
 """
@@ -19,7 +19,7 @@ AN_ERROR = re.compile(r"(?P<rank>\[rank \d+\] )?(\[rank\d+\]: *)?(?P<said>[\w.]*
 """Of Python's tracebacks the line that says what happened; torch puts a rank of its own before it."""
 REPORT = re.compile(r"^\S+ .*torch/distributed/elastic/.*failed \(exitcode", re.MULTILINE)
 """Where torchrun's own report begins."""
-LOG = logging.getLogger("nanochat.ranks")
+LOG = logging.getLogger("nanochat.workers.ranks")
 
 
 class Tail:

@@ -11,7 +11,7 @@ from nanochat import settings
 from nanochat.config import Compute
 from nanochat.errors import StageFailed
 from nanochat.progress import Progress
-from nanochat.store.artifacts import Store
+from nanochat.store.objects import Objects
 
 MEET_S = 600.0
 """Nodes wait so long for each other: one may still be fetching what the other has."""
@@ -20,27 +20,27 @@ NOWHERE = ("192.0.2.1", 9)
 """An address that nobody has (RFC 5737): asked for the way to it, the system names our own; nothing is sent."""
 
 
-def meet(store: Store, folder: str, compute: Compute, progress: Progress) -> Compute:
-    """`compute` with `rendezvous` filled in; what the first node says lies in `folder` of the store.
+def meet(folder: str, compute: Compute, progress: Progress) -> Compute:
+    """`compute` with `rendezvous` filled in; the first node writes it below `folder`, a URL.
 
     Raises `StageFailed` when nothing answers where it says it is.
     """
     if compute.nodes == 1 or compute.rendezvous:
         return compute
-    path = f"{folder}/meeting.json"
+    objects, path = Objects(folder), "rendezvous.json"
     if compute.node == 0:
         place = f"{own_address()}:{_free_port()}"
-        store.objects.write(path, json.dumps({"rendezvous": place}).encode())
+        objects.write(path, json.dumps({"rendezvous": place}).encode())
     else:
-        place = _heard(store, path, progress)
+        place = _heard(objects, path, progress)
     return compute.model_copy(update={"rendezvous": place})
 
 
-def _heard(store: Store, path: str, progress: Progress) -> str:
+def _heard(objects: Objects, path: str, progress: Progress) -> str:
     deadline = time.monotonic() + MEET_S
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError, OSError):  # not said yet, or by an attempt that has died
-            place = json.loads(store.objects.read(path))["rendezvous"]
+            place = json.loads(objects.read(path))["rendezvous"]
             host, _, port = place.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
             return place

@@ -6,7 +6,7 @@ state that nothing is left to change: `rules.py` has the rules.
 
 For a server without a keeper, one process beside it does the same:
 
-    PREFECT_API_URL=http://server:4200/api python -P -m flows.overdue
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.site.overdue
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any
 
-from flows.client import Api, Unanswered, load
-from flows.reach import ServerRefuses
-from flows.rules import Known, Limits, Step, crashes_in_a_row, decide
+from flows.site.client import Api, Unanswered, load
+from flows.site.reach import ServerRefuses
+from flows.site.rules import Known, Limits, Step, crashes_in_a_row, decide
 from nanochat import settings
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.failures import as_sentence

@@ -30,7 +30,6 @@ from nanochat.config import Compute, Config
 from nanochat.errors import NanochatError, StageFailed, WrongKind
 from nanochat.failures import sentences
 from nanochat.progress import Progress
-from nanochat.stages.meeting import meet
 from nanochat.store.artifacts import Artifact, Store, compute_key
 from nanochat.store.lease import Held, Overtaken, lease
 from nanochat.store.producer import describe_producer
@@ -38,13 +37,13 @@ from nanochat.store.producer import describe_producer
 Metrics = dict[str, Any]
 Inputs = Mapping[str, "Artifact | list[Artifact]"]
 
-HANDED_OVER_S = 600.0
+PUBLISHED_WITHIN_S = 600.0
 """The first node has so long to publish what all nodes have made."""
 POLL_S = 1.0
 
 
-class Lent(Exception):
-    """This node's ranks have done their part; another node has the result."""
+class NotFirstNode(Exception):
+    """The ranks of this node have done their part; the first node has the result."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Context:
     compute: Compute
     progress: Progress
     checkpoints: str
-    """URL under which training saves and finds its state."""
+    """URL under which training saves and finds its state, and nodes find each other."""
     folder: Path
     """Local folder of this run of the stage, for scratch and logs; kept when the stage fails."""
 
@@ -127,7 +126,9 @@ class Stage:
             return found
         key = self.key(config, inputs)
         if compute.node and self.resource == "gpu":
-            return self._lend(config, inputs, store, *self._prepare(key, store, compute, progress, folder_root))
+            return self._help_first_node(
+                config, inputs, store, *self._prepare(key, store, compute, progress, folder_root)
+            )
 
         def waiting(holder: str) -> None:
             progress(0, 0, "", f"waiting for {holder}, which is making the same artifact")
@@ -176,12 +177,12 @@ class Stage:
         shutil.rmtree(context.folder, ignore_errors=True)
         return store.artifact(manifest, reused=False)
 
-    def _lend(self, config: Config, inputs: Inputs, store: Store, context: Context, out: Path) -> Artifact:
+    def _help_first_node(self, config: Config, inputs: Inputs, store: Store, context: Context, out: Path) -> Artifact:
         """This node's ranks for what the first node makes; its artifact, once that has been published."""
-        with suppress(Lent):
+        with suppress(NotFirstNode):
             self.function(config, **inputs, out=out, context=context)
         shutil.rmtree(context.folder, ignore_errors=True)
-        deadline = time.monotonic() + HANDED_OVER_S
+        deadline = time.monotonic() + PUBLISHED_WITHIN_S
         while (found := self.find(config, inputs, store)) is None:
             if time.monotonic() > deadline:
                 raise StageFailed(f"The first node has not published what `{self.name}` made.")
@@ -196,8 +197,6 @@ class Stage:
         folder = folder_root / self.name / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{key[:8]}-{uuid.uuid4().hex[:4]}"
         out = folder / "out"
         out.mkdir(parents=True)
-        if self.resource == "gpu":
-            compute = meet(store, _checkpoints(key), compute, progress)
         return Context(compute, progress, f"{store.objects.root}/{_checkpoints(key)}", folder), out
 
     def _check(self, config: Config, inputs: Inputs) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from nanochat.lineage.walk import family, oldest_first
 from nanochat.store.artifacts import Store
-from nanochat.store.lineage import family, oldest_first
 from nanochat.store.manifest import InputRef, Manifest, artifact_folder
 
 SPEC = "https://openlineage.io/spec"

@@ -17,12 +17,12 @@ from urllib.parse import quote, unquote
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
-from nanochat.data.raw import write_texts
 from nanochat.errors import BadSource
 from nanochat.progress import Progress
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
 from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
+from nanochat.sources.raw_shard import write_texts
 from nanochat.sources.records import text_of
 
 STREAM = "hf-stream://"

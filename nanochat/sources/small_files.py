@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.config import DataConfig, ShardConfig
-from nanochat.data.documents import read_documents, with_text
-from nanochat.data.raw import SAMPLE_SHARE
 from nanochat.errors import BadSource
+from nanochat.sources.documents import read_documents, with_text
 from nanochat.sources.names import file_format, named
+from nanochat.sources.raw_shard import SAMPLE_SHARE
 
 SMALL_BYTES = 1 << 20
 """A file below this is small."""

@@ -1,6 +1,6 @@
 """Work pools, the deployments of `prefect.yaml`, and automations: made, or renewed, on a server that is there.
 
-    PREFECT_API_URL=http://server:4200/api python -P -m flows.register
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.site.register
 
 It starts nothing: `nanochat up` does, and calls this; `deploy/` has sites whose servers and workers others start.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
-from flows.automations import apply_automations, make_pools
-from flows.client import load
-from flows.reach import expect
+from flows.site.automations import apply_automations, make_pools
+from flows.site.client import load
+from flows.site.reach import expect
 from nanochat import settings
 from nanochat.errors import NanochatError
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nanochat.errors import Hung
-from nanochat.job import Job
-from nanochat.ranks import EXIT_FAILED
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import EXIT_FAILED
 
 TIMES_THE_LONGEST = 10
 LOOK_EVERY_S = 0.5

@@ -11,16 +11,16 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from nanochat.config import DataConfig
-from nanochat.data import hub
 from nanochat.errors import BadSource
 from nanochat.progress import silent
+from nanochat.sources import hub
 from nanochat.sources.files import is_local, list_local, local_path
 from nanochat.sources.first_bytes import open_source
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named, names_validation
+from nanochat.sources.remote import fetch_url, list_url
 from nanochat.sources.retry import patiently
 from nanochat.sources.sums import parse_sum, promised_hashes
-from nanochat.store.sources import fetch_url, list_url
 
 CREDENTIAL = re.compile(r"(?i)(token|signature|sig|credential|secret|password|api_?key)=")
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.config import ShardConfig, WorldConfig
-from nanochat.data.documents import (
+from nanochat.errors import BadSource
+from nanochat.progress import Progress
+from nanochat.sources.documents import (
     BATCH_DOCUMENTS,
     from_texts,
     read_documents,
@@ -22,8 +24,6 @@ from nanochat.data.documents import (
     total_characters,
     with_text,
 )
-from nanochat.errors import BadSource
-from nanochat.progress import Progress
 from nanochat.sources.names import file_format
 from nanochat.world.documents import documents as tell
 

@@ -18,10 +18,10 @@ from typing import Any, NoReturn
 
 import psutil
 
-from flows.client import Api, load
-from flows.keeper import PATIENCE_S, record
-from flows.reach import ServerUnavailable, expect, healthy, without_login
-from flows.server import START_LIMIT_S, STOP_LIMIT_S
+from flows.site.client import Api, load
+from flows.site.keeper import PATIENCE_S, record
+from flows.site.reach import ServerUnavailable, expect, healthy, without_login
+from flows.site.server import START_LIMIT_S, STOP_LIMIT_S
 from nanochat import settings
 from nanochat.errors import NanochatError
 
@@ -64,7 +64,7 @@ def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
     settings.use_prefect(api_url, folder)
     load()
     expect(api_url, own=not known["named"])
-    from flows.register import register  # noqa: PLC0415 - Prefect reads its settings on import
+    from flows.site.register import register  # noqa: PLC0415 - Prefect reads its settings on import
 
     made = register()
     _wait_for_workers(Api(api_url), pools, folder)
@@ -124,8 +124,8 @@ def elsewhere() -> list[Path]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, ValueError, IndexError):
             command = process.cmdline()
-            if process.uids().real == os.getuid() and "flows.keeper" in command:
-                homes.add(Path(command[command.index("flows.keeper") + 1]))
+            if process.uids().real == os.getuid() and "flows.site.keeper" in command:
+                homes.add(Path(command[command.index("flows.site.keeper") + 1]))
     return sorted(homes)
 
 
@@ -140,7 +140,7 @@ def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
     log = folder / "keeper.log"
     with log.open("wb") as file:
         keeper = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "flows.keeper", str(home), *pools],
+            [sys.executable, "-m", "flows.site.keeper", str(home), *pools],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder,
             env=settings.for_children(),
         )  # fmt: skip

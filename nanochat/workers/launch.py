@@ -1,7 +1,7 @@
 """torchrun in a process tree of its own: start, follow, stop.
 
-The child is told what to do by a job file and answers with files beside it (see `nanochat.job`). Its log stays in the
-run's folder, and is followed by `rank_log`; its metrics are followed into the caller's progress.
+The child reads a job file and answers with files beside it (see `nanochat.workers.job`). Its log stays in the run's
+folder, and is followed by `rank_log`; its metrics are followed into the caller's progress.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import IO, Any
 from nanochat import settings
 from nanochat.config import Compute, Config
 from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, Unexpected, from_json
-from nanochat.job import Job
-from nanochat.stages.meeting import MEET_S
-from nanochat.stages.rank_log import PREFIX, RankLog, Tail, first_words
-from nanochat.stages.stage import Context, Lent
+from nanochat.execution.stage import Context, NotFirstNode
+from nanochat.workers.job import Job
+from nanochat.workers.rank_log import PREFIX, RankLog, Tail, first_words
+from nanochat.workers.rendezvous import MEET_S, meet
 
 POLL_S = 0.1
 TELL_S = 1.0
@@ -42,11 +42,12 @@ def launch(
     """Runs a worker module to its end and returns the metrics it reports.
 
     Raises the worker's own typed error; `NotEnoughMemory` when the system killed it; `StageFailed` with the last line
-    of its log otherwise; `Lent` when all went well and this is not the first node, which alone has the result. Whatever
-    ends this call (an exception from `progress` too), no process is left behind.
+    of its log otherwise; `NotFirstNode` when all went well and this is not the first node, which alone has the result.
+    Whatever ends this call (an exception from `progress` too), no process is left behind.
     """
-    ranks = rank_count(context.compute)
-    threads = 1 if context.compute.exact else max(1, settings.cores() // ranks)
+    compute = meet(context.checkpoints, context.compute, context.progress)
+    ranks = rank_count(compute)
+    threads = 1 if compute.exact else max(1, settings.cores() // ranks)
     environment = settings.child_environment(threads, PREFIX)
     job = Job(
         module=module,
@@ -55,19 +56,19 @@ def launch(
         out=str(out),
         folder=str(context.folder),
         checkpoints=context.checkpoints,
-        compute=context.compute,
+        compute=compute,
     )
     path = job.write()
     for stale in ANSWERS:
         (context.folder / stale).unlink(missing_ok=True)
     log = context.folder / "log.txt"
     logs = ["--log-dir", str(context.folder / "ranks"), "--tee", "3"]  # 3: both standard streams of every rank
-    command = [sys.executable, *LAUNCHER, *rendezvous(context.compute, ranks), *logs, "-m", module, str(path)]
+    command = [sys.executable, *LAUNCHER, *rendezvous(compute, ranks), *logs, "-m", module, str(path)]
     lock = context.folder.parent / f"{context.checkpoints.rpartition('/')[2] or context.folder.name}.lock"
     with log.open("ab") as file, lock.open("w") as alone:
         _await_orphan(alone, context)
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "nanochat.stages.supervise", str(log), *command],
+            [sys.executable, "-m", "nanochat.workers.supervisor", str(log), *command],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
@@ -83,7 +84,7 @@ def launch(
         supervisor.wait()
         lock.unlink(missing_ok=True)
     if context.compute.node and supervisor.returncode == 0:
-        raise Lent
+        raise NotFirstNode
     return _result(context.folder, module)
 
 

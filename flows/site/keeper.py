@@ -1,6 +1,6 @@
 """What `nanochat up` leaves running: it keeps a Prefect server and a worker for each work pool alive.
 
-    python -m flows.keeper HOME POOL…
+    python -m flows.site.keeper HOME POOL…
 
 A server or worker that dies is started again, the server at its old address. When the keeper ends, however it ends, all
 of it ends: the server leaves with its last user, and workers, with the runs they have started, are under a supervisor
@@ -21,11 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows import state
-from flows.client import load
-from flows.overdue import watch
-from flows.reach import ServerUnavailable, without_login
-from flows.server import alive, begin, revive
+from flows.site import state_files
+from flows.site.client import load
+from flows.site.overdue import watch
+from flows.site.reach import ServerUnavailable, without_login
+from flows.site.server import alive, begin, revive
 from nanochat import settings
 from nanochat.errors import NanochatError, Terminated
 
@@ -58,7 +58,7 @@ class Worker:
         name = f"{socket.gethostname()} {self.pool}"
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [
-                sys.executable, "-m", "nanochat.stages.supervise", str(self.folder / f"worker-{self.pool}.log"),
+                sys.executable, "-m", "nanochat.workers.supervisor", str(self.folder / f"worker-{self.pool}.log"),
                 sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", "process",
                 "--name", name, "--limit", str(RUNS_AT_ONCE[self.pool]), "--install-policy", "never",
             ],
@@ -89,13 +89,13 @@ def record(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "keeper.json"
     deadline = time.monotonic() + 6 * LOOK_EVERY_S
-    while state.held(path):
-        with state.open_state(path) as file:
-            if known := state.read(file, RECORD):
+    while state_files.held(path):
+        with state_files.open_state(path) as file:
+            if known := state_files.read(file, RECORD):
                 return known
         if time.monotonic() > deadline:  # it writes again what was damaged
             raise NanochatError(
-                f"A keeper is at work, and `{path}` does not say where.", hint="End the process `flows.keeper`."
+                f"A keeper is at work, and `{path}` does not say where.", hint="End the process `flows.site.keeper`."
             )
         time.sleep(LOOK_EVERY_S / 4)
     return None
@@ -115,11 +115,11 @@ def keep(home: Path, pools: list[str]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
-    with state.open_state(folder / "keeper.json") as file:
-        if not state.lock(file):
+    with state_files.open_state(folder / "keeper.json") as file:
+        if not state_files.lock(file):
             raise NanochatError("Another keeper is at work on this home.", hint="`nanochat down` ends it.")
         known = {"pid": os.getpid(), "api_url": "", "pools": pools, "named": named}
-        state.write(file, known)  # at once: no word is left of a keeper before this one
+        state_files.write(file, known)  # at once: no word is left of a keeper before this one
         with begin(home, services=True) as starting:
             settings.use_prefect(starting.api_url, folder)
             load()
@@ -131,8 +131,8 @@ def keep(home: Path, pools: list[str]) -> None:
                 if not named:
                     threading.Thread(target=watch, args=[starting.api_url, ending, _say], daemon=True).start()
                 while not ending.is_set():
-                    if state.read(file, RECORD) != known:
-                        state.write(file, known)
+                    if state_files.read(file, RECORD) != known:
+                        state_files.write(file, known)
                     ending.wait(LOOK_EVERY_S)
                     if not named and not alive(folder):
                         _say("the server has ended; starting it again")

@@ -91,7 +91,7 @@ def _version(api_url: str, own: bool) -> str:
 
 def _expect_client(api_url: str) -> None:
     """Prefect's own settings (a profile, `prefect.toml`) may hold credentials that the environment does not."""
-    from flows.client import Api  # noqa: PLC0415 - imports Prefect
+    from flows.site.client import Api  # noqa: PLC0415 - imports Prefect
 
     Api(api_url).get("admin/version")
 

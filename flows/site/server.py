@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from flows import state
-from flows.reach import ServerUnavailable, expect, healthy
-from flows.state import lock, open_state
+from flows.site import state_files
+from flows.site.reach import ServerUnavailable, expect, healthy
+from flows.site.state_files import lock, open_state
 from nanochat.settings import own_api_url, prefect_api_url, server_environment, settle
 
 PREFERRED_PORT = 4200
@@ -97,12 +97,12 @@ def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> i
     """Port of the server on this home; two that begin together start one. `elsewhere`: any port will do."""
     with open_state(folder / "starting") as starting, open_state(folder / "server.json") as record:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        known = state.read(record, RECORD)
+        known = state_files.read(record, RECORD)
         if not lock(record):
             if not known:
                 raise ServerUnavailable(
                     f"A Prefect server runs on this home, and `{folder / 'server.json'}` does not say where.",
-                    hint=f"End the process `flows.server {folder}`, and try again.",
+                    hint=f"End the process `flows.site.server {folder}`, and try again.",
                 )
             if services and not known["services"]:
                 raise ServerUnavailable(
@@ -112,10 +112,10 @@ def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> i
             return known["port"]
         port, claim = _free_port([known["port"]] if known else [], any_other=elsewhere)
         # Before there is a process that could hold the lock: it never holds one on what a server before it wrote.
-        state.write(record, {"pid": 0, "port": port, "services": services})
+        state_files.write(record, {"pid": 0, "port": port, "services": services})
         with claim, (folder / "server.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, "-m", "flows.server", str(folder), str(port)],
+                [sys.executable, "-m", "flows.site.server", str(folder), str(port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -125,7 +125,7 @@ def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> i
                 start_new_session=True,  # Ctrl-C is meant for the run
             )
         threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
-        state.write(record, {"pid": process.pid, "port": port, "services": services})
+        state_files.write(record, {"pid": process.pid, "port": port, "services": services})
         return port
 
 
@@ -151,7 +151,7 @@ def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
 
 def alive(folder: Path) -> bool:
     """Whether the server on this home lives."""
-    return state.held(folder / "server.json")
+    return state_files.held(folder / "server.json")
 
 
 def _wait(folder: Path, api_url: str, say: Say) -> None:
@@ -171,7 +171,7 @@ def _wait(folder: Path, api_url: str, say: Say) -> None:
 
 def _stop(folder: Path) -> None:
     with open_state(folder / "server.json") as record:
-        pid = state.read(record, RECORD).get("pid", 0)
+        pid = state_files.read(record, RECORD).get("pid", 0)
     for end in (signal.SIGTERM, signal.SIGKILL):
         if not pid or not alive(folder):  # without a number: it leaves by itself, with its last user
             return

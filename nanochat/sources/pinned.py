@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nanochat.config import DataConfig, canonical_json
-from nanochat.data.listing import Found
 from nanochat.errors import StoreUnreachable
 from nanochat.sources.files import is_local, local_path
+from nanochat.sources.listing import Found
 from nanochat.store.artifacts import Store
 from nanochat.store.records import parse
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from nanochat import settings
 from nanochat.config import Compute
 from nanochat.failures import as_sentence, traceback_text
-from nanochat.job import Job, write_error
+from nanochat.workers.job import Job, write_error
 
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
 

@@ -23,19 +23,19 @@ import pyarrow as pa
 
 from nanochat import settings
 from nanochat.config import DataConfig, ShardConfig
-from nanochat.data import hub
-from nanochat.data.listing import SOURCES_HINT, Found, list_files, local_identity
-from nanochat.data.pins import Pin, change_pin, read_pin
-from nanochat.data.raw import Documents, file_documents, split_documents, world_documents
-from nanochat.data.small_files import are_tiny, first_to_sample, gather, too_small_for_a_sample
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
+from nanochat.sources import hub
 from nanochat.sources.files import check_regular, is_local
+from nanochat.sources.listing import SOURCES_HINT, Found, list_files, local_identity
 from nanochat.sources.names import SUFFIXES, named, names_validation, stem
+from nanochat.sources.pinned import Pin, change_pin, read_pin
+from nanochat.sources.raw_shard import Documents, file_documents, split_documents, world_documents
+from nanochat.sources.remote import fetch_url, is_web
 from nanochat.sources.retry import patiently
+from nanochat.sources.small_files import are_tiny, first_to_sample, gather, too_small_for_a_sample
+from nanochat.sources.web import check_hash, is_hash
 from nanochat.store.artifacts import Store
-from nanochat.store.sources import fetch_url, is_web
-from nanochat.store.web import check_hash, is_hash
 
 LOG = logging.getLogger("nanochat.sources")
 ABANDONED_S = 7 * 24 * 3600

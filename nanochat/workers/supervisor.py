@@ -1,6 +1,6 @@
 """Stands between us and torchrun, and sees to it that nothing survives us.
 
-    python -m nanochat.stages.supervise LOG COMMAND…
+    python -m nanochat.workers.supervisor LOG COMMAND…
 
 It holds a pipe to its parent (its standard input). When the pipe closes, because the parent ended, however it ended,
 or when it is told to end itself, torchrun and everything below get a TERM, and after a grace period a KILL. Workers
