@@ -196,17 +196,17 @@ def _training(scratch: Path) -> None:
     from nanochat.model.gpt import GPT
     from nanochat.optim.schedule import rates
     from nanochat.optim.step import build_optimizer
-    from nanochat.scaling import plan_training
+    from nanochat.scaling import derive_hyperparameters
     from nanochat.training.loop import optimizer_step
 
     torch.set_num_threads(1)
     config = PROFILES["demo"].config
     ids = np.random.default_rng(0).integers(0, 1024, (2000, config.rows.sequence_len + 1)).astype(np.uint16)
     rows = open_rows(write_rows(scratch / "demo", train=ids), "train")
-    plan = plan_training(config.pretrain, 1024, rows.sequence_len)
-    model = GPT(plan.architecture, torch.float32)
+    hyperparameters = derive_hyperparameters(config.pretrain, 1024, rows.sequence_len)
+    model = GPT(hyperparameters.architecture, torch.float32)
     model.init_weights(1)
-    optimizer = build_optimizer(model, config.pretrain.optimizer, plan)
+    optimizer = build_optimizer(model, config.pretrain.optimizer, hyperparameters)
     spent = 0.0
 
     class Timed(Loader):
@@ -217,7 +217,7 @@ def _training(scratch: Path) -> None:
             spent += time.perf_counter() - began
             return iter(batches)
 
-    loader = Timed(rows, 1, plan.batch_rows)
+    loader = Timed(rows, 1, hyperparameters.batch_rows)
     for step in range(25):
         if step == 5:
             began, spent = time.perf_counter(), 0.0

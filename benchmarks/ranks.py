@@ -33,7 +33,7 @@ from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import plan_steps
+from nanochat.scaling import hyperparameters_from_steps
 from nanochat.settings import cores
 from nanochat.training.loop import optimizer_step
 from nanochat.training.metrics import Clock
@@ -53,8 +53,10 @@ def rank_of(place: int, ranks: int, port: int, folder: str, args: argparse.Names
     model = GPT(architecture, torch.bfloat16)
     model.init_weights(1)
     batch_rows = args.passes * MICRO_ROWS * ranks
-    plan = plan_steps(architecture, batch_tokens=batch_rows * T, steps=100, muon_weight_decay=0.1)
-    optimizer = build_optimizer(model, OptimizerConfig(), plan)
+    hyperparameters = hyperparameters_from_steps(
+        architecture, batch_tokens=batch_rows * T, steps=100, muon_weight_decay=0.1
+    )
+    optimizer = build_optimizer(model, OptimizerConfig(), hyperparameters)
     loader = Loader(open_rows(Path(folder) / "rows.json", "train"), 1, batch_rows, rank, ranks, MICRO_ROWS)
     clock, times = Clock(), []
     for _ in range(args.steps + 1):

@@ -74,7 +74,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     from nanochat.optim.schedule import rates
     from nanochat.optim.step import build_optimizer
     from nanochat.profiles import CPU
-    from nanochat.scaling import plan_steps
+    from nanochat.scaling import hyperparameters_from_steps
     from nanochat.tokenizer.bpe import Tokenizer
     from nanochat.training.loop import optimizer_step
     from nanochat.training.machine import compute_dtype, fit
@@ -88,7 +88,9 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     )
     precision = "bf16" if args.precision == "auto" else args.precision
     horizon = args.horizon or (1 + args.rounds * args.steps if args.curve else 500)
-    plan = plan_steps(architecture, batch_tokens=args.batch_tokens, steps=horizon, muon_weight_decay=0.1)
+    hyperparameters = hyperparameters_from_steps(
+        architecture, batch_tokens=args.batch_tokens, steps=horizon, muon_weight_decay=0.1
+    )
     recipe = CPU.config.pretrain.optimizer if args.curve else OptimizerConfig()  # the former learns in 100 steps
     model = GPT(architecture, compute_dtype(precision, device))
     model.init_weights(1)
@@ -97,19 +99,22 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     micro_rows = args.micro_rows or 32
     if side == "ours" and not args.micro_rows:
         world = World(0, 1, device)
-        micro_rows = micro_batch_rows(Compute(), model, args.sequence_len, plan.batch_rows, world)
+        micro_rows = micro_batch_rows(Compute(), model, args.sequence_len, hyperparameters.batch_rows, world)
     loader = Loader(
         open_rows(folder / "rows" / "rows.json", "train"),
         1,
-        plan.batch_rows,
+        hyperparameters.batch_rows,
         micro_batch_rows=micro_rows,
         device=device,
     )
-    schedule = [rates(step, plan.steps, recipe, plan.muon_weight_decay) for step in range(plan.steps)]
+    schedule = [
+        rates(step, hyperparameters.steps, recipe, hyperparameters.muon_weight_decay)
+        for step in range(hyperparameters.steps)
+    ]
     position = 0
     if side == "ours":
         fitted = fit(model, precision, Compute(), device)
-        optimizer = build_optimizer(model, recipe, plan)
+        optimizer = build_optimizer(model, recipe, hyperparameters)
         evaluated, said = model, fitted.said
 
         def step() -> float:
@@ -120,7 +125,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
 
         peer = PeerNetwork(model, torch.bfloat16 if device.type == "cuda" else torch.float32).to(device)
         evaluated, said = torch.compile(peer, dynamic=False), "its own"
-        peer_optimizer = PeerOptimizer(peer, model, recipe, plan)
+        peer_optimizer = PeerOptimizer(peer, model, recipe, hyperparameters)
 
         def step() -> float:
             batches = list(loader.step())

@@ -17,7 +17,7 @@ from nanochat.model.gpt import GPT
 from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
 from nanochat.optim.schedule import StepRates
-from nanochat.scaling import TrainingPlan
+from nanochat.scaling import Hyperparameters
 
 
 class PeerNetwork(nn.Module):
@@ -129,9 +129,11 @@ def _muon(
 class PeerOptimizer:
     """AdamW a parameter at a time, Muon a stack of equal shapes at a time."""
 
-    def __init__(self, network: PeerNetwork, model: GPT, config: OptimizerConfig, plan: TrainingPlan) -> None:
+    def __init__(
+        self, network: PeerNetwork, model: GPT, config: OptimizerConfig, hyperparameters: Hyperparameters
+    ) -> None:
         self._weights = {name: network.weights[name.replace(".", "_")] for name, _ in model.named_parameters()}
-        self._groups = parameter_groups(model, config, plan)
+        self._groups = parameter_groups(model, config, hyperparameters)
         self._state: dict[str, list[Tensor]] = {}
         self._steps = 0
 

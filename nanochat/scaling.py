@@ -1,16 +1,16 @@
-"""From a few knobs to sizes, tokens, steps and rates: arithmetic only, no torch.
+"""Derives the hyperparameters of a training run from its config. Arithmetic only, no torch.
 
 `depth` sets the width; width and vocabulary set the parameters; parameters (or an explicit horizon) set the tokens;
-tokens set the batch; the batch sets the rates and the weight decay. The rules, with S the parameters of matrices
-and head, and `ref` meaning the same model at depth 12:
+tokens set the batch; the batch sets the learning rates and the weight decay. The rules, where S is the number of
+parameters in the matrices and the head, and S_ref is S of the same model at depth 12:
 
-    tokens         D  = horizon (12 S by default)
-    batch          B  = 2^round(log2(2^19 (S / S_ref)^0.383))         Power Lines, arXiv:2505.13738
-    rates          x sqrt(B / 2^19)
-    Muon's decay   x sqrt(B / 2^19) S_ref / S                         keeps the decay's time scale, in epochs, constant
+    tokens               D  = horizon (12 S by default)
+    batch                B  = 2^round(log2(2^19 (S / S_ref)^0.383))    Power Lines, arXiv:2505.13738
+    learning rates       x sqrt(B / 2^19)
+    Muon's weight decay  x sqrt(B / 2^19) S_ref / S                    keeps its time scale, in epochs, constant
 
-A batch given by hand follows the same rules: 4,096 tokens scale the rates by 0.088. At width 128 that leaves 0.0018 for
-the matrices and 0.065 for the embedding, and (aspect ratio 32, vocabulary 2,048) a decay of 0.52.
+An explicit batch follows the same rules: 4,096 tokens scale the learning rates by 0.088. At width 128, the matrices
+then get 0.0018, the embedding 0.065, and (aspect ratio 32, vocabulary 2,048) the weight decay is 0.52.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ BATCH_EXPONENT = 0.383
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """What follows from a pretraining config: how long, in what steps, at what rates."""
+class Hyperparameters:
+    """What follows from a training config: architecture, batch, steps, learning rates, weight decay."""
 
     architecture: Architecture
     batch_tokens: int
     """Tokens per optimizer step, over all ranks."""
     steps: int
     lr_scale: float
-    """Factor on all rates but smear's."""
+    """Factor on all learning rates except those of smear and backout."""
     muon_weight_decay: float
-    """At the first step; a cosine takes it to 0."""
+    """Of Muon at the first step; a cosine schedule takes it to 0."""
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on: whole steps."""
+        """Training tokens, over all steps."""
         return self.steps * self.batch_tokens
 
     @property
@@ -55,11 +55,11 @@ class TrainingPlan:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of T tokens in one step, over all ranks."""
+        """Rows of T tokens per optimizer step, over all ranks."""
         return self.batch_tokens // self.architecture.sequence_len
 
     def describe(self) -> str:
-        """One line for people."""
+        """One line for the terminal and the log."""
         shape = f"{self.architecture.depth} layers of {self.architecture.width}, {_short(self.parameters)} parameters"
         return (
             f"{shape}; {self.steps:,} steps of {self.batch_tokens:,} tokens = {_short(self.tokens)} tokens, "
@@ -68,24 +68,24 @@ class TrainingPlan:
 
 
 def lr_scale(batch_tokens: int) -> float:
-    """Square root of the batch over 2^19 tokens."""
+    """Factor on the learning rates: the square root of batch / 2^19 tokens."""
     return math.sqrt(batch_tokens / REFERENCE_BATCH_TOKENS)
 
 
 def best_batch_tokens(architecture: Architecture) -> int:
-    """The power law of the horizon (arXiv:2505.13738), to the nearest power of two."""
+    """Tokens per step by the power law of Power Lines (arXiv:2505.13738), rounded to a power of two."""
     ratio = architecture.scaling_parameters / architecture.at_depth(REFERENCE_DEPTH).scaling_parameters
     return 1 << round(math.log2(REFERENCE_BATCH_TOKENS * ratio**BATCH_EXPONENT))
 
 
 def scaled_muon_weight_decay(architecture: Architecture, batch_tokens: int, weight_decay: float) -> float:
-    """Weight decay of Muon, from its value at depth 12 and 2^19 tokens a step."""
+    """Weight decay of Muon; `weight_decay` is its value at depth 12 and 2^19 tokens per step."""
     reference = architecture.at_depth(REFERENCE_DEPTH).scaling_parameters
     return weight_decay * lr_scale(batch_tokens) * reference / architecture.scaling_parameters
 
 
 def horizon_tokens(horizon: Horizon, architecture: Architecture, batch_tokens: int) -> int:
-    """Tokens that a horizon means, before rounding to whole steps."""
+    """Training tokens of a horizon, before rounding to whole steps."""
     match horizon.unit:
         case "tokens_per_parameter":
             return int(horizon.amount * architecture.scaling_parameters)
@@ -97,11 +97,12 @@ def horizon_tokens(horizon: Horizon, architecture: Architecture, batch_tokens: i
             return round(horizon.amount / (architecture.flops_per_token * batch_tokens)) * batch_tokens
 
 
-def plan_steps(architecture: Architecture, *, batch_tokens: int, steps: int, muon_weight_decay: float) -> TrainingPlan:
-    """The plan of a run whose batch and steps are known.
+def hyperparameters_from_steps(
+    architecture: Architecture, *, batch_tokens: int, steps: int, muon_weight_decay: float
+) -> Hyperparameters:
+    """The hyperparameters of a run with this batch and number of steps; `muon_weight_decay` is used as it is.
 
-    `muon_weight_decay` is its value as it shall be used. Raises `BadConfig` when the batch is not made of whole rows
-    or there is no step.
+    Raises `BadConfig` when the batch is not a whole number of rows, or there is no step.
     """
     rows, rest = divmod(batch_tokens, architecture.sequence_len)
     if rest or not rows:
@@ -117,17 +118,17 @@ def plan_steps(architecture: Architecture, *, batch_tokens: int, steps: int, muo
         )
     if steps > MAX_INTEGER // batch_tokens:
         raise BadConfig(
-            f"`horizon.amount` asks for more tokens than can be counted (at most {MAX_INTEGER:,}).",
+            f"`horizon.amount` means more tokens than a 64-bit integer holds (at most {MAX_INTEGER:,}).",
             hint="Is its `unit` right?",
         )
-    return TrainingPlan(architecture, batch_tokens, steps, lr_scale(batch_tokens), muon_weight_decay)
+    return Hyperparameters(architecture, batch_tokens, steps, lr_scale(batch_tokens), muon_weight_decay)
 
 
-def plan_training(pretrain: PretrainConfig, vocab_size: int, sequence_len: int) -> TrainingPlan:
-    """All numbers of a pretraining run. Raises `BadConfig`, naming the field, when they do not work out."""
+def derive_hyperparameters(pretrain: PretrainConfig, vocab_size: int, sequence_len: int) -> Hyperparameters:
+    """The hyperparameters of a pretraining run. Raises `BadConfig`, naming the field, when they do not fit together."""
     architecture = Architecture(model=pretrain.model, vocab_size=vocab_size, sequence_len=sequence_len)
     batch_tokens = pretrain.batch_tokens or best_batch_tokens(architecture)
-    return plan_steps(
+    return hyperparameters_from_steps(
         architecture,
         batch_tokens=batch_tokens,
         steps=horizon_tokens(pretrain.horizon, architecture, batch_tokens) // batch_tokens,

@@ -155,7 +155,7 @@ def plan(
     Example: `nanochat plan --set tokenizer.vocab_size=4096`
     """
     from nanochat.graphs.pipeline import Plan, pipeline
-    from nanochat.scaling import plan_training
+    from nanochat.scaling import derive_hyperparameters
 
     config, _ = _configured(profile, changes, compute)
     planned = Plan(open_store(store, read_only=True))
@@ -167,7 +167,7 @@ def plan(
         state = "[cyan]cached[/]" if entry.artifact else "[green]would run[/]"
         table.add_row(escape(entry.label), state, entry.artifact.key[:8] if entry.artifact else escape(entry.why))
     out.print(table)
-    training = plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
+    training = derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     out.print(f"\npretraining: {training.describe()}")
 
 

@@ -20,7 +20,7 @@ from nanochat.errors import NanochatError, Preempted
 from nanochat.execution.stage import Stage
 from nanochat.lineage.differences import Call, in_key, nearest
 from nanochat.progress import Progress, silent
-from nanochat.scaling import plan_training
+from nanochat.scaling import derive_hyperparameters
 from nanochat.sources.corpus import list_shards
 from nanochat.stages.card import data_card
 from nanochat.stages.compare import compare
@@ -101,7 +101,7 @@ class Result(Text):
 
 def pipeline(run: Run, config: PipelineConfig) -> Result:
     """From raw text to a chat model and its report. Raises `BadConfig` at once if the arithmetic does not work out."""
-    plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
+    derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     text = prepare(run, config, run.shards(config.data))
     base = run(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
     return finish(run, config, text, base)

@@ -1,4 +1,4 @@
-"""The shapes of a network, computed from its config: arithmetic only, no torch."""
+"""The shapes and sizes of the network, computed from its config. Arithmetic only, no torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from nanochat.errors import BadConfig
 
 VALUE_GATE_CHANNELS = 12
 SMEAR_GATE_CHANNELS = 24
+"""Channels that the gates read, the first of the stream: nanochat's choices."""
 
 
 class Architecture(Config):
-    """Everything that fixes the shapes of a network; written next to its weights as JSON."""
+    """Everything that determines the shapes of a network; stored next to its weights as `model.json`."""
 
     model: ModelConfig
-    """The knobs."""
+    """Settings of the network."""
     vocab_size: Annotated[int, Field(ge=1)]
-    """Ids of the vocabulary."""
+    """Token ids of the vocabulary."""
     sequence_len: Annotated[int, Field(ge=1)]
-    """T it is trained with, in tokens."""
+    """T, the length of a training row in tokens."""
 
     def model_post_init(self, context: object, /) -> None:
         if self.heads % self.model.queries_per_kv_head:
@@ -47,7 +48,7 @@ class Architecture(Config):
 
     @property
     def heads(self) -> int:
-        """Query heads."""
+        """Query heads: depth x aspect ratio / head_dim, rounded up."""
         return math.ceil(self.model.depth * self.model.aspect_ratio / self.model.head_dim)
 
     @property
@@ -60,7 +61,7 @@ class Architecture(Config):
 
     @property
     def padded_vocab(self) -> int:
-        """Rows of the tables: the vocabulary rounded up to a multiple of 64."""
+        """Rows of embedding and head: the vocabulary rounded up to a multiple of 64."""
         return math.ceil(self.vocab_size / 64) * 64
 
     @property
@@ -72,7 +73,7 @@ class Architecture(Config):
         return min(SMEAR_GATE_CHANNELS, self.width)
 
     def windows(self) -> tuple[int, ...]:
-        """Tokens each layer looks back, besides the token itself: T, or a quarter of it in whole blocks of 128."""
+        """Earlier tokens that each layer attends to: T, or T/4 rounded up to a multiple of 128. The last has T."""
         long = self.sequence_len
         short = min(long, math.ceil(long / 4 / 128) * 128)
         pattern = self.model.window_pattern
@@ -80,7 +81,7 @@ class Architecture(Config):
         return (*windows[:-1], long)
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Every other layer, the last one always."""
+        """Whether the layer has a value embedding: every other one, counted back from the last."""
         return self.model.value_embeddings and layer % 2 == (self.depth - 1) % 2
 
     @property
@@ -89,7 +90,7 @@ class Architecture(Config):
 
     @property
     def matrix_parameters(self) -> int:
-        """Weights of attention, its value gates, and the MLPs: what Muon steps."""
+        """Weights of attention, value gates and MLPs: those that Muon updates."""
         attention = 2 * self.width * self.width + 2 * self.width * self.kv_width
         gates = self.value_embedding_layers * self.kv_heads * self.value_gate_channels
         return self.depth * (attention + 8 * self.width * self.width) + gates
@@ -104,29 +105,29 @@ class Architecture(Config):
 
     @property
     def scalar_parameters(self) -> int:
-        """Residual scalars, smear and backout."""
+        """Weights of residual scalars, smear and backout."""
         smear = self.smear_gate_channels + 1 if self.model.smear else 0
         return (2 * self.depth if self.model.residual_scalars else 0) + smear + (1 if self.model.backout else 0)
 
     @property
     def scaling_parameters(self) -> int:
-        """S of the scaling rules: matrices and head."""
+        """S of the scaling rules (`scaling.py`): matrices and head."""
         return self.matrix_parameters + self.head_parameters
 
     @property
     def parameters(self) -> int:
-        """All of them, the token embedding included."""
+        """All weights, the embeddings included."""
         tables = self.head_parameters + self.value_table_parameters
         return self.scaling_parameters + tables + self.scalar_parameters
 
     @property
     def flops_per_token(self) -> int:
-        """Forward and backward: 6 per weight of a matrix product, 12 per channel and attended position."""
+        """Forward and backward pass: 6 per weight of a matrix product, 12 per channel and attended position."""
         smear_gate = self.smear_gate_channels if self.model.smear else 0
         attention = sum(12 * self.width * min(window, self.sequence_len) for window in self.windows())
         return 6 * (self.scaling_parameters + smear_gate) + attention
 
     def at_depth(self, depth: int) -> Architecture:
-        """The same family of models at another depth."""
+        """The same model at another depth (without grouped queries, which may not divide its heads)."""
         model = self.model.model_copy(update={"depth": depth, "queries_per_kv_head": 1})
         return Architecture(model=model, vocab_size=self.vocab_size, sequence_len=self.sequence_len)

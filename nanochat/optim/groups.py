@@ -1,4 +1,4 @@
-"""Which parameter is stepped how: the table of rates, by the parameters' names."""
+"""Parameter groups: the optimizer and the learning rate of each parameter, by its name."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ from typing import Literal
 from torch import nn
 
 from nanochat.config import OptimizerConfig
-from nanochat.scaling import TrainingPlan
+from nanochat.scaling import Hyperparameters
 
 REFERENCE_WIDTH = 768
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that are stepped alike."""
+    """Parameters with the same optimizer and settings."""
 
     kind: Literal["adamw", "muon"]
     names: tuple[str, ...]
     lr: float
-    """At multiplier 1; Muon's still lacks the factor of the matrix's shape."""
+    """Learning rate at multiplier 1. `muon_step` multiplies it by a factor of the matrix's shape."""
     betas: tuple[float, float] = (0.8, 0.95)
-    """AdamW's."""
+    """Of AdamW."""
     weight_decay: float = 0.0
-    """AdamW's; Muon's is scheduled."""
+    """Of AdamW; the weight decay of Muon follows a schedule (`StepRates`)."""
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig, plan: TrainingPlan) -> list[Group]:
-    """Every parameter in exactly one group; a name that no rule knows is an error of the programmer."""
+def parameter_groups(model: nn.Module, config: OptimizerConfig, hyperparameters: Hyperparameters) -> list[Group]:
+    """Every trainable parameter in exactly one group, by the prefix of its name.
+
+    Learning rates, betas and weight decays are nanochat's, found by sweeps; the rates of tables and head scale with
+    width^-0.5 from width 768.
+    """
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    wide = (plan.architecture.width / REFERENCE_WIDTH) ** -0.5
-    scale = plan.lr_scale
+    wide = (hyperparameters.architecture.width / REFERENCE_WIDTH) ** -0.5
+    scale = hyperparameters.lr_scale
     rules: list[tuple[str, Group]] = [
         ("head.", Group("adamw", (), config.head_lr * wide * scale, (0.8, 0.96), 0.01)),
         ("embedding.", Group("adamw", (), config.embedding_lr * wide * scale, (0.8, 0.995), 0.001)),

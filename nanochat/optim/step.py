@@ -28,16 +28,18 @@ from nanochat.optim.groups import Group, parameter_groups
 from nanochat.optim.muon import muon_step, second_moment_shape
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.tree import sum_scattered
-from nanochat.scaling import TrainingPlan
+from nanochat.scaling import Hyperparameters
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, plan: TrainingPlan, *, exact: bool = False) -> Optimizer:
-    """The optimizer of all of a model's parameters; of the plan it uses the width and the scale of the rates.
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, hyperparameters: Hyperparameters, *, exact: bool = False
+) -> Optimizer:
+    """The optimizer of all parameters of a model; uses the width and `lr_scale` of `hyperparameters`.
 
     To be called after `torch.distributed` is up, if it shall be, and after the model is on its device. `exact` adds up
     over the ranks as `tree.py` says.
     """
-    return Optimizer(dict(model.named_parameters()), parameter_groups(model, config, plan), exact=exact)
+    return Optimizer(dict(model.named_parameters()), parameter_groups(model, config, hyperparameters), exact=exact)
 
 
 class Optimizer:

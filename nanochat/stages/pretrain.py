@@ -8,7 +8,7 @@ from nanochat.config import Compute, PretrainConfig
 from nanochat.data.index import write_index
 from nanochat.errors import BadConfig, BadSource
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.scaling import plan_training
+from nanochat.scaling import derive_hyperparameters
 from nanochat.store.artifacts import Model, Rows, Vocabulary
 from nanochat.workers.launch import launch, rank_count
 
@@ -46,11 +46,11 @@ def continue_pretrain(
 
 def check(config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], compute: Compute) -> None:
     """Raises `BadConfig` when the arithmetic of batch, horizon, heads and ranks does not work out; loads nothing."""
-    plan = plan_training(config, vocabulary.metrics["vocab_size"], rows[0].metrics["sequence_len"])
+    derived = derive_hyperparameters(config, vocabulary.metrics["vocab_size"], rows[0].metrics["sequence_len"])
     ranks = rank_count(compute) * compute.nodes
-    if ranks > plan.batch_rows:
+    if ranks > derived.batch_rows:
         raise BadConfig(
-            f"A batch of {plan.batch_rows} rows (`batch_tokens` = {plan.batch_tokens:,}) cannot be shared by {ranks} "
-            "ranks.",
+            f"A batch of {derived.batch_rows} rows (`batch_tokens` = {derived.batch_tokens:,}) cannot be shared "
+            f"by {ranks} ranks.",
             hint="Use fewer ranks (`compute.ranks`) or larger batches (`pretrain.batch_tokens`).",
         )

@@ -23,7 +23,7 @@ from nanochat.model.files import load_model, save_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.schedule import rates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import plan_training
+from nanochat.scaling import derive_hyperparameters
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.training.loop import Schedule, train
 from nanochat.training.machine import compute_dtype, fit
@@ -38,13 +38,13 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     vocabulary = job.input("vocabulary") / "vocabulary.json"
     tokenizer = Tokenizer.load(vocabulary)
     rows, held_out = (open_rows(job.input("rows"), split) for split in ("train", "validation"))
-    plan = plan_training(config, tokenizer.vocab_size, rows.sequence_len)
+    hyperparameters = derive_hyperparameters(config, tokenizer.vocab_size, rows.sequence_len)
 
-    model = _model(job, config, plan.architecture, world)
-    optimizer = build_optimizer(model, config.optimizer, plan, exact=job.compute.exact)
+    model = _model(job, config, hyperparameters.architecture, world)
+    optimizer = build_optimizer(model, config.optimizer, hyperparameters, exact=job.compute.exact)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
-    micro = micro_batch_rows(job.compute, model, rows.sequence_len, plan.batch_rows, world)
+    micro = micro_batch_rows(job.compute, model, rows.sequence_len, hyperparameters.batch_rows, world)
     fitted = fit(model, config.precision, job.compute, world.device)
 
     def evaluate() -> float:
@@ -54,10 +54,10 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     trained = train(
         job, world, model, fitted, optimizer, rows, micro,
         Schedule(
-            steps=plan.steps,
-            batch_rows=plan.batch_rows,
+            steps=hyperparameters.steps,
+            batch_rows=hyperparameters.batch_rows,
             seed=config.seed,
-            rates=lambda step: rates(step, plan.steps, config.optimizer, plan.muon_weight_decay),
+            rates=lambda step: rates(step, hyperparameters.steps, config.optimizer, hyperparameters.muon_weight_decay),
             evaluate=evaluate,
             evaluation_name="validation_bits_per_byte",
             evaluate_every_steps=config.evaluate_every_steps,
@@ -68,21 +68,23 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         out = Path(job.out)
         save_model(out, model)
         shutil.copyfile(vocabulary, out / "vocabulary.json")
-        (out / "pretrain.json").write_text(json.dumps({"config": job.config, "batch_tokens": plan.batch_tokens}))
+        (out / "pretrain.json").write_text(
+            json.dumps({"config": job.config, "batch_tokens": hyperparameters.batch_tokens})
+        )
         (out / "metrics.jsonl").write_text("\n".join(trained.history) + "\n")
     return {
-        "steps": plan.steps,
-        "train_tokens": plan.tokens,
-        "epochs": plan.steps * plan.batch_rows / len(rows),
+        "steps": hyperparameters.steps,
+        "train_tokens": hyperparameters.tokens,
+        "epochs": hyperparameters.steps * hyperparameters.batch_rows / len(rows),
         "final_loss": trained.loss,
         "validation_bits_per_byte": trained.evaluation,
         "tokens_per_s": trained.tokens_per_s,
         "mfu": trained.mfu,
         "training_s": trained.seconds,
         **trained.time_split,
-        "parameters": plan.parameters,
-        "flops": plan.flops,
-        "batch_tokens": plan.batch_tokens,
+        "parameters": hyperparameters.parameters,
+        "flops": hyperparameters.flops,
+        "batch_tokens": hyperparameters.batch_tokens,
         "sequence_len": rows.sequence_len,
         "world_size": world.world_size,
         "resumed_from_step": trained.resumed_from_step,

@@ -19,7 +19,7 @@ from nanochat.evaluation.bits_per_byte import of_equal_shape
 from nanochat.model.files import load_model, save_model
 from nanochat.optim.schedule import sft_rates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import plan_steps
+from nanochat.scaling import hyperparameters_from_steps
 from nanochat.training.loop import Schedule, train
 from nanochat.training.machine import compute_dtype, fit
 from nanochat.training.micro_batch import micro_batch_rows
@@ -40,13 +40,13 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     batch_tokens = config.batch_tokens or before["batch_tokens"]
     batch_rows = max(1, batch_tokens // rows.sequence_len)
     steps = max(1, round(config.epochs * len(rows) / batch_rows))
-    plan = plan_steps(
+    hyperparameters = hyperparameters_from_steps(
         model.architecture.model_copy(update={"sequence_len": rows.sequence_len}),
         batch_tokens=batch_rows * rows.sequence_len,
         steps=steps,
         muon_weight_decay=0.0,
     )
-    optimizer = build_optimizer(model, pretrained.optimizer, plan, exact=job.compute.exact)
+    optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.exact)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
     fitted = fit(model, config.precision, job.compute, world.device)
 
@@ -80,15 +80,15 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         (out / "metrics.jsonl").write_text("\n".join(trained.history) + "\n")
     return {
         "steps": steps,
-        "train_tokens": steps * plan.batch_tokens,
+        "train_tokens": steps * hyperparameters.batch_tokens,
         "final_loss": trained.loss,
         "validation_loss": trained.evaluation,
         "tokens_per_s": trained.tokens_per_s,
         "mfu": trained.mfu,
         "training_s": trained.seconds,
         **trained.time_split,
-        "parameters": plan.parameters,
-        "batch_tokens": plan.batch_tokens,
+        "parameters": hyperparameters.parameters,
+        "batch_tokens": hyperparameters.batch_tokens,
         "sequence_len": rows.sequence_len,
         "world_size": world.world_size,
         "resumed_from_step": trained.resumed_from_step,

@@ -12,7 +12,7 @@ from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import plan_steps
+from nanochat.scaling import hyperparameters_from_steps
 
 
 def slow_muon(w: Tensor, grads: list[Tensor], lr: float, momentum: float, decay: float) -> Tensor:
@@ -63,14 +63,16 @@ def test_steps_equal_the_formulas() -> None:
         {name: torch.randn(parameter.shape, generator=dice) for name, parameter in model.named_parameters()}
         for _ in range(3)
     ]
-    plan = plan_steps(model.architecture, batch_tokens=1 << 19, steps=10, muon_weight_decay=0.3)
-    optimizer = build_optimizer(model, OptimizerConfig(), plan)
+    hyperparameters = hyperparameters_from_steps(
+        model.architecture, batch_tokens=1 << 19, steps=10, muon_weight_decay=0.3
+    )
+    optimizer = build_optimizer(model, OptimizerConfig(), hyperparameters)
     for step in grads:
         for name, parameter in model.named_parameters():
             parameter.grad = step[name].clone()
         optimizer.step(StepRates(0.5, 0.9, 0.3))
     after = dict(model.named_parameters())
-    for group in parameter_groups(model, OptimizerConfig(), plan):
+    for group in parameter_groups(model, OptimizerConfig(), hyperparameters):
         for name in group.names:
             mine = [step[name].double() for step in grads]
             if group.kind == "muon":

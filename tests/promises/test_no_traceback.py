@@ -28,7 +28,7 @@ from nanochat.config import Compute, Config, PipelineConfig, canonical_json
 from nanochat.errors import NanochatError, SourceUnreachable
 from nanochat.graphs import pipeline
 from nanochat.profiles import DEMO, override, parse
-from nanochat.scaling import plan_training
+from nanochat.scaling import derive_hyperparameters
 from nanochat.store import runs
 from nanochat.store.artifacts import Store
 from nanochat.store.producer import describe_producer
@@ -240,7 +240,7 @@ def _can_be_used(config: Any) -> None:
     config.model_dump_json()
     if isinstance(config, PipelineConfig):
         try:
-            plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len).describe()
+            derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len).describe()
         except NanochatError as error:
             _is_a_sentence(error)
 

@@ -18,7 +18,7 @@ from nanochat.model.gpt import GPT
 from nanochat.optim.adamw import Run
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import plan_steps
+from nanochat.scaling import hyperparameters_from_steps
 
 ROWS, T = 6, 8
 
@@ -33,8 +33,10 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
     with torch.no_grad():  # at the very start some gradients are 0 but for rounding, which AdamW would blow up
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=dice) * 0.1)
-    plan = plan_steps(model.architecture, batch_tokens=ROWS * T, steps=10, muon_weight_decay=0.3)
-    optimizer = build_optimizer(model, OptimizerConfig(smear_lr=0.01), plan)
+    hyperparameters = hyperparameters_from_steps(
+        model.architecture, batch_tokens=ROWS * T, steps=10, muon_weight_decay=0.3
+    )
+    optimizer = build_optimizer(model, OptimizerConfig(smear_lr=0.01), hyperparameters)
     if start:
         model.load_state_dict(load_file(f"{start}/model.safetensors"))
         before = load_file(f"{start}/optimizer.safetensors")

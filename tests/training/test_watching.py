@@ -75,12 +75,12 @@ def test_the_gradient_norm_is_that_of_the_averaged_gradient() -> None:
     from nanochat.config import OptimizerConfig
     from nanochat.optim.schedule import StepRates
     from nanochat.optim.step import build_optimizer
-    from nanochat.scaling import plan_steps
+    from nanochat.scaling import hyperparameters_from_steps
     from tests.unit.test_gpt import built, some_ids
 
     model, ids = built(), some_ids(2, 13)
-    plan = plan_steps(model.architecture, batch_tokens=24, steps=10, muon_weight_decay=0.0)
-    optimizer = build_optimizer(model, OptimizerConfig(), plan)
+    hyperparameters = hyperparameters_from_steps(model.architecture, batch_tokens=24, steps=10, muon_weight_decay=0.0)
+    optimizer = build_optimizer(model, OptimizerConfig(), hyperparameters)
     (model(ids[:, :-1], ids[:, 1:]) * 4).backward()
     squares = {
         name: (parameter.grad.double() / 4).square().sum().item()

@@ -19,7 +19,7 @@ from nanochat.model.gpt import GPT
 from nanochat.model.passes import blend, norm, relu_squared, rotate
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import build_optimizer
-from nanochat.scaling import plan_steps
+from nanochat.scaling import hyperparameters_from_steps
 
 PLAIN = {"value_embeddings": False, "residual_scalars": False, "smear": False, "backout": False}
 
@@ -268,8 +268,10 @@ def test_compiled_it_is_one_graph_and_one_of_the_loss_and_none_is_made_again() -
 def test_the_model_learns_one_batch_by_heart() -> None:
     model = GPT(Architecture(model=ModelConfig(depth=2, aspect_ratio=16, head_dim=16), vocab_size=64, sequence_len=16))
     model.init_weights(1)
-    plan = plan_steps(model.architecture, batch_tokens=16 * 4, steps=200, muon_weight_decay=0)
-    optimizer = build_optimizer(model, OptimizerConfig(matrix_lr=2, embedding_lr=10, head_lr=2), plan)
+    hyperparameters = hyperparameters_from_steps(
+        model.architecture, batch_tokens=16 * 4, steps=200, muon_weight_decay=0
+    )
+    optimizer = build_optimizer(model, OptimizerConfig(matrix_lr=2, embedding_lr=10, head_lr=2), hyperparameters)
     ids = some_ids(4, 17, 64)
     loss = math.inf
     for _ in range(200):

@@ -12,13 +12,13 @@ from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS, polar_factor
 from nanochat.optim.schedule import StepRates
 from nanochat.optim.step import Optimizer, build_optimizer
-from nanochat.scaling import TrainingPlan, plan_steps
+from nanochat.scaling import Hyperparameters, hyperparameters_from_steps
 
 
-def built() -> tuple[GPT, TrainingPlan]:
+def built() -> tuple[GPT, Hyperparameters]:
     model = GPT(Architecture(model=ModelConfig(depth=3, aspect_ratio=8, head_dim=8), vocab_size=64, sequence_len=8))
     model.init_weights(1)
-    return model, plan_steps(model.architecture, batch_tokens=64, steps=10, muon_weight_decay=0.3)
+    return model, hyperparameters_from_steps(model.architecture, batch_tokens=64, steps=10, muon_weight_decay=0.3)
 
 
 def train(model: GPT, optimizer: Optimizer, steps: range) -> None:
@@ -30,8 +30,8 @@ def train(model: GPT, optimizer: Optimizer, steps: range) -> None:
 
 
 def test_every_parameter_is_in_one_group_with_the_rate_of_the_table() -> None:
-    model, plan = built()
-    groups = parameter_groups(model, OptimizerConfig(), plan)
+    model, hyperparameters = built()
+    groups = parameter_groups(model, OptimizerConfig(), hyperparameters)
     names = [name for group in groups for name in group.names]
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
     wide, scale = (24 / 768) ** -0.5, (64 / 2**19) ** 0.5
@@ -64,13 +64,13 @@ def test_the_coefficients_bring_all_singular_values_near_one() -> None:
 
 
 def test_saved_state_continues_the_same_run() -> None:
-    straight, plan = built()
-    optimizer = build_optimizer(straight, OptimizerConfig(), plan)
+    straight, hyperparameters = built()
+    optimizer = build_optimizer(straight, OptimizerConfig(), hyperparameters)
     train(straight, optimizer, range(6))
     broken, _ = built()
-    before = build_optimizer(broken, OptimizerConfig(), plan)
+    before = build_optimizer(broken, OptimizerConfig(), hyperparameters)
     train(broken, before, range(3))
-    after = build_optimizer(broken, OptimizerConfig(), plan)
+    after = build_optimizer(broken, OptimizerConfig(), hyperparameters)
     for name, tensor in after.state().items():
         tensor.copy_(before.state()[name])
     train(broken, after, range(3, 6))

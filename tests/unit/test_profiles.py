@@ -6,14 +6,14 @@ import pytest
 
 from nanochat.errors import BadConfig, NotFound
 from nanochat.profiles import PROFILES, override, profile
-from nanochat.scaling import plan_training
+from nanochat.scaling import derive_hyperparameters
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_can_be_planned(name: str) -> None:
     config = PROFILES[name].config
-    plan = plan_training(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
-    assert plan.steps > 0
+    hyperparameters = derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
+    assert hyperparameters.steps > 0
 
 
 def test_a_changed_field_is_changed_and_nothing_else() -> None:

@@ -7,7 +7,7 @@ import pytest
 from nanochat.config import Horizon, ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.model.architecture import Architecture
-from nanochat.scaling import plan_training
+from nanochat.scaling import derive_hyperparameters
 
 # depth, width, heads, parameters M, matrices M, value tables M, S M, tokens B, log2 batch, steps, decay, FLOP/token,
 # FLOP
@@ -27,25 +27,27 @@ LADDER = [
 @pytest.mark.parametrize("row", LADDER, ids=lambda row: f"d{row[0]}")
 def test_the_ladder_follows_from_depth(row: tuple[float, ...]) -> None:
     depth, width, heads, total, matrices, tables, scaling, tokens, batch, steps, decay, flops_per_token, flops = row
-    plan = plan_training(PretrainConfig(model=ModelConfig(depth=int(depth))), 32_768, 2048)
-    network = plan.architecture
+    hyperparameters = derive_hyperparameters(PretrainConfig(model=ModelConfig(depth=int(depth))), 32_768, 2048)
+    network = hyperparameters.architecture
     assert (network.width, network.heads) == (width, heads)
     assert network.parameters / 1e6 == pytest.approx(total, abs=0.06)
     assert network.matrix_parameters / 1e6 == pytest.approx(matrices, abs=0.06)
     assert network.value_table_parameters / 1e6 == pytest.approx(tables, abs=0.06)
     assert network.scaling_parameters / 1e6 == pytest.approx(scaling, abs=0.06)
-    assert plan.tokens / 1e9 == pytest.approx(tokens, abs=0.006)
-    assert plan.batch_tokens == 2**batch
-    assert plan.steps == steps
-    assert plan.muon_weight_decay == pytest.approx(decay, abs=0.006 if depth == 4 else 0.0006)
+    assert hyperparameters.tokens / 1e9 == pytest.approx(tokens, abs=0.006)
+    assert hyperparameters.batch_tokens == 2**batch
+    assert hyperparameters.steps == steps
+    assert hyperparameters.muon_weight_decay == pytest.approx(decay, abs=0.006 if depth == 4 else 0.0006)
     assert network.flops_per_token == pytest.approx(flops_per_token, rel=0.003)
-    assert plan.flops == pytest.approx(flops, rel=0.05)
+    assert hyperparameters.flops == pytest.approx(flops, rel=0.05)
 
 
 def test_the_speedrun() -> None:
-    plan = plan_training(PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(amount=8)), 32_768, 2048)
-    assert (plan.steps, plan.batch_tokens) == (5568, 1_048_576)
-    assert plan.flops == pytest.approx(2.79e19, rel=0.002)
+    hyperparameters = derive_hyperparameters(
+        PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(amount=8)), 32_768, 2048
+    )
+    assert (hyperparameters.steps, hyperparameters.batch_tokens) == (5568, 1_048_576)
+    assert hyperparameters.flops == pytest.approx(2.79e19, rel=0.002)
 
 
 def small(**changes: object) -> Architecture:
@@ -85,7 +87,7 @@ def test_tables_are_padded_to_64() -> None:
 )
 def test_arithmetic_that_does_not_work_names_the_field(changes: dict[str, object], names: str) -> None:
     with pytest.raises(BadConfig, match=names):
-        plan_training(PretrainConfig.model_validate(changes), 2048, 256)
+        derive_hyperparameters(PretrainConfig.model_validate(changes), 2048, 256)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +100,10 @@ def test_arithmetic_that_does_not_work_names_the_field(changes: dict[str, object
 )
 def test_horizons(horizon: Horizon, steps: int) -> None:
     config = PretrainConfig(model=small().model, batch_tokens=4096, horizon=horizon)
-    assert plan_training(config, 2000, 256).steps == steps
+    assert derive_hyperparameters(config, 2000, 256).steps == steps
 
 
 def test_rates_of_a_small_batch() -> None:
-    plan = plan_training(PretrainConfig(model=small().model, batch_tokens=4096), 2048, 256)
-    assert plan.lr_scale == pytest.approx(0.0884, abs=1e-4)
-    assert 0.3 < plan.muon_weight_decay < 1
+    hyperparameters = derive_hyperparameters(PretrainConfig(model=small().model, batch_tokens=4096), 2048, 256)
+    assert hyperparameters.lr_scale == pytest.approx(0.0884, abs=1e-4)
+    assert 0.3 < hyperparameters.muon_weight_decay < 1
