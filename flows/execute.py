@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.models import publish_models
+from flows.models_page import publish_models
 from flows.pages import publish_run, remember
 from flows.runners import runners
 from flows.submit import Handle, PrefectRun

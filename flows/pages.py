@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 
 from flows.calls import Made
-from flows.findings import findings
+from flows.results_section import findings
 from nanochat import settings
 from nanochat.console import duration, headline, number
 from nanochat.lineage.picture import as_mermaid, as_svg, fold

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from flows.site.reach import without_login
 from flows.site.server import begin
+from flows.site.server_check import without_login
 from flows.site.state_files import held
 from nanochat import settings
 from nanochat.config import Compute, PipelineConfig
@@ -47,7 +47,7 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
 @contextmanager
 def _overdue(api_url: str) -> Iterator[None]:
     """Does what the keeper does, where there is none: runs of before that were killed do not stay *Running*."""
-    from flows.site.overdue import watch  # noqa: PLC0415 - as above
+    from flows.site.stale_runs import watch  # noqa: PLC0415 - as above
 
     ending = threading.Event()
     say = logging.getLogger("prefect.nanochat").info  # to `client.log`

@@ -380,7 +380,7 @@ def server_environment(folder: Path, port: int, *, services: bool = False) -> di
 def worker_environment() -> dict[str, str]:
     """The environment of a Prefect worker, and so of its runs: `use_prefect` has been called.
 
-    Runs show that they live every 30 s, the least that Prefect allows: `flows.site.overdue` finds dead ones by that.
+    Runs show that they live every 30 s, the least that Prefect allows: `flows.site.stale_runs` finds dead ones by that.
     A worker gets neither the address of the server's database nor a password that only the server needs.
     """
     quiet = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL")

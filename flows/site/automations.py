@@ -1,6 +1,6 @@
 """What the server does by itself: work pools, and an automation that tells somebody of failed runs.
 
-Dead runs are found, and crashed ones started again, by `overdue.py`, which counts how often.
+Dead runs are found, and crashed ones started again, by `stale_runs.py`, which counts how often.
 """
 
 from __future__ import annotations

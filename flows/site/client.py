@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from pydantic import ValidationError
 
-from flows.site.reach import REFUSED, ServerRefuses, without_login
+from flows.site.server_check import REFUSED, ServerRefuses, without_login
 from nanochat import settings
 from nanochat.errors import BadConfig
 

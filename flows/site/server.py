@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO
 
 from flows.site import state_files
-from flows.site.reach import ServerUnavailable, expect, healthy
+from flows.site.server_check import ServerUnavailable, expect, healthy
 from flows.site.state_files import lock, open_state
 from nanochat.settings import own_api_url, prefect_api_url, server_environment, settle
 

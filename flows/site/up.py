@@ -1,7 +1,7 @@
 """`nanochat up` and `nanochat down`: a Prefect server, workers and all deployments on this machine.
 
-`up` starts the keeper (`keeper.py`), waits until server and workers are healthy, and registers what `prefect.yaml`
-says (`register.py`). It can be called again: what runs goes on, deployments and automations are renewed.
+`up` starts the keeper (`supervisor.py`), waits until server and workers are healthy, and registers what `prefect.yaml`
+says (`deploy.py`). It can be called again: what runs goes on, deployments and automations are renewed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, NoReturn
 import psutil
 
 from flows.site.client import Api, load
-from flows.site.keeper import PATIENCE_S, record
-from flows.site.reach import ServerUnavailable, expect, healthy, without_login
 from flows.site.server import START_LIMIT_S, STOP_LIMIT_S
+from flows.site.server_check import ServerUnavailable, expect, healthy, without_login
+from flows.site.supervisor import PATIENCE_S, record
 from nanochat import settings
 from nanochat.errors import NanochatError
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 POLL_S = 0.2
 CANCEL_LIMIT_S = 25.0
 
@@ -64,7 +64,7 @@ def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
     settings.use_prefect(api_url, folder)
     load()
     expect(api_url, own=not known["named"])
-    from flows.site.register import register  # noqa: PLC0415 - Prefect reads its settings on import
+    from flows.site.deploy import register  # noqa: PLC0415 - Prefect reads its settings on import
 
     made = register()
     _wait_for_workers(Api(api_url), pools, folder)
@@ -124,8 +124,8 @@ def elsewhere() -> list[Path]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, ValueError, IndexError):
             command = process.cmdline()
-            if process.uids().real == os.getuid() and "flows.site.keeper" in command:
-                homes.add(Path(command[command.index("flows.site.keeper") + 1]))
+            if process.uids().real == os.getuid() and "flows.site.supervisor" in command:
+                homes.add(Path(command[command.index("flows.site.supervisor") + 1]))
     return sorted(homes)
 
 
@@ -140,7 +140,7 @@ def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
     log = folder / "keeper.log"
     with log.open("wb") as file:
         keeper = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "flows.site.keeper", str(home), *pools],
+            [sys.executable, "-m", "flows.site.supervisor", str(home), *pools],
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder,
             env=settings.for_children(),
         )  # fmt: skip

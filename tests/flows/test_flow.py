@@ -215,7 +215,7 @@ def test_all_models_are_on_a_page_best_first(workshop: Workshop) -> None:
 
 
 def test_the_store_is_verified_and_cleared_up_by_flows(workshop: Workshop) -> None:
-    from flows.keep import gc_flow, verify_flow
+    from flows.store_maintenance import gc_flow, verify_flow
 
     workshop.run(store="kept")
     url = (workshop.home / "kept").as_uri()

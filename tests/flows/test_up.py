@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.site.overdue import Overdue
 from flows.site.server import ServerUnavailable, _free_port
+from flows.site.stale_runs import Overdue
 from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
@@ -126,7 +126,7 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
 
     until(lambda: "[rank 0] step" in site.log(run_id), "what the ranks say")
 
-    (keeper,) = site.processes("flows.site.keeper")
+    (keeper,) = site.processes("flows.site.supervisor")
     keeper.suspend()  # it would start the server again at once
     for server in site.processes("flows.site.server"):
         server.kill()
@@ -160,7 +160,7 @@ def test_down_counts_the_runs_that_it_has_cancelled(tmp_path_factory: pytest.Tem
     proxies = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody is there
     with up(Path("home"), folder=folder, **proxies) as site:
         assert site.home == folder / "home"
-        (keeper,) = site.processes("flows.site.keeper")
+        (keeper,) = site.processes("flows.site.supervisor")
         assert {process.environ()["NANOCHAT_HOME"] for process in [keeper, *keeper.children(recursive=True)]} == {
             str(site.home)
         }

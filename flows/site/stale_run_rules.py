@@ -1,4 +1,4 @@
-"""What is overdue for a flow run: the rules, which know of no server. `overdue.py` looks at runs and applies them."""
+"""Rules for stale flow runs, without any access to a server. `stale_runs.py` reads the runs and applies the rules."""
 
 from __future__ import annotations
 

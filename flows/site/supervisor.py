@@ -1,6 +1,6 @@
 """What `nanochat up` leaves running: it keeps a Prefect server and a worker for each work pool alive.
 
-    python -m flows.site.keeper HOME POOL…
+    python -m flows.site.supervisor HOME POOL…
 
 A server or worker that dies is started again, the server at its old address. When the keeper ends, however it ends, all
 of it ends: the server leaves with its last user, and workers, with the runs they have started, are under a supervisor
@@ -23,9 +23,9 @@ from typing import Any
 
 from flows.site import state_files
 from flows.site.client import load
-from flows.site.overdue import watch
-from flows.site.reach import ServerUnavailable, without_login
 from flows.site.server import alive, begin, revive
+from flows.site.server_check import ServerUnavailable, without_login
+from flows.site.stale_runs import watch
 from nanochat import settings
 from nanochat.errors import NanochatError, Terminated
 
@@ -95,7 +95,8 @@ def record(folder: Path) -> dict[str, Any] | None:
                 return known
         if time.monotonic() > deadline:  # it writes again what was damaged
             raise NanochatError(
-                f"A keeper is at work, and `{path}` does not say where.", hint="End the process `flows.site.keeper`."
+                f"A keeper is at work, and `{path}` does not say where.",
+                hint="End the process `flows.site.supervisor`.",
             )
         time.sleep(LOOK_EVERY_S / 4)
     return None

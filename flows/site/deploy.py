@@ -1,6 +1,6 @@
 """Work pools, the deployments of `prefect.yaml`, and automations: made, or renewed, on a server that is there.
 
-    PREFECT_API_URL=http://server:4200/api python -P -m flows.site.register
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.site.deploy
 
 It starts nothing: `nanochat up` does, and calls this; `deploy/` has sites whose servers and workers others start.
 """
@@ -16,11 +16,11 @@ from prefect.client.orchestration import get_client
 
 from flows.site.automations import apply_automations, make_pools
 from flows.site.client import load
-from flows.site.reach import expect
+from flows.site.server_check import expect
 from nanochat import settings
 from nanochat.errors import NanochatError
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 POOLS = ("cpu", "gpu")
 SCHEDULED_AT_ONCE = 1
 """Runs of the queue that schedules have for themselves."""

@@ -97,7 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def overdue(server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
     from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
-    from flows.site.overdue import Overdue
+    from flows.site.stale_runs import Overdue
 
     with temporary_settings({PREFECT_API_AUTH_STRING: LOGIN}):
         yield lambda **limits: Overdue(server.api_url, **{**QUICK, **limits})
@@ -251,18 +251,18 @@ def test_more_runs_than_one_answer_holds_are_all_seen(
 def test_wrong_credentials_are_one_sentence_said_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
-    from flows.site import overdue
+    from flows.site import stale_runs
     from flows.site.client import Api
-    from flows.site.reach import ServerRefuses, expect
+    from flows.site.server_check import ServerRefuses, expect
 
-    monkeypatch.setattr(overdue, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(stale_runs, "LOOK_EVERY_S", 0.1)
     said: list[str] = []
     ending = threading.Event()
     with temporary_settings({PREFECT_API_AUTH_STRING: "ada:wrong"}):
         with pytest.raises(ServerRefuses, match="refuses our credentials"):
             Api(server.api_url).get("admin/version")
         threading.Timer(2.0, ending.set).start()
-        overdue.watch(server.api_url, ending, said.append)
+        stale_runs.watch(server.api_url, ending, said.append)
     assert len(said) == 1
     assert "refuses our credentials" in said[0]
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "ada:wrong")
@@ -276,7 +276,7 @@ def test_wrong_credentials_are_one_sentence_said_once(server: Server, monkeypatc
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:port/api", "127.0.0.1:4200/api", "http://[::1/api", "x"])
 def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
-    from flows.site.reach import ServerUnavailable, expect
+    from flows.site.server_check import ServerUnavailable, expect
 
     with pytest.raises(ServerUnavailable, match="does not answer"):
         expect(address)

@@ -10,8 +10,8 @@ import pytest
 if importlib.util.find_spec("prefect") is None:
     pytest.skip("prefect is not installed", allow_module_level=True)
 
-from flows.site.overdue import FLOWS
-from flows.site.rules import Known, Limits, Step, crashes_in_a_row, decide
+from flows.site.stale_run_rules import Known, Limits, Step, crashes_in_a_row, decide
+from flows.site.stale_runs import FLOWS
 
 LONG = 10 * 86_400.0
 NOTHING = ""
@@ -91,8 +91,14 @@ def test_crashes_are_counted_since_the_run_last_ended_otherwise() -> None:
 
 
 def test_all_our_flows_are_looked_after() -> None:
-    from flows import branches, keep, pipeline, refresh, stage
+    from flows import branches, model_refresh, pipeline, stage, store_maintenance
 
-    known = [branches.evaluate_flow, branches.tune_flow, branches.ladder_flow, keep.verify_flow, keep.gc_flow]
-    known += [pipeline.nanochat_flow, refresh.refresh_flow, stage.stage_flow]
+    known = [
+        branches.evaluate_flow,
+        branches.tune_flow,
+        branches.ladder_flow,
+        store_maintenance.verify_flow,
+        store_maintenance.gc_flow,
+    ]
+    known += [pipeline.nanochat_flow, model_refresh.refresh_flow, stage.stage_flow]
     assert {flow.name for flow in known} == set(FLOWS)

@@ -2,11 +2,11 @@
 
 Prefect moves a run when a process or an event does so. Processes are killed, and events are lost while the server is
 away; states are not lost. So the keeper reads the states of our runs every few seconds, and no run stays for ever in a
-state that nothing is left to change: `rules.py` has the rules.
+state that nothing is left to change: `stale_run_rules.py` has the rules.
 
 For a server without a keeper, one process beside it does the same:
 
-    PREFECT_API_URL=http://server:4200/api python -P -m flows.site.overdue
+    PREFECT_API_URL=http://server:4200/api python -P -m flows.site.stale_runs
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from types import FrameType
 from typing import Any
 
 from flows.site.client import Api, Unanswered, load
-from flows.site.reach import ServerRefuses
-from flows.site.rules import Known, Limits, Step, crashes_in_a_row, decide
+from flows.site.server_check import ServerRefuses
+from flows.site.stale_run_rules import Known, Limits, Step, crashes_in_a_row, decide
 from nanochat import settings
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.failures import as_sentence
