@@ -6,7 +6,7 @@ CRATE := rustbpe/Cargo.toml
 CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-flows test-rest check bench format size accept-stages
+.PHONY: help install hooks demo test test-slow test-all check dead-code bench format size accept-stages
 
 help:  ## What there is to make.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
@@ -33,23 +33,32 @@ demo: install  ## From nothing to a chat model, then ask it something.
 	$(BIN)/nanochat run --profile demo
 	$(BIN)/nanochat chat -p "Hello! Who are you?"
 
-test: $(VENV)/.installed-dev  ## Every test: Python and Rust.
-	@$(MAKE) --no-print-directory -j 2 test-flows test-rest
+PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/.installed-dev  ## Python tests that are not slow, and the Rust tests.
+	$(PYTEST) -m 'not slow'
 	cargo test --quiet --manifest-path $(CRATE)
 
-test-flows: $(VENV)/.installed-dev  ## Those that need a Prefect server: they wait for processes most of the time …
-	$(BIN)/pytest -q tests/flows
+test-slow: $(VENV)/.installed-dev  ## The other tests: whole sites, a browser, Postgres, killed processes.
+	$(PYTEST) -m slow
 
-test-rest: $(VENV)/.installed-dev  ## … and those that go on beside them.
-	$(BIN)/pytest -q --ignore tests/flows
+test-all: test test-slow  ## Every test.
 
-check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, clippy.
+check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, spelling, clippy; cargo deny if it is installed.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
+	git ls-files | xargs $(BIN)/codespell
 	cargo fmt --check --manifest-path $(CRATE)
 	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --manifest-path $(CRATE) check; fi
+
+hooks: $(VENV)/.installed-dev  ## Install the git hooks of .pre-commit-config.yaml.
+	$(BIN)/pre-commit install
+
+dead-code: $(VENV)/.installed-dev  ## Names that nothing uses; some are called by a framework.
+	$(BIN)/vulture
 
 bench: $(VENV)/.installed-dev  ## How fast tokenizer, data plane and training are, next to their peers.
 	$(BIN)/python benchmarks/tokenizer.py

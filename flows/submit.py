@@ -164,8 +164,11 @@ class PrefectRun:
         return (Promise(submitted, place) for place in range(len(work.calls)))
 
     def _before(self, stage: Stage) -> list[PrefectFuture[Batch]]:
-        """What has to be done first, whether or not it is an input: over several nodes, what trains goes one after the
-        other, in the order of the graph; else two stages might have half of the nodes each, and wait for ever."""
+        """Tasks that must end first, although they are no inputs.
+
+        Over several nodes, training stages run one after the other, in the order of the graph. Otherwise two stages
+        could each take half of the nodes and wait for ever.
+        """
         if self.compute.nodes == 1 or stage.resource != "gpu":
             return []
         return [task.future for task in self.tasks if task.stage.resource == "gpu"][-1:]

@@ -78,7 +78,7 @@ def from_system(error: OSError, what: str = "") -> NanochatError:
 
 
 def _sentence(what: str, sentence: str) -> str:
-    """`The stage `pack`: you may not use …`"""
+    """For example `The stage `pack`: you may not use …`."""
     return f"{what[:1].upper()}{what[1:]}: {sentence[:1].lower()}{sentence[1:]}." if what else f"{sentence}."
 
 

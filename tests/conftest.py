@@ -12,7 +12,15 @@ import pytest
 from nanochat.store.objects import Objects
 from tests.s3 import serve, weed
 
+SLOW = {"site", "browser", "postgres", "kills"}
 ENVIRONMENT = ("NANOCHAT_HOME", "NANOCHAT_STORE", "NO_PROXY", "no_proxy", "PYTHONPATH", "PYTHONSAFEPATH")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SLOW & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

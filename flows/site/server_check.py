@@ -38,8 +38,7 @@ class ServerRefuses(ServerUnavailable):
 
 
 def healthy(api_url: str, timeout_s: float = 2.0) -> bool:
-    """Whether a Prefect server answers at this address; raises `ServerRefuses` when a gateway before it does not let
-    us through."""
+    """Whether a Prefect server answers at this address; raises `ServerRefuses` when a gateway denies access."""
     try:
         return _get(api_url, "health", timeout_s) is True
     except (OSError, ValueError):  # not reached; not an address, or the page of something else

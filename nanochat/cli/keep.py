@@ -201,8 +201,9 @@ def export(
     ] = False,
     store: StoreUrl = "",
 ) -> None:
-    """Copy an artifact's files into a folder; of a model or vocabulary also `tokenizer.json` and
-    `tokenizer.tiktoken`.
+    """Copy an artifact's files into a folder; a model or vocabulary also gets the tokenizer in other formats.
+
+    These are `tokenizer.json` (Hugging Face) and `tokenizer.tiktoken`.
 
     Examples: `nanochat export chat/latest my-model`, `nanochat export chat/latest my-model --overwrite`
     """

@@ -69,8 +69,10 @@ def open_parquet(file: Path) -> pq.ParquetFile:
 
 
 def batch_documents(parquet: pq.ParquetFile, column: str) -> int:
-    """Documents to read at once, so that long ones do not fill the memory: of the row group with the longest ones, by
-    its mean, no more than `BATCH_CHARACTERS`."""
+    """How many documents to read at once, so that long ones do not fill the memory.
+
+    The limit is `BATCH_CHARACTERS`, divided by the mean length in the row group with the longest documents.
+    """
     metadata = parquet.metadata
     place = _leaf_of(parquet.schema_arrow, column)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]

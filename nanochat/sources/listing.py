@@ -117,8 +117,10 @@ def _notes(source: str, chosen: Choice[Any], *, sums_are_checked: bool = False) 
 
 
 def _check_address(address: str) -> None:
-    """Raises `BadSource` for what is not an address, and for a credential in one: an address is part of a key and is
-    written into manifests, which never carry any."""
+    """Raises `BadSource` for an invalid address, and for an address with a credential.
+
+    An address is part of a key and is written into manifests, which never contain credentials.
+    """
     scheme, _, rest = address.partition("://")
     if not rest or is_local(address):
         return

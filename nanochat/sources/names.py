@@ -119,7 +119,7 @@ class Skipped:
         return bool(self.files)
 
     def __str__(self) -> str:
-        """`2 hidden (`.a`, `_b`), 1 of a test split (`test.jsonl`)`"""
+        """For example `2 hidden (`.a`, `_b`), 1 of a test split (`test.jsonl`)`."""
         return ", ".join(f"{len(paths):,} {reason} ({named(paths, 3)})" for reason, paths in self.files.items())
 
 

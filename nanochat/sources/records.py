@@ -58,7 +58,7 @@ def text_of(text: str, where: str) -> str:
 
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, whatever ends them: `\\n`, `\\r\\n` or `\\r`."""
+    r"""Numbered lines; a line ends with `\n`, `\r\n` or `\r`."""
     number, rest, length = 1, list[bytes](), 0
     while chunk := stream.read(CHUNK_BYTES):
         for part in chunk.splitlines(keepends=True):

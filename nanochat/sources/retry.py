@@ -26,8 +26,9 @@ def patiently(
     wait_s: float = FIRST_WAIT_S,
     reached: Callable[[], float] = lambda: 0.0,
 ) -> T:
-    """The result of `attempt`, tried again after 1, 2, 4, 8 seconds, or as long as the server asks for, while its
-    error is transient. Each wait is logged.
+    """The result of `attempt`, which is repeated while its error is transient.
+
+    The pauses are 1, 2, 4, 8 seconds, or as long as the server requests; each is logged.
 
     `reached` says how far it is; a try that came further than all before counts as the first: a large file over a bad
     line takes as many as it needs.

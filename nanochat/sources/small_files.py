@@ -81,8 +81,10 @@ def gather(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str
 
 
 def first_to_sample(shards: Sequence[ShardConfig]) -> str:
-    """The name of the first shard with enough documents to hold a sample of them out; where none has, of the first
-    that is not a Parquet part without rows, as some writers leave."""
+    """The name of the first shard with enough documents to hold out a sample of them.
+
+    If no shard has enough: the first that is not a Parquet file without rows, which some writers leave.
+    """
     first = ""
     for shard in shards:
         if file_format(shard.url) == ".parquet" and not _rows(Path(shard.url)):

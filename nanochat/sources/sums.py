@@ -119,8 +119,11 @@ def promised_hashes(sums: Iterable[Path], root: Path, paths: Iterable[str]) -> t
 
 
 def _path_of(name: str, beside: Path, root: Path) -> str:
-    """The path in the folder `root` of the file that a sum is of: beside the file of sums, or where a command that was
-    run in a folder above it, or with a full path, found it. Of a file that is not there, as if it was beside."""
+    """The path, relative to `root`, of the file that a checksum belongs to.
+
+    The file is beside the checksum file, or where a command that ran in a folder above it, or with a full path, found
+    it. For a missing file, the path is the one beside the checksum file.
+    """
     top, start = root.absolute(), beside.absolute()
     for folder in (start, *start.parents):
         there = Path(os.path.normpath(folder / name))

@@ -72,8 +72,10 @@ class Aliases:
         raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
 
     def remove(self, name: str) -> None:
-        """Takes an alias away, also one that cannot be understood, or has a name that `set` refuses. Raises
-        `NotFound`."""
+        """Deletes an alias, also one that cannot be parsed or has a name that `set` refuses.
+
+        Raises `NotFound` if there is none.
+        """
         if name not in self.names():  # a synchronised folder makes `latest (1).json`
             _check(name)
         if self._objects.size(_path(name)) is None:

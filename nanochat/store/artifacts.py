@@ -157,8 +157,10 @@ class Store:
     # --- finding and publishing -----------------------------------------------------------------------------------
 
     def find(self, stage: str, key: str) -> Manifest | None:
-        """The manifest, if its payload is there in full. Nothing is changed: `publish` replaces one whose payload is
-        gone."""
+        """The manifest, if its payload is complete; changes nothing.
+
+        `publish` replaces a manifest whose payload is gone.
+        """
         self.asked.add((stage, key))
         manifest = self.read(stage, key)
         return manifest if manifest and not self.missing(manifest) else None

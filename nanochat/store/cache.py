@@ -26,8 +26,9 @@ ABANDONED_S = 24 * 3600
 
 
 class Cache:
-    """Folders named by digest; the least recently used go when there is no room, but none that a living `Cache` handed
-    out, in this process or another.
+    """Folders named by digest; the least recently used are deleted when there is no room.
+
+    A folder that a live `Cache` returned, in this process or another, is not deleted.
 
     payloads/<digest>/…    whole copies, renamed into place
     incoming/<random>      being downloaded, or being deleted

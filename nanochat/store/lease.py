@@ -179,8 +179,7 @@ def _process() -> dict[str, Any]:
 
 
 def _born(pid: int) -> int:
-    """Clock ticks from boot to the start of a process, by which a reused id is told; 0 of one that only waits to be
-    reaped."""
+    """Clock ticks from boot to the start of a process, to recognise a reused id; 0 for a zombie."""
     state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return 0 if state in "ZX" else int(numbers[18])
 

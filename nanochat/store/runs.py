@@ -294,8 +294,10 @@ def survey(store: Store, limit: int = 0) -> tuple[list[Run], dict[str, NanochatE
 
 
 def everything(store: Store) -> list[Run]:
-    """All runs, newest first, for who deletes what they do not need: raises unless each record could be read, also
-    that of each pin."""
+    """All runs, newest first, for a caller that deletes what no run needs.
+
+    Raises unless each record, also that of each pin, could be read.
+    """
     entries = _listed(store)
     found = _read(store, entries)
     there = {run.record.id for run in found}

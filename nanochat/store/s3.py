@@ -188,8 +188,11 @@ class Bucket:
 
     @contextlib.contextmanager
     def _reading(self, path: str) -> Iterator[None]:
-        """`FileNotFoundError` only if there is no such object. A 404 that does not name what is missing may be a
-        proxy's (an answer to HEAD cannot name it): a listing must confirm it."""
+        """Raises `FileNotFoundError` only if there is no such object.
+
+        A 404 that does not name the missing object may come from a proxy (an answer to HEAD cannot name it): a listing
+        must confirm it.
+        """
         try:
             with self._answers(path, absent=("404", *ABSENT)):
                 yield

@@ -306,7 +306,7 @@ class Tokenizer:
     # --- using it -----------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; what looks like a special token is text. (tiktoken calls this `encode_ordinary`.)"""
+        """Ids of a text; what looks like a special token is text. tiktoken calls this `encode_ordinary`."""
         return self.encoder.encode(text)
 
     def encode_batch(

@@ -185,8 +185,10 @@ def write_hf(tokenizer: Tokenizer, path: Path | str) -> None:
 
 
 def _add_special_tokens(vocab: dict[str, int], tokenizer: Tokenizer) -> None:
-    """Into the model's own vocabulary, unless they have the next free ids, which are given to those that are not there,
-    whatever the file says."""
+    """Adds special tokens to the model's own vocabulary, unless they have the next free ids.
+
+    A reader gives the next free ids to tokens that the vocabulary lacks, whatever the file contains.
+    """
     for name, number in tokenizer.special_tokens.items():
         found = tokenizer.whole and not tokenizer.in_order and _is_a_piece(name, tokenizer.pattern)
         if name in vocab or found:

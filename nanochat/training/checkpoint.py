@@ -312,8 +312,10 @@ class Checkpoints:
                 shutil.rmtree(local, ignore_errors=True)
 
     def _fetch(self, folder: str, local: Path) -> dict[str, Any]:
-        """Raises `ValueError` for a file that is not what the manifest says, `FileNotFoundError` for one that is not
-        there; a `StoreError` when the store does not send what it has."""
+        """Raises `ValueError` for a file that differs from the manifest and `FileNotFoundError` for a missing one.
+
+        Raises a `StoreError` when the store does not send what it has.
+        """
         assert self._objects
         objects = self._objects
         data = patiently(lambda: objects.read(f"{folder}/{MANIFEST}"), tries=TRIES)

@@ -328,8 +328,10 @@ def matching(random: Random) -> str:
 
 
 def held_out_choices(two_steps: int = 20, school: int = 14, sums: int = 16) -> list[Choice]:
-    """The examination with choices, always the same: each held-out fact in two phrasings of both directions, and some
-    of the rest."""
+    """The evaluation with choices, always the same.
+
+    It has each held-out fact in two phrasings of both directions, and some of the rest.
+    """
     random = dice("examination with choices")
     asked = [one for forms in (*HELD_OUT.values, *HELD_OUT.subjects) for one in random.sample(forms, 2)]
     for pool, count in ((HELD_OUT.two_steps, two_steps), (HELD_OUT.school, school), (HELD_OUT.sums, sums)):

@@ -203,7 +203,7 @@ def gathering(random: Random) -> str:
 
 
 def two_steps(random: Random) -> str:
-    """Facts joined in pairs, told step by step: the keeper of the goat lives in …"""
+    """Facts joined in pairs, step by step: for example, the keeper of the goat lives in a town."""
     return " ".join(joined(random, name) for name in random.sample([person.name for person in PEOPLE], 4))
 
 

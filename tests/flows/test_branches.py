@@ -10,7 +10,7 @@ import pytest
 from nanochat.store.artifacts import Store
 from tests.flows.site import Site, ended, tiny, until
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.site]
 
 
 @pytest.fixture(scope="module")

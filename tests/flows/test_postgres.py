@@ -20,7 +20,8 @@ from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
     pytest.mark.prefect,
-    pytest.mark.slow,
+    pytest.mark.site,
+    pytest.mark.postgres,
     pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="workers are supervised on Linux only"),
 ]

@@ -22,6 +22,8 @@ CHROMIUM = next(
 )
 pytestmark = [
     pytest.mark.prefect,
+    pytest.mark.site,
+    pytest.mark.browser,
     pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="playwright is not installed"),
     pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium"),
 ]

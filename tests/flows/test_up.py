@@ -24,6 +24,7 @@ from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
     pytest.mark.prefect,
+    pytest.mark.site,
     pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="workers are supervised on Linux only"),
 ]

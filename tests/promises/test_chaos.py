@@ -1,6 +1,6 @@
 """Killed again and again at random moments, a run ends with the right model, and leaves nothing behind.
 
-    NANOCHAT_KILLS=100 NANOCHAT_DICE=7 pytest tests/promises/test_chaos.py -m chaos -s
+    NANOCHAT_KILLS=100 NANOCHAT_DICE=7 pytest tests/promises/test_chaos.py -s
 
 Text is prepared and a model trained on two ranks, saving all the time: once in peace, then in empty stores, killed:
 everything at once, the run alone, its supervisor, one rank, or with TERM to the run or to all; at a moment that is
@@ -36,7 +36,7 @@ PROGRAM = "import sys; from pathlib import Path; from tests.promises.test_chaos 
 KINDS = ("all", "parent", "supervisor", "rank", "term", "term to all")
 PATIENCE_S = 40.0
 LATER_S = 3 * 3600
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.kills
 
 
 def run(home: Path) -> None:

@@ -37,7 +37,7 @@ def all_end(family: list[psutil.Process]) -> bool:
     return not alive
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 @pytest.mark.parametrize("killed", ["parent", "supervisor", "torchrun"])
 def test_no_process_outlives_the_one_it_works_for(killed: str, tmp_path: Path) -> None:
     data, folder = make_data(tmp_path / "data"), tmp_path / "run"
@@ -53,7 +53,7 @@ def test_no_process_outlives_the_one_it_works_for(killed: str, tmp_path: Path) -
         assert list((data / "checkpoints").glob("*/*/manifest.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.kills
 def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (

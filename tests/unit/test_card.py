@@ -1,3 +1,5 @@
+"""The data card: its counts, its duplicates, its samples."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""From a source to raw shards: formats, checks, and the validation split."""
+
 from __future__ import annotations
 
 import gzip
@@ -328,7 +330,7 @@ def test_addresses_of_this_machine_say_a_path_and_nothing_else(tmp_path: Path) -
 
 
 def test_a_folder_is_held_to_its_sums(tmp_path: Path) -> None:
-    """`sha256sum *.parquet > SHA256SUMS`"""
+    """As `sha256sum *.parquet > SHA256SUMS` writes it."""
     path = parquet(tmp_path / "data/a.parquet", texts(100))
     sums = tmp_path / "data/SHA256SUMS"
     sums.write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()} *a.parquet\n")

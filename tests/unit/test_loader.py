@@ -1,3 +1,5 @@
+"""The loader: rows to batches, in order, resumable, on every rank."""
+
 from __future__ import annotations
 
 from contextlib import closing

@@ -1,3 +1,5 @@
+"""Token shards: what is written is what is read."""
+
 from __future__ import annotations
 
 from itertools import pairwise
