@@ -194,8 +194,8 @@ def _training(scratch: Path) -> None:
     from nanochat.data.index import open_rows
     from nanochat.data.loader import Loader
     from nanochat.model.gpt import GPT
+    from nanochat.optim.optimizer import build_optimizer
     from nanochat.optim.schedule import rates
-    from nanochat.optim.step import build_optimizer
     from nanochat.scaling import derive_hyperparameters
     from nanochat.training.loop import optimizer_step
 

@@ -31,8 +31,8 @@ from nanochat.data.index import open_rows
 from nanochat.data.loader import Loader
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
+from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.step import build_optimizer
 from nanochat.scaling import hyperparameters_from_steps
 from nanochat.settings import cores
 from nanochat.training.loop import optimizer_step

@@ -71,13 +71,13 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     from nanochat.evaluation.bits_per_byte import bits_per_byte
     from nanochat.model.architecture import Architecture
     from nanochat.model.gpt import GPT
+    from nanochat.optim.optimizer import build_optimizer
     from nanochat.optim.schedule import rates
-    from nanochat.optim.step import build_optimizer
     from nanochat.profiles import CPU
     from nanochat.scaling import hyperparameters_from_steps
     from nanochat.tokenizer.bpe import Tokenizer
+    from nanochat.training.device_setup import compute_dtype, fit
     from nanochat.training.loop import optimizer_step
-    from nanochat.training.machine import compute_dtype, fit
     from nanochat.training.metrics import Clock, peak_flops
     from nanochat.training.micro_batch import micro_batch_rows
     from nanochat.workers.ranks import World

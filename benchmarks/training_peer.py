@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from nanochat.config import OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
+from nanochat.optim.parameter_groups import parameter_groups
 from nanochat.optim.schedule import StepRates
 from nanochat.scaling import Hyperparameters
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanochat.console import number
-from nanochat.report.card import conversation_facts, table
+from nanochat.report.data_card import conversation_facts, table
 from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest
 

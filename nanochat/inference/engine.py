@@ -14,8 +14,8 @@ import torch
 from nanochat.errors import BadConfig
 from nanochat.inference.kv_cache import KVCache
 from nanochat.inference.sampling import sample
+from nanochat.model.fused import norm
 from nanochat.model.gpt import GPT
-from nanochat.model.passes import norm
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tools.calculator import calculate
 

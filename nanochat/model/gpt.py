@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from nanochat.model.architecture import Architecture
 from nanochat.model.attention import BACKENDS, Backend, KVCache, attend, prepare_backend
 from nanochat.model.float8 import float8_linear
+from nanochat.model.fused import blend, norm, relu_squared, rotate
 from nanochat.model.loss import Between, Reduction, between_products, head_loss
-from nanochat.model.passes import blend, norm, relu_squared, rotate
 
 QK_GAIN = 1.2
 VALUE_GATE_GAIN = 3.0

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.optim.groups import Group
-from nanochat.optim.tree import sum_everywhere, sum_scattered
+from nanochat.optim.exact_sum import sum_everywhere, sum_scattered
+from nanochat.optim.parameter_groups import Group
 
 EPSILON = 1e-10
 SMALLEST_SHARED = 1024

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from nanochat.console import duration
 from nanochat.report.plots import scaling_curve
-from nanochat.report.template import templates
+from nanochat.report.templates import templates
 from nanochat.store.artifacts import Artifact
 
 

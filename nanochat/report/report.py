@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from nanochat.console import duration, headline
 from nanochat.lineage.picture import as_svg, fold
-from nanochat.report.card import as_markdown, conversation_facts
-from nanochat.report.card import facts as card_facts
+from nanochat.report.data_card import as_markdown, conversation_facts
+from nanochat.report.data_card import facts as card_facts
 from nanochat.report.plots import accuracy_bars, language_bars, length_bars, training_curve
-from nanochat.report.template import templates
+from nanochat.report.templates import templates
 from nanochat.store.artifacts import Artifact
 
 

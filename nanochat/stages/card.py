@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat.config import DataCardConfig
 from nanochat.data.card import describe
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.report.card import as_markdown
+from nanochat.report.data_card import as_markdown
 from nanochat.report.plots import length_bars
 from nanochat.store.artifacts import DataCard, RawShard, Rows, TokenShard
 

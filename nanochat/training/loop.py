@@ -23,17 +23,17 @@ from nanochat.data.index import RowSet
 from nanochat.data.loader import IGNORED, Batch, Loader
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
 from nanochat.model.gpt import GPT
+from nanochat.optim.exact_sum import pass_in_tree_order
+from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.step import Optimizer
-from nanochat.optim.tree import pass_in_tree_order
 from nanochat.training.checkpoint import Checkpoints, Saved
+from nanochat.training.device_setup import Fitted
 from nanochat.training.guard import LOWER_THE_RATES, Guard
 from nanochat.training.loss_scale import LossScale
-from nanochat.training.machine import Fitted
 from nanochat.training.metrics import Clock, Metrics, memory_bytes, peak_flops
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import Preempted, World, stop_requested, sum_over_ranks
-from nanochat.workers.watchdog import Pulse
+from nanochat.workers.watchdog import Watchdog
 
 SMOOTHING = 0.9
 """Of the loss that is shown: an exponential moving average."""
@@ -120,7 +120,7 @@ class _Training:
             job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints,
             job.compute.keep_checkpoint_every_steps, {"config": job.config, "world_size": world.world_size},
         )  # fmt: skip
-        self.pulse = Pulse(job, world.rank, job.compute.silence_s)
+        self.pulse = Watchdog(job, world.rank, job.compute.silence_s)
         self.measured_tokens, self.measured_s, self.steps_done, self.warm = 0, 0.0, 0, False
         self.looked = time.monotonic()
         self.waiting: list[Tensor] = []

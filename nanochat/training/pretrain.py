@@ -21,12 +21,12 @@ from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_model, save_model
 from nanochat.model.gpt import GPT
+from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import rates
-from nanochat.optim.step import build_optimizer
 from nanochat.scaling import derive_hyperparameters
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.training.device_setup import compute_dtype, fit
 from nanochat.training.loop import Schedule, train
-from nanochat.training.machine import compute_dtype, fit
 from nanochat.training.micro_batch import micro_batch_rows
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main

@@ -17,11 +17,11 @@ from nanochat.data.index import open_rows
 from nanochat.data.loader import IGNORED, sequential
 from nanochat.evaluation.bits_per_byte import of_equal_shape
 from nanochat.model.files import load_model, save_model
+from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import sft_rates
-from nanochat.optim.step import build_optimizer
 from nanochat.scaling import hyperparameters_from_steps
+from nanochat.training.device_setup import compute_dtype, fit
 from nanochat.training.loop import Schedule, train
-from nanochat.training.machine import compute_dtype, fit
 from nanochat.training.micro_batch import micro_batch_rows
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main, sum_over_ranks

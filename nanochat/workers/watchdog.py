@@ -25,7 +25,7 @@ AFTER_YOU_S = 2.0
 """A rank that waits for others lets the one that hangs speak first: the first error is the one that is told."""
 
 
-class Pulse:
+class Watchdog:
     """The sign of life of this rank's main thread. `limit_s` 0 watches nothing."""
 
     def __init__(self, job: Job, rank: int, limit_s: float) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS
+from nanochat.optim.optimizer import build_optimizer
+from nanochat.optim.parameter_groups import parameter_groups
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.step import build_optimizer
 from nanochat.scaling import hyperparameters_from_steps
 
 

@@ -16,8 +16,8 @@ from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.adamw import Run
+from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.step import build_optimizer
 from nanochat.scaling import hyperparameters_from_steps
 
 ROWS, T = 6, 8

@@ -16,7 +16,7 @@ from nanochat.config import Config
 from nanochat.errors import BadSource
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import Preempted, World, main, stop_requested, sum_over_ranks
-from nanochat.workers.watchdog import Pulse
+from nanochat.workers.watchdog import Watchdog
 
 
 class Orders(Config):
@@ -46,7 +46,7 @@ def work(job: Job, world: World) -> dict[str, Any]:
                 time.sleep(0.05)
             raise Preempted
         case "hang":
-            pulse = Pulse(job, world.rank, job.compute.silence_s)
+            pulse = Watchdog(job, world.rank, job.compute.silence_s)
             for step in range(1000):
                 pulse.beat()
                 if step == 3 and world.rank == 1:

@@ -19,7 +19,7 @@ from nanochat.data.conversations import pinned, questions_of, render_mixture, ti
 from nanochat.data.index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
-from nanochat.report.card import conversation_facts, table
+from nanochat.report.data_card import conversation_facts, table
 from nanochat.stages.conversations import converse
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents

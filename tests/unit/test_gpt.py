@@ -15,10 +15,10 @@ from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_model, save_model
+from nanochat.model.fused import blend, norm, relu_squared, rotate
 from nanochat.model.gpt import GPT
-from nanochat.model.passes import blend, norm, relu_squared, rotate
+from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.step import build_optimizer
 from nanochat.scaling import hyperparameters_from_steps
 
 PLAIN = {"value_embeddings": False, "residual_scalars": False, "smear": False, "backout": False}

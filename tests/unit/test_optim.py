@@ -8,10 +8,10 @@ import torch
 from nanochat.config import ModelConfig, OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.optim.groups import parameter_groups
 from nanochat.optim.muon import POLAR_EXPRESS, polar_factor
+from nanochat.optim.optimizer import Optimizer, build_optimizer
+from nanochat.optim.parameter_groups import parameter_groups
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.step import Optimizer, build_optimizer
 from nanochat.scaling import Hyperparameters, hyperparameters_from_steps
 
 

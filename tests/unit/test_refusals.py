@@ -13,8 +13,8 @@ from nanochat.errors import BadConfig
 from nanochat.graphs.pipeline import pipeline
 from nanochat.profiles import override
 from nanochat.stages import pretrain as stage
-from nanochat.training import machine
-from nanochat.training.machine import compute_dtype, fit
+from nanochat.training import device_setup
+from nanochat.training.device_setup import compute_dtype, fit
 from nanochat.training.trackers import open_tracker
 from nanochat.workers.job import Job
 from tests.unit.test_gpt import built
@@ -71,7 +71,7 @@ def test_eight_bits_where_there_are_none_are_refused() -> None:
 
 
 def test_what_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(device_setup, "_cpu_has_bf16", lambda: False)
     assert fit(built(), "bf16", Compute(), CPU).said == (
         "cpu: float32 products, sdpa attention, nothing compiled; no fast bf16 here"
     )

@@ -9,7 +9,7 @@ With W ranks the step has three phases, so that the network and the arithmetic o
 3. the weights of the others arrive.
 
 What is sent is the least there is: each gradient and each weight (W-1)/W times. With one rank nothing is sent. The
-result is the same for any W but for the rounding of the average; exact sums (`tree.py`) round alike too.
+result is the same for any W but for the rounding of the average; exact sums (`exact_sum.py`) round alike too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from nanochat.config import OptimizerConfig
 from nanochat.optim.adamw import AdamW, Run, Table
-from nanochat.optim.groups import Group, parameter_groups
+from nanochat.optim.exact_sum import sum_scattered
 from nanochat.optim.muon import muon_step, second_moment_shape
+from nanochat.optim.parameter_groups import Group, parameter_groups
 from nanochat.optim.schedule import StepRates
-from nanochat.optim.tree import sum_scattered
 from nanochat.scaling import Hyperparameters
 
 
@@ -37,7 +37,7 @@ def build_optimizer(
     """The optimizer of all parameters of a model; uses the width and `lr_scale` of `hyperparameters`.
 
     To be called after `torch.distributed` is up, if it shall be, and after the model is on its device. `exact` adds up
-    over the ranks as `tree.py` says.
+    over the ranks as `exact_sum.py` says.
     """
     return Optimizer(dict(model.named_parameters()), parameter_groups(model, config, hyperparameters), exact=exact)
 
