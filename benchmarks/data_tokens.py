@@ -31,7 +31,7 @@ from nanochat.graphs.pipeline import Each, PlainRun
 from nanochat.stages.download import download
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.formats import write_tiktoken
 from nanochat.world.documents import documents

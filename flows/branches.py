@@ -13,7 +13,8 @@ from flows.pipeline import ProfileName
 from nanochat.config import Compute, PipelineConfig
 from nanochat.console import headline
 from nanochat.graphs import branches
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.store import Store
 
 
 def evaluate_name() -> str:

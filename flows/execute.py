@@ -23,12 +23,13 @@ from flows.tasks import WATCH, Stopped, open_store
 from nanochat import settings
 from nanochat.config import Compute, Config, PipelineConfig
 from nanochat.errors import BadConfig, NanochatError
-from nanochat.failures import as_sentence
+from nanochat.failures import to_nanochat_error
 from nanochat.graphs.pipeline import Handles
 from nanochat.profiles import PROFILES, parse
 from nanochat.profiles import profile as profile_named
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
 from nanochat.store.runs import recording
+from nanochat.store.store import Store
 
 H = TypeVar("H", bound=Handles)
 C = TypeVar("C", bound=Config)
@@ -132,7 +133,7 @@ def answered(work: Callable[[], Said]) -> State[Any]:
     except NanochatError as error:
         return Failed(message=str(error), data=error)
     except Exception as error:  # noqa: BLE001 - any error that is left becomes a sentence, and its traceback a file
-        sentence = as_sentence(error, "the run")
+        sentence = to_nanochat_error(error, "the run")
         return Failed(message=str(sentence), data=sentence)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from flows.pages import link, put, table
 from nanochat.console import duration, number
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest
+from nanochat.store.store import Store
 
 KEY = "models"
 KINDS = {

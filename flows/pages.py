@@ -16,10 +16,11 @@ from flows.calls import Made
 from flows.results_section import findings
 from nanochat import settings
 from nanochat.console import duration, headline, number
+from nanochat.lineage.ancestry import ancestors
 from nanochat.lineage.picture import as_mermaid, as_svg, fold
-from nanochat.lineage.walk import ancestors
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import InputRef, Manifest, Name
+from nanochat.store.store import Store
 
 met: dict[Name, Manifest] = {}
 """Manifests this process has met: each is read at most once."""

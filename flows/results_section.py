@@ -9,8 +9,8 @@ from typing import Any
 
 from nanochat.console import number
 from nanochat.report.data_card import conversation_facts, table
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest
+from nanochat.store.store import Store
 
 WIDTH, HEIGHT, MARGIN, MOST_POINTS, BAR = 640, 190, 34, 200, 20
 LOSS, HELD_OUT, GREY = "#3b82f6", "#f97316", "#64748b"
@@ -91,4 +91,8 @@ def _bar(share: float) -> str:
 
 
 def _read(store: Store, manifest: Manifest, name: str) -> str:
-    return store.read_file(manifest, name).decode(errors="replace") if name in {f.path for f in manifest.files} else ""
+    return (
+        store.payloads.read_file(manifest, name).decode(errors="replace")
+        if name in {f.path for f in manifest.files}
+        else ""
+    )

@@ -17,8 +17,8 @@ from nanochat.config import Compute, Config
 from nanochat.errors import BadConfig, NotFound
 from nanochat.graphs.pipeline import STAGES
 from nanochat.profiles import parse
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest
+from nanochat.store.store import Store
 
 C = TypeVar("C", bound=Config)
 

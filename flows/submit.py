@@ -25,7 +25,8 @@ from nanochat.errors import NanochatError, StageFailed
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import Each, deal, list_shards
 from nanochat.progress import Progress
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.store import Store
 
 ONE_EACH = 64
 """Up to so many shards have a task each, unless `Compute.shards_per_task` says how many a task has."""
@@ -211,7 +212,7 @@ class PrefectRun:
                 watch.failed(task.calls.label, error)
             return
         for call, made in zip(task.calls.calls, task.future.result().made, strict=True):
-            self.store.asked.add(made.manifest.name)
+            self.store.requested.add(made.manifest.name)
             seconds = 0.0 if made.reused else made.manifest.producer.seconds
             watch.ended(call.label, self.store.artifact(made.manifest, reused=made.reused), seconds)
 

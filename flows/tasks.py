@@ -30,7 +30,8 @@ from nanochat.errors import NanochatError, StageFailed
 from nanochat.execution.stage import Inputs, Stage
 from nanochat.graphs.pipeline import Unwatched, Watch
 from nanochat.progress import Progress
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.store import Store
 
 TURN_POLL_S = 0.5
 

@@ -65,7 +65,7 @@ class StoreUnreachable(StoreError):
     transient = True
 
 
-class DamagedAnswer(StoreUnreachable):
+class DamagedResponse(StoreUnreachable):
     """The bytes that came from the store are not those that it promises."""
 
 
@@ -128,7 +128,7 @@ class Preempted(StageFailed):
 
 
 class Unexpected(NanochatError):
-    """An error that nobody planned for; the hint names the file with its traceback. See `failures.as_sentence`."""
+    """An error without a sentence of its own; the hint names the file with its traceback (`failures.py`)."""
 
 
 def from_json(error: dict[str, str]) -> NanochatError:

@@ -49,7 +49,7 @@ EXTRAS = {"prefect_dask": "nanochat[dask]", "dask": "nanochat[dask]", "prefect_r
 """Module → what to install for it, where that is not its own name."""
 
 
-def as_sentence(error: BaseException, what: str = COMMAND, *, log: Path | None = None) -> NanochatError:
+def to_nanochat_error(error: BaseException, what: str = COMMAND, *, log: Path | None = None) -> NanochatError:
     """The error as a `NanochatError`; never raises.
 
     `what` failed, as inside a sentence: "the stage `pack`". `log` is a file that gets the traceback anyway (the caller
@@ -70,14 +70,14 @@ def _capital(text: str) -> str:
 
 
 @contextmanager
-def sentences(what: str) -> Iterator[None]:
+def convert_errors(what: str) -> Iterator[None]:
     """What is raised in the block becomes a `NanochatError`."""
     try:
         yield
     except NanochatError:
         raise
     except Exception as error:
-        raise as_sentence(error, what) from error
+        raise to_nanochat_error(error, what) from error
 
 
 def traceback_text(error: BaseException) -> str:

@@ -10,8 +10,8 @@ from nanochat.errors import NanochatError, NoSpace, NotEnoughMemory, SystemFaile
 PATH_CHARACTERS = 200
 """Of a path in a message."""
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-PASSING = frozenset(
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+TRANSIENT = frozenset(
     {
         errno.ESTALE, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EBUSY,
         errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
@@ -51,7 +51,7 @@ def is_known(error: OSError) -> bool:
     """Whether the error has a sentence of its own."""
     if error.errno == errno.ENOENT:
         return bool(_path(error))
-    return error.errno in FULL or error.errno == errno.ENOMEM or error.errno in SENTENCES
+    return error.errno in DISK_FULL or error.errno == errno.ENOMEM or error.errno in SENTENCES
 
 
 def from_system(error: OSError, what: str = "") -> NanochatError:
@@ -61,7 +61,7 @@ def from_system(error: OSError, what: str = "") -> NanochatError:
     """
     path = _path(error)
     named = f"`{path}`" if path else "a file"
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         which = "No space left" if error.errno == errno.ENOSPC else "The disk quota leaves no space"
         return NoSpace(
             f"{which} for {what or 'the command'}{f' ({named})' if path else ''}.",
@@ -69,11 +69,11 @@ def from_system(error: OSError, what: str = "") -> NanochatError:
         )
     if error.errno == errno.ENOMEM:
         return NotEnoughMemory(_sentence(what, "The system has no memory left"), hint="End other programs.")
-    kind = SystemFailed if error.errno in PASSING else SystemRefused
+    kind = SystemFailed if error.errno in TRANSIENT else SystemRefused
     if is_known(error):
         sentence, hint = SENTENCES[error.errno or 0]
         return kind(_sentence(what, sentence.format(path=named)), hint=hint)
-    hint = "Try again; if that does not help, look at the disk." if error.errno in PASSING else "Choose another place."
+    hint = "Try again; if that does not help, check the disk." if error.errno in TRANSIENT else "Choose another place."
     return kind(_sentence(what, f"{named} cannot be used: {error.strerror or error}"), hint=hint)
 
 

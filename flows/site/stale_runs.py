@@ -26,7 +26,7 @@ from flows.site.server_check import ServerRefuses
 from flows.site.stale_run_rules import Known, Limits, Step, crashes_in_a_row, decide
 from nanochat import settings
 from nanochat.errors import BadConfig, NanochatError
-from nanochat.failures import as_sentence
+from nanochat.failures import to_nanochat_error
 
 LOOK_EVERY_S = 5.0
 FLOWS = ("nanochat", "evaluate", "sft-only", "ladder", "refresh", "stage", "verify-store", "gc")
@@ -192,7 +192,7 @@ def watch(api_url: str, ending: threading.Event, say: Callable[[str], None]) -> 
             trouble = kind
         except Exception as error:  # noqa: BLE001 - whatever it is: nobody else looks after the other runs
             if repr(error) != trouble:
-                say(str(as_sentence(error, "the look at what is overdue")))
+                say(str(to_nanochat_error(error, "the look at what is overdue")))
             trouble = repr(error)
 
 

@@ -15,7 +15,7 @@ from nanochat.console import Console
 from nanochat.errors import NanochatError, Unexpected
 
 if TYPE_CHECKING:
-    from nanochat.store.artifacts import Store
+    from nanochat.store.store import Store
 
 
 out = Console()
@@ -66,17 +66,17 @@ Reference = Annotated[str, Parameter(help="An alias (`chat/latest`), `stage/key`
 
 def open_store(url: str, *, read_only: bool = False) -> Store:
     """The store that a command works on; `read_only` when it only looks."""
-    from nanochat.store.artifacts import Store
+    from nanochat.store.store import Store
 
     return Store(url or settings.store_url(), settings.home() / "cache", read_only=read_only)
 
 
 def need_home() -> None:
     """Raises a `NanochatError` when the home cannot be written to, before anything is started in it."""
-    from nanochat.failures import sentences
+    from nanochat.failures import convert_errors
 
     folder = settings.home()
-    with sentences(f"the home `{folder}`"):
+    with convert_errors(f"the home `{folder}`"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(LEAST_ROOM_BYTES))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from nanochat.cli.app import Reference, StoreUrl, app, between, fail, open_store, out
 from nanochat.errors import BadConfig, NanochatError
-from nanochat.system_errors import PASSING, from_system
+from nanochat.system_errors import TRANSIENT, from_system
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
@@ -35,7 +35,7 @@ def verify(
 
     Example: `nanochat verify chat/latest`
     """
-    from nanochat.lineage.walk import ancestors
+    from nanochat.lineage.ancestry import ancestors
     from nanochat.store.verification import examine
     from nanochat.store.verification import repair as take_out
 
@@ -215,7 +215,7 @@ def export(
     source = artifact.path
     names = [file.path for file in artifact.manifest.files]
     try:
-        _check_target(folder, opened.objects.local, overwrite=overwrite)
+        _check_target(folder, opened.objects.local_path(), overwrite=overwrite)
         is_new = not folder.is_dir()
         staged = folder / f"{STAGED}{uuid.uuid4().hex[:8]}"
         try:
@@ -235,7 +235,7 @@ def export(
         finally:
             shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
-        if error.errno in PASSING:
+        if error.errno in TRANSIENT:
             raise from_system(error, f"the export to `{folder}`") from error
         named = str(error.filename2 or error.filename or folder)
         if named.startswith(f"{source}{os.sep}"):  # it went while it was copied

@@ -103,7 +103,7 @@ def lineage(
 
     Examples: `nanochat lineage chat/latest`, `nanochat lineage chat/latest --html lineage.html`
     """
-    from nanochat.lineage import walk as lines
+    from nanochat.lineage import ancestry as lines
 
     opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)

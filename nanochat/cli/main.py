@@ -17,7 +17,7 @@ from nanochat.cli.app import EXIT_BROKEN_PIPE, EXIT_USAGE, app, err, fail, warn
 from nanochat.cli.signals import guarded
 from nanochat.console import drop_unwritten, settle_streams
 from nanochat.errors import BadConfig, NanochatError, Terminated
-from nanochat.failures import as_sentence
+from nanochat.failures import to_nanochat_error
 
 HELP = {"--help", "-h", "--version"}
 EMPTY = re.compile(r"((?P<name>--?[\w-]+)=)?\s*")
@@ -51,7 +51,7 @@ def _main() -> None:
     except BrokenPipeError:  # the reader has what it wanted
         sys.exit(EXIT_BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - whatever is left becomes one sentence
-        fail(as_sentence(error))
+        fail(to_nanochat_error(error))
     finally:
         drop_unwritten()
 
@@ -81,5 +81,5 @@ def _check(argument: str) -> None:
 
 def _say_of_a_thread(failed: threading.ExceptHookArgs) -> None:
     if failed.exc_value is not None and not isinstance(failed.exc_value, SystemExit):
-        sentence = as_sentence(failed.exc_value, f"the thread `{failed.thread.name if failed.thread else ''}`")
+        sentence = to_nanochat_error(failed.exc_value, f"the thread `{failed.thread.name if failed.thread else ''}`")
         warn(str(sentence))

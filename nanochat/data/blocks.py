@@ -33,7 +33,7 @@ from nanochat.data.index import Block, RowSet
 from nanochat.data.order import Window
 from nanochat.data.rows import decode_block
 from nanochat.errors import BadSource, DamagedArtifact, StoreUnreachable
-from nanochat.store.names import is_foreign
+from nanochat.store.object_names import is_foreign
 from nanochat.store.objects import Objects
 
 Columns = tuple[np.ndarray, ...]

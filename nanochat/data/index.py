@@ -79,7 +79,7 @@ def index_rows(artifacts: Sequence[Artifact]) -> RowIndex:
                 )
     return RowIndex(
         store=first.store.objects.root,
-        cache=str(first.store.cache_root / "rows"),
+        cache=str(first.store.payloads.cache_root / "rows"),
         row_tokens=shape[0] + 1,
         dtype=shape[1],
         masked=first.kind == "Conversations",

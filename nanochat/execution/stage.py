@@ -28,11 +28,13 @@ from typing import Any, Literal, get_type_hints
 
 from nanochat.config import Compute, Config
 from nanochat.errors import NanochatError, StageFailed, WrongKind
-from nanochat.failures import sentences
+from nanochat.failures import convert_errors
 from nanochat.progress import Progress
-from nanochat.store.artifacts import Artifact, Store, compute_key
-from nanochat.store.lease import Held, Overtaken, lease
+from nanochat.store.artifacts import Artifact
+from nanochat.store.lease import HeldLease, LeaseLost, lease
+from nanochat.store.manifest import compute_key
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 
 Metrics = dict[str, Any]
 Inputs = Mapping[str, "Artifact | list[Artifact]"]
@@ -109,7 +111,7 @@ class Stage:
 
         Raises a `NanochatError`; what was half done is left in `folder_root` for reading, never taken for an artifact.
         """
-        with sentences(f"the stage `{self.name}`"):
+        with convert_errors(f"the stage `{self.name}`"):
             return self._run(config, inputs, store, compute, progress, folder_root, run_name)
 
     def _run(
@@ -137,14 +139,14 @@ class Stage:
             with lease(store.objects, key, on_wait=waiting) as held:
                 if (found := self.find(config, inputs, store)) is not None:
                     return found
-                with suppress(Overtaken):
+                with suppress(LeaseLost):
                     fenced = _fenced(progress, held)
                     return self._compute(key, held, config, inputs, store, compute, fenced, folder_root, run_name)
 
     def _compute(
         self,
         key: str,
-        held: Held,
+        held: HeldLease,
         config: Config,
         inputs: Inputs,
         store: Store,
@@ -252,7 +254,7 @@ def _checkpoints(key: str) -> str:
     return f"v1/checkpoints/{key}"
 
 
-def _fenced(progress: Progress, held: Held) -> Progress:
+def _fenced(progress: Progress, held: HeldLease) -> Progress:
     """The progress, which ends the stage's work when its lease is lost."""
 
     def fenced(
@@ -265,8 +267,8 @@ def _fenced(progress: Progress, held: Held) -> Progress:
     return fenced
 
 
-def _overtaken() -> Overtaken:
-    return Overtaken("Another run took this artifact over, because this one was silent.")
+def _overtaken() -> LeaseLost:
+    return LeaseLost("Another run took this artifact over, because this one was silent.")
 
 
 def _as_list(given: Artifact | list[Artifact]) -> list[Artifact]:

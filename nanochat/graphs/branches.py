@@ -10,7 +10,7 @@ from nanochat.config import PipelineConfig, PretrainConfig
 from nanochat.data.conversations import pinned
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.graphs.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare
-from nanochat.lineage.walk import ancestors
+from nanochat.lineage.ancestry import ancestors
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
 from nanochat.stages.evaluate import evaluate_base, evaluate_chat

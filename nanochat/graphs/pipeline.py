@@ -33,7 +33,8 @@ from nanochat.stages.rows import pack
 from nanochat.stages.sft import sft
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
-from nanochat.store.artifacts import Artifact, Store, references
+from nanochat.store.artifacts import Artifact, references
+from nanochat.store.store import Store
 
 STAGES: tuple[Stage, ...] = (
     download, train_tokenizer, tokenize, pack, data_card, pretrain, evaluate_base, converse, sft, evaluate_chat, report,

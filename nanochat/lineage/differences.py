@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import InputRef, Manifest
+from nanochat.store.store import Store
 
 MOST = 12
 """Differences that are told of one ancestor; of an input of many shards, only the first that differ are followed."""

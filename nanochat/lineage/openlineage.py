@@ -9,9 +9,9 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from nanochat.lineage.walk import family, oldest_first
-from nanochat.store.artifacts import Store
+from nanochat.lineage.ancestry import family, oldest_first
 from nanochat.store.manifest import InputRef, Manifest, artifact_folder
+from nanochat.store.store import Store
 
 SPEC = "https://openlineage.io/spec"
 RUNS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:nanochat:runs")

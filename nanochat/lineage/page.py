@@ -10,10 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from nanochat.console import duration, number
+from nanochat.lineage.ancestry import family, oldest_first
 from nanochat.lineage.picture import as_svg, fold
-from nanochat.lineage.walk import family, oldest_first
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import InputRef, Manifest
+from nanochat.store.store import Store
 
 
 def as_page(store: Store, manifest: Manifest, *, down: bool = False) -> str:

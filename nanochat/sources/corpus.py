@@ -35,7 +35,7 @@ from nanochat.sources.remote import fetch_url, is_web
 from nanochat.sources.retry import patiently
 from nanochat.sources.small_files import are_tiny, first_to_sample, gather, too_small_for_a_sample
 from nanochat.sources.web import check_hash, is_hash
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 
 LOG = logging.getLogger("nanochat.sources")
 ABANDONED_S = 7 * 24 * 3600

@@ -15,8 +15,8 @@ from nanochat.config import DataConfig, canonical_json
 from nanochat.errors import StoreUnreachable
 from nanochat.sources.files import is_local, local_path
 from nanochat.sources.listing import Found
-from nanochat.store.artifacts import Store
-from nanochat.store.records import parse
+from nanochat.store.record_format import parse_record
+from nanochat.store.store import Store
 
 
 class Pin(BaseModel):
@@ -70,7 +70,8 @@ def change_pin(store: Store, config: DataConfig, change: Callable[[Pin], Pin]) -
 
 
 def _parse(config: DataConfig, data: bytes) -> Pin:
-    return parse(Pin, data, _path(config), "what is pinned of a source", hint="Move it away, and run `nanochat fetch`.")
+    hint = "Move it away, and run `nanochat fetch`."
+    return parse_record(Pin, data, _path(config), "what is pinned of a source", hint=hint)
 
 
 def _path(config: DataConfig) -> str:

@@ -42,7 +42,7 @@ def data_card(
     )
     metrics["padded_share"] = total(rows, "padding_tokens") / max(row_tokens, 1)
     # one file of each shard's payload, and not its tokens
-    ledgers = [partial(shard.store.read_file, shard.manifest, "documents.parquet") for shard in tokens]
+    ledgers = [partial(shard.store.payloads.read_file, shard.manifest, "documents.parquet") for shard in tokens]
     found = describe(
         ledgers, config.most_languages, lambda done: context.progress(done, len(tokens), "shards", "counting")
     )

@@ -11,9 +11,9 @@ import shlex
 from pydantic import BaseModel, ConfigDict
 
 from nanochat.errors import BadConfig, NotFound, StoreUnreachable
-from nanochat.store.names import ObjectName
+from nanochat.store.object_names import ObjectName
 from nanochat.store.objects import Objects
-from nanochat.store.records import parse
+from nanochat.store.record_format import parse_record
 
 FOLDER, ENDING = "v1/aliases", ".json"
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
@@ -88,7 +88,7 @@ class Aliases:
         except FileNotFoundError:
             return None
         hint = f"`nanochat alias --remove {shlex.quote(name)}` removes it; then set it again."
-        return parse(Target, data, _path(name), "an alias", hint=hint)
+        return parse_record(Target, data, _path(name), "an alias", hint=hint)
 
 
 def is_alias(name: str) -> bool:

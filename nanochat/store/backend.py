@@ -39,8 +39,10 @@ class Backend(Protocol):
 
     root: str
     """URL, normalised."""
-    local: Path | None
-    """The folder, where it is one."""
+
+    def local_path(self, path: str) -> Path | None:
+        """Where this machine can read the object, or the objects of a folder, in place; None if they must be copied."""
+        ...
 
     def read(self, path: str) -> bytes: ...
     def size(self, path: str) -> int | None: ...

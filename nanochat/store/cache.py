@@ -15,10 +15,10 @@ from typing import IO
 
 from nanochat import settings
 from nanochat.errors import NoSpace, SystemFailed, SystemRefused
+from nanochat.store.file_walk import walk_files
 from nanochat.store.manifest import Manifest
-from nanochat.store.names import is_foreign
-from nanochat.store.walk import walk
-from nanochat.system_errors import FULL, PASSING
+from nanochat.store.object_names import is_foreign
+from nanochat.system_errors import DISK_FULL, TRANSIENT
 
 DOWNLOADS_AT_ONCE = 8
 ABANDONED_S = 24 * 3600
@@ -93,9 +93,9 @@ class Cache:
         try:
             yield
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in DISK_FULL:
                 raise NoSpace(f"No space left for the cache `{self.root}`.", hint="Free some.") from error
-            kind = SystemFailed if error.errno in PASSING else SystemRefused
+            kind = SystemFailed if error.errno in TRANSIENT else SystemRefused
             raise kind(
                 f"The cache `{self.root}` cannot be used: {error.strerror or error} (`{error.filename or 'lock'}`).",
                 hint="Point `NANOCHAT_HOME` at a disk that can be written and locked.",
@@ -131,7 +131,7 @@ class Cache:
                 if time.time() - path.stat().st_mtime > ABANDONED_S:
                     _delete(path)
         folders = sorted(_inside(self.root / "payloads"), key=lambda folder: folder.stat().st_mtime)
-        sizes = {folder: sum(there.st_size for _, there in walk(folder)) for folder in folders if folder.is_dir()}
+        sizes = {folder: sum(there.st_size for _, there in walk_files(folder)) for folder in folders if folder.is_dir()}
         excess = sum(sizes.values()) + needed_bytes - settings.cache_bytes()
         if excess <= 0:
             return

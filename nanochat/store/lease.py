@@ -30,11 +30,11 @@ RELEASE_PAUSES_S = (0.2, 1.0, 0.0)
 """Between tries to give a lease back; nobody else has to wait for it to run out then."""
 
 
-class Overtaken(NanochatError):
+class LeaseLost(NanochatError):
     """The lease went to another while this process was silent (stopped, asleep, or cut off from the store)."""
 
 
-class Held:
+class HeldLease:
     """A lease that this process holds; `lost` once somebody else has taken it over."""
 
     def __init__(self, objects: Objects, path: str, data: bytes) -> None:
@@ -80,7 +80,7 @@ class Held:
 @contextlib.contextmanager
 def lease(
     objects: Objects, key: str, *, ttl_s: float = 20.0, on_wait: Callable[[str], None] = lambda holder: None
-) -> Iterator[Held]:
+) -> Iterator[HeldLease]:
     """Waits for the lease of a key and holds it; `on_wait` is told who has it, once a holder."""
     held = _acquire(objects, f"v1/leases/{key}.json", ttl_s, on_wait)
     done = threading.Event()
@@ -100,7 +100,7 @@ def lease(
         _release(held)
 
 
-def _release(held: Held) -> None:
+def _release(held: HeldLease) -> None:
     """Gives a lease back. A store that fails does not fail the work, which is done: the lease runs out by itself."""
     for pause_s in RELEASE_PAUSES_S:
         try:
@@ -113,7 +113,7 @@ def _release(held: Held) -> None:
             return
 
 
-def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str], None]) -> Held:
+def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str], None]) -> HeldLease:
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
     told, seen, since, refusals = "", b"", time.monotonic(), 0
     while True:
@@ -124,7 +124,7 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
             )
         mine = _record(holder, 1, ttl_s)
         if objects.create(path, mine):
-            return Held(objects, path, mine)
+            return HeldLease(objects, path, mine)
         try:
             now = objects.read(path)
         except FileNotFoundError:  # it was released in between
@@ -132,14 +132,14 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
             time.sleep(min(POLL_S, ttl_s / 4) if refusals > 1 else 0.0)
             continue
         if now == mine:  # the answer to a first try was lost, and only the second refused
-            return Held(objects, path, mine)
+            return HeldLease(objects, path, mine)
         other = _parse(now)
         if now != seen:
             seen, since, refusals = now, time.monotonic(), 0
         if time.monotonic() - since > other.get("ttl_s", ttl_s) or _is_gone(other.get("process")):
             mine = _record(holder, other.get("fence", 0) + 1, ttl_s)
             if objects.swap(path, mine, now):
-                return Held(objects, path, mine)
+                return HeldLease(objects, path, mine)
             refusals += 1
         if (name := other.get("holder", "another run")) != told:
             told = name

@@ -22,9 +22,9 @@ from typing import IO
 
 from nanochat.errors import NoSpace, StoreError, StoreUnreachable
 from nanochat.store.backend import Entry, Unfinished
-from nanochat.store.names import is_foreign, is_hidden
-from nanochat.store.walk import refuse_dead_link, walk
-from nanochat.system_errors import FULL, PASSING
+from nanochat.store.file_walk import refuse_dangling_link, walk_files
+from nanochat.store.object_names import is_foreign, is_hidden
+from nanochat.system_errors import DISK_FULL, TRANSIENT
 
 COPY_BYTES = 1 << 20
 PART = ".part"
@@ -46,9 +46,11 @@ class Folder:
     """The objects in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.local: Path | None = folder
         self.root = folder.as_uri()
         self._folder = folder
+
+    def local_path(self, path: str) -> Path | None:
+        return self._folder / path
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -71,7 +73,7 @@ class Folder:
             except FileNotFoundError as error:  # of the target: that says nothing about the object
                 raise StoreError(f"`{local}` cannot be written: its folder is gone.") from error
             except OSError as error:
-                if error.errno in FULL:  # reading never says so
+                if error.errno in DISK_FULL:  # reading never says so
                     raise NoSpace(f"No space left for `{local}`.", hint="Free some.") from error
                 raise
 
@@ -155,7 +157,7 @@ class Folder:
 
     def _files(self, prefix: str, skip: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
         with self._reading(prefix):
-            for place, there in walk(self._folder / prefix, skip):
+            for place, there in walk_files(self._folder / prefix, skip):
                 yield place.relative_to(self._folder).as_posix(), there
 
     def _name(self, temporary: Path, target: Path) -> bool:
@@ -215,7 +217,7 @@ class Folder:
             try:
                 yield
             except FileNotFoundError:
-                refuse_dead_link(self._folder / path)
+                refuse_dangling_link(self._folder / path)
                 raise
         except FileNotFoundError:
             raise
@@ -230,14 +232,14 @@ class Folder:
             raise self._error("written", error) from error
 
     def _error(self, verb: str, error: OSError) -> StoreError | NoSpace:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             return NoSpace(f"No space left for the store {self.root}.", hint="Free some, or choose another `--store`.")
         if error.errno == errno.EROFS:
             return StoreError(f"The store {self.root} is read-only.", hint="Choose another `--store`.")
         where = f" (`{error.filename}`)" if error.filename else ""
         said = f"The store {self.root} cannot be {verb}: {error.strerror or error}{where}."
-        if error.errno in PASSING:
-            return StoreUnreachable(said, hint="Try again; if that does not help, look at the disk.")
+        if error.errno in TRANSIENT:
+            return StoreUnreachable(said, hint="Try again; if that does not help, check the disk.")
         return StoreError(said, hint="Check the folder and its permissions, or choose another `--store`.")
 
 

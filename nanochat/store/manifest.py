@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from nanochat.config import canonical_json
 from nanochat.errors import DamagedArtifact
-from nanochat.store.names import ObjectName, ObjectPath
+from nanochat.store.object_names import ObjectName, ObjectPath
 from nanochat.store.producer import Producer
-from nanochat.store.records import parse
+from nanochat.store.record_format import parse_record
 
 Name = tuple[str, str]
 """Stage and key."""
@@ -75,6 +75,10 @@ class Manifest(BaseModel):
         return artifact_folder(self.stage, self.key)
 
     @property
+    def payload_folder(self) -> str:
+        return f"{self.folder}/{self.payload}"
+
+    @property
     def parents(self) -> list[InputRef]:
         """All that it was made from directly; one that came in under two names stands here twice."""
         return [ref for refs in self.inputs.values() for ref in refs]
@@ -96,7 +100,7 @@ def as_manifest(data: bytes, path: str, *, of: str = "") -> Manifest:
     artifact that it was copied from.
     """
     hint = "`nanochat verify --repair` moves it to the trash; the next run makes the artifact again."
-    manifest = parse(Manifest, data, path, "a manifest", hint=hint)
+    manifest = parse_record(Manifest, data, path, "a manifest", hint=hint)
     if manifest_path(*manifest.name) != (of or path):
         raise DamagedArtifact(f"`{path}` is the manifest of {manifest.stage}/{manifest.key[:12]}.", hint=hint)
     return manifest

@@ -17,7 +17,7 @@ from nanochat.errors import BadConfig, NanochatError, StoreError
 from nanochat.store import address
 from nanochat.store.backend import Backend, Entry, Unfinished
 from nanochat.store.local import Folder
-from nanochat.store.names import is_path
+from nanochat.store.object_names import is_path
 from nanochat.store.s3 import Bucket
 from nanochat.system_errors import from_system
 
@@ -40,10 +40,9 @@ class Objects:
         """The URL, normalised."""
         return self.backend.root
 
-    @property
-    def local(self) -> Path | None:
-        """The folder, where the store is one."""
-        return self.backend.local
+    def local_path(self, path: str = "") -> Path | None:
+        """Where this machine can read an object or folder in place (the root: no path); None if it must be copied."""
+        return self.backend.local_path(_checked(path) if path else path)
 
     # --- reading --------------------------------------------------------------------------------------------------
 

@@ -49,10 +49,10 @@ from typing import Literal
 from nanochat import settings
 from nanochat.errors import BadConfig, NanochatError, NoSpace, StoreError, StoreUnreachable
 from nanochat.store import runs, trash
-from nanochat.store.artifacts import Store
-from nanochat.store.lease import Held
+from nanochat.store.lease import HeldLease
 from nanochat.store.manifest import Manifest, Name, artifact_folder, as_manifest, manifest_path
 from nanochat.store.objects import Entry, Unfinished
+from nanochat.store.store import Store
 
 MAYBE_ALIVE_S = 2 * 3600.0
 """A run or lease that was written less than so long ago may have a living holder: they write every few seconds, and the
@@ -295,7 +295,7 @@ def _unfinished(store: Store) -> tuple[list[Unfinished], tuple[str, ...]]:
 # --- deleting ---------------------------------------------------------------------------------------------------------
 
 
-def _delete(store: Store, held: Held | None, doomed: Plan, on_wait: Callable[[str], None]) -> Deleted:
+def _delete(store: Store, held: HeldLease | None, doomed: Plan, on_wait: Callable[[str], None]) -> Deleted:
     """Step 1 of the module's docstring, what is in the trash, and the other steps."""
     known: dict[Name, Manifest] = {}
     announced = {(item.what, item.name) for item in doomed.items}
@@ -320,7 +320,7 @@ def _delete(store: Store, held: Held | None, doomed: Plan, on_wait: Callable[[st
 
 def _remove(
     store: Store,
-    held: Held | None,
+    held: HeldLease | None,
     items: Sequence[Item],
     doomed: Plan,
     known: dict[Name, Manifest],

@@ -33,9 +33,10 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
-from nanochat.store.artifacts import Artifact, Store
-from nanochat.store.names import ObjectName, ObjectPath
-from nanochat.store.records import parse
+from nanochat.store.artifacts import Artifact
+from nanochat.store.object_names import ObjectName, ObjectPath
+from nanochat.store.record_format import parse_record
+from nanochat.store.store import Store
 
 BEAT_S = 5.0
 LOST_AFTER_S = 60.0
@@ -156,7 +157,8 @@ class Recording:
     def write(self, **changes: Any) -> None:
         """Writes all that is known; raises a `StoreError`."""
         with self._lock:
-            holds = [] if "state" in changes else sorted(f"{stage}/{key}" for stage, key in self._store.asked.copy())
+            requested = self._store.requested.copy()
+            holds = [] if "state" in changes else sorted(f"{stage}/{key}" for stage, key in requested)
             self.record = self.record.model_copy(
                 update={
                     "beat": self.record.beat + 1,
@@ -347,7 +349,7 @@ def read(store: Store, run_id: str) -> RunRecord | None:
     """The record as it stands."""
     path = f"{FOLDER}/{run_id}.json"
     try:
-        record = parse(RunRecord, store.objects.read(path), path, "a run's record", hint=REPAIR)
+        record = parse_record(RunRecord, store.objects.read(path), path, "a run's record", hint=REPAIR)
     except FileNotFoundError:
         return None
     if record.id != run_id:  # a copy of a file

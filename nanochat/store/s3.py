@@ -14,11 +14,11 @@ from botocore import exceptions as boto
 from fsspec.asyn import sync
 
 from nanochat import settings
-from nanochat.errors import BadConfig, DamagedAnswer, StoreError, StoreUnreachable
+from nanochat.errors import BadConfig, DamagedResponse, StoreError, StoreUnreachable
 from nanochat.store.address import Address
 from nanochat.store.backend import Entry, Unfinished
-from nanochat.store.names import is_foreign
-from nanochat.system_errors import FULL, from_system
+from nanochat.store.object_names import is_foreign
+from nanochat.system_errors import DISK_FULL, from_system
 
 UPLOAD_S, SLOWEST_BYTES_PER_S = 120.0, 100_000
 """An upload that takes longer than both allow for its size has failed: a server may take bytes, and never answer."""
@@ -36,11 +36,13 @@ class Bucket:
     """The objects below a prefix of a bucket."""
 
     def __init__(self, address: Address) -> None:
-        self.local: Path | None = None
         self.root = address.root
         self._bucket = address.bucket
         self._before = f"{address.prefix}/" if address.prefix else ""
         self._s3 = open_s3()
+
+    def local_path(self, path: str) -> Path | None:
+        return None
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -269,10 +271,10 @@ class Bucket:
                 hint="Is the server up, and `AWS_ENDPOINT_URL` right?",
             ) from error
         except boto.FlexibleChecksumError as error:
-            raise DamagedAnswer(f"What came of `{what}` from the store {self.root} is damaged.") from error
+            raise DamagedResponse(f"What came of `{what}` from the store {self.root} is damaged.") from error
         except (OSError, boto.ClientError) as error:
             answer = _answer(error)
-            if not answer and isinstance(error, OSError) and (error.filename or error.errno in FULL):
+            if not answer and isinstance(error, OSError) and (error.filename or error.errno in DISK_FULL):
                 raise from_system(error, "a transfer to or from the store") from error
             raised = self._from_answer(what, answer, error, absent)
             if raised is error:

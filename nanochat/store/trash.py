@@ -23,11 +23,11 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nanochat.errors import DamagedArtifact, NotFound
-from nanochat.store.artifacts import Store
-from nanochat.store.lease import Held, Overtaken, lease
+from nanochat.store.lease import HeldLease, LeaseLost, lease
 from nanochat.store.manifest import Manifest, as_manifest
-from nanochat.store.names import ObjectName, ObjectPath
-from nanochat.store.records import parse
+from nanochat.store.object_names import ObjectName, ObjectPath
+from nanochat.store.record_format import parse_record
+from nanochat.store.store import Store
 
 FOLDER, LEASE = "v1/trash", "trash"
 
@@ -96,7 +96,7 @@ class Restored:
 
 
 @contextmanager
-def locked(store: Store, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[Held]:
+def locked(store: Store, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[HeldLease]:
     """Waits for the lease of the trash, and holds it."""
     with lease(store.objects, LEASE, on_wait=on_wait) as held:
         yield held
@@ -235,7 +235,7 @@ def take_out(
             out.append(part)
         finish(store, record, out)
     for manifest in manifests:
-        store.forget(manifest)
+        store.payloads.forget(manifest)
     return record.model_copy(update={"parts": out}) if out else None
 
 
@@ -271,10 +271,10 @@ def empty(store: Store, record: Record) -> None:
     store.objects.delete([f"{record.folder}/record.json"])
 
 
-def ensure_held(held: Held) -> None:
-    """Raises `Overtaken` when another process works in the trash by now."""
+def ensure_held(held: HeldLease) -> None:
+    """Raises `LeaseLost` when another process works in the trash by now."""
     if not held.holds():
-        raise Overtaken("Another process took over, because this one was silent.", hint="Start the command again.")
+        raise LeaseLost("Another process took over, because this one was silent.", hint="Start the command again.")
 
 
 def _restore_files(store: Store, record: Record, part: Part) -> str:
@@ -331,7 +331,7 @@ def _find(store: Store, trash_id: str) -> Record:
 def _read(store: Store, trash_id: str) -> Record:
     path = f"{FOLDER}/{trash_id}/record.json"
     try:
-        record = parse(Record, store.objects.read(path), path, "a deletion's record", hint="Move it away.")
+        record = parse_record(Record, store.objects.read(path), path, "a deletion's record", hint="Move it away.")
     except FileNotFoundError as error:
         raise NotFound(f"`{path}` has just gone.", hint="Start the command again.") from error
     if record.id != trash_id:  # a copy of the folder

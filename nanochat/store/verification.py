@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from nanochat.errors import DamagedArtifact, NanochatError
 from nanochat.store import runs, trash
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest, as_manifest
+from nanochat.store.store import Store
 
 
 @dataclass
@@ -56,7 +56,7 @@ def examine(
         on_artifact(manifest, position + 1, len(manifests))
         found.bytes += sum(file.size for file in manifest.files)
         try:
-            problems = store.verify(manifest)
+            problems = store.payloads.verify(manifest)
         except NanochatError as error:  # that it cannot be read does not make it damaged
             found.unread[manifest.folder] = error
             continue
@@ -72,7 +72,7 @@ def repair(store: Store, found: Findings) -> trash.Record | None:
         store,
         damaged,
         "it was damaged",
-        store.verify,
+        store.payloads.verify,
         records=list(found.broken),
         is_broken=lambda p: _broken(store, p),
     )

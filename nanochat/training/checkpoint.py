@@ -30,12 +30,12 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from nanochat import settings
-from nanochat.errors import DamagedAnswer, DamagedArtifact, NanochatError, StageFailed, StoreUnreachable
+from nanochat.errors import DamagedArtifact, DamagedResponse, NanochatError, StageFailed, StoreUnreachable
 from nanochat.optim.adamw import Run
 from nanochat.sources.retry import patiently
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
-from nanochat.store.records import check_format
+from nanochat.store.record_format import check_format
 from nanochat.system_errors import from_system
 
 State = Mapping[str, Tensor | Run]
@@ -334,7 +334,7 @@ class Checkpoints:
                     self._must_be_all(f"{folder}/{file.path}", came[-1].size)
                     raise ValueError(f"`{file.path}` is damaged")
                 if len(came) == DIFFERENT_READS:
-                    raise DamagedAnswer(f"`{folder}/{file.path}` comes with other bytes each time from the store.")
+                    raise DamagedResponse(f"`{folder}/{file.path}` comes with other bytes each time from the store.")
         return {name: record[name] for name in ("step", "rows_consumed", "numbers", "metrics")}
 
     def _must_be_all(self, path: str, size: int) -> None:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from nanochat import settings
 from nanochat.config import Compute
-from nanochat.failures import as_sentence, traceback_text
+from nanochat.failures import to_nanochat_error, traceback_text
 from nanochat.workers.job import Job, write_error
 
 EXIT_FAILED, EXIT_PREEMPTED = 1, 75
@@ -83,7 +83,7 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
     except Preempted:
         sys.exit(EXIT_PREEMPTED)
     except Exception as error:  # noqa: BLE001 - the parent is told in one sentence, the log has the rest
-        sentence = as_sentence(error, f"`{job.module if job else path}`", log=path.parent / "log.txt")
+        sentence = to_nanochat_error(error, f"`{job.module if job else path}`", log=path.parent / "log.txt")
         if sentence is not error:
             sys.stderr.write(traceback_text(error))
         write_error(path.parent, sentence.to_json())

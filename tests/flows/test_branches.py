@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.flows.site import Site, ended, tiny, until
 
 pytestmark = [pytest.mark.prefect, pytest.mark.site]

@@ -26,8 +26,8 @@ from nanochat.config import Compute, PipelineConfig, WorldConfig
 from nanochat.console import Screen
 from nanochat.errors import NanochatError
 from nanochat.profiles import PROFILES, override
-from nanochat.store.artifacts import Store
 from nanochat.store.runs import RunRecord, newest
+from nanochat.store.store import Store
 
 pytestmark = [
     pytest.mark.prefect,

@@ -27,7 +27,7 @@ from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import override, profile
 from nanochat.stages.pretrain import pretrain
 from nanochat.store import retention
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.test_whole_chain import TINY
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,8 @@ from nanochat.config import Compute
 from nanochat.errors import NotFound
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import PlainRun, pipeline
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.store import Store
 from nanochat.training.checkpoint import Checkpoints
 from tests import tiny_pipeline
 from tests.every_call import Action, Found, Printed, drill
@@ -70,7 +71,7 @@ beside a store in S3."""
 @pytest.fixture
 def backend(kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("nanochat.store.artifacts.UPLOADS_AT_ONCE", 1)  # so that calls come in one order
+    monkeypatch.setattr("nanochat.store.payloads.UPLOADS_AT_ONCE", 1)  # so that calls come in one order
     tiny_pipeline.install(monkeypatch)
     if kind in ("file", "home"):
         made: Any = Disk(tmp_path, of_home=kind == "home")

@@ -19,7 +19,7 @@ import pytest
 
 from nanochat.config import DataConfig, PipelineConfig
 from nanochat.graphs.pipeline import Plan, prepare
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 
 SETTINGS = (
     "tokenizer.vocab_size=300", 'conversations.train=[{"task":"world","limit":20}]',

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanochat.config import Compute, DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
 from nanochat.graphs.pipeline import PlainRun, Text, prepare
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 
 SHARDS = 6
 CONFIG = PipelineConfig(

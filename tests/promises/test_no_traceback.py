@@ -30,8 +30,8 @@ from nanochat.graphs import pipeline
 from nanochat.profiles import DEMO, override, parse
 from nanochat.scaling import derive_hyperparameters
 from nanochat.store import runs
-from nanochat.store.artifacts import Store
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 from nanochat.tokenizer.bpe import Tokenizer
 
 COMMANDS = sorted(name for name in app if not name.startswith("-"))

@@ -13,7 +13,7 @@ import pytest
 
 from nanochat.cli.main import app
 from nanochat.store import runs, trash
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.faults import faulty
 from tests.store.test_retention import key, publish
 

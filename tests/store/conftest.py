@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.store.artifacts import Artifact, Manifest, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import Manifest
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])

@@ -14,9 +14,9 @@ import pytest
 
 from nanochat.errors import DamagedArtifact, NanochatError, StoreError, StoreUnreachable, SystemFailed, SystemRefused
 from nanochat.store import retention, runs, trash
-from nanochat.store.artifacts import Store
 from nanochat.store.lease import lease
 from nanochat.store.objects import Objects
+from nanochat.store.store import Store
 from tests.faults import Fault, faulty
 from tests.store.test_retention import collect, key, publish, used
 from tests.store.test_trash import ALL, NEEDED, shelf, there
@@ -107,7 +107,7 @@ def test_gc_deletes_nothing_needed_when_one_listing_leaves_something_out(what: s
                 store.objects.delete(["v1/leases/trash.json"])
         assert {manifest.config["name"] for manifest in store.manifests()} >= NEEDED
         for manifest in store.manifests():
-            assert store.verify(manifest) == []
+            assert store.payloads.verify(manifest) == []
         turn += 1
         if turn > asked[0]:
             assert turn > 8
@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "open", bad_sector)
     with pytest.raises(SystemFailed, match="the disk failed at"):
-        store.verify(manifest)
+        store.payloads.verify(manifest)
 
 
 # --- S3 ---------------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def look_at(store: Store) -> list[Callable[[], Any]]:
         lambda: retention.plan(store, keep_runs=0, min_age_hours=0),
         lambda: store.objects.unfinished("v1"),
         lambda: store.objects.size("v1/aliases/kept.json"),
-        lambda: store.objects.download("v1/aliases/kept.json", store.cache_root / "copy"),
+        lambda: store.objects.download("v1/aliases/kept.json", store.payloads.cache_root / "copy"),
     ]
 
 
@@ -347,13 +347,13 @@ def test_damage_that_the_way_did_is_no_damage(
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "torn", payload) as (url, done):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         with pytest.raises(StoreUnreachable, match=r"does not send all|is damaged"):
-            Store(root_s3, tmp_path / "cache", read_only=True).verify(manifest)
+            Store(root_s3, tmp_path / "cache", read_only=True).payloads.verify(manifest)
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda n: "" if n else "torn", payload) as (url, done):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         with pytest.raises(StoreUnreachable, match=r"does not send all|is damaged"):
-            Store(root_s3, tmp_path / "cache", read_only=True).verify(manifest)
+            Store(root_s3, tmp_path / "cache", read_only=True).payloads.verify(manifest)
     assert done
-    assert store.verify(manifest) == []
+    assert store.payloads.verify(manifest) == []
 
 
 @pytest.mark.s3

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from nanochat.errors import NanochatError
-from nanochat.store.artifacts import Manifest, Store
 from nanochat.store.cache import Cache
-from nanochat.store.manifest import describe_file, payload_digest
+from nanochat.store.manifest import Manifest, describe_file, payload_digest
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 
 USER = """
 import sys, time
@@ -160,6 +160,6 @@ def test_a_copy_that_went_bad_is_fetched_again(root_s3: str, tmp_path: Path) -> 
         out, stage="download", stage_version=1, kind="RawShard", key="k" * 64, config={}, inputs={}, metrics={},
         producer=describe_producer(datetime.now(UTC)),
     )  # fmt: skip
-    path = Store(root_s3, tmp_path / "cache").fetch(manifest)
+    path = Store(root_s3, tmp_path / "cache").payloads.fetch(manifest)
     (path / "data").write_text("baad")
-    assert (Store(root_s3, tmp_path / "cache").fetch(manifest) / "data").read_text() == "good"
+    assert (Store(root_s3, tmp_path / "cache").payloads.fetch(manifest) / "data").read_text() == "good"

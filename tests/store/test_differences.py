@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from nanochat.lineage.ancestry import descendants, tree_down
 from nanochat.lineage.differences import Call, beside_key, in_key, nearest
-from nanochat.lineage.walk import descendants, tree_down
 from nanochat.store import trash
-from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.manifest import compute_key
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import Manifest, compute_key
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 
 
 class Bench:

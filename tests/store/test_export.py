@@ -13,7 +13,7 @@ import pytest
 
 from nanochat.cli.keep import STAGED, export
 from nanochat.errors import BadConfig, NanochatError
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.store.test_retention import publish
 
 
@@ -40,7 +40,7 @@ def test_copies_can_be_changed_and_the_store_stays_as_it_is(url: str, tmp_path: 
         assert not path.is_dir() or path.stat().st_mode & 0o200
     (out / "data").write_text("mine")
     store = Store(url, tmp_path / "cache", read_only=True)
-    assert store.verify(store.resolve("kept")) == []
+    assert store.payloads.verify(store.resolve("kept")) == []
 
 
 def test_an_empty_folder_is_filled(url: str, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from nanochat.errors import NanochatError, StageFailed, StoreError, StoreUnreachable
 from nanochat.store import lease as lease_module
 from nanochat.store import runs
-from nanochat.store.artifacts import Store
 from nanochat.store.lease import lease
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
+from nanochat.store.store import Store
 from nanochat.training.checkpoint import Checkpoints
 from tests.faults import faulty
 

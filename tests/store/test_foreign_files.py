@@ -8,7 +8,7 @@ import pytest
 
 from nanochat.errors import DamagedArtifact
 from nanochat.store import retention, runs, trash
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.store.test_retention import collect, key, publish
 
 FOREIGN = [
@@ -39,7 +39,7 @@ def test_they_are_left_alone_everywhere(name: str, tmp_path: Path) -> None:
     assert list(store.aliases()) == ["chat/kept"]
     assert {manifest.config["name"] for manifest in store.manifests()} == {"kept", "gone"}
     assert store.resolve("chat/kept") == store.find("download", key("kept")) == kept
-    assert store.verify(gone) == []
+    assert store.payloads.verify(gone) == []
     assert [run.record.id for run in runs.newest(store)] == [record.record.id]
     assert runs.pins(store) == {record.record.id}
     assert [item.name for item in retention.plan(store, keep_runs=0, min_age_hours=0).items] == [f"download/{gone.key}"]

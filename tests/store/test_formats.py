@@ -13,7 +13,7 @@ from nanochat.config import DataConfig
 from nanochat.errors import DamagedArtifact, NewerFormat
 from nanochat.sources import pinned as pins
 from nanochat.store import runs, trash
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.store.test_retention import collect, key, publish, used
 
 DATA = DataConfig(source="https://host/x.txt")

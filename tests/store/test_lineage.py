@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 
+from nanochat.lineage.ancestry import ancestors, as_json, family, oldest_first, tree
 from nanochat.lineage.picture import as_mermaid, fold
-from nanochat.lineage.walk import ancestors, as_json, family, oldest_first, tree
 from nanochat.store import trash
-from nanochat.store.artifacts import Artifact, Manifest, Store
-from nanochat.store.manifest import Name
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import Manifest, Name
+from nanochat.store.store import Store
 
 
 def test_the_tree_shows_every_source_once(store: Store, made: tuple[list[Artifact], Manifest]) -> None:

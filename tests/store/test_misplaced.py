@@ -13,7 +13,7 @@ import pytest
 from nanochat.cli.main import command
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound
 from nanochat.store import retention, runs, trash
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from nanochat.store.verification import examine, repair
 from tests.store.test_retention import collect, key, publish, there, used
 
@@ -29,8 +29,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def folder(store: Store, name: str = "kept") -> Path:
-    assert store.objects.local
-    return store.objects.local / "v1/artifacts/download" / key(name)
+    path = store.objects.local_path(f"v1/artifacts/download/{key(name)}")
+    assert path
+    return path
 
 
 def contents(store: Store) -> dict[str, bytes]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 
 from nanochat.lineage.openlineage import events
-from nanochat.store.artifacts import Artifact, Manifest, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import Manifest
+from nanochat.store.store import Store
 
 
 def test_one_event_each_and_inputs_come_before_what_is_made_of_them(

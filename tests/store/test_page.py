@@ -9,7 +9,9 @@ import pytest
 
 from nanochat.lineage.page import as_page
 from nanochat.store import trash
-from nanochat.store.artifacts import Artifact, Manifest, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import Manifest
+from nanochat.store.store import Store
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 

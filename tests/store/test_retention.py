@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.store import retention, runs, trash
-from nanochat.store.artifacts import Manifest, Store
 from nanochat.store.lease import lease
+from nanochat.store.manifest import Manifest
 from nanochat.store.producer import describe_producer
 from nanochat.store.s3 import Bucket
+from nanochat.store.store import Store
 
 DAY_S = 24 * 3600
 
@@ -72,7 +73,7 @@ def there(store: Store) -> set[str]:
     listed = {entry.path for entry in store.objects.list("v1/artifacts")}
     assert listed == files | {f"{m.folder}/manifest.json" for m in manifests}
     for manifest in manifests:
-        assert store.verify(manifest) == []
+        assert store.payloads.verify(manifest) == []
         found = store.find(manifest.stage, manifest.key)
         assert found is not None
         assert (store.artifact(found, reused=True).path / "data").read_text() == "data of " + found.config["name"]
@@ -103,8 +104,8 @@ def test_roots_and_what_they_were_made_from_stay(store: Store) -> None:
         store.remove_alias("chat/latest")
     collect(store)
     assert there(store) == set()
-    if store.objects.local:
-        assert not (store.objects.local / "v1/artifacts").exists(), "empty folders stayed"
+    if path := store.objects.local_path("v1/artifacts"):
+        assert not path.exists(), "empty folders stayed"
 
 
 def _files(store: Store, name: str) -> Any:
@@ -159,9 +160,9 @@ def test_leftovers_go_when_they_are_old(store: Store, monkeypatch: pytest.Monkey
     for each in ("kept", "never published"):
         store.objects.write(f"v1/checkpoints/{key(each)}/step-1/model", b"123")
     store.objects.write("v1/probe/x", b"1")
-    if store.objects.local:
-        (store.objects.local / "v1/leases").mkdir()
-        (store.objects.local / "v1/leases/.x.json.1234.part").write_bytes(b"12")
+    if path := store.objects.local_path("v1/leases"):
+        path.mkdir()
+        (path / ".x.json.1234.part").write_bytes(b"12")
     else:
         assert isinstance(store.objects.backend, Bucket)
         store.objects.backend._call("create_multipart_upload", "v1/artifacts/big")
@@ -215,7 +216,7 @@ def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypa
         planned = retention.plan(store, keep_runs=0, min_age_hours=0)
         done = retention.delete(store, planned, on_wait=waited.append)
         assert found[0] is not None
-        assert (mine.fetch(found[0]) / "data").read_text() == "data of ab"
+        assert (mine.payloads.fetch(found[0]) / "data").read_text() == "data of ab"
     assert waited == [record.record.id]
     assert names(done.items) == {("artifact", f"download/{key('c')}")}
     assert there(store) == {"a", "ab"}
@@ -234,7 +235,7 @@ def test_what_is_made_again_while_it_is_deleted_stays(store: Store, monkeypatch:
     monkeypatch.setattr(trash, "keep_manifest", replace_first)
     assert [item.what for item in collect(store).spared] == ["artifact"]
     assert store.find("download", key("a")) == again[0]
-    assert store.verify(again[0]) == []
+    assert store.payloads.verify(again[0]) == []
 
 
 def test_the_probe_of_a_store_that_is_being_opened_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +297,10 @@ def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: 
                                 found = store.find("download", key(name)) or publish(store, name, *below)
                         below = [found]
                         time.sleep(0.02)
-                        assert (store.fetch(below[0]) / "data").read_text() == "data of " + name
+                        assert (store.payloads.fetch(below[0]) / "data").read_text() == "data of " + name
                     for manifest in store.manifests():
                         assert manifest.key in {key(name) for name in ("x", "xy", "xyz")}
-                    assert store.verify(below[0]) == []
+                    assert store.payloads.verify(below[0]) == []
         except BaseException as error:  # told in the main thread
             problems.append(error)
 

@@ -17,14 +17,15 @@ from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, 
 from nanochat.graphs.pipeline import PlainRun, Unwatched
 from nanochat.stages.download import download
 from nanochat.store import runs
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 
 DIES = """
 import sys, time
 from pathlib import Path
 from nanochat.store import runs
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 runs.BEAT_S = 0.1
 store = Store(sys.argv[1], Path(sys.argv[2]))
 with runs.recording(store, "demo", {}) as record:

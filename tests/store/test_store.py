@@ -14,10 +14,11 @@ import pytest
 
 from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, StoreError, StoreUnreachable
 from nanochat.store import trash
-from nanochat.store.artifacts import Manifest, Store
+from nanochat.store.manifest import Manifest
 from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
 from nanochat.store.s3 import _without_login
+from nanochat.store.store import Store
 
 KEY = "k" * 64
 
@@ -74,7 +75,7 @@ def test_of_many_publishers_one_wins_and_its_bytes_stay(store: Store, tmp_path: 
     with ThreadPoolExecutor(16) as pool:
         manifests = list(pool.map(lambda i: publish(store, tmp_path, f"text {i}"), range(16)))
     assert len({manifest.payload for manifest in manifests}) == 1
-    assert store.verify(manifests[0]) == []
+    assert store.payloads.verify(manifests[0]) == []
     found = store.find("download", KEY)
     assert found is not None
     artifact = store.artifact(found, reused=True)
@@ -102,15 +103,15 @@ def test_a_lost_payload_is_a_miss_and_is_replaced_when_it_is_made_again(store: S
     again = publish(store, tmp_path, "two")
     assert again != lost
     assert store.find("download", KEY) == again
-    assert store.verify(again) == []
+    assert store.payloads.verify(again) == []
 
 
 def test_a_payload_of_another_size_is_a_miss(store: Store, tmp_path: Path) -> None:
     manifest = publish(store, tmp_path, "one")
     store.objects.write(f"{manifest.folder}/{manifest.payload}/train.parquet", b"cut")
-    assert store.missing(manifest) == []
+    assert store.payloads.missing(manifest) == []
     store.objects.write(f"{manifest.folder}/{manifest.payload}/train.parquet", b"cu")
-    assert store.missing(manifest) == ["train.parquet"]
+    assert store.payloads.missing(manifest) == ["train.parquet"]
     assert store.find("download", KEY) is None
 
 
@@ -121,7 +122,7 @@ def test_of_many_who_replace_a_lost_payload_one_wins(store: Store, tmp_path: Pat
         manifests = list(pool.map(lambda i: publish(store, tmp_path, f"text {i}"), range(8)))
     assert len({manifest.payload for manifest in manifests}) == 1
     assert store.find("download", KEY) == manifests[0]
-    assert store.verify(manifests[0]) == []
+    assert store.payloads.verify(manifests[0]) == []
 
 
 def test_an_answer_that_got_lost_does_not_cost_the_payload(
@@ -162,7 +163,7 @@ def test_hidden_files_belong_to_the_payload(store: Store, tmp_path: Path) -> Non
 def test_a_flipped_byte_is_found(store: Store, tmp_path: Path) -> None:
     manifest = publish(store, tmp_path, "one")
     store.objects.write(f"{manifest.folder}/{manifest.payload}/train.parquet", b"onf")
-    assert store.verify(manifest) == ["the bytes of `train.parquet` have changed"]
+    assert store.payloads.verify(manifest) == ["the bytes of `train.parquet` have changed"]
     with pytest.raises(DamagedArtifact, match="verify --repair"):
         _ = store.artifact(manifest, reused=True).path
     trash.take_out(store, [manifest], "a test")
@@ -172,7 +173,7 @@ def test_a_flipped_byte_is_found(store: Store, tmp_path: Path) -> None:
 def test_a_payload_that_vanished_is_damaged(store: Store, tmp_path: Path) -> None:
     manifest = publish(store, tmp_path, "one")
     store.objects.delete([f"{manifest.folder}/{manifest.payload}/train.parquet"])
-    assert store.verify(manifest) == ["`train.parquet` is missing"]
+    assert store.payloads.verify(manifest) == ["`train.parquet` is missing"]
     with pytest.raises(DamagedArtifact, match="is missing"):
         _ = store.artifact(manifest, reused=True).path
 

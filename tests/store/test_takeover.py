@@ -26,7 +26,8 @@ from pathlib import Path
 import nanochat.execution.stage as stages
 from nanochat.config import Compute, ReportConfig
 from nanochat.progress import silent
-from nanochat.store.artifacts import Report, Store
+from nanochat.store.artifacts import Report
+from nanochat.store.store import Store
 
 root, home, name, ttl_s = sys.argv[1], Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 stages.lease = functools.partial(stages.lease, ttl_s=ttl_s)

@@ -15,7 +15,7 @@ import pytest
 from nanochat.cli.keep import gc
 from nanochat.errors import BadConfig, DamagedArtifact, NewerFormat, NoSpace, NotFound, StoreError
 from nanochat.store import retention, s3, trash
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.store.test_retention import collect, key, later, publish, there
 
 CHANGES = ("write", "create", "swap", "upload", "move", "delete", "abandon")
@@ -148,7 +148,7 @@ def test_hidden_files_of_a_payload_go_and_come_back(tmp_path: Path) -> None:
     collect(store)
     assert store.objects.size(f"{place}/.hidden~") is None
     trash.restore(store)
-    assert store.missing(record) == []
+    assert store.payloads.missing(record) == []
 
 
 @pytest.mark.parametrize("way", ["completed", "taken back"])
@@ -163,14 +163,14 @@ def test_killed_anywhere_a_deletion_is_completed_or_taken_back(way: str, tmp_pat
             except Killed:
                 finished = False
         for manifest in store.manifests():
-            assert store.verify(manifest) == [], f"killed after {changes} changes"
+            assert store.payloads.verify(manifest) == [], f"killed after {changes} changes"
         if way == "completed":
             collect(store)
             assert there(store) == NEEDED, f"killed after {changes} changes"
         while trash.deletions(store):
             assert trash.restore(store).problems == (), f"killed after {changes} changes"
         assert there(store) == ALL, f"killed after {changes} changes"
-        assert store.verify(store.resolve("kept")) == []
+        assert store.payloads.verify(store.resolve("kept")) == []
         if finished:
             assert changes > 10
             return
@@ -188,7 +188,7 @@ def test_killed_anywhere_taking_back_is_completed_or_undone(tmp_path: Path) -> N
             except Killed:
                 finished = False
         for manifest in store.manifests():
-            assert store.verify(manifest) == [], f"killed after {changes} changes"
+            assert store.payloads.verify(manifest) == [], f"killed after {changes} changes"
         if changes % 2:  # the next deletion comes first
             collect(store)
             assert there(store) == NEEDED, f"killed after {changes} changes"
@@ -235,7 +235,7 @@ def test_a_repair_can_be_taken_back(data: bytes | None, root: str, tmp_path: Pat
     store.objects.delete([damaged])
     if data is not None:
         store.objects.write(damaged, data)
-    assert store.verify(manifest)
+    assert store.payloads.verify(manifest)
     record = trash.take_out(store, [manifest], "it was damaged")
     assert record
     assert store.read("download", key("c")) is None
@@ -345,5 +345,5 @@ def test_a_large_object_is_moved_in_parts(root_s3: str, tmp_path: Path, monkeypa
 def test_what_is_whole_again_is_not_taken_out(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     manifest = store.resolve("kept")
-    assert trash.take_out(store, [manifest], "it was damaged", store.verify) is None
+    assert trash.take_out(store, [manifest], "it was damaged", store.payloads.verify) is None
     assert there(store) == ALL

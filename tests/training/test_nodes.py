@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 from tests.test_whole_chain import TINY
 
 

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.errors import DamagedArtifact, WrongKind
-from nanochat.store.artifacts import KINDS, Manifest, Store, compute_key, payload_digest
-from nanochat.store.manifest import FileEntry, describe_file
-from nanochat.store.names import is_path
+from nanochat.store.artifacts import KINDS
+from nanochat.store.manifest import FileEntry, Manifest, compute_key, describe_file, payload_digest
+from nanochat.store.object_names import is_path
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)

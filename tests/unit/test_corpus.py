@@ -20,7 +20,7 @@ from nanochat.errors import BadSource, SourceUnreachable
 from nanochat.sources import hub, retry
 from nanochat.sources.corpus import fetch_listing, list_shards, shard_names, write_shard
 from nanochat.sources.raw_shard import held_out
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 
 
 def texts(count: int, prefix: str = "document") -> list[str]:

@@ -24,7 +24,7 @@ from nanochat.errors import (
     Unexpected,
     from_json,
 )
-from nanochat.failures import as_sentence, sentences
+from nanochat.failures import convert_errors, to_nanochat_error
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def invalid() -> ValidationError:
 
 def test_our_own_errors_stay_as_they_are() -> None:
     error = BadConfig("`depth` is 0.", hint="Take 1.")
-    assert as_sentence(error) is error
+    assert to_nanochat_error(error) is error
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_our_own_errors_stay_as_they_are() -> None:
 def test_errors_of_the_system_have_a_sentence_and_no_report(
     error: Exception, kind: type[NanochatError], says: str, home: Path
 ) -> None:
-    found = as_sentence(error, "the stage `pack`")
+    found = to_nanochat_error(error, "the stage `pack`")
     assert type(found) is kind
     assert says in str(found)
     assert found.hint
@@ -106,7 +106,7 @@ def test_errors_of_the_system_have_a_sentence_and_no_report(
     ids=repr,
 )  # fmt: skip
 def test_the_rest_is_one_line_that_names_its_report(error: Exception, home: Path) -> None:
-    found = as_sentence(failing(error), "the stage `pack`")
+    found = to_nanochat_error(failing(error), "the stage `pack`")
     assert isinstance(found, Unexpected)
     assert found.message.startswith(f"The stage `pack` failed ({type(error).__name__}")
     assert "\n" not in str(found)
@@ -122,7 +122,7 @@ def test_an_error_that_fails_at_its_own_text_is_a_sentence_too() -> None:
         def __str__(self) -> str:
             raise ValueError
 
-    assert "Silent" in as_sentence(failing(Silent())).message
+    assert "Silent" in to_nanochat_error(failing(Silent())).message
 
 
 def test_a_report_holds_no_credential(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_a_report_holds_no_credential(home: Path, monkeypatch: pytest.MonkeyPatc
         "admin:hunter22 wJalrXUtnFEMI https://hooks.example.com/T00/XXXX Authorization: Bearer eyJhbGci "
         "{'password': 'swordfish', 'api_key': \"k3y\"}"
     )
-    said = str(as_sentence(failing(ValueError(words))))
+    said = str(to_nanochat_error(failing(ValueError(words))))
     for text in (said, *reports(home / "crashes")):
         for secret in ("user:word", "key:pass", "abcdef", "AKIA123", "hunter22", "wJalrXUtnFEMI", "XXXX", "eyJhbGci",
                        "swordfish", "k3y"):  # fmt: skip
@@ -149,7 +149,7 @@ def test_only_the_newest_reports_are_kept(home: Path, monkeypatch: pytest.Monkey
     (home / "crashes").mkdir(parents=True)
     for number in range(5):
         (home / "crashes" / f"nanochat-20200101T00000{number}-x.txt").write_text("old")
-    last = as_sentence(failing(KeyError("x"))).hint
+    last = to_nanochat_error(failing(KeyError("x"))).hint
     kept = sorted((home / "crashes").iterdir())
     assert len(kept) == 3
     assert str(kept[-1]) in last
@@ -158,7 +158,7 @@ def test_only_the_newest_reports_are_kept(home: Path, monkeypatch: pytest.Monkey
 def test_a_report_is_for_its_owner_only(home: Path) -> None:
     before = os.umask(0)
     try:
-        as_sentence(failing(KeyError("x")))
+        to_nanochat_error(failing(KeyError("x")))
     finally:
         os.umask(before)
     (path,) = (home / "crashes").iterdir()
@@ -176,20 +176,20 @@ def test_without_a_home_the_report_is_in_the_temporary_folder(
     else:
         monkeypatch.setenv("NANOCHAT_HOME", "~nobody-of-that-name/x")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert f"`{tmp_path}/nanochat-" in as_sentence(failing(KeyError("x"))).hint
+    assert f"`{tmp_path}/nanochat-" in to_nanochat_error(failing(KeyError("x"))).hint
 
 
 def test_nowhere_to_write_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(home / "x"))
-    assert "was not kept" in as_sentence(failing(KeyError("x"))).hint
+    assert "was not kept" in to_nanochat_error(failing(KeyError("x"))).hint
 
 
 def test_a_block_raises_sentences_only() -> None:
-    with pytest.raises(Unexpected, match="The stage `x` failed") as raised, sentences("the stage `x`"):
+    with pytest.raises(Unexpected, match="The stage `x` failed") as raised, convert_errors("the stage `x`"):
         raise KeyError("x")
     assert isinstance(raised.value.__cause__, KeyError)
-    with pytest.raises(KeyboardInterrupt), sentences("the stage `x`"):
+    with pytest.raises(KeyboardInterrupt), convert_errors("the stage `x`"):
         raise KeyboardInterrupt
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from nanochat.report.report import Made, render
-from nanochat.store.artifacts import Artifact, FileEntry, InputRef, Manifest, Store
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import FileEntry, InputRef, Manifest
 from nanochat.store.producer import Producer
+from nanochat.store.store import Store
 
 GRAPH: dict[str, tuple[str, ...]] = {
     "download": (),

@@ -20,9 +20,10 @@ from nanochat.data.index import RowSet, open_rows, write_index
 from nanochat.data.order import Order
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact, StoreUnreachable
-from nanochat.store.artifacts import Artifact, Store
+from nanochat.store.artifacts import Artifact
 from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
 from tests.rows import every, index_folder, train_rows, write_rows
 
 

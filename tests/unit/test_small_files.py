@@ -15,7 +15,7 @@ from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import override, profile
 from nanochat.sources import small_files
 from nanochat.sources.corpus import fetch_listing, list_shards, write_shard
-from nanochat.store.artifacts import Store
+from nanochat.store.store import Store
 
 
 def text(number: int) -> str:

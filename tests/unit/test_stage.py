@@ -12,7 +12,8 @@ from nanochat.config import Compute, Config
 from nanochat.errors import NoSpace, Unexpected, WrongKind
 from nanochat.execution.stage import Context, Metrics, Stage, stage
 from nanochat.progress import silent
-from nanochat.store.artifacts import RawShard, Store, Vocabulary
+from nanochat.store.artifacts import RawShard, Vocabulary
+from nanochat.store.store import Store
 
 
 class Letters(Config):

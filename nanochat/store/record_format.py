@@ -12,7 +12,7 @@ from nanochat.errors import DamagedArtifact, NewerFormat
 Record = TypeVar("Record", bound=BaseModel)
 
 
-def parse(model: type[Record], data: bytes, path: str, what: str, *, hint: str) -> Record:
+def parse_record(model: type[Record], data: bytes, path: str, what: str, *, hint: str) -> Record:
     """The record in an object's bytes. `what` names it in the sentence of an error: `a manifest`.
 
     Raises `NewerFormat` when a newer version wrote it, `DamagedArtifact` when it is no such record.

@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nanochat.store.artifacts import Store
 from nanochat.store.manifest import Manifest, Name
+from nanochat.store.store import Store
 
 METRICS_SHOWN = 3
 

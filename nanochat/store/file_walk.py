@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def walk(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[Path, os.stat_result]]:
+def walk_files(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[Path, os.stat_result]]:
     """Regular files below a folder, links followed; `skip` leaves out files and folders by their name.
 
     A folder that does not exist has none, and what goes away meanwhile is not there. Anything else that fails raises
@@ -23,7 +23,7 @@ def walk(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterato
                 entries = list(found)
             here = folder.stat()
         except FileNotFoundError:
-            refuse_dead_link(folder)
+            refuse_dangling_link(folder)
             continue
         if (here.st_dev, here.st_ino) in above:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
@@ -34,7 +34,7 @@ def walk(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterato
             try:
                 there = entry.stat()
             except FileNotFoundError:
-                refuse_dead_link(place)
+                refuse_dangling_link(place)
                 continue
             if stat.S_ISDIR(there.st_mode):
                 waiting.append((place, above | {(here.st_dev, here.st_ino)}))
@@ -42,7 +42,7 @@ def walk(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterato
                 yield place, there
 
 
-def refuse_dead_link(path: Path) -> None:
+def refuse_dangling_link(path: Path) -> None:
     """Raises `OSError` when a path seems absent only because it, or a folder above it, is a link to nothing."""
     for place in (path, *path.parents):
         try:
