@@ -92,6 +92,13 @@ def fail(error: NanochatError) -> NoReturn:
     sys.exit(EXIT_UNEXPECTED if isinstance(error, Unexpected) else EXIT_FAILED)
 
 
+def fail_if_unreadable(unread: dict[str, NanochatError]) -> None:
+    """Ends the command when something could not be read; the command has shown the rest."""
+    for error in unread.values():
+        others = f" {len(unread) - 1} more cannot be read." if len(unread) > 1 else ""
+        fail(type(error)(error.message + others, hint=error.hint))
+
+
 def warn(line: str) -> None:
     """Prints what went wrong beside the command."""
     with suppress(OSError):

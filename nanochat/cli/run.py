@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -16,15 +15,12 @@ from nanochat.cli.app import (
     Changes,
     ComputeChanges,
     ProfileName,
-    Reference,
     StoreUrl,
     app,
-    between,
     need_home,
     open_store,
     out,
 )
-from nanochat.errors import NotFound
 
 if TYPE_CHECKING:
     from nanochat.config import Compute, PipelineConfig
@@ -187,62 +183,3 @@ def config(profile: ProfileName = "demo", *, changes: Changes = None) -> None:
     Example: `nanochat config demo --set pretrain.depth=6`
     """
     out.print(_configured(profile, changes, None)[0].model_dump_json(indent=2), markup=False)
-
-
-@app.command
-def chat(
-    model: Reference = "chat/latest",
-    *,
-    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="Ask this, print the answer, and end.")] = "",
-    temperature: Annotated[float, between(0, 100), Parameter(help="0 always takes the likeliest token.")] = 0.6,
-    top_k: Annotated[
-        int, between(0, 1 << 24), Parameter(help="Sample among so many of the likeliest tokens; 0: all.")
-    ] = 50,
-    max_tokens: Annotated[int, between(1, 1 << 20), Parameter(help="Of one answer.")] = 256,
-    seed: Annotated[int, between(0, (1 << 63) - 1), Parameter(help="The same seed draws the same answer.")] = 42,
-    store: StoreUrl = "",
-) -> None:
-    """Talk to a chat model in the terminal.
-
-    Example: `nanochat chat -p "Hello!"`
-    """
-    from nanochat.serve.terminal import chat as talk
-
-    opened = open_store(store, read_only=True)
-    artifact = opened.artifact(opened.resolve(model), reused=True)
-    if artifact.kind != "Model":
-        raise NotFound(
-            f"`{model}` is a {artifact.kind}, not a model.", hint="`nanochat ls --stage sft` lists the chat models."
-        )
-    talk(artifact.path, prompt or None, temperature, top_k, max_tokens, seed)
-
-
-@app.command
-def up(
-    *,
-    gpu: Annotated[
-        bool | None, Parameter(help="Whether this machine does the work of the pool `gpu`; by default if it has one.")
-    ] = None,
-) -> None:
-    """Start a Prefect server, workers and all deployments on this machine, and leave them running.
-
-    Example: `nanochat up`, then start a run from the page it names
-    """
-    from flows.site.up import has_gpu
-    from flows.site.up import up as start
-
-    need_home()
-    with out.status("starting"):
-        start(partial(out.print, markup=False), gpu=has_gpu() if gpu is None else gpu)
-
-
-@app.command
-def down() -> None:
-    """End what `nanochat up` started; runs in its workers are cancelled, what they finished is kept.
-
-    Example: `nanochat down`
-    """
-    from flows.site.up import down as end
-
-    with out.status("ending"):
-        end(partial(out.print, markup=False))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.cli.keep import STAGED, export
+from nanochat.cli.export import STAGED, export
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.store.store import Store
 from tests.store.test_retention import publish

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.cli.keep import gc
+from nanochat.cli.maintenance import gc
 from nanochat.errors import BadConfig, DamagedArtifact, NewerFormat, NoSpace, NotFound, StoreError
 from nanochat.store import retention, s3, trash
 from nanochat.store.store import Store

@@ -1,0 +1,120 @@
+"""Commands about the origin of artifacts: `lineage`, `diff`, `why`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter, validators
+from rich.markup import escape
+
+from nanochat.cli.app import Reference, StoreUrl, app, open_store, out
+from nanochat.errors import BadConfig, WrongKind
+
+FORM = Group("Form", validator=validators.MutuallyExclusive())
+
+
+@app.command
+def lineage(
+    reference: Reference,
+    *,
+    down: Annotated[bool, Parameter(negative="", help="What was made from it, instead.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", group=FORM, help="As JSON.")] = False,
+    html: Annotated[
+        Path | None, Parameter(group=FORM, help="As a page in this file, with a picture and all that is known.")
+    ] = None,
+    openlineage: Annotated[
+        bool, Parameter(negative="", group=FORM, help="As OpenLineage events, a line each, oldest first.")
+    ] = False,
+    store: StoreUrl = "",
+) -> None:
+    """What an artifact was made from, down to the raw shards and their hashes; or what was made from it.
+
+    Examples: `nanochat lineage chat/latest`, `nanochat lineage chat/latest --html lineage.html`
+    """
+    from nanochat.lineage import ancestry as lines
+
+    opened = open_store(store, read_only=True)
+    manifest = opened.resolve(reference)
+    if html:
+        from nanochat.lineage.page import as_page
+
+        text = as_page(opened, manifest, down=down)
+        try:
+            html.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadConfig(f"`{html}` cannot be written: {error.strerror}.", hint="Name another file.") from error
+        out.print(escape(str(html)))
+    elif openlineage:
+        from nanochat.lineage.openlineage import events
+
+        for event in events(opened, manifest, down=down):
+            out.out(json.dumps(event), highlight=False)
+    elif as_json:
+        out.print_json(lines.as_json(opened, manifest, down=down))
+    else:
+        out.print(escape("\n".join((lines.tree_down if down else lines.tree)(opened, manifest))))
+
+
+@app.command
+def diff(
+    before: Reference,
+    after: Reference,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
+    store: StoreUrl = "",
+) -> None:
+    """What sets two artifacts of one stage apart: settings, data, code, machine, results.
+
+    Where their inputs differ, it says where that began.
+
+    Example: `nanochat diff chat/production chat/latest`
+    """
+    from nanochat.lineage import differences
+
+    opened = open_store(store, read_only=True)
+    old, new = opened.resolve(before), opened.resolve(after)
+    if old.stage != new.stage:
+        raise WrongKind(f"`{before}` was made by {old.stage}, `{after}` by {new.stage}: only like can be compared.")
+    found = {
+        "asked for": differences.in_key(opened, old, new),
+        "made by": [each for each in differences.beside_key(old, new) if each.what != "metric"],
+        "came out": [each for each in differences.beside_key(old, new) if each.what == "metric"],
+    }
+    if as_json:
+        out.print_json(data={name: [each.as_dict() for each in some] for name, some in found.items()})
+        return
+    if old.key == new.key:
+        out.print(f"The same artifact: {old.stage}/{old.key}")
+        return
+    out.print(f"{old.stage} {old.key[:8]} → {new.key[:8]}")
+    for name, some in found.items():
+        out.print(f"\n[bold]{name}[/]" + ("" if some else "  the same"))
+        for each in some:
+            out.print(f"  {escape(str(each))}")
+
+
+@app.command
+def why(reference: Reference, *, store: StoreUrl = "") -> None:
+    """Why an artifact was made and not reused: what of its key had changed since the nearest one before it.
+
+    Example: `nanochat why base/latest`
+    """
+    from nanochat.lineage import differences
+
+    opened = open_store(store, read_only=True)
+    manifest = opened.resolve(reference)
+    made = manifest.producer
+    out.print(
+        f"{manifest.stage} {manifest.key[:8]} was made {made.started:%Y-%m-%d %H:%M}"
+        + escape(f" by {made.run}") * bool(made.run)
+    )
+    near = differences.nearest(opened, manifest, before=manifest)
+    if near is None:
+        out.print("because there was none of its stage in this store.")
+        return
+    out.print(f"because, unlike {near.key[:8]} of {near.producer.ended:%Y-%m-%d %H:%M}:")
+    for each in differences.in_key(opened, near, manifest):
+        out.print(f"  {escape(str(each))}")
+    out.print(f"All of it: nanochat diff {near.key[:8]} {manifest.key[:8]}")

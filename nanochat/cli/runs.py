@@ -1,0 +1,105 @@
+"""`nanochat runs`: lists recorded runs, shows one, pins one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter, validators
+from rich.markup import escape
+from rich.table import Table
+
+from nanochat.cli.app import StoreUrl, app, between, fail_if_unreadable, open_store, out
+
+if TYPE_CHECKING:
+    from nanochat.store.runs import Run
+
+
+CHANGES_SHOWN = 3
+PINS = Group("Pins", validator=validators.MutuallyExclusive())
+
+
+@app.command
+def runs(
+    run_id: Annotated[str, Parameter(help="One run, with its stages: an id, its beginning or its end.")] = "",
+    *,
+    pin: Annotated[str, Parameter(group=PINS, help="Keep all that this run made, until it is unpinned.")] = "",
+    unpin: Annotated[str, Parameter(group=PINS, help="Let `nanochat gc` decide again.")] = "",
+    limit: Annotated[int, between(0, 1_000_000), Parameter(help="Show so many; 0: all.")] = 20,
+    store: StoreUrl = "",
+) -> None:
+    """List the runs, newest first, or show one.
+
+    Example: `nanochat runs --pin a1b2c3`
+    """
+    from nanochat.console import duration
+    from nanochat.store import runs as records
+
+    opened = open_store(store, read_only=not (pin or unpin))
+    if pin:
+        chosen = records.find(opened, pin).record.id
+        records.pin(opened, chosen)
+        out.print(f"{chosen} is pinned.")
+        return
+    if unpin:  # also one whose record is gone
+        chosen = unpin if unpin in records.pins(opened) else records.find(opened, unpin).record.id
+        records.unpin(opened, chosen)
+        out.print(f"{chosen} is not pinned any more.")
+        return
+    if run_id:
+        _show_run(records.find(opened, run_id))
+        return
+    found, unread = records.survey(opened, limit)
+    if not found:
+        fail_if_unreadable(unread)
+        out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.", markup=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("started", "run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
+        table.add_column(title, no_wrap=title != "changed")
+    for each in found:
+        record, states = each.record, [stage.state for stage in each.record.stages.values()]
+        table.add_row(
+            f"{record.started:%Y-%m-%d %H:%M}", record.id.rpartition("-")[2], _state(each), escape(record.profile),
+            _changed(record.profile, record.config, CHANGES_SHOWN),
+            str(states.count("computed")), str(states.count("reused")), duration(record.seconds),
+            "" if record.chatcore is None else f"{record.chatcore:.3f}", "pinned" if each.pinned else "",
+        )  # fmt: skip
+    out.print(table)
+    fail_if_unreadable(unread)
+
+
+def _show_run(run: Run) -> None:
+    from nanochat.console import duration
+
+    record = run.record
+    out.print(f"run      {record.id}{'  (pinned)' if run.pinned else ''}")
+    out.print(f"state    {_state(run)}  after {duration(record.seconds)}")
+    if record.error:
+        out.print(f"         {escape(record.error)}")
+    if record.flow_run:
+        out.print(f"flow run {record.flow_run}")
+    out.print(f"config   {escape(record.profile)}  {_changed(record.profile, record.config)}\n")
+    table = Table(box=None, pad_edge=False)
+    for title in ("stage", "", "key", "took"):
+        table.add_column(title)
+    for label, stage in record.stages.items():
+        table.add_row(escape(label), stage.state, stage.key[:8], duration(stage.seconds) if stage.key else "")
+    out.print(table)
+
+
+def _state(run: Run) -> str:
+    colour = {"completed": "green", "running": "cyan", "cancelled": "yellow"}.get(run.state, "red")
+    return f"[{colour}]{run.state}[/]"
+
+
+def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
+    """What differs from the profile as it is now: `sft.epochs=2`."""
+    from nanochat.graphs.pipeline import flatten
+    from nanochat.profiles import PROFILES
+
+    if profile not in PROFILES:
+        return ""
+    usual, here = flatten(PROFILES[profile].config.canonical()), flatten(config)
+    found = [" ".join(f"{name}={value}".split()) for name, value in here.items() if usual.get(name) != value]
+    more = f" … {len(found) - most} more" if most and len(found) > most else ""
+    return escape(" ".join(found[: most or None]) + more)

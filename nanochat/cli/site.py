@@ -1,0 +1,41 @@
+"""Commands for a site, a Prefect server with workers on this machine: `up`, `down`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nanochat.cli.app import app, need_home, out
+
+
+@app.command
+def up(
+    *,
+    gpu: Annotated[
+        bool | None, Parameter(help="Whether this machine does the work of the pool `gpu`; by default if it has one.")
+    ] = None,
+) -> None:
+    """Start a Prefect server, workers and all deployments on this machine, and leave them running.
+
+    Example: `nanochat up`, then start a run from the page it names
+    """
+    from flows.site.up import has_gpu
+    from flows.site.up import up as start
+
+    need_home()
+    with out.status("starting"):
+        start(partial(out.print, markup=False), gpu=has_gpu() if gpu is None else gpu)
+
+
+@app.command
+def down() -> None:
+    """End what `nanochat up` started; runs in its workers are cancelled, what they finished is kept.
+
+    Example: `nanochat down`
+    """
+    from flows.site.up import down as end
+
+    with out.status("ending"):
+        end(partial(out.print, markup=False))
