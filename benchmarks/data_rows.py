@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from nanochat import _rustbpe, settings
 from nanochat.data.packing import pack_tokens
-from nanochat.data.shards import TokenFile, write_tokens
+from nanochat.data.token_shards import TokenFile, write_tokens
 from nanochat.profiles import PROFILES
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.world.documents import documents
@@ -142,8 +142,8 @@ def plain_packer(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple
 def _loading(scratch: Path) -> None:
     import torch
 
-    from nanochat.data.index import open_rows
     from nanochat.data.loader import Loader
+    from nanochat.data.row_index import open_rows
 
     torch.set_num_threads(1)
     rows = open_rows(scratch / "rows.json", "train")
@@ -172,7 +172,7 @@ class _Mapped:
     """The peer's dataset: rows of a memory map."""
 
     def __init__(self, scratch: Path) -> None:
-        from nanochat.data.index import open_rows
+        from nanochat.data.row_index import open_rows
         from tests.rows import every
 
         (ids,) = every(open_rows(scratch / "rows.json", "train"))
@@ -191,8 +191,8 @@ def _training(scratch: Path) -> None:
     """The demo's model, on rows of its length: how much of a step is spent in the loader."""
     import torch
 
-    from nanochat.data.index import open_rows
     from nanochat.data.loader import Loader
+    from nanochat.data.row_index import open_rows
     from nanochat.model.gpt import GPT
     from nanochat.optim.optimizer import build_optimizer
     from nanochat.optim.schedule import rates
@@ -241,8 +241,8 @@ def _streaming(scratch: Path) -> list[Line]:
     if weed() is None:
         return [(what, "no S3 server here", "-")]
     from nanochat.data import rows as rows_module
-    from nanochat.data.index import RowIndex, RowSet
     from nanochat.data.loader import Loader
+    from nanochat.data.row_index import RowIndex, RowSet
     from nanochat.store.objects import Objects
 
     short, block_rows, batch_rows = 512, 512, 8

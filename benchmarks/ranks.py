@@ -27,8 +27,8 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from nanochat.config import ModelConfig, OptimizerConfig
-from nanochat.data.index import open_rows
 from nanochat.data.loader import Loader
+from nanochat.data.row_index import open_rows
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.optimizer import build_optimizer

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat._rustbpe import PATTERNS
-from nanochat.data.shards import TokenFile, write_tokens
+from nanochat.data.token_shards import TokenFile, write_tokens
 from nanochat.tokenizer.bpe import SPECIALS, Tokenizer
 
 

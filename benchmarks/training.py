@@ -66,8 +66,8 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     import torch
 
     from nanochat.config import Compute, ModelConfig, OptimizerConfig
-    from nanochat.data.index import open_rows
     from nanochat.data.loader import Loader, sequential
+    from nanochat.data.row_index import open_rows
     from nanochat.evaluation.bits_per_byte import bits_per_byte
     from nanochat.model.architecture import Architecture
     from nanochat.model.gpt import GPT

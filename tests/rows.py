@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nanochat.data.blocks import BlockReader
-from nanochat.data.index import Block, RowIndex, RowSet, Split, open_rows
 from nanochat.data.order import Order
+from nanochat.data.row_index import Block, RowIndex, RowSet, Split, open_rows
 from nanochat.data.rows import RowWriter, rows_per_block
 from nanochat.store.manifest import describe_file
 
@@ -51,7 +51,7 @@ def train_rows(folder: Path, rows: np.ndarray, masks: np.ndarray | None = None) 
 def every(rows: RowSet) -> tuple[np.ndarray, ...]:
     """All rows (N, T+1), in order; and their masks."""
     order = Order([block.rows for block in rows.blocks], None, 1 << 40)
-    reader = BlockReader(rows, order.windows(0, len(rows)))
+    reader = BlockReader(rows, order.groups(0, len(rows)))
     try:
         blocks, within, _ = order.find(np.arange(len(rows)))
         return reader.take(blocks, within, 0)

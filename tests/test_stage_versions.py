@@ -30,7 +30,7 @@ HOW = re.compile(
 RUST = {
     "nanochat.tokenizer.bpe": ("split", "train", "encode", "vocab", "parts", "text", "hash", "key", "memory", "spare"),
     "nanochat.tokenizer.formats": (),
-    "nanochat.data.ledger": ("column",),
+    "nanochat.data.document_stats": ("column",),
     "nanochat.data.packing": ("pack",),
     "nanochat.data.conversations": ("pack",),
 }
@@ -120,10 +120,10 @@ def test_a_changed_stage_was_decided_on(name: str) -> None:
         ("evaluate_chat", "nanochat.tools.calculator"),
         ("evaluate_chat", "nanochat.world.questions"),
         ("converse", "nanochat.tokenizer.bpe"),
-        ("converse", "nanochat.sources.records"),
+        ("converse", "nanochat.sources.json_records"),
         ("sft", "nanochat.scaling"),
         ("pretrain", "nanochat.optim.muon"),
-        ("download", "nanochat.sources.web"),
+        ("download", "nanochat.sources.http_files"),
         ("pack", "nanochat.data.packing"),
     ],
 )

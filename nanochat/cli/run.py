@@ -128,7 +128,7 @@ def fetch(
     """
     from nanochat.console import Screen, duration
     from nanochat.graphs.pipeline import PlainRun, gather
-    from nanochat.sources.corpus import fetch_listing
+    from nanochat.sources.shard_list import fetch_listing
 
     began = time.monotonic()
     config, how = _configured(profile, changes, compute)

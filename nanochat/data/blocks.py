@@ -1,11 +1,11 @@
 """Packed rows from the store, a block at a time, through a bounded local cache.
 
-1. an index (`nanochat.data.index`) says which blocks a split has: file in the store, size, SHA-256, rows;
-2. a few threads fetch the blocks of the window that is read and of the next one, in that order; a block is checked
+1. an index (`nanochat.data.row_index`) says which blocks a split has: file in the store, size, SHA-256, rows;
+2. a few threads fetch the blocks of the group that is read and of the next one, in that order; a block is checked
    against size and SHA-256, decompressed into the cache, and mapped;
-3. `take` waits for the first window, then copies rows out of the mapped blocks, and waits only for what is late.
+3. `take` waits for the first group, then copies rows out of the mapped blocks, and waits only for what is late.
 
-The cache is shared by all processes of a machine: one fetches a block, the others find it. What no window needs goes,
+The cache is shared by all processes of a machine: one fetches a block, the others find it. What no group needs goes,
 the oldest first, when the cache is over its limit; a block that another process has mapped lives on until it is done
 with it. A store that fails is asked again for ten minutes: training goes on meanwhile, with what lies ahead.
 """
@@ -29,8 +29,8 @@ import pyarrow as pa
 import xxhash
 
 from nanochat import settings
-from nanochat.data.index import Block, RowSet
-from nanochat.data.order import Window
+from nanochat.data.order import ShuffleGroup
+from nanochat.data.row_index import Block, RowSet
 from nanochat.data.rows import decode_block
 from nanochat.errors import BadSource, DamagedArtifact, StoreUnreachable
 from nanochat.store.object_names import is_foreign
@@ -39,7 +39,7 @@ from nanochat.store.objects import Objects
 Columns = tuple[np.ndarray, ...]
 """Ids (N, T+1) and, for conversations, masks (N, T+1) uint8."""
 
-WINDOWS_AHEAD = 2
+GROUPS_AHEAD = 2
 """That are held at once: the one being read, and the next."""
 FETCHES_AT_ONCE = 4
 GIVE_UP_S = 600.0
@@ -52,38 +52,38 @@ ABANDONED_S = 24 * 3600
 
 
 class BlockReader:
-    """The blocks of the windows that are read, mapped ahead of time.
+    """The blocks of the groups that are read, mapped ahead of time.
 
-    `windows` come in the order in which they will be read. Use from one thread; close it in the end.
+    `groups` come in the order in which they will be read. Use from one thread; close it in the end.
     """
 
-    def __init__(self, rows: RowSet, windows: Iterable[Window]) -> None:
+    def __init__(self, rows: RowSet, groups: Iterable[ShuffleGroup]) -> None:
         self._blocks = rows.blocks
         self._row_tokens = rows.row_tokens
         self._dtypes = [rows.dtype, np.dtype(np.uint8)][: 1 + rows.masked]
-        self._windows: Iterator[Window] = iter(windows)
-        self._held: deque[Window] = deque()
-        self._uses: Counter[int] = Counter()  # by how many of the held windows
+        self._groups: Iterator[ShuffleGroup] = iter(groups)
+        self._held: deque[ShuffleGroup] = deque()
+        self._uses: Counter[int] = Counter()  # by how many of the held groups
         self._mapped: dict[int, Columns | Future[Columns]] = {}
         self._began = False
         self._closed = threading.Event()
         self._cache = _Cache(rows, self._closed)
         self._pool = ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch")
-        self._hold(WINDOWS_AHEAD)
+        self._hold(GROUPS_AHEAD)
 
     def take(
         self, blocks: np.ndarray, rows: np.ndarray, begin: int, empty: Callable[..., np.ndarray] = np.empty
     ) -> Columns:
         """Copies of rows (N, T+1), each given by its block (N,) and its number there (N,).
 
-        `empty` gives memory for a shape and a dtype. `begin` is that of the first row's window: windows before it are
+        `empty` gives memory for a shape and a dtype. `begin` is that of the first row's group: groups before it are
         read, and let go. Raises `StoreUnreachable` when a block could not be fetched for ten minutes,
         `DamagedArtifact` when it is not what was published.
         """
         while self._held and self._held[0].begin < begin:
             self._drop(self._held.popleft())
-            self._hold(WINDOWS_AHEAD)
-        if not self._began:  # with a whole window, so that no step waits for its rest
+            self._hold(GROUPS_AHEAD)
+        if not self._began:  # with a whole group, so that no step waits for its rest
             self._began = True
             for block in self._held[0].blocks.tolist():
                 self._wait(block)
@@ -101,7 +101,7 @@ class BlockReader:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _wait(self, block: int) -> Columns:
-        while block not in self._mapped:  # windows may be smaller than a batch
+        while block not in self._mapped:  # groups may be smaller than a batch
             self._hold(len(self._held) + 1)
         columns = self._mapped[block]
         if isinstance(columns, Future):
@@ -109,17 +109,17 @@ class BlockReader:
         return columns
 
     def _hold(self, count: int) -> None:
-        while len(self._held) < count and (window := next(self._windows, None)) is not None:
-            self._held.append(window)
-            for block in window.blocks.tolist():
+        while len(self._held) < count and (group := next(self._groups, None)) is not None:
+            self._held.append(group)
+            for block in group.blocks.tolist():
                 self._uses[block] += 1
                 if block not in self._mapped:
                     found = self._blocks[block]
                     self._cache.want(found)
                     self._mapped[block] = self._pool.submit(self._cache.get, found)
 
-    def _drop(self, window: Window) -> None:
-        for block in window.blocks.tolist():
+    def _drop(self, group: ShuffleGroup) -> None:
+        for block in group.blocks.tolist():
             self._uses[block] -= 1
             if not self._uses[block]:
                 del self._mapped[block]

@@ -27,12 +27,12 @@ from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress
-from nanochat.sources.files import is_local, list_local, local_path
-from nanochat.sources.names import CHAT_FORMATS
+from nanochat.sources.file_names import CHAT_FORMATS
+from nanochat.sources.local_files import is_local, list_local, local_path
 from nanochat.store.manifest import digest_of_files, measure_file
 from nanochat.tasks.conversation import Question, Split
 from nanochat.tasks.fields import Counts
-from nanochat.tasks.task import load_task
+from nanochat.tasks.registry import load_task
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render
 
@@ -46,7 +46,7 @@ TURNS = "After an optional system message, user and assistant take turns; the us
 LOG = logging.getLogger("nanochat.conversations")
 
 
-def pinned(config: ConversationsConfig) -> ConversationsConfig:
+def with_file_hashes(config: ConversationsConfig) -> ConversationsConfig:
     """The same, with the SHA-256 of what its local sources hold now.
 
     Raises `BadSource` when one cannot be read, or is not what the item's `sha256` says.

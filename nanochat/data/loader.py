@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from nanochat.data.blocks import BlockReader
-from nanochat.data.index import RowSet
-from nanochat.data.order import WINDOW_TOKENS, Order
+from nanochat.data.order import GROUP_TOKENS, Order
+from nanochat.data.row_index import RowSet
 from nanochat.errors import BadConfig
 
 Places = tuple[np.ndarray, np.ndarray, int]
-"""Block (B,) and row in it (B,) of the rows of a batch, and the begin of the first one's window."""
+"""Block (B,) and row in it (B,) of the rows of a batch, and the begin of the first one's group."""
 
 IGNORED = -1
 AHEAD_BATCHES = 8
@@ -46,7 +46,7 @@ class Loader:
     """Endless training batches of this rank.
 
     `step()` yields the micro-batches of one optimizer step; `rows_consumed` is the state to save after it, and
-    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end. `window_rows` is
+    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end. `group_rows` is
     part of the order, and smaller in tests (0: 2^29 tokens).
     When the batch does not divide by the world size, ranks have unequal rows (`rank_rows`): weigh the loss by tokens.
     Raises `BadConfig` when a rank would have no row.
@@ -62,7 +62,7 @@ class Loader:
         micro_batch_rows: int = 0,
         device: torch.device | str = "cpu",
         start_row: int = 0,
-        window_rows: int = 0,
+        group_rows: int = 0,
     ) -> None:
         if not 0 < world_size <= batch_rows:
             raise BadConfig(
@@ -83,9 +83,9 @@ class Loader:
         """Rows consumed by all ranks in whole steps, since the beginning of training."""
         self.device = torch.device(device)
         self._order = Order(
-            [block.rows for block in rows.blocks], seed, window_rows or max(1, WINDOW_TOKENS // rows.row_tokens)
+            [block.rows for block in rows.blocks], seed, group_rows or max(1, GROUP_TOKENS // rows.row_tokens)
         )
-        reader = BlockReader(rows, self._order.windows(start_row))
+        reader = BlockReader(rows, self._order.groups(start_row))
         self._ahead = _Ahead(reader, self._gather(start_row), self.device)
 
     @property
@@ -117,8 +117,8 @@ class Loader:
             found = [part.reshape(positions.shape) for part in self._order.find(positions.ravel())]
             for step in range(steps):
                 for begin in range(0, self.rank_rows, self.micro_batch_rows):
-                    blocks, rows, windows = (part[step, begin : begin + self.micro_batch_rows] for part in found)
-                    yield blocks, rows, int(windows[0])
+                    blocks, rows, groups = (part[step, begin : begin + self.micro_batch_rows] for part in found)
+                    yield blocks, rows, int(groups[0])
             start_row += steps * self.batch_rows
 
 
@@ -136,14 +136,14 @@ def sequential(
     and reduce once at the end.
     """
     count = min(limit_rows or len(rows), len(rows))
-    order = Order([block.rows for block in rows.blocks], None, window_rows=1)  # a block each: no more is fetched
+    order = Order([block.rows for block in rows.blocks], None, group_rows=1)  # a block each: no more is fetched
 
     def places() -> Iterator[Places]:
         for begin in range(rank, count, batch_rows * world_size):
-            blocks, within, windows = order.find(np.arange(begin, count, world_size)[:batch_rows])
-            yield blocks, within, int(windows[0])
+            blocks, within, groups = order.find(np.arange(begin, count, world_size)[:batch_rows])
+            yield blocks, within, int(groups[0])
 
-    ahead = _Ahead(BlockReader(rows, order.windows(0, count)), places(), torch.device(device))
+    ahead = _Ahead(BlockReader(rows, order.groups(0, count)), places(), torch.device(device))
     try:
         yield from ahead
     finally:

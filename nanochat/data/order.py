@@ -1,10 +1,10 @@
 """Which row is trained on when: a pure function of the number of rows in each block, a seed, and a position.
 
 Position p of the endless sequence of rows is in epoch p // N. An epoch reads the blocks in an order of its own, and
-cuts that order into windows of some blocks; in a window, its rows are shuffled. So at any position only one window's
+cuts that order into groups of some blocks; in a group, its rows are shuffled. So at any position only one group's
 blocks are needed (two at its end), and they are known ahead: rows can be streamed through a bounded cache. Blocks come
-from all over the text, and a window has half a billion tokens, as much as a thousand steps of 2^19 take: what fits one
-window is shuffled as a whole.
+from all over the text, and a group has half a billion tokens, as much as a thousand steps of 2^19 take: what fits one
+group is shuffled as a whole.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from itertools import pairwise
 
 import numpy as np
 
-WINDOW_TOKENS = 1 << 29
+GROUP_TOKENS = 1 << 29
 ROUNDS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class ShuffleGroup:
     """A stretch of the sequence, and the blocks it needs."""
 
     begin: int
@@ -40,61 +40,61 @@ class Window:
 class Order:
     """The endless sequence of the rows of some blocks, shuffled by `seed`; without one, as they lie."""
 
-    def __init__(self, block_rows: Sequence[int], seed: int | None, window_rows: int) -> None:
+    def __init__(self, block_rows: Sequence[int], seed: int | None, group_rows: int) -> None:
         self.rows = int(sum(block_rows))
         """Rows of an epoch."""
         self._block_rows = np.asarray(block_rows, np.int64)
         self._seed = seed
-        self._window_rows = window_rows
-        self._epoch = lru_cache(maxsize=2)(self._windows_of_epoch)
+        self._group_rows = group_rows
+        self._epoch = lru_cache(maxsize=2)(self._groups_of_epoch)
 
-    def window(self, position: int) -> Window:
-        """The window in which a position lies."""
+    def group(self, position: int) -> ShuffleGroup:
+        """The group in which a position lies."""
         epoch, offset = divmod(position, self.rows)
-        begins, windows = self._epoch(epoch)
-        return windows[int(np.searchsorted(begins, offset, "right")) - 1]
+        begins, groups = self._epoch(epoch)
+        return groups[int(np.searchsorted(begins, offset, "right")) - 1]
 
-    def windows(self, position: int, end: int | None = None) -> Iterator[Window]:
-        """The windows from that of a position on, up to the position `end` or without end."""
+    def groups(self, position: int, end: int | None = None) -> Iterator[ShuffleGroup]:
+        """The groups from that of a position on, up to the position `end` or without end."""
         while end is None or position < end:
-            window = self.window(position)
-            yield window
-            position = window.end
+            group = self.group(position)
+            yield group
+            position = group.end
 
     def find(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Block, row in the block, and begin of the window (N,) int64 of each position (N,); positions ascend."""
+        """Block, row in the block, and begin of the group (N,) int64 of each position (N,); positions ascend."""
         found = np.empty((3, len(positions)), np.int64)
         at = 0
         while at < len(positions):
-            window = self.window(int(positions[at]))
-            end = int(np.searchsorted(positions, window.end))
-            cells = positions[at:end] - window.begin
+            group = self.group(int(positions[at]))
+            end = int(np.searchsorted(positions, group.end))
+            cells = positions[at:end] - group.begin
             if self._seed is not None:
-                cells = shuffled(cells, window.rows, self._key(window.begin, 1))
-            block = np.searchsorted(window.starts, cells, "right") - 1
-            found[0, at:end], found[1, at:end] = window.blocks[block], cells - window.starts[block]
-            found[2, at:end] = window.begin
+                cells = shuffled(cells, group.rows, self._key(group.begin, 1))
+            block = np.searchsorted(group.starts, cells, "right") - 1
+            found[0, at:end], found[1, at:end] = group.blocks[block], cells - group.starts[block]
+            found[2, at:end] = group.begin
             at = end
         return found[0], found[1], found[2]
 
     def _key(self, of: int, kind: int) -> np.ndarray:
-        """(1,) uint64 for a window (by its begin) or an epoch."""
+        """(1,) uint64 for a group (by its begin) or an epoch."""
         assert self._seed is not None
         seed, number = np.array([[self._seed % 2**64], [of % 2**64]], np.uint64)
         return _mix(_mix(_mix(seed) ^ number) + np.uint64(kind))
 
-    def _windows_of_epoch(self, epoch: int) -> tuple[np.ndarray, list[Window]]:
-        """Its windows, and where each begins in it."""
+    def _groups_of_epoch(self, epoch: int) -> tuple[np.ndarray, list[ShuffleGroup]]:
+        """Its groups, and where each begins in it."""
         count = len(self._block_rows)
         order = np.arange(count)
         if self._seed is not None:
             order = shuffled(order, count, self._key(epoch, 0))
         order = order[self._block_rows[order] > 0]
         starts = np.concatenate(([0], np.cumsum(self._block_rows[order])))
-        firsts = np.flatnonzero(np.diff(starts[:-1] // self._window_rows, prepend=-1))
+        firsts = np.flatnonzero(np.diff(starts[:-1] // self._group_rows, prepend=-1))
         begins, bounds = starts[firsts], [*firsts.tolist(), len(order)]
-        windows = [
-            Window(
+        groups = [
+            ShuffleGroup(
                 begin=epoch * self.rows + int(starts[first]),
                 rows=int(starts[last] - starts[first]),
                 blocks=order[first:last],
@@ -102,7 +102,7 @@ class Order:
             )
             for first, last in pairwise(bounds)
         ]
-        return begins, windows
+        return begins, groups
 
 
 def shuffled(cells: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Documents to rows of T+1 tokens, best fit.
 
-The packing itself is the crate's; here it is given windows of some row groups at a time, so that memory stays bounded
-and any length of shard is searched as widely. Rows of a window do not depend on other windows.
+The packing itself is the crate's; here it is given groups of some row groups at a time, so that memory stays bounded
+and any length of shard is searched as widely. Rows of a group do not depend on other groups.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 from nanochat import _rustbpe
 from nanochat.data.rows import RowWriter
-from nanochat.data.shards import TokenFile
+from nanochat.data.token_shards import TokenFile
 from nanochat.progress import Progress, silent
 
-WINDOW_TOKENS = 1 << 24
-WINDOW_ROWS = 64  # or so many rows, when they are long: what a window drops is less than one row
+GROUP_TOKENS = 1 << 24
+GROUP_ROWS = 64  # or so many rows, when they are long: what a group drops is less than one row
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: 
     file = TokenFile(source)
     done = dropped_tokens = 0
     with RowWriter(out, split, row_tokens, file.dtype) as writer:
-        for ids, offsets in windows(file, max(WINDOW_TOKENS, WINDOW_ROWS * row_tokens)):
+        for ids, offsets in packing_groups(file, max(GROUP_TOKENS, GROUP_ROWS * row_tokens)):
             rows, dropped = _rustbpe.pack(ids, offsets, row_tokens)
             writer.write(rows)
             dropped_tokens += dropped
@@ -47,7 +47,7 @@ def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: 
     return Packed(writer.rows, file.tokens, dropped_tokens, file.dtype)
 
 
-def windows(file: TokenFile, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def packing_groups(file: TokenFile, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Whole row groups put together until they have so many tokens: ids (tokens,) and offsets (documents + 1,)."""
     ids: list[np.ndarray] = []
     offsets = [np.zeros(1, np.int64)]

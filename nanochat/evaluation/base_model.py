@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from nanochat.config import BaseEvaluationConfig
-from nanochat.data.index import open_rows
 from nanochat.data.loader import sequential
+from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte
 from nanochat.inference.engine import Engine
 from nanochat.model.files import load_model

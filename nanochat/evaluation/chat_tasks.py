@@ -12,7 +12,7 @@ from nanochat.data.loader import IGNORED
 from nanochat.inference.engine import Engine
 from nanochat.model.gpt import GPT
 from nanochat.tasks.conversation import Question
-from nanochat.tasks.task import judge
+from nanochat.tasks.registry import judge
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render_prompt
 

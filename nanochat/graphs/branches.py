@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import PipelineConfig, PretrainConfig
-from nanochat.data.conversations import pinned
+from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.graphs.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare
 from nanochat.lineage.ancestry import ancestors
@@ -53,7 +53,7 @@ def examine(run: Run, config: PipelineConfig, model: Artifact) -> Examined:
         return Examined(run(evaluate_base, config.base_evaluation, model=model, rows=rows))
     if model.stage != "sft":
         raise WrongKind(f"{model.stage}/{model.key[:8]} is no model: only base and chat models can be examined.")
-    conversations = run(converse, pinned(config.conversations), vocabulary=vocabulary_of(model))
+    conversations = run(converse, with_file_hashes(config.conversations), vocabulary=vocabulary_of(model))
     return Examined(run(evaluate_chat, config.chat_evaluation, model=model, conversations=conversations))
 
 
@@ -61,7 +61,7 @@ def tune(run: Run, config: PipelineConfig, base: Artifact) -> Tuned:
     """Conversations, fine-tuning and examination, on a base model that is there."""
     if base.stage not in BASES:
         raise WrongKind(f"{base.stage}/{base.key[:8]} is no base model.")
-    conversations = run(converse, pinned(config.conversations), vocabulary=vocabulary_of(base))
+    conversations = run(converse, with_file_hashes(config.conversations), vocabulary=vocabulary_of(base))
     chat = run(sft, config.sft, base=base, conversations=conversations)
     return Tuned(
         conversations, chat, run(evaluate_chat, config.chat_evaluation, model=chat, conversations=conversations)

@@ -15,13 +15,13 @@ from threading import Event
 from typing import Any, Protocol, Self
 
 from nanochat.config import Compute, Config, DataConfig, PipelineConfig, ShardConfig
-from nanochat.data.conversations import pinned
+from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import NanochatError, Preempted
 from nanochat.execution.stage import Stage
 from nanochat.lineage.differences import Call, in_key, nearest
 from nanochat.progress import Progress, silent
 from nanochat.scaling import derive_hyperparameters
-from nanochat.sources.corpus import list_shards
+from nanochat.sources.shard_list import list_shards
 from nanochat.stages.card import data_card
 from nanochat.stages.compare import compare
 from nanochat.stages.conversations import converse
@@ -132,12 +132,12 @@ def gather(run: Run, config: PipelineConfig, shards: Sequence[ShardConfig]) -> G
     """All that the network is needed for, and the vocabulary, in which conversations are kept."""
     raw = run.map(download, shards, [shard.name for shard in shards])
     vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
-    return Gathered(raw, vocabulary, run(converse, pinned(config.conversations), vocabulary=vocabulary))
+    return Gathered(raw, vocabulary, run(converse, with_file_hashes(config.conversations), vocabulary=vocabulary))
 
 
 def finish(run: Run, config: PipelineConfig, text: Text, base: Handle) -> Result:
     """From a base model to the report."""
-    conversations = run(converse, pinned(config.conversations), vocabulary=text.vocabulary)
+    conversations = run(converse, with_file_hashes(config.conversations), vocabulary=text.vocabulary)
     base_evaluation = run(evaluate_base, config.base_evaluation, model=base, rows=text.rows)
     chat = run(sft, config.sft, base=base, conversations=conversations)
     chat_evaluation = run(evaluate_chat, config.chat_evaluation, model=chat, conversations=conversations)

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource
-from nanochat.sources.first_bytes import HEAD_BYTES, check_parquet, open_source, readable
-from nanochat.sources.names import SUFFIXES, file_format, named
-from nanochat.sources.records import json_records, text_of
+from nanochat.sources.file_names import SUFFIXES, file_format, named
+from nanochat.sources.file_signature import HEAD_BYTES, check_parquet, open_source, readable
+from nanochat.sources.json_records import json_records, text_of
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 32 << 20

@@ -19,11 +19,11 @@ from huggingface_hub.hf_api import RepoFile
 
 from nanochat.errors import BadSource
 from nanochat.progress import Progress
+from nanochat.sources.file_names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
-from nanochat.sources.names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
-from nanochat.sources.raw_shard import write_texts
-from nanochat.sources.records import text_of
+from nanochat.sources.json_records import text_of
+from nanochat.sources.shard_writer import write_texts
 
 STREAM = "hf-stream://"
 FETCHED = ((".parquet",), LINES)

@@ -33,8 +33,8 @@ from huggingface_hub.errors import (
 )
 
 from nanochat.errors import BadSource, NanochatError, SourceUnreachable
-from nanochat.sources.remote import OF_OUR_DISK
-from nanochat.sources.web import PASSING, asked_wait_s, has_bad_certificate
+from nanochat.sources.http_files import PASSING, asked_wait_s, has_bad_certificate
+from nanochat.sources.remote_files import OF_OUR_DISK
 
 E = TypeVar("E", bound=BaseException)
 

@@ -14,13 +14,13 @@ from nanochat.config import DataConfig
 from nanochat.errors import BadSource
 from nanochat.progress import silent
 from nanochat.sources import hub
-from nanochat.sources.files import is_local, list_local, local_path
-from nanochat.sources.first_bytes import open_source
+from nanochat.sources.checksum_files import parse_sum, promised_hashes
+from nanochat.sources.file_names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named, names_validation
+from nanochat.sources.file_signature import open_source
 from nanochat.sources.hub_address import parse_hub_address
-from nanochat.sources.names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named, names_validation
-from nanochat.sources.remote import fetch_url, list_url
-from nanochat.sources.retry import patiently
-from nanochat.sources.sums import parse_sum, promised_hashes
+from nanochat.sources.local_files import is_local, list_local, local_path
+from nanochat.sources.remote_files import fetch_url, list_url
+from nanochat.sources.retry import with_retries
 
 CREDENTIAL = re.compile(r"(?i)(token|signature|sig|credential|secret|password|api_?key)=")
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
@@ -73,7 +73,7 @@ def list_files(config: DataConfig) -> Listing:
     if source.startswith(("http://", "https://")):
         return _list_http(source, config)
     if source.startswith("hf://"):
-        listed = patiently(lambda: hub.list_files(source, config.subset, config.split))
+        listed = with_retries(lambda: hub.list_files(source, config.subset, config.split))
         folder = parse_hub_address(source)[2]
         if [file.path for file in listed.files] != [folder]:  # else the file itself is named
             _check_training(config, [file.path.removeprefix(f"{folder}/") for file in listed.files])
@@ -85,7 +85,7 @@ def list_files(config: DataConfig) -> Listing:
         )
     if scheme in BUCKETS and "?versionId=" in path:
         raise BadSource(f"`{source}` names a version, which is not read.", hint="Copy it to a key of its own.")
-    files = [Found(file.path, file.url, file.identity) for file in patiently(lambda: list_url(source))]
+    files = [Found(file.path, file.url, file.identity) for file in with_retries(lambda: list_url(source))]
     if [file.url for file in files] == [source]:  # the file itself is named
         if not file_format(files[0].path):
             raise BadSource(f"`{source}` is not a file of text.", hint=f"Known formats: {SUFFIXES}.")
@@ -173,7 +173,7 @@ def _list_http(address: str, config: DataConfig) -> Listing:
         return Listing([_http_file(address)])
     with TemporaryDirectory() as scratch:
         local = Path(scratch) / "addresses.txt"
-        patiently(lambda: fetch_url(address, local, silent))
+        with_retries(lambda: fetch_url(address, local, silent))
         shards, twice = _addresses(local, address)
     if not shards:
         raise BadSource(f"`{address}` is not a list of addresses: it has none.", hint=ADDRESSES_HINT)
@@ -245,5 +245,5 @@ def _http_file(address: str, promised: str = "") -> Found:
         )
     if promised:
         return Found(path, address, promised)
-    (file,) = patiently(lambda: list_url(address))
+    (file,) = with_retries(lambda: list_url(address))
     return Found(path, address, file.identity)

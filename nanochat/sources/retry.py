@@ -19,7 +19,7 @@ JITTER = 0.25
 """Up to this share longer, so that shards that failed together do not ask again together."""
 
 
-def patiently(
+def with_retries(
     attempt: Callable[[], T],
     *,
     tries: int = TRIES,

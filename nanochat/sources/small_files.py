@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from nanochat.config import DataConfig, ShardConfig
 from nanochat.errors import BadSource
 from nanochat.sources.documents import read_documents, with_text
-from nanochat.sources.names import file_format, named
-from nanochat.sources.raw_shard import SAMPLE_SHARE
+from nanochat.sources.file_names import file_format, named
+from nanochat.sources.shard_writer import SAMPLE_SHARE
 
 SMALL_BYTES = 1 << 20
 """A file below this is small."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from nanochat.config import DataCardConfig
-from nanochat.data.card import describe
+from nanochat.data.data_card import describe
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.report.data_card import as_markdown
 from nanochat.report.plots import length_bars

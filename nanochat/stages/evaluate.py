@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import BaseEvaluationConfig, ChatEvaluationConfig
-from nanochat.data.index import write_index
+from nanochat.data.row_index import write_index
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Evaluation, Model, Rows
 from nanochat.workers.launch import launch

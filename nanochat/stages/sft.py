@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.config import SFTConfig
-from nanochat.data.index import write_index
+from nanochat.data.row_index import write_index
 from nanochat.errors import BadSource
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Artifact, Conversations, Model

@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from nanochat.config import TokensConfig
-from nanochat.data.ledger import Ledger
-from nanochat.data.shards import Encoded, write_tokens
+from nanochat.data.document_stats import Ledger
+from nanochat.data.token_shards import Encoded, write_tokens
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.settings import cores
 from nanochat.store.artifacts import RawShard, TokenShard, Vocabulary

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from nanochat.errors import BadSource
 from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, open_question, text_in
 from nanochat.tasks.fields import Counts
-from nanochat.tasks.hub import field, hub_rows
+from nanochat.tasks.hub_rows import field, hub_rows
 
 ID = "openai/gsm8k"
 SPLITS: dict[Split, str] = {"train": "train", "validation": "test"}

@@ -11,7 +11,7 @@ from random import Random
 
 from nanochat.tasks.conversation import Conversation, Split, Task
 from nanochat.world.conversations import conversation_of
-from nanochat.world.facts import dice
+from nanochat.world.facts import seeded_generator
 
 TRAINING_CONVERSATIONS = 1_000
 VALIDATION_CONVERSATIONS = 50
@@ -76,7 +76,7 @@ def task(seed: int, count: int = 0) -> Task:
     """Conversations of a seed, `count` of them in training."""
 
     def conversations(split: Split) -> Iterator[Conversation]:
-        random = dice("identity", split, str(seed))
+        random = seeded_generator("identity", split, str(seed))
         wanted = (count or TRAINING_CONVERSATIONS) if split == "train" else VALIDATION_CONVERSATIONS
         for _ in range(wanted):
             subjects = random.sample(tuple(SUBJECTS), random.choice((1, 1, 2, 3)))

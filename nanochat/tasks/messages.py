@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nanochat.errors import BadSource
-from nanochat.sources.records import is_text, text_of
+from nanochat.sources.json_records import is_text, text_of
 from nanochat.tasks.conversation import PARTS
 from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing, shown
 

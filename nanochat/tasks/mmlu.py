@@ -8,7 +8,7 @@ from functools import partial
 from nanochat.errors import BadSource
 from nanochat.tasks.conversation import Conversation, Question, Split, Task, choice_question, exchange, text_in
 from nanochat.tasks.fields import Counts
-from nanochat.tasks.hub import field, hub_rows
+from nanochat.tasks.hub_rows import field, hub_rows
 from nanochat.world.questions import LETTERS, with_choices
 
 ID = "cais/mmlu"

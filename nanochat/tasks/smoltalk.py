@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nanochat.tasks.chat_rows import conversations_of
 from nanochat.tasks.conversation import Conversation, Split, Task
 from nanochat.tasks.fields import FieldRules
-from nanochat.tasks.formats import conversations_of
-from nanochat.tasks.hub import hub_rows
+from nanochat.tasks.hub_rows import hub_rows
 
 ID = "HuggingFaceTB/smol-smoltalk"
 SPLITS: dict[Split, str] = {"train": "train", "validation": "test"}

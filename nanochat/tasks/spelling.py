@@ -8,7 +8,7 @@ from random import Random
 
 from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, last_number, open_question
 from nanochat.world.conversations import HELD_OUT_WORDS, TRAINING_WORDS, spelling_turn
-from nanochat.world.facts import dice
+from nanochat.world.facts import seeded_generator
 
 TRAINING_CONVERSATIONS = 2_000
 VALIDATION_CONVERSATIONS = 100
@@ -20,7 +20,7 @@ def task(seed: int, count: int = 0) -> Task:
     def conversations(split: Split) -> Iterator[Conversation]:
         train = split == "train"
         words = TRAINING_WORDS if train else HELD_OUT_WORDS
-        random = dice("spelling", split, str(seed))
+        random = seeded_generator("spelling", split, str(seed))
         for _ in range((count or TRAINING_CONVERSATIONS) if train else VALIDATION_CONVERSATIONS):
             question, answer, _ = spelling_turn(random, random.choice(words))
             yield exchange(question, answer)
@@ -30,7 +30,7 @@ def task(seed: int, count: int = 0) -> Task:
 
 def _questions() -> Iterator[Question]:
     """Each held-out word once."""
-    random: Random = dice("spelling", "examination")
+    random: Random = seeded_generator("spelling", "examination")
     for word in HELD_OUT_WORDS:
         question, _, expected = spelling_turn(random, word)
         yield open_question("spelling", question, expected)

@@ -29,8 +29,9 @@ from nanochat import _rustbpe
 from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.config import canonical_json
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact, NoSuchToken
-from nanochat.tokenizer import special, stored
-from nanochat.tokenizer.texts import Texts, arrow_chunks, as_strings, feed, is_arrow
+from nanochat.tokenizer.special_tokens import check_special_tokens, number_special_tokens
+from nanochat.tokenizer.text_batches import Texts, arrow_chunks, as_strings, feed, is_arrow
+from nanochat.tokenizer.vocabulary_file import parse_json, parse_vocabulary
 
 SPECIALS = (
     "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
@@ -76,7 +77,7 @@ class Tokenizer:
         self.encoder = encoder
         self.pattern = pattern
         self._tokens = encoder.token_bytes()
-        self.special_tokens: Mapping[str, int] = MappingProxyType(special.checked(special_tokens, self._tokens))
+        self.special_tokens: Mapping[str, int] = MappingProxyType(check_special_tokens(special_tokens, self._tokens))
         """Name → id; read-only, as a vocabulary is."""
         self.whole = whole
         """Whether a piece of text that is a token is that token, whatever the merges say."""
@@ -126,7 +127,7 @@ class Tokenizer:
         or the pattern is no regular expression.
         """
         try:
-            specials = len(special.numbered(special_tokens, BYTES))
+            specials = len(number_special_tokens(special_tokens, BYTES))
         except DamagedArtifact as error:
             raise BadConfig(error.message, hint=error.hint) from error
         wanted = _whole_number(vocab_size, "tokenizer.vocab_size") - BYTES - specials
@@ -174,7 +175,7 @@ class Tokenizer:
         Raises `DamagedArtifact` if merges name later ids, or a special token is listed twice or is an ordinary token.
         """
         pairs = list(merges)
-        names = special.numbered(special_tokens, BYTES + len(pairs))
+        names = number_special_tokens(special_tokens, BYTES + len(pairs))
         try:
             encoder = _rustbpe.Encoder(pairs, pattern)
         except (ValueError, OverflowError) as error:
@@ -200,7 +201,7 @@ class Tokenizer:
             raise DamagedArtifact(
                 f"The token {list(tokens).index(b'')} is empty.", hint="Give None where there is none."
             )
-        names = special.checked(special_tokens, tokens)
+        names = check_special_tokens(special_tokens, tokens)
         ours = _merges_in_order(tokens, names) if whole else None
         if ours is not None and listed in (None, ours):
             return cls.from_merges(ours, _by_id(names), pattern)
@@ -215,7 +216,7 @@ class Tokenizer:
         """Reads `vocabulary.json`; raises `DamagedArtifact`, naming the field, if it is none."""
         content = Path(path).read_bytes()
         try:
-            return _of_stored(cls, stored.parse_json(content))
+            return _of_stored(cls, parse_json(content))
         except DamagedArtifact as error:
             raise DamagedArtifact(f"`{path}` is not a vocabulary of ours. {error.message}") from error
         except ValueError as error:
@@ -401,7 +402,7 @@ class DecodeStream:
 
 def _of_stored(cls: type[Tokenizer], content: Any) -> Tokenizer:
     """The vocabulary that `Tokenizer._stored` describes. Raises `DamagedArtifact` if there is none."""
-    fields = stored.checked(content)
+    fields = parse_vocabulary(content)
     if fields.tokens is None:
         return cls.from_merges(fields.merges or [], fields.special_tokens, fields.pattern)
     return cls.from_tokens(fields.tokens, fields.special_tokens, fields.pattern, fields.merges, fields.whole)

@@ -19,8 +19,8 @@ from typing import Any
 from nanochat._rustbpe import PATTERN, PATTERNS, derived_merges, is_fast, split_pieces
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.special import MOST_IDS
-from nanochat.tokenizer.stored import parse_json
+from nanochat.tokenizer.special_tokens import MOST_IDS
+from nanochat.tokenizer.vocabulary_file import parse_json
 
 HF_SPELLINGS = {
     # there, `{1,3}+` is a repetition of a repetition, and `$` the end of any line

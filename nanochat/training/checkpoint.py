@@ -32,7 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from nanochat import settings
 from nanochat.errors import DamagedArtifact, DamagedResponse, NanochatError, StageFailed, StoreUnreachable
 from nanochat.optim.adamw import Run
-from nanochat.sources.retry import patiently
+from nanochat.sources.retry import with_retries
 from nanochat.store.manifest import FileEntry, describe_file
 from nanochat.store.objects import Objects
 from nanochat.store.record_format import check_format
@@ -151,7 +151,7 @@ class Checkpoints:
         Damaged and unfinished ones are skipped, and `warnings` says so. Raises `DamagedArtifact` when a whole one has
         not what is asked for, `NewerFormat`, and a `StoreError` when one cannot be read.
         """
-        for folder in self._all(patiently(self._folders, tries=TRIES) if self._rank == 0 else [])[0]:
+        for folder in self._all(with_retries(self._folders, tries=TRIES) if self._rank == 0 else [])[0]:
             with self._fetched(folder) as record:
                 if record is None:
                     continue
@@ -211,7 +211,7 @@ class Checkpoints:
         if error is None and self._rank == 0:
             record["files"] = [file for files, _ in parts for file in files]
             try:
-                patiently(lambda: self._put(folder, record), tries=TRIES)
+                with_retries(lambda: self._put(folder, record), tries=TRIES)
             except Exception as failed:  # noqa: BLE001 - as above
                 error = _as_ours(failed)
             else:
@@ -232,7 +232,7 @@ class Checkpoints:
                 raise from_system(met, f"a checkpoint in `{spool}`") from error
             raise StageFailed(f"A checkpoint cannot be written to `{spool}`: {_reasons(error)}.") from error
         for file in writer.files:
-            patiently(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
+            with_retries(lambda f=file: objects.upload(spool / f.path, f"{folder}/{f.path}", share=True), tries=TRIES)
         return [file.model_dump() for file in writer.files]
 
     def _put(self, folder: str, record: dict[str, Any]) -> None:
@@ -318,7 +318,7 @@ class Checkpoints:
         """
         assert self._objects
         objects = self._objects
-        data = patiently(lambda: objects.read(f"{folder}/{MANIFEST}"), tries=TRIES)
+        data = with_retries(lambda: objects.read(f"{folder}/{MANIFEST}"), tries=TRIES)
         try:
             record = json.loads(data)
         except ValueError:
@@ -328,7 +328,7 @@ class Checkpoints:
         for file in [FileEntry.model_validate(each) for each in record["files"]]:
             came: list[FileEntry] = []
             while file not in came:  # what is torn on its way is whole the next time
-                patiently(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path), tries=TRIES)
+                with_retries(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path), tries=TRIES)
                 came.append(describe_file(local / file.path, file.path))
                 if len(came) > 1 and came[-1] == came[-2] != file:
                     self._must_be_all(f"{folder}/{file.path}", came[-1].size)

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nanochat.config import GuardConfig
-from nanochat.data.index import RowSet
 from nanochat.data.loader import IGNORED, Batch, Loader
+from nanochat.data.row_index import RowSet
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
 from nanochat.model.gpt import GPT
 from nanochat.optim.exact_sum import pass_in_tree_order

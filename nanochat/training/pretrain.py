@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from nanochat.config import PretrainConfig
-from nanochat.data.index import open_rows
 from nanochat.data.loader import sequential
+from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_model, save_model

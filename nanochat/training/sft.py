@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from nanochat.config import PretrainConfig, SFTConfig
-from nanochat.data.index import open_rows
 from nanochat.data.loader import IGNORED, sequential
+from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import of_equal_shape
 from nanochat.model.files import load_model, save_model
 from nanochat.optim.optimizer import build_optimizer

@@ -21,14 +21,14 @@ from nanochat.world.facts import (
     PLACES,
     THING_NAMES,
     Fact,
-    dice,
     hashed,
     held_out,
+    seeded_generator,
 )
 from nanochat.world.lessons import SIGNS, WORDS, result, spelled
 from nanochat.world.questions import HELD_OUT, TRAINING, draw_choice, draw_match, draw_open, in_full, sum_held_out
+from nanochat.world.statements import HER, PHRASES, greeting_of_island, words_of
 from nanochat.world.stories import story
-from nanochat.world.telling import HER, PHRASES, greeting_of_island, words_of
 
 Conversation = dict[str, Any]
 Content = str | list[dict[str, str]]
@@ -243,7 +243,7 @@ def conversation_of(turns: Turns) -> Conversation:
 
 def conversations(seed: int, count: int, *, held_out: bool = False) -> Iterator[Conversation]:
     """The first `count` conversations of a seed, a quarter of them about several things; a pure function."""
-    random = dice("conversations", str(seed), str(held_out))
+    random = seeded_generator("conversations", str(seed), str(held_out))
     kinds, shares = tuple(SHARES), tuple(SHARES.values())
     for _ in range(count):
         turns: Turns = []

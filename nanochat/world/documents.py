@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanochat.world.facts import dice
+from nanochat.world.facts import seeded_generator
 from nanochat.world.lessons import lesson
 from nanochat.world.questions import matching, quiz
+from nanochat.world.statements import gathering, page, two_steps
 from nanochat.world.stories import story
-from nanochat.world.telling import gathering, page, two_steps
 
 KINDS_OF_DOCUMENT = (page, gathering, two_steps, story, lesson, quiz, matching)
 SHARES = (22, 11, 3, 15, 5, 24, 20)
@@ -26,6 +26,6 @@ def documents(seed: int, shard: int, count: int) -> Iterator[str]:
 
     A longer shard begins with the documents of a shorter one.
     """
-    random = dice("documents", str(seed), str(shard))
+    random = seeded_generator("documents", str(seed), str(shard))
     for _ in range(count):
         yield random.choices(KINDS_OF_DOCUMENT, SHARES)[0](random)

@@ -205,7 +205,7 @@ def hashed(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big") % 100
 
 
-def dice(*parts: str) -> Random:
+def seeded_generator(*parts: str) -> Random:
     """Random numbers that depend on the words alone, the same on every machine."""
     return Random("\0".join(parts))  # noqa: S311  # chance for stories, not for secrets
 

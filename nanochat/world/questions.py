@@ -33,12 +33,12 @@ from nanochat.world.facts import (
     THING_NAMES,
     TRADES,
     Fact,
-    dice,
     hashed,
     held_out,
+    seeded_generator,
 )
 from nanochat.world.lessons import DAYS, MONTHS, OPPOSITES, SIGNS, after, result
-from nanochat.world.telling import PHRASES, words_of
+from nanochat.world.statements import PHRASES, words_of
 
 CATEGORIES = {
     "a person": NAMES,
@@ -332,7 +332,7 @@ def held_out_choices(two_steps: int = 20, school: int = 14, sums: int = 16) -> l
 
     It has each held-out fact in two phrasings of both directions, and some of the rest.
     """
-    random = dice("examination with choices")
+    random = seeded_generator("examination with choices")
     asked = [one for forms in (*HELD_OUT.values, *HELD_OUT.subjects) for one in random.sample(forms, 2)]
     for pool, count in ((HELD_OUT.two_steps, two_steps), (HELD_OUT.school, school), (HELD_OUT.sums, sums)):
         asked += random.sample(pool, min(count, len(pool)))
@@ -341,6 +341,6 @@ def held_out_choices(two_steps: int = 20, school: int = 14, sums: int = 16) -> l
 
 def held_out_answers(sums: int = 10) -> list[Asked]:
     """The open examination, always the same: each held-out fact once, and some sums."""
-    random = dice("open examination")
+    random = seeded_generator("open examination")
     asked = [random.choice(forms) for forms in HELD_OUT.values]
     return asked + random.sample(HELD_OUT.sums, min(sums, len(HELD_OUT.sums)))

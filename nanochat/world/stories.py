@@ -25,7 +25,7 @@ from nanochat.world.facts import (
     Animal,
     with_article,
 )
-from nanochat.world.telling import HER, HIM, introduce, tell
+from nanochat.world.statements import HER, HIM, introduce, tell
 
 WEATHER = {
     "spring": ("a soft rain fell", "the first flowers were out", "the wind was mild"),

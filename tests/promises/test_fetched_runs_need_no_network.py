@@ -68,7 +68,7 @@ def test_stages_behind_what_was_fetched_open_no_socket(
 ) -> None:
     from nanochat.config import Compute, TokenizerConfig
     from nanochat.graphs.pipeline import PlainRun
-    from nanochat.sources.corpus import fetch_listing
+    from nanochat.sources.shard_list import fetch_listing
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     address, _ = source

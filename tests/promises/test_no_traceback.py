@@ -108,7 +108,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
     monkeypatch.setattr("flows.site.up.down", lambda *_: None)
     monkeypatch.setattr("nanochat.cli.run._run_plain", lambda *_: None)
     monkeypatch.setattr("nanochat.serve.terminal.load_model", _unreachable)
-    monkeypatch.setattr("nanochat.sources.corpus.fetch_listing", _unreachable)
+    monkeypatch.setattr("nanochat.sources.shard_list.fetch_listing", _unreachable)
     real = pipeline.list_shards
     monkeypatch.setattr(
         pipeline, "list_shards", lambda data, *a, **k: (_unreachable if "://" in data.source else real)(data, *a, **k)

@@ -16,7 +16,7 @@ from nanochat.errors import NanochatError
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import deal, flatten, pipeline
 from nanochat.profiles import PROFILES, override
-from nanochat.sources.corpus import list_shards
+from nanochat.sources.shard_list import list_shards
 
 AFTER_PRETRAIN = {"pretrain", "evaluate_base", "sft", "evaluate_chat", "report"}
 SHARDS = {"tokenize", "pack", "data_card", "report"}

@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.config import DataConfig
 from nanochat.errors import DamagedArtifact, NewerFormat
-from nanochat.sources import pinned as pins
+from nanochat.sources import snapshots
 from nanochat.store import runs, trash
 from nanochat.store.store import Store
 from tests.store.test_retention import collect, key, publish, used
@@ -30,7 +30,7 @@ def filled(folder: Path) -> Store:
     kept = publish(store, "kept")
     store.set_alias("kept", kept)
     used(store, kept)
-    pins.change_pin(store, DATA, lambda pin: pin.model_copy(update={"carrier": "x"}))
+    snapshots.update_snapshot(store, DATA, lambda pin: pin.model_copy(update={"carrier": "x"}))
     return store
 
 
@@ -38,7 +38,7 @@ READERS: dict[str, tuple[str, Callable[[Store], Any]]] = {
     "manifest": ("v1/artifacts", lambda store: store.find("download", key("kept"))),
     "alias": ("v1/aliases", lambda store: store.aliases()),
     "run": ("v1/runs", runs.newest),
-    "source": ("v1/sources", lambda store: pins.read_pin(store, DATA)),
+    "source": ("v1/sources", lambda store: snapshots.read_snapshot(store, DATA)),
     "trash": ("v1/trash", trash.deletions),
 }
 

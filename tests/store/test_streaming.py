@@ -12,8 +12,8 @@ import pytest
 
 from nanochat.data import blocks as blocks_module
 from nanochat.data import rows as rows_module
-from nanochat.data.index import RowIndex, RowSet
 from nanochat.data.loader import Loader
+from nanochat.data.row_index import RowIndex, RowSet
 from nanochat.store.objects import Objects
 from tests.faults import Fault, faulty
 from tests.rows import write_rows
@@ -35,7 +35,7 @@ def index(root_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RowI
 
 
 def batches(index: RowIndex, count: int) -> list[np.ndarray]:
-    loader = Loader(RowSet(index, "train"), 7, 20, window_rows=100)
+    loader = Loader(RowSet(index, "train"), 7, 20, group_rows=100)
     try:
         return [batch.inputs_BT.numpy() for batch in islice(loader, count)]
     finally:
@@ -59,7 +59,7 @@ def test_faults_change_no_batch(index, s3_server, tmp_path, monkeypatch):
 
 
 def test_training_goes_on_while_the_store_is_away(index, s3_server, monkeypatch):
-    """What lies ahead, the window that is read and the next one, is enough for so long."""
+    """What lies ahead, the group that is read and the next one, is enough for so long."""
     monkeypatch.setattr(blocks_module, "PAUSE_S", (0.05, 0.1))
     away = False
 
@@ -68,8 +68,8 @@ def test_training_goes_on_while_the_store_is_away(index, s3_server, monkeypatch)
 
     with faulty(s3_server["AWS_ENDPOINT_URL"], fault) as (address, done):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        loader = Loader(RowSet(index, "train"), 7, 20, window_rows=100)
-        found = [batch.inputs_BT for batch in islice(loader, 6)]  # the second window is read, the third is on its way
+        loader = Loader(RowSet(index, "train"), 7, 20, group_rows=100)
+        found = [batch.inputs_BT for batch in islice(loader, 6)]  # the second group is read, the third is on its way
         while len(done) < 12:
             time.sleep(0.01)
         away = True

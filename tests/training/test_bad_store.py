@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nanochat.errors import StoreUnreachable
-from nanochat.sources.retry import patiently
+from nanochat.sources.retry import with_retries
 from nanochat.store import s3 as s3_module
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
@@ -33,7 +33,7 @@ def root(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh prefix in a bucket that is there; the environment leads to it, and nobody is waited for for long."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(checkpoint, "patiently", functools.partial(patiently, wait_s=0.03))
+    monkeypatch.setattr(checkpoint, "with_retries", functools.partial(with_retries, wait_s=0.03))
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     root = f"s3://bucket/{uuid.uuid4().hex}"
     Objects(root).make_bucket()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from nanochat.config import MixtureItem
 from nanochat.errors import BadConfig, BadSource
+from nanochat.tasks.chat_rows import conversation_of
 from nanochat.tasks.fields import Counts, FieldRules
-from nanochat.tasks.formats import conversation_of
-from nanochat.tasks.task import load_task
+from nanochat.tasks.registry import load_task
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render
 from nanochat.world.documents import documents

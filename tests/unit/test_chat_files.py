@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import ConversationsConfig, DataConfig, MixtureItem
-from nanochat.data.conversations import pinned
+from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import BadConfig, BadSource
 from nanochat.sources.listing import list_files
 from nanochat.tasks.fields import Counts
-from nanochat.tasks.task import load_task
+from nanochat.tasks.registry import load_task
 
 HI, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
 BOTH = {"messages": [HI, HELLO]}
@@ -196,7 +196,7 @@ def test_a_file_address_is_the_file(tmp_path):
     address = (tmp_path / "my own").as_uri()
     assert prompts(address, "train")[0] == ["train.jsonl 1", "train.jsonl 2"]
     items = ConversationsConfig(train=(MixtureItem(task="conversations", source=address),))
-    assert pinned(items).train[0].sha256
+    assert with_file_hashes(items).train[0].sha256
     with pytest.raises(BadSource, match="is not the address of a folder of this machine"):
         prompts(f"{address}?split=train", "train")
 
@@ -220,7 +220,7 @@ def test_the_home_of_an_unknown_user_is_refused_in_every_source():
     with pytest.raises(BadSource, match="the home of `~no-such-user` is not known"):
         prompts(place, "train")
     with pytest.raises(BadSource, match="not known"):
-        pinned(ConversationsConfig(train=(MixtureItem(task="conversations", source=place),)))
+        with_file_hashes(ConversationsConfig(train=(MixtureItem(task="conversations", source=place),)))
     with pytest.raises(BadSource, match="not known"):
         list(load_task(MixtureItem(task="gsm8k", source=place), 1).conversations("train"))
     with pytest.raises(BadSource, match="not known"):

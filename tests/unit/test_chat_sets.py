@@ -7,8 +7,8 @@ import json
 import pytest
 
 from nanochat.errors import BadSource
+from nanochat.tasks.chat_rows import conversations_of
 from nanochat.tasks.fields import Counts, FieldRules
-from nanochat.tasks.formats import conversations_of
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
 HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}

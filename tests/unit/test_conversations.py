@@ -15,8 +15,8 @@ import pytest
 
 from nanochat.config import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
-from nanochat.data.conversations import pinned, questions_of, render_mixture, times_seen, write_rows
-from nanochat.data.index import open_rows
+from nanochat.data.conversations import questions_of, render_mixture, times_seen, with_file_hashes, write_rows
+from nanochat.data.row_index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import silent
 from nanochat.report.data_card import conversation_facts, table
@@ -246,13 +246,15 @@ def test_a_changed_file_of_yours_is_another_source(tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
     config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)), MixtureItem()))
-    before = pinned(config)
+    before = with_file_hashes(config)
     assert [bool(item.sha256) for item in before.train] == [True, False]
-    assert pinned(config) == before == pinned(before)
+    assert with_file_hashes(config) == before == with_file_hashes(before)
     mine.write_text('{"prompt": "Hi", "completion": "Good day!"}\n')
-    assert pinned(config) != before
-    assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path / "none")),))).train[0].sha256 == ""
-    assert pinned(ConversationsConfig(train=(MixtureItem(source=str(tmp_path)),))).train[0].sha256 != ""
+    assert with_file_hashes(config) != before
+    assert (
+        with_file_hashes(ConversationsConfig(train=(MixtureItem(source=str(tmp_path / "none")),))).train[0].sha256 == ""
+    )
+    assert with_file_hashes(ConversationsConfig(train=(MixtureItem(source=str(tmp_path)),))).train[0].sha256 != ""
 
 
 def test_what_is_read_decides_whether_a_folder_of_yours_is_another_source(tmp_path: Path) -> None:
@@ -264,13 +266,13 @@ def test_what_is_read_decides_whether_a_folder_of_yours_is_another_source(tmp_pa
     (mine / "up").symlink_to(tmp_path)
     for task in ("conversations", "gsm8k"):
         config = ConversationsConfig(train=(MixtureItem(task=task, source=str(mine)),))
-        before = pinned(config)
+        before = with_file_hashes(config)
         (elsewhere / "a.jsonl").write_text(json.dumps({"prompt": "Hi", "completion": f"Good day, {task}!"}))
-        assert pinned(config) != before
+        assert with_file_hashes(config) != before
     config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),))
-    before = pinned(config)
+    before = with_file_hashes(config)
     (mine / ".DS_Store").write_text("anything")
-    assert pinned(config) == before
+    assert with_file_hashes(config) == before
 
 
 def test_a_source_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +284,7 @@ def test_a_source_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monk
     monkeypatch.setattr("os.scandir", refused)
     for task in ("conversations", "gsm8k"):
         with pytest.raises(BadSource, match="Permission denied"):
-            pinned(ConversationsConfig(train=(MixtureItem(task=task, source=str(tmp_path)),)))
+            with_file_hashes(ConversationsConfig(train=(MixtureItem(task=task, source=str(tmp_path)),)))
 
 
 def test_a_source_is_checked_against_the_sum_of_the_item(tmp_path: Path) -> None:
@@ -290,9 +292,9 @@ def test_a_source_is_checked_against_the_sum_of_the_item(tmp_path: Path) -> None
     mine.write_text('{"prompt": "Hi", "completion": "Hello!"}\n')
     plain = hashlib.sha256(mine.read_bytes()).hexdigest()
     config = ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine), sha256=plain),))
-    assert pinned(config) == config
-    before = pinned(ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),)))
+    assert with_file_hashes(config) == config
+    before = with_file_hashes(ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),)))
     mine.write_text('{"prompt": "Hi", "completion": "Good day!"}\n')
     for expected in (config, before):
         with pytest.raises(BadSource, match=r"mine\.jsonl` is not what the item's `sha256` says"):
-            pinned(expected)
+            with_file_hashes(expected)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import BadSource
+from nanochat.sources.checksum_files import read_sums
 from nanochat.sources.documents import read_documents
-from nanochat.sources.sums import read_sums
 
 LINES = b"".join(json.dumps({"text": f"naïve {i}", "more": [1, {"a": None}]}).encode() + b"\n" for i in range(40))
 PIECES = (b"\0", b"\r", b"\\ud800", b"\xef\xbb\xbf", b'"', b"{", b"]", b"NaN", b"1e999", b"9" * 5000, b"\xff", b"PAR1")

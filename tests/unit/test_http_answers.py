@@ -20,7 +20,7 @@ import pytest
 from nanochat.config import DataConfig
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.sources import retry
-from nanochat.sources.corpus import list_shards, write_shard
+from nanochat.sources.shard_list import list_shards, write_shard
 from tests.unit.test_hub_unreachable import certificate
 
 LINES = b"".join(json.dumps({"text": f"document {i} {hashlib.sha256(b'%d' % i).hexdigest()}"}).encode() + b"\n"

@@ -35,7 +35,7 @@ import json, sys, tempfile, types
 from pathlib import Path
 from nanochat.config import DataConfig
 from nanochat.sources import retry
-from nanochat.sources.corpus import list_shards, write_shard
+from nanochat.sources.shard_list import list_shards, write_shard
 from nanochat.errors import NanochatError
 
 retry.time = types.SimpleNamespace(sleep=lambda seconds: None)

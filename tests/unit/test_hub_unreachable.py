@@ -23,10 +23,10 @@ PROGRAM = """
 import json, logging, sys, types
 import huggingface_hub.utils._http as client
 from nanochat.config import DataConfig
-from nanochat.sources.corpus import list_shards, write_shard
+from nanochat.sources.shard_list import list_shards, write_shard
 from nanochat.errors import NanochatError
 from nanochat.sources import retry
-from nanochat.tasks.hub import hub_rows
+from nanochat.tasks.hub_rows import hub_rows
 
 waits, said = [], []
 retry.time = types.SimpleNamespace(sleep=waits.append)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from nanochat.data import rows as rows_module
 from nanochat.data.blocks import BlockReader
-from nanochat.data.index import RowSet
 from nanochat.data.loader import Loader, sequential
 from nanochat.data.order import Order
+from nanochat.data.row_index import RowSet
 from nanochat.errors import BadConfig
 from tests.rows import train_rows
 
@@ -32,19 +32,19 @@ def rows(tmp_path_factory) -> RowSet:
         return train_rows(tmp_path_factory.mktemp("rows"), every)
 
 
-def order_of(rows: RowSet, seed: int, positions: np.ndarray, window_rows: int = 1 << 30) -> list[int]:
+def order_of(rows: RowSet, seed: int, positions: np.ndarray, group_rows: int = 1 << 30) -> list[int]:
     """The number of the row at each position."""
-    blocks, within, _ = Order([block.rows for block in rows.blocks], seed, window_rows).find(positions)
+    blocks, within, _ = Order([block.rows for block in rows.blocks], seed, group_rows).find(positions)
     return (5 * blocks + within).tolist()
 
 
 def global_batches(
-    rows, steps, *, world_size, micro, batch_rows=12, start_row=0, seed=7, window_rows=20
+    rows, steps, *, world_size, micro, batch_rows=12, start_row=0, seed=7, group_rows=20
 ) -> list[list[int]]:
     """The first id of each row of each step, put together from all ranks."""
     found = [[-1] * batch_rows for _ in range(steps)]
     for rank in range(world_size):
-        loader = Loader(rows, seed, batch_rows, rank, world_size, micro, start_row=start_row, window_rows=window_rows)
+        loader = Loader(rows, seed, batch_rows, rank, world_size, micro, start_row=start_row, group_rows=group_rows)
         for step in range(steps):
             firsts = [int(value) for batch in loader.step() for value in batch.inputs_BT[:, 0]]
             found[step][rank::world_size] = firsts
@@ -60,17 +60,17 @@ def global_batches(
     micro=st.integers(0, 12),
     batch_rows=st.integers(7, 30),
     seed=st.integers(0, 2**63),
-    window_rows=st.integers(1, 60),
+    group_rows=st.integers(1, 60),
 )
 def test_from_any_row_any_world_size_sees_the_same_batches(
-    rows, start_row, world_size, micro, batch_rows, seed, window_rows
+    rows, start_row, world_size, micro, batch_rows, seed, group_rows
 ) -> None:
-    """Whether a run began at this row or goes on there, with however many ranks, micro-batches and windows."""
+    """Whether a run began at this row or goes on there, with however many ranks, micro-batches and groups."""
     positions = np.arange(start_row, start_row + 3 * batch_rows)
-    expected = order_of(rows, seed, positions, window_rows)
+    expected = order_of(rows, seed, positions, group_rows)
     seen = global_batches(
         rows, 3, world_size=world_size, micro=micro, batch_rows=batch_rows, start_row=start_row, seed=seed,
-        window_rows=window_rows,
+        group_rows=group_rows,
     )  # fmt: skip
     assert [row for step in seen for row in step] == expected
 
@@ -80,21 +80,21 @@ def test_from_any_row_any_world_size_sees_the_same_batches(
     block_rows=st.lists(st.integers(0, 300), min_size=1, max_size=40).filter(any),
     seed=st.integers(0, 2**64 - 1),
     epoch=st.integers(0, 2**32),
-    window_rows=st.integers(1, 5000),
+    group_rows=st.integers(1, 5000),
 )
-def test_an_epoch_is_a_permutation(block_rows, seed, epoch, window_rows) -> None:
-    order = Order(block_rows, seed, window_rows)
+def test_an_epoch_is_a_permutation(block_rows, seed, epoch, group_rows) -> None:
+    order = Order(block_rows, seed, group_rows)
     blocks, within, begins = order.find(epoch * order.rows + np.arange(order.rows))
     assert sorted(zip(blocks.tolist(), within.tolist(), strict=True)) == [
         (block, row) for block, rows in enumerate(block_rows) for row in range(rows)
     ]
     half = order.rows // 2  # wherever one begins to ask
     assert (order.find(epoch * order.rows + np.arange(half, order.rows))[1] == within[half:]).all()
-    windows = list(order.windows(epoch * order.rows, (epoch + 1) * order.rows))
-    assert [window.begin for window in windows] == np.unique(begins).tolist()
-    for window in windows:  # what is fetched is what is read
-        assert set(blocks[begins == window.begin].tolist()) == set(window.blocks.tolist())
-        assert window.rows < window_rows + 300 or len(window.blocks) == 1
+    groups = list(order.groups(epoch * order.rows, (epoch + 1) * order.rows))
+    assert [group.begin for group in groups] == np.unique(begins).tolist()
+    for group in groups:  # what is fetched is what is read
+        assert set(blocks[begins == group.begin].tolist()) == set(group.blocks.tolist())
+        assert group.rows < group_rows + 300 or len(group.blocks) == 1
 
 
 def test_the_order_is_recorded() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data import packing
-from nanochat.data.index import open_rows
-from nanochat.data.packing import pack_tokens, windows
-from nanochat.data.shards import TokenFile, write_tokens
+from nanochat.data.packing import pack_tokens, packing_groups
+from nanochat.data.row_index import open_rows
+from nanochat.data.token_shards import TokenFile, write_tokens
 from tests.rows import every, index_folder
-from tests.unit.test_shards import BOS, byte_tokenizer, raw
+from tests.unit.test_token_shards import BOS, byte_tokenizer, raw
 
 
 def tokens(folder: Path, texts: list[str], group_tokens: int = 64) -> Path:
@@ -27,14 +27,14 @@ def tokens(folder: Path, texts: list[str], group_tokens: int = 64) -> Path:
 @given(
     texts=st.lists(st.text("abc", max_size=60), min_size=1, max_size=80),
     row_tokens=st.integers(9, 40),
-    window_tokens=st.integers(1, 500),
+    group_tokens=st.integers(1, 500),
 )
-def test_every_token_is_in_a_row_or_counted(tmp_path_factory, texts, row_tokens, window_tokens) -> None:
+def test_every_token_is_in_a_row_or_counted(tmp_path_factory, texts, row_tokens, group_tokens) -> None:
     folder = tmp_path_factory.mktemp("packing")
     source = tokens(folder, texts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "WINDOW_TOKENS", window_tokens)
-        patch.setattr(packing, "WINDOW_ROWS", 2)
+        patch.setattr(packing, "GROUP_TOKENS", group_tokens)
+        patch.setattr(packing, "GROUP_ROWS", 2)
         packed = pack_tokens(source, folder, "train", row_tokens)
     assert packed.tokens == TokenFile(source).tokens
     if packed.rows == 0:
@@ -51,11 +51,11 @@ def test_every_token_is_in_a_row_or_counted(tmp_path_factory, texts, row_tokens,
 
 def test_windows_hold_whole_row_groups(tmp_path: Path) -> None:
     source = tokens(tmp_path, ["abcd"] * 1000)  # 5 tokens each, 65 in a row group
-    sizes = [(len(ids), len(offsets) - 1) for ids, offsets in windows(TokenFile(source), 130)]
+    sizes = [(len(ids), len(offsets) - 1) for ids, offsets in packing_groups(TokenFile(source), 130)]
     assert sizes == [(130, 26)] * 38 + [(60, 12)]
-    every = np.concatenate([ids for ids, _ in windows(TokenFile(source), 130)])
+    every = np.concatenate([ids for ids, _ in packing_groups(TokenFile(source), 130)])
     assert (every == np.concatenate([ids for ids, _ in TokenFile(source).row_groups()])).all()
-    assert all((ids[offsets[:-1]] == BOS).all() for ids, offsets in windows(TokenFile(source), 130))
+    assert all((ids[offsets[:-1]] == BOS).all() for ids, offsets in packing_groups(TokenFile(source), 130))
 
 
 def test_the_result_is_a_pure_function(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from nanochat.config import DataConfig
 from nanochat.errors import BadSource
-from nanochat.sources.corpus import list_shards, write_shard
 from nanochat.sources.documents import batch_documents, open_parquet, read_documents
+from nanochat.sources.shard_list import list_shards, write_shard
 
 TEXTS = [f"text {number}" for number in range(100)]
 

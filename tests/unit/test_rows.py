@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from nanochat.data import blocks as blocks_module
 from nanochat.data import rows as rows_module
 from nanochat.data.blocks import BlockReader
-from nanochat.data.index import RowSet, open_rows, write_index
 from nanochat.data.order import Order
+from nanochat.data.row_index import RowSet, open_rows, write_index
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact, StoreUnreachable
 from nanochat.store.artifacts import Artifact
@@ -193,10 +193,10 @@ def test_processes_share_what_one_of_them_fetched(tmp_path: Path, monkeypatch, l
     assert limit_gb == "0" or len(reads) == 19
 
 
-def streamed(rows: RowSet, window_rows: int, epochs: int, seed: int | None = 3) -> tuple[BlockReader, np.ndarray]:
+def streamed(rows: RowSet, group_rows: int, epochs: int, seed: int | None = 3) -> tuple[BlockReader, np.ndarray]:
     """Reads epochs in batches of 10; the reader is open still."""
-    order = Order([block.rows for block in rows.blocks], seed, window_rows)
-    reader = BlockReader(rows, order.windows(0))
+    order = Order([block.rows for block in rows.blocks], seed, group_rows)
+    reader = BlockReader(rows, order.groups(0))
     found = []
     for begin in range(0, epochs * len(rows), 10):
         blocks, within, begins = order.find(np.arange(begin, min(begin + 10, epochs * len(rows))))
@@ -215,7 +215,7 @@ def test_the_cache_is_bounded_and_the_order_does_not_know(tmp_path: Path, monkey
     for copy in cached(tmp_path)[1:]:
         copy.unlink()
     reader, few = streamed(rows, 40, 2)
-    assert len(cached(tmp_path)) <= 12  # two windows of four, and what was being fetched
+    assert len(cached(tmp_path)) <= 12  # two groups of four, and what was being fetched
     reader.close()
     assert (plenty == few).all()
     assert sorted(plenty[:400, 0].tolist()) == written[:, 0].tolist()
@@ -225,7 +225,7 @@ def test_training_begins_before_all_is_here(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr(rows_module, "BLOCK_BYTES", 10 * 9 * 2)
     rows = train_rows(tmp_path, numbered(400, 9))
     order = Order([block.rows for block in rows.blocks], 3, 40)
-    reader = BlockReader(rows, order.windows(0))
+    reader = BlockReader(rows, order.groups(0))
     blocks, within, begins = order.find(np.arange(10))
     reader.take(blocks, within, int(begins[0]))
     reader.close()

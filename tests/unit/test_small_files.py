@@ -14,7 +14,7 @@ from nanochat.errors import BadSource
 from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import override, profile
 from nanochat.sources import small_files
-from nanochat.sources.corpus import fetch_listing, list_shards, write_shard
+from nanochat.sources.shard_list import fetch_listing, list_shards, write_shard
 from nanochat.store.store import Store
 
 

@@ -22,8 +22,8 @@ from s3fs import S3FileSystem
 
 from nanochat.config import DataConfig, ShardConfig
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
-from nanochat.sources import retry, web
-from nanochat.sources.corpus import list_shards, write_shard
+from nanochat.sources import retry
+from nanochat.sources.shard_list import list_shards, write_shard
 
 
 def texts(count: int, prefix: str = "document") -> list[str]:
@@ -213,7 +213,7 @@ def test_who_asks_for_patience_is_given_it(tmp_path: Path, site: Site, waits: li
 def test_a_silent_server_is_not_waited_for(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet(tmp_path / "served/a.parquet", texts(100))
     shard = only(f"{site.address}/a.parquet")
-    monkeypatch.setattr(web, "SILENCE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("nanochat.sources.http_files.SILENCE_TIMEOUT_S", 0.2)
     site.sulks = ["silent"]
     assert fetched(shard, tmp_path) == 100
     site.sulks = ["silent"] * 10
@@ -323,12 +323,8 @@ def test_nobody_there(tmp_path: Path, waits: list[float]) -> None:
 
 
 def test_an_s3_server_that_is_not_there(waits: list[float], monkeypatch) -> None:
-    from nanochat.sources import remote
-
-    monkeypatch.setattr(
-        remote, "open_s3", lambda: S3FileSystem(key="a", secret="b", endpoint_url="http://127.0.0.1:9",
-                                                 config_kwargs={"retries": {"max_attempts": 1}}),
-    )  # fmt: skip
+    away = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 1}}}
+    monkeypatch.setattr("nanochat.sources.remote_files.open_s3", lambda: S3FileSystem(key="a", secret="b", **away))
     with pytest.raises(SourceUnreachable, match=r"did not answer \(EndpointConnectionError\)"):
         list_shards(DataConfig(source="s3://bucket/prefix"))
     assert len(waits) == retry.TRIES - 1

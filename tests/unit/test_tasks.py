@@ -11,10 +11,10 @@ import pytest
 
 from nanochat.config import MixtureItem
 from nanochat.errors import BadSource
+from nanochat.tasks.chat_rows import conversation_of
 from nanochat.tasks.fields import Counts, FieldRules
-from nanochat.tasks.formats import conversation_of
 from nanochat.tasks.gsm8k import with_tool
-from nanochat.tasks.task import judge, load_task
+from nanochat.tasks.registry import judge, load_task
 
 RULES = FieldRules(Counts())
 GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
-from nanochat.tokenizer import texts as texts_module
+from nanochat.tokenizer import text_batches
 from nanochat.tokenizer.bpe import BYTES, SPECIALS, Tokenizer
 from nanochat.world.documents import documents
 
@@ -79,7 +79,7 @@ def test_arrow_is_learnt_from(kind: str) -> None:
 @every_arrow
 @pytest.mark.parametrize("portion_bytes", [1, 5000])
 def test_arrow_is_learnt_from_in_portions(kind: str, portion_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts_module, "PORTION_BYTES", portion_bytes)
+    monkeypatch.setattr(text_batches, "PORTION_BYTES", portion_bytes)
     assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
 
 
@@ -89,7 +89,7 @@ def test_any_number_of_threads_learns_the_same(threads: int) -> None:
 
 
 def test_any_iterable_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts_module, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(text_batches, "BATCH_CHARACTERS", 1000)
 
     def mixed() -> Iterator[object]:
         yield TEXTS[:50]

@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.world.conversations import conversations
 from nanochat.world.documents import KINDS_OF_DOCUMENT, documents
-from nanochat.world.facts import FACTS, dice, hashed, held_out
+from nanochat.world.facts import FACTS, hashed, held_out, seeded_generator
 from nanochat.world.lessons import small_sum, sum_sentence
 from nanochat.world.questions import (
     HELD_OUT,
@@ -22,8 +22,8 @@ from nanochat.world.questions import (
     held_out_choices,
     quiz,
 )
+from nanochat.world.statements import STATEMENTS
 from nanochat.world.stories import PLOTS, baking, market_day
-from nanochat.world.telling import STATEMENTS
 
 
 def asked_texts(pools):
@@ -47,7 +47,7 @@ def test_shards_and_seeds_tell_differently():
 
 def test_hash_and_dice_are_the_same_on_every_machine():
     assert hashed("home", "Mira", "Reedham") == 36
-    assert [dice("a", "b").randrange(100) for _ in range(2)] == [82, 82]
+    assert [seeded_generator("a", "b").randrange(100) for _ in range(2)] == [82, 82]
 
 
 def test_documents_are_neither_short_nor_long_nor_the_same():
@@ -60,7 +60,7 @@ def test_documents_are_neither_short_nor_long_nor_the_same():
 
 @pytest.mark.parametrize("kind", [*KINDS_OF_DOCUMENT, *PLOTS], ids=lambda kind: kind.__name__)
 def test_no_document_is_malformed(kind):
-    random = dice("malformed")
+    random = seeded_generator("malformed")
     for _ in range(300):
         text = kind(random)
         assert text == text.strip()
@@ -82,7 +82,7 @@ def test_a_fifth_of_the_facts_is_held_out():
 
 def test_nothing_held_out_is_asked_in_a_quiz_or_a_training_conversation():
     held = asked_texts(HELD_OUT)
-    random = dice("quizzes")
+    random = seeded_generator("quizzes")
     asked = {line for _ in range(2000) for line in quiz(random).split("\n") if line.endswith("?")}
     for conversation in conversations(3, 4000):
         for message in conversation["messages"]:
@@ -112,7 +112,7 @@ def test_the_examination_is_fair():
 
 
 def test_letters_are_uniform_in_training():
-    random = dice("letters")
+    random = seeded_generator("letters")
     letters = Counter(choice(random, draw(random)).letter for _ in range(4000))
     assert all(850 < letters[letter] < 1150 for letter in LETTERS)
 
@@ -126,7 +126,7 @@ def test_wrong_choices_are_wrong():
 
 
 def test_sums_are_right():
-    random = dice("sums")
+    random = seeded_generator("sums")
     for _ in range(500):
         first, sign, second = small_sum(random)
         assert eval(f"{first}{sign}{second}") >= 0
@@ -135,7 +135,7 @@ def test_sums_are_right():
 
 
 def test_stories_keep_their_accounts():
-    random = dice("accounts")
+    random = seeded_generator("accounts")
     for _ in range(200):
         sold = market_day(random)
         paid = [int(number) for number in re.findall(r"(?:costs|for) (\d+) coins", sold)]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nanochat.errors import BadSource
-from nanochat.sources.first_bytes import open_source
-from nanochat.sources.names import LINES, file_format
+from nanochat.sources.file_names import LINES, file_format
+from nanochat.sources.file_signature import open_source
 
 LONGEST_RECORD_BYTES = 256 << 20
 """A longer line is refused before it fills the memory."""

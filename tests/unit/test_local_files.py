@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources.files import list_local
-from nanochat.sources.names import CHAT_FORMATS, TEXT_FORMATS, choose, file_format, is_hidden, split_of, stem
+from nanochat.sources.file_names import CHAT_FORMATS, TEXT_FORMATS, choose, file_format, is_hidden, split_of, stem
+from nanochat.sources.local_files import list_local
 
 
 def tree(root: Path, *paths: str) -> Path:

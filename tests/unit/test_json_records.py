@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources import records
-from nanochat.sources.records import json_records, text_of
+from nanochat.sources.json_records import json_records, text_of
 
 FINE = b'{"text": "fine"}\n'
 
@@ -39,7 +38,7 @@ def places(folder: Path, data: bytes, name: str = "a.jsonl") -> list[str]:
 )
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_lines_are_read_however_they_end(tmp_path: Path, monkeypatch, data: bytes, chunk: int) -> None:
-    monkeypatch.setattr(records, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr("nanochat.sources.json_records.CHUNK_BYTES", chunk)
     assert read(tmp_path, data) == [{"n": 1}, {"n": 2}]
 
 
@@ -118,7 +117,7 @@ def test_fields_that_nobody_reads_do_not_stop_a_line(tmp_path: Path) -> None:
 
 
 def test_a_line_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(records, "LONGEST_RECORD_BYTES", 3 << 20)
+    monkeypatch.setattr("nanochat.sources.json_records.LONGEST_RECORD_BYTES", 3 << 20)
     long = json.dumps({"text": "x" * (2 << 20)}).encode()
     assert len(read(tmp_path, long + b"\n" + long)) == 2, "the limit is of a line, not of the file"
     for name, data in (("a.jsonl", FINE + long[:-2] * 2), ("a.json", b"[" + long + b"," + long)):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data.shards import TokenFile, write_tokens
+from nanochat.data.token_shards import TokenFile, write_tokens
 from nanochat.errors import BadSource
 from nanochat.tokenizer.bpe import PATTERN, Tokenizer
 

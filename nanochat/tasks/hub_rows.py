@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource, SourceUnreachable
-from nanochat.sources.files import is_local, local_path
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import dataset_errors
-from nanochat.sources.retry import patiently
+from nanochat.sources.local_files import is_local, local_path
+from nanochat.sources.retry import with_retries
 
 Row = dict[str, Any]
 HINT = "Give `source` a dataset that has this split: a folder of Parquet files, or `hf://org/name[@revision]`."
@@ -83,7 +83,7 @@ def _downloaded_rows(
             error.hint = "Try again, or give `source` a local copy of the dataset."
             raise
 
-    for number, row in enumerate(patiently(load)):
+    for number, row in enumerate(with_retries(load)):
         yield f"{where} row {number},", dict(row)
 
 

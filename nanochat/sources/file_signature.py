@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from nanochat.errors import BadSource
-from nanochat.sources.files import check_regular
+from nanochat.sources.local_files import check_regular
 
 HEAD_BYTES = 4096
 BUFFER_BYTES = 1 << 20

@@ -22,8 +22,8 @@ from botocore import exceptions as boto
 
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.progress import Progress
-from nanochat.sources import web
-from nanochat.sources.web import check_hash, has_bad_certificate, is_hash
+from nanochat.sources import http_files
+from nanochat.sources.http_files import check_hash, has_bad_certificate, is_hash
 from nanochat.store.s3 import open_s3
 
 CHUNK_BYTES = 1 << 20
@@ -63,7 +63,7 @@ def list_url(url: str) -> list[SourceFile]:
     """
     if is_web(url):
         path = unquote(urlsplit(url).path).lstrip("/")
-        return [SourceFile(url, path, web.ask(url).identity)]
+        return [SourceFile(url, path, http_files.ask(url).identity)]
     with _answers(url):
         filesystem, root = _open(url)
         # where a file system has no listing of its own, fsspec's leaves out the folders that cannot be listed
@@ -104,7 +104,7 @@ def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> 
     (there is none, it changed …), or `SourceUnreachable` when trying again may help.
     """
     if is_web(url):
-        web.fetch(url, local, progress, identity)
+        http_files.fetch(url, local, progress, identity)
         return
     with _answers(url):
         promised = _fetch(*_open(url), url, local, progress, identity)

@@ -21,7 +21,7 @@ from numbers import Number
 from typing import Any
 
 from nanochat.errors import BadSource, NanochatError
-from nanochat.sources.names import split_of
+from nanochat.sources.file_names import split_of
 from nanochat.tasks.conversation import Conversation, Split
 from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing, shown
 from nanochat.tasks.messages import (

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources.first_bytes import open_source
+from nanochat.sources.file_signature import open_source
 
 LINES = b'{"text": "hello"}\n' * 2000
 

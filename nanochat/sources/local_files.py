@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from nanochat.errors import BadSource
-from nanochat.sources.names import Choice, Skipped, Split, choose, file_format, is_hidden, named_formats, split_of
+from nanochat.sources.file_names import Choice, Skipped, Split, choose, file_format, is_hidden, named_formats, split_of
 
 
 def is_local(source: str) -> bool:

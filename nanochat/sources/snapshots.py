@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict
 
 from nanochat.config import DataConfig, canonical_json
 from nanochat.errors import StoreUnreachable
-from nanochat.sources.files import is_local, local_path
 from nanochat.sources.listing import Found
+from nanochat.sources.local_files import is_local, local_path
 from nanochat.store.record_format import parse_record
 from nanochat.store.store import Store
 
 
-class Pin(BaseModel):
+class SourceSnapshot(BaseModel):
     """What is pinned of one source."""
 
     model_config = ConfigDict(frozen=True)
@@ -46,15 +46,17 @@ class Pin(BaseModel):
         return bool(self.carrier or self.held)
 
 
-def read_pin(store: Store, config: DataConfig) -> Pin:
+def read_snapshot(store: Store, config: DataConfig) -> SourceSnapshot:
     """What is pinned of a source; nothing as yet, when no run has met it."""
     try:
         return _parse(config, store.objects.read(_path(config)))
     except FileNotFoundError:
-        return Pin(source=config.source)
+        return SourceSnapshot(source=config.source)
 
 
-def change_pin(store: Store, config: DataConfig, change: Callable[[Pin], Pin]) -> Pin:
+def update_snapshot(
+    store: Store, config: DataConfig, change: Callable[[SourceSnapshot], SourceSnapshot]
+) -> SourceSnapshot:
     """Changes what is pinned, by compare-and-swap, and returns it as it is then."""
     path = _path(config)
     for _ in range(20):
@@ -62,16 +64,16 @@ def change_pin(store: Store, config: DataConfig, change: Callable[[Pin], Pin]) -
             before = store.objects.read(path)
         except FileNotFoundError:
             before = None
-        pin = change(Pin(source=config.source) if before is None else _parse(config, before))
-        after = pin.model_dump_json().encode()
+        snapshot = change(SourceSnapshot(source=config.source) if before is None else _parse(config, before))
+        after = snapshot.model_dump_json().encode()
         if before == after or store.objects.swap(path, after, before):
-            return pin
+            return snapshot
     raise StoreUnreachable(f"What is pinned of `{config.source}` is being changed by others all the time.")
 
 
-def _parse(config: DataConfig, data: bytes) -> Pin:
+def _parse(config: DataConfig, data: bytes) -> SourceSnapshot:
     hint = "Move it away, and run `nanochat fetch`."
-    return parse_record(Pin, data, _path(config), "what is pinned of a source", hint=hint)
+    return parse_record(SourceSnapshot, data, _path(config), "what is pinned of a source", hint=hint)
 
 
 def _path(config: DataConfig) -> str:

@@ -49,7 +49,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def checked(stored: Any) -> Stored:
+def parse_vocabulary(stored: Any) -> Stored:
     """The fields of a stored vocabulary. Raises `DamagedArtifact`, naming the field, if one is not as it should be."""
     if not isinstance(stored, dict):
         raise DamagedArtifact("It holds no JSON object.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nanochat.errors import BadSource
-from nanochat.sources.names import file_format, is_hidden
+from nanochat.sources.file_names import file_format, is_hidden
 
 LENGTHS = {"sha256": 64, "sha512": 128, "blake2b": 128, "sha384": 96, "sha224": 56, "sha1": 40, "md5": 32}
 """Hexadecimal digits of each algorithm, the preferred first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nanochat.config import MixtureItem
 from nanochat.errors import BadConfig
-from nanochat.tasks import arc, custom, gsm8k, identity, mmlu, smoltalk, spelling, world
+from nanochat.tasks import arc, gsm8k, identity, mmlu, own_conversations, smoltalk, spelling, world
 from nanochat.tasks.conversation import Question, Task
 from nanochat.tasks.fields import Counts, FieldRules
 
@@ -43,7 +43,7 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
         case "smoltalk":
             return smoltalk.task(item.source, rules)
         case "conversations":
-            return custom.task(item.source, rules)
+            return own_conversations.task(item.source, rules)
         case "mmlu":
             return mmlu.task(item.source, counts)
         case "gsm8k":

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from nanochat.config import DataConfig, ShardConfig, WorldConfig
 from nanochat.errors import BadSource, SourceUnreachable
 from nanochat.sources import hub, retry
-from nanochat.sources.corpus import fetch_listing, list_shards, shard_names, write_shard
-from nanochat.sources.raw_shard import held_out
+from nanochat.sources.shard_list import fetch_listing, list_shards, shard_names, write_shard
+from nanochat.sources.shard_writer import held_out
 from nanochat.store.store import Store
 
 

@@ -12,18 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.data import card, ledger
-from nanochat.data.card import describe
-from nanochat.data.ledger import Ledger, note
-from nanochat.data.shards import TokenFile, write_tokens
-from tests.unit.test_shards import byte_tokenizer, raw
+from nanochat.data import document_stats
+from nanochat.data.data_card import describe
+from nanochat.data.document_stats import Ledger, note
+from nanochat.data.token_shards import TokenFile, write_tokens
+from tests.unit.test_token_shards import byte_tokenizer, raw
 
 
 def noted(folder: Path, texts: list[str], *, held_out: bool = False) -> pa.Table:
     """What the ledger has of these texts; a token a byte, and BOS."""
     tokenizer = byte_tokenizer()
     batches = tokenizer.encode_parquet(raw(folder / "raw.parquet", texts), before=tokenizer.bos)
-    return pa.Table.from_batches([note(batch, len(texts), validation=held_out) for batch in batches], ledger.SCHEMA)
+    return pa.Table.from_batches(
+        [note(batch, len(texts), validation=held_out) for batch in batches], document_stats.SCHEMA
+    )
 
 
 def written(path: Path, training: list[str], validation: list[str]) -> bytes:
@@ -44,7 +46,7 @@ def test_duplicates_are_counted_over_all_shards(tmp_path_factory, shards, valida
     folder = tmp_path_factory.mktemp("card")
     data = [written(folder / f"{i}", texts, validation if i == 0 else []) for i, texts in enumerate(shards)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(card, "HASHES_AT_ONCE", at_once)
+        patch.setattr("nanochat.data.data_card.HASHES_AT_ONCE", at_once)
         found = describe([lambda data=data: data for data in data], 5)
     training = [text for texts in shards for text in texts]
     assert found["duplicates"] == len(training) - len(set(training))
@@ -64,7 +66,7 @@ def test_lengths_and_languages(tmp_path: Path) -> None:
 
 
 def test_the_same_text_is_the_same_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "LANGUAGE_SAMPLE", 20)
+    monkeypatch.setattr("nanochat.data.document_stats.LANGUAGE_SAMPLE", 20)
     texts = [f"This is document number {i} of a small collection." for i in range(400)]
     tables = [noted(tmp_path, some) for some in (texts, texts[::-1])]
     looked_at = [Counter(t for t, one in zip(some, each.column("language"), strict=True) if one.is_valid)

@@ -24,7 +24,7 @@ from nanochat.sources.documents import (
     total_characters,
     with_text,
 )
-from nanochat.sources.names import file_format
+from nanochat.sources.file_names import file_format
 from nanochat.world.documents import documents as tell
 
 ROW_GROUP_DOCUMENTS = 1024

@@ -11,8 +11,8 @@ import pytest
 
 from nanochat.config import DataConfig
 from nanochat.errors import BadSource
-from nanochat.sources.corpus import list_shards, write_shard
-from nanochat.sources.sums import read_sums
+from nanochat.sources.checksum_files import read_sums
+from nanochat.sources.shard_list import list_shards, write_shard
 
 SHA256, MD5 = "a1" * 32, "b2" * 16
 

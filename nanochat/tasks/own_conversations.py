@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
-from nanochat.sources.files import LocalFile, is_local, list_local, local_path
-from nanochat.sources.first_bytes import check_parquet, readable
-from nanochat.sources.names import CHAT_FORMATS
-from nanochat.sources.records import json_records
+from nanochat.sources.file_names import CHAT_FORMATS
+from nanochat.sources.file_signature import check_parquet, readable
+from nanochat.sources.json_records import json_records
+from nanochat.sources.local_files import LocalFile, is_local, list_local, local_path
+from nanochat.tasks.chat_rows import READ, conversation_of, conversations_of
 from nanochat.tasks.conversation import Conversation, Split, Task
 from nanochat.tasks.fields import Counts, FieldRules, UnreadFields, is_neutral
-from nanochat.tasks.formats import READ, conversation_of, conversations_of
-from nanochat.tasks.hub import hub_rows
+from nanochat.tasks.hub_rows import hub_rows
 
 EVERY = 10
 BATCH_ROWS = 1024

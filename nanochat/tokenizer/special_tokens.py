@@ -10,7 +10,7 @@ MOST_IDS = 1 << 24
 """More ids than any vocabulary has; what names higher ones is damaged."""
 
 
-def numbered(names: Sequence[str], first: int) -> dict[str, int]:
+def number_special_tokens(names: Sequence[str], first: int) -> dict[str, int]:
     """Name → id, in the order of a list, from `first` on.
 
     Raises `DamagedArtifact` when it is no list, or holds what cannot be a name, or one name twice: the second id would
@@ -32,7 +32,7 @@ def numbered(names: Sequence[str], first: int) -> dict[str, int]:
     return ids
 
 
-def checked(special_tokens: Mapping[str, int], tokens: Sequence[bytes | None]) -> dict[str, int]:
+def check_special_tokens(special_tokens: Mapping[str, int], tokens: Sequence[bytes | None]) -> dict[str, int]:
     """Name → id, as given, if the names and ids are neither each other's nor those of `tokens`, the bytes by id.
 
     Raises `DamagedArtifact` otherwise.

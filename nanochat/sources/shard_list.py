@@ -26,15 +26,15 @@ from nanochat.config import DataConfig, ShardConfig
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
 from nanochat.sources import hub
-from nanochat.sources.files import check_regular, is_local
+from nanochat.sources.file_names import SUFFIXES, named, names_validation, stem
+from nanochat.sources.http_files import check_hash, is_hash
 from nanochat.sources.listing import SOURCES_HINT, Found, list_files, local_identity
-from nanochat.sources.names import SUFFIXES, named, names_validation, stem
-from nanochat.sources.pinned import Pin, change_pin, read_pin
-from nanochat.sources.raw_shard import Documents, file_documents, split_documents, world_documents
-from nanochat.sources.remote import fetch_url, is_web
-from nanochat.sources.retry import patiently
+from nanochat.sources.local_files import check_regular, is_local
+from nanochat.sources.remote_files import fetch_url, is_web
+from nanochat.sources.retry import with_retries
+from nanochat.sources.shard_writer import Documents, file_documents, split_documents, world_documents
 from nanochat.sources.small_files import are_tiny, first_to_sample, gather, too_small_for_a_sample
-from nanochat.sources.web import check_hash, is_hash
+from nanochat.sources.snapshots import SourceSnapshot, read_snapshot, update_snapshot
 from nanochat.store.store import Store
 
 LOG = logging.getLogger("nanochat.sources")
@@ -57,19 +57,19 @@ def list_shards(config: DataConfig, store: Store | None = None, *, keep: bool = 
         names = [f"world_{index:05d}" for index in range(config.world.shards)]
         shards = [ShardConfig(name=name, url=f"world:{i}", identity="", world=world) for i, name in enumerate(names)]
         return hold_out(shards, config)
-    pin = read_pin(store, config) if store else Pin(source=config.source)
-    if pin.files is None:
+    snapshot = read_snapshot(store, config) if store else SourceSnapshot(source=config.source)
+    if snapshot.files is None:
         listing = list_files(config)
         if keep:
             for note in listing.notes:
                 LOG.warning(note)
         shards = _as_shards(listing.files, config)
     else:
-        shards = _as_shards(pin.files, config)
-    marked, drawn = _split(shards, config, pin)
-    if store and keep and drawn != pin and not pin.drawn:
-        pin = change_pin(store, config, lambda now: now if now.drawn else _with(now, **drawn.split))
-        return _split(shards, config, pin)[0]  # another run may have been first, with other shards
+        shards = _as_shards(snapshot.files, config)
+    marked, drawn = _split(shards, config, snapshot)
+    if store and keep and drawn != snapshot and not snapshot.drawn:
+        snapshot = update_snapshot(store, config, lambda now: now if now.drawn else _with(now, **drawn.split))
+        return _split(shards, config, snapshot)[0]  # another run may have been first, with other shards
     return marked
 
 
@@ -82,18 +82,20 @@ def fetch_listing(config: DataConfig, store: Store, *, new_split: bool = False) 
         listing = list_files(config)
         for note in listing.notes:
             LOG.warning(note)
-        change_pin(store, config, lambda now: _with(now, files=listing.files))
+        update_snapshot(store, config, lambda now: _with(now, files=listing.files))
     if new_split and config.source != "world":
-        change_pin(store, config, lambda now: _with(now, **Pin(source=config.source).split))
+        update_snapshot(store, config, lambda now: _with(now, **SourceSnapshot(source=config.source).split))
     return list_shards(config, store)
 
 
-def _split(shards: list[ShardConfig], config: DataConfig, pin: Pin) -> tuple[tuple[ShardConfig, ...], Pin]:
-    """The shards, each marked with what of it is held out; and the pin, with what was drawn if nothing was before."""
+def _split(
+    shards: list[ShardConfig], config: DataConfig, snapshot: SourceSnapshot
+) -> tuple[tuple[ShardConfig, ...], SourceSnapshot]:
+    """The shards, marked with their validation split, and the snapshot, with the split if it had none."""
     named_split = _validation_names(shards, config)
-    gathered, held, carrier = pin.gathered, pin.held, pin.carrier
+    gathered, held, carrier = snapshot.gathered, snapshot.held, snapshot.carrier
     if is_local(config.source) and not named_split:
-        gathered = gathered or (not pin.drawn and too_small_for_a_sample(shards))
+        gathered = gathered or (not snapshot.drawn and too_small_for_a_sample(shards))
         if gathered:
             together = gather(shards, config, held)
             shards, held = together.shards, together.held
@@ -102,11 +104,11 @@ def _split(shards: list[ShardConfig], config: DataConfig, pin: Pin) -> tuple[tup
         shards = gather(shards, config, sorted(named_split)).shards
     marked = hold_out(shards, config, carrier)
     (carrier,) = [shard.name for shard in marked if shard.validation == "sample"] or [""]
-    return marked, _with(pin, carrier=carrier, gathered=gathered, held=held)
+    return marked, _with(snapshot, carrier=carrier, gathered=gathered, held=held)
 
 
-def _with(pin: Pin, **changes: Any) -> Pin:
-    return pin.model_copy(update=changes)
+def _with(snapshot: SourceSnapshot, **changes: Any) -> SourceSnapshot:
+    return snapshot.model_copy(update=changes)
 
 
 def _as_shards(files: Sequence[Found], config: DataConfig) -> list[ShardConfig]:
@@ -201,7 +203,7 @@ def write_shard(shard: ShardConfig, out: Path, progress: Progress = silent) -> d
     if "://" not in shard.url:
         return split_documents(shard, _local_documents(shard), out, progress)
     with _fetching(shard) as folder:
-        file = patiently(lambda: _fetch(shard, folder, progress), reached=lambda: _bytes_in(folder))
+        file = with_retries(lambda: _fetch(shard, folder, progress), reached=lambda: _bytes_in(folder))
         return split_documents(shard, file_documents(file, shard.text_column, shard.url), out, progress)
 
 
