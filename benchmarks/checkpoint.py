@@ -25,11 +25,11 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nanochat.config import Compute
+from nanochat.config import Checkpointing, Compute, Kernels, Parallelism
 
 VOCABULARY, T = 32_768, 512
 WARMUP_STEPS = 3
-EVERY_S = Compute().checkpoint_every_s
+EVERY_S = Compute().checkpoints.every_s
 BUCKET = "s3://bucket/checkpoints"
 
 
@@ -78,7 +78,11 @@ def measure(folder: Path, url: str, args: argparse.Namespace) -> None:
         module="nanochat.training.pretrain", config=config.model_dump(mode="json"), out=str(folder / "out"),
         inputs={"vocabulary": [str(data / "vocabulary")], "rows": [str(data / "rows" / "rows.json")]},
         folder=str(folder), checkpoints=url,
-        compute=Compute(device="cpu", compile="off", checkpoint_every_s=args.every),
+        compute=Compute(
+            parallelism=Parallelism(device="cpu"),
+            kernels=Kernels(compile="off"),
+            checkpoints=Checkpointing(every_s=args.every),
+        ),
     )  # fmt: skip
     with contextlib.suppress(ranks.Preempted):
         pretrain(job, ranks.World(0, 1, torch.device("cpu")))

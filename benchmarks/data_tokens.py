@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nanochat._rustbpe import PATTERNS
-from nanochat.config import Compute, ShardConfig, TokenizerConfig, TokensConfig
+from nanochat.config import Compute, DataWorkers, ShardConfig, TokenizerConfig, TokensConfig
 from nanochat.graphs.pipeline import Each, PlainRun
 from nanochat.stages.download import download
 from nanochat.stages.tokenizer import train_tokenizer
@@ -38,6 +38,7 @@ from nanochat.world.documents import documents
 
 CORPUS = ROOT.parent / "shared/data/corpus"
 THREADS, BATCH, LEARN_CHARACTERS = 2, 1024, 60_000_000
+COMPUTE = Compute(data_workers=DataWorkers(count=THREADS))
 VOCAB_SIZE, INVENTED_VOCAB_SIZE, INVENTED_DOCUMENTS = 32_768, 1_536, 150_000
 LARGE_BYTES = 1_500_000_000
 LONGEST_BYTES = 50_000_000
@@ -64,7 +65,8 @@ def measure(folder: Path = CORPUS) -> list[tuple[str, str, str]]:
 
 
 def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
-    run = PlainRun(Store(str(scratch / "store"), scratch / "cache"), Compute(workers=THREADS), scratch / "runs")
+    store = Store(str(scratch / "store"), scratch / "cache")
+    run = PlainRun(store, COMPUTE, scratch / "runs")
     files, vocab_size = shards(folder, scratch)
     learning = TokenizerConfig(vocab_size=vocab_size, max_characters=LEARN_CHARACTERS)
     raws = run.map(download, [config(file) for file in files], [file.name for file in files])
@@ -147,7 +149,7 @@ def _measure_memory(scratch: Path) -> None:
     """Both stages of a shard under a watch of this process's resident memory; prints bytes, bytes of text, seconds."""
     path = scratch / "large.parquet"
     subprocess.run([sys.executable, __file__, "--large", str(path)], check=True)
-    run = PlainRun(Store(str(scratch / "large-store"), scratch / "cache"), Compute(workers=THREADS), scratch / "runs")
+    run = PlainRun(Store(str(scratch / "large-store"), scratch / "cache"), COMPUTE, scratch / "runs")
     raw = run(download, config(path))
     vocabulary = run(train_tokenizer, TokenizerConfig(vocab_size=1024, max_characters=2_000_000), raw=[raw])
     began = time.perf_counter()

@@ -22,7 +22,7 @@
 # - 120 s before the time limit (and before a preemption, if the cluster gives notice) Slurm sends TERM: the command gets
 #   it, training saves a checkpoint, the job is put back into the queue, and goes on from there;
 # - `scancel`: the same, but a job that is no longer RUNNING is not put back;
-# - the node dies: Slurm itself puts it back (--requeue); at most `checkpoint_every_s` of training is lost.
+# - the node dies: Slurm itself puts it back (--requeue); at most `compute.checkpoints.every_s` of training is lost.
 set -uo pipefail
 
 : "${NANOCHAT_STORE:?has to name a store that outlives the node: s3://bucket/prefix or file:///a/shared/folder}"

@@ -87,9 +87,10 @@ def _over(named: C, given: Any, profiles: Sequence[C]) -> C:
     if not isinstance(given, Mapping):
         return parse(type(named), given)
     values = named.model_dump(mode="json")
-    merged = merge(values, given)
+    changes = named.with_current_names(given)
+    merged = merge(values, changes)
     config = parse(type(named), merged)
-    whole = merged == merge({}, given)
+    whole = merged == merge({}, changes)
     return named if whole and any(config == each for each in profiles) else config
 
 

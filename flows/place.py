@@ -47,7 +47,7 @@ def elsewhere(
         },
         "store": store,
     }
-    nodes = {label if node == 0 else f"{label} · node {node}": node for node in range(compute.nodes)}
+    nodes = {label if node == 0 else f"{label} · node {node}": node for node in range(compute.parallelism.nodes)}
     try:
         sent = [
             _sent(f"{FLOW}/{pool}", name, {**parameters, "compute": _as_node(compute, node)})
@@ -85,4 +85,4 @@ def _sent(deployment: str, name: str, parameters: dict[str, Any]) -> UUID:
 
 
 def _as_node(compute: Compute, node: int) -> dict[str, Any]:
-    return compute.model_copy(update={"node": node}).model_dump(mode="json")
+    return compute.on_node(node, compute.parallelism.rendezvous).model_dump(mode="json")

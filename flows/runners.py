@@ -11,7 +11,7 @@ from typing import Any
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from nanochat import settings
-from nanochat.config import Compute
+from nanochat.config import Compute, DataWorkers
 from nanochat.errors import BadConfig
 
 
@@ -21,30 +21,30 @@ def runners(compute: Compute) -> Iterator[tuple[ThreadPoolTaskRunner, TaskRunner
 
     Raises `BadConfig` when the package of a runner is missing, or its scheduler does not answer.
     """
-    workers = compute.workers or settings.cores()
-    with ThreadPoolTaskRunner(max_workers=workers) as here:
-        if compute.task_runner == "threads":
+    workers = compute.data_workers
+    with ThreadPoolTaskRunner(max_workers=workers.threads()) as here:
+        if workers.task_runner == "threads":
             yield here, here
             return
-        with _started(_runner(compute, workers), compute) as for_shards:
+        with _started(_runner(workers), workers) as for_shards:
             yield here, for_shards
 
 
-def _runner(compute: Compute, workers: int) -> TaskRunner[Any]:
-    if compute.task_runner == "processes":
-        return ProcessPoolTaskRunner(max_workers=workers)
-    if compute.task_runner == "dask":
+def _runner(workers: DataWorkers) -> TaskRunner[Any]:
+    if workers.task_runner == "processes":
+        return ProcessPoolTaskRunner(max_workers=workers.threads())
+    if workers.task_runner == "dask":
         dask = _package("prefect_dask", "dask")
-        if compute.scheduler:
-            return dask.DaskTaskRunner(address=compute.scheduler)
+        if workers.scheduler:
+            return dask.DaskTaskRunner(address=workers.scheduler)
         # one thread a worker: the stages bring their own; no page of Dask's, which would listen to the world
-        cluster = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
-        scratch = str(settings.home() / "dask")
-        return dask.DaskTaskRunner(cluster_kwargs={**cluster, "processes": True, "local_directory": scratch})
+        cluster = {"n_workers": workers.threads(), "threads_per_worker": 1, "processes": True}
+        local = {"host": "127.0.0.1", "dashboard_address": None, "local_directory": str(settings.home() / "dask")}
+        return dask.DaskTaskRunner(cluster_kwargs=cluster | local)
     ray = _package("prefect_ray", "ray")
-    if compute.scheduler:
-        return ray.RayTaskRunner(address=compute.scheduler)
-    cluster = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    if workers.scheduler:
+        return ray.RayTaskRunner(address=workers.scheduler)
+    cluster = {"num_cpus": workers.threads(), "include_dashboard": False, "log_to_driver": False}
     return ray.RayTaskRunner(init_kwargs={**cluster, "_node_ip_address": "127.0.0.1"})
 
 
@@ -59,15 +59,16 @@ def _package(module: str, extra: str) -> ModuleType:
 
 
 @contextmanager
-def _started(runner: TaskRunner[Any], compute: Compute) -> Iterator[TaskRunner[Any]]:
+def _started(runner: TaskRunner[Any], workers: DataWorkers) -> Iterator[TaskRunner[Any]]:
     try:
         runner.__enter__()
-        if compute.task_runner == "dask":
+        if workers.task_runner == "dask":
             getattr(runner, "client")  # noqa: B009 - connects, and only this kind has it
     except (OSError, TimeoutError, ConnectionError, ValueError) as error:
-        where = f"at `{compute.scheduler}`" if compute.scheduler else "on this machine"
+        where = f"at `{workers.scheduler}`" if workers.scheduler else "on this machine"
         raise BadConfig(
-            f"No {compute.task_runner} cluster {where}: {' '.join(str(error).split())}.", hint="Check `scheduler`."
+            f"No {workers.task_runner} cluster {where}: {' '.join(str(error).split())}.",
+            hint="Check `compute.data_workers.scheduler`.",
         ) from error
     try:
         yield runner

@@ -1,7 +1,7 @@
 """The graph as Prefect tasks: which calls go together into one, and on which task runner.
 
-Stages that are mapped over shards go to the runner that `Compute.task_runner` names; all others to threads of this
-process, beside the flow. A task has one call, or several when there are more shards than a stage should have tasks:
+Stages that are mapped over shards go to the runner of `Compute.data_workers`; all others to threads of this process,
+beside the flow. A task has one call, or several when there are more shards than a stage should have tasks:
 a thousand tasks that only find what is there would take minutes, and nobody reads their pages.
 """
 
@@ -29,7 +29,7 @@ from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 
 ONE_EACH = 64
-"""Up to so many shards have a task each, unless `Compute.shards_per_task` says how many a task has."""
+"""Up to so many shards have a task each, unless `Compute.data_workers.shards_per_task` says how many a task has."""
 MOST_TASKS = 32
 """Of a stage of more."""
 ASK_EVERY_S = 0.5
@@ -112,12 +112,10 @@ class PrefectRun:
         ]
         runner = self.for_shards if stage.resource == "cpu" else self.here
         together = len(calls) > ONE_EACH and stage.resource == "cpu"
-        size = self.compute.shards_per_task or (-(-len(calls) // MOST_TASKS) if together else 1)
+        size = self.compute.data_workers.shards_per_task or (-(-len(calls) // MOST_TASKS) if together else 1)
         starts = range(0, len(calls), size)
         # another process has a core of its own; here, tasks share the cores
-        compute = (
-            self.compute.shared(len(starts)) if runner is self.here else self.compute.model_copy(update={"workers": 1})
-        )
+        compute = self.compute.shared(len(starts)) if runner is self.here else self.compute.with_workers(1)
         return [
             handle for begin in starts for handle in self._submit(stage, calls[begin : begin + size], runner, compute)
         ]
@@ -170,7 +168,7 @@ class PrefectRun:
         Over several nodes, training stages run one after the other, in the order of the graph. Otherwise two stages
         could each take half of the nodes and wait for ever.
         """
-        if self.compute.nodes == 1 or stage.resource != "gpu":
+        if self.compute.parallelism.nodes == 1 or stage.resource != "gpu":
             return []
         return [task.future for task in self.tasks if task.stage.resource == "gpu"][-1:]
 

@@ -119,7 +119,7 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
     if isinstance(error, MemoryError) or _no_memory_for_torch(error):
         return NotEnoughMemory(
             f"{_capital(what)} ran out of memory{_quoted(error)}.",
-            hint="Lower `--compute micro_batch_rows=…`, `rows.sequence_len` or `pretrain.model.depth`.",
+            hint="Lower `--compute parallelism.micro_batch_rows=…`, `rows.sequence_len` or `pretrain.model.depth`.",
         )
     return None
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nanochat.config import (
     BaseEvaluationConfig,
     ChatEvaluationConfig,
+    Checkpointing,
     Compute,
     Config,
     ConversationsConfig,
@@ -21,12 +22,14 @@ from nanochat.config import (
     MixtureItem,
     ModelConfig,
     OptimizerConfig,
+    Parallelism,
     PipelineConfig,
     PretrainConfig,
     ReportConfig,
     RowsConfig,
     SFTConfig,
     TokenizerConfig,
+    Tracking,
     WorldConfig,
 )
 from nanochat.errors import BadConfig, NotFound
@@ -81,7 +84,7 @@ DEMO = Profile(
         chat_evaluation=ChatEvaluationConfig(limit=300, max_tokens=64),
         report=ReportConfig(title="nanochat demo"),
     ),
-    Compute(ranks=2, checkpoint_every_s=15),
+    Compute(parallelism=Parallelism(ranks=2), checkpoints=Checkpointing(every_s=15)),
 )
 
 CPU = Profile(
@@ -111,7 +114,7 @@ CPU = Profile(
         chat_evaluation=ChatEvaluationConfig(limit=200, max_tokens=64),
         report=ReportConfig(title="nanochat on a CPU"),
     ),
-    Compute(ranks=2),
+    Compute(parallelism=Parallelism(ranks=2)),
 )
 
 _SFT_MIXTURE = ConversationsConfig(
@@ -137,7 +140,7 @@ D12 = Profile(
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat d12"),
     ),
-    Compute(checkpoint_every_s=300, log_every_steps=10),
+    Compute(checkpoints=Checkpointing(every_s=300), tracking=Tracking(log_every_steps=10)),
 )
 
 SPEEDRUN = Profile(
@@ -148,7 +151,9 @@ SPEEDRUN = Profile(
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat speedrun"),
     ),
-    Compute(ranks=8, checkpoint_every_s=600, log_every_steps=10),
+    Compute(
+        parallelism=Parallelism(ranks=8), checkpoints=Checkpointing(every_s=600), tracking=Tracking(log_every_steps=10)
+    ),
 )
 
 PROFILES: dict[str, Profile] = {"demo": DEMO, "cpu": CPU, "d12": D12, "speedrun": SPEEDRUN}
@@ -175,7 +180,8 @@ def override(config: C, changes: Iterable[str]) -> C:
             raise BadConfig(
                 f"`{shown(change)}` is not of the form `field=value`.", hint="For example `pretrain.model.depth=6`."
             )
-        _set(changed, type(config), path.strip(), _value(path.strip(), text))
+        current = config.current_path(path.strip())
+        _set(changed, type(config), current, _value(current, text))
     return parse(type(config), changed)
 
 

@@ -58,7 +58,8 @@ def test_a_changed_sft_keeps_the_base_model(home: Path) -> None:
 
 def test_how_to_run_changes_nothing(home: Path) -> None:
     sets = [word for change in TINY for word in ("--set", change)]
-    assert "0 computed" in nanochat("run", "--plain", *sets, "--compute", "ranks=2", "workers=1", home=home)
+    how = ("--compute", "parallelism.ranks=2", "data_workers.count=1")
+    assert "0 computed" in nanochat("run", "--plain", *sets, *how, home=home)
 
 
 def test_the_plan_says_what_would_run_and_why(home: Path) -> None:

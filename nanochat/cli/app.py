@@ -55,7 +55,7 @@ ComputeChanges = Annotated[
         name="--compute",
         negative="",
         consume_multiple=True,
-        help="How to run: `ranks=2`. Never changes a result's key.",
+        help="How to run: `parallelism.ranks=2`. Never changes a result's key.",
     ),
 ]
 StoreUrl = Annotated[

@@ -67,7 +67,7 @@ class Loader:
         if not 0 < world_size <= batch_rows:
             raise BadConfig(
                 f"A batch of {batch_rows} rows cannot be shared by {world_size} ranks.",
-                hint="Use fewer ranks (`compute.ranks`) or larger batches (`batch_tokens`).",
+                hint="Use fewer ranks (`compute.parallelism.ranks`) or larger batches (`batch_tokens`).",
             )
         self.rows = rows
         self.seed = seed

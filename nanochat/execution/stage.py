@@ -127,7 +127,7 @@ class Stage:
         if (found := self.find(config, inputs, store)) is not None:
             return found
         key = self.key(config, inputs)
-        if compute.node and self.resource == "gpu":
+        if compute.parallelism.node and self.resource == "gpu":
             return self._help_first_node(
                 config, inputs, store, *self._prepare(key, store, compute, progress, folder_root)
             )

@@ -207,7 +207,7 @@ class PlainRun:
     ) -> list[Artifact]:
         compute = self.compute.shared(len(configs))
         ending = Event()  # one call has failed, or a person or a signal ends the run: the others end too
-        with ThreadPoolExecutor(self.compute.at_once(len(configs))) as pool:
+        with ThreadPoolExecutor(self.compute.data_workers.at_once(len(configs))) as pool:
             futures = [
                 pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs), compute, ending)
                 for position, (config, name) in enumerate(zip(configs, names, strict=True))

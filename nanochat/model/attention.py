@@ -126,7 +126,7 @@ def best_backend(asked: str, device: torch.device, dtype: torch.dtype, compiled:
     if asked == "auto":
         return next(name for name, reason in reasons.items() if not reason)
     if reasons[asked]:
-        raise BadConfig(f"`compute.attention` is `{asked}`, and {reasons[asked]}.", hint="Take `auto`.")
+        raise BadConfig(f"`compute.kernels.attention` is `{asked}`, and {reasons[asked]}.", hint="Take `auto`.")
     return asked
 
 
@@ -137,7 +137,7 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: boo
     if device.type != "cuda":
         return f"it trains on GPUs, not on `{device.type}`"
     if name == "flex":
-        return "" if compiled else "it needs `compute.compile`"
+        return "" if compiled else "it needs `compute.kernels.compile`"
     module, package = _PACKAGES[name]
     if dtype not in (torch.bfloat16, torch.float16):
         return "it computes in bf16 or fp16 only"

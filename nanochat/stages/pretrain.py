@@ -47,10 +47,10 @@ def continue_pretrain(
 def check(config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], compute: Compute) -> None:
     """Raises `BadConfig` when the arithmetic of batch, horizon, heads and ranks does not work out; loads nothing."""
     derived = derive_hyperparameters(config, vocabulary.metrics["vocab_size"], rows[0].metrics["sequence_len"])
-    ranks = rank_count(compute) * compute.nodes
+    ranks = rank_count(compute) * compute.parallelism.nodes
     if ranks > derived.batch_rows:
         raise BadConfig(
             f"A batch of {derived.batch_rows} rows (`batch_tokens` = {derived.batch_tokens:,}) cannot be shared "
             f"by {ranks} ranks.",
-            hint="Use fewer ranks (`compute.ranks`) or larger batches (`pretrain.batch_tokens`).",
+            hint="Use fewer ranks (`compute.parallelism.ranks`) or larger batches (`pretrain.batch_tokens`).",
         )

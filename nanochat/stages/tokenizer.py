@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 
 from nanochat.config import TokenizerConfig
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.settings import cores
 from nanochat.sources.documents import open_parquet, total_bytes, total_characters
 from nanochat.store.artifacts import RawShard, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
@@ -51,7 +50,7 @@ def bytes_per_token(tokenizer: Tokenizer, files: Sequence[Path], document_charac
 def train_tokenizer(config: TokenizerConfig, raw: list[RawShard], *, out: Path, context: Context) -> Metrics:
     """Learn the vocabulary from the training documents, in the order of the shards."""
     started = time.monotonic()
-    threads = context.compute.workers or cores()
+    threads = context.compute.data_workers.threads()
     held_out = [file for shard in raw if (file := shard.path / "validation.parquet").exists()]
     train = [file for shard in raw if (file := shard.path / "train.parquet").exists()]
     total = min(config.max_characters, sum(int(shard.metrics["train_characters"]) for shard in raw))

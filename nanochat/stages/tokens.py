@@ -9,7 +9,6 @@ from nanochat.config import TokensConfig
 from nanochat.data.document_stats import Ledger
 from nanochat.data.token_shards import Encoded, write_tokens
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.settings import cores
 from nanochat.store.artifacts import RawShard, TokenShard, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -24,7 +23,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
     """Encode one raw shard with the vocabulary; every document begins with BOS."""
     tokenizer = load_tokenizer(vocabulary.path / "vocabulary.json")
-    threads = context.compute.workers or cores()
+    threads = context.compute.data_workers.threads()
     metrics: Metrics = {"vocab_size": tokenizer.vocab_size}
     with Ledger(out / "documents.parquet") as ledger:
         for split in ("train", "validation"):

@@ -52,9 +52,10 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 def fit(model: GPT, precision: str, compute: Compute, device: torch.device) -> Fitted:
     """Sets in the model what suits the device. Raises `BadConfig` when something was asked for that does not run."""
     cuda = device.type == "cuda"
-    compiled = compute.compile == "on" or (compute.compile == "auto" and (cuda or _pays_on_a_cpu(model)))
+    chosen = compute.kernels
+    compiled = chosen.compile == "on" or (chosen.compile == "auto" and (cuda or _pays_on_a_cpu(model)))
     dtype = model.compute_dtype
-    backend = best_backend(compute.attention, device, dtype, compiled and cuda)
+    backend = best_backend(chosen.attention, device, dtype, compiled and cuda)
     model.attend_with(backend)
     if precision == "fp8":
         for layer in model.modules():

@@ -1,7 +1,7 @@
 """One optimizer step, and the loop around it: written once, for pretraining and fine-tuning.
 
 What is not the step are calls in the loop: look at the loss, evaluate, tell, save. Between two looks
-(`compute.log_every_steps`) nothing waits for the device.
+(`compute.tracking.log_every_steps`) nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def train(
         raise NotEnoughMemory(
             f"Depth {model.architecture.depth} with micro-batches of {micro_batch_rows} rows of {rows.sequence_len} "
             f"tokens does not fit the memory of `{world.device}`.",
-            hint=f"Set `--compute micro_batch_rows={max(1, micro_batch_rows // 2)}`, "
+            hint=f"Set `--compute parallelism.micro_batch_rows={max(1, micro_batch_rows // 2)}`, "
             "or a smaller `pretrain.model.depth`.",
         ) from error
     finally:
@@ -117,10 +117,10 @@ class _Training:
         self.state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         self.state |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
         self.checkpoints = Checkpoints(
-            job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.keep_checkpoints,
-            job.compute.keep_checkpoint_every_steps, {"config": job.config, "world_size": world.world_size},
+            job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.checkpoints.keep,
+            job.compute.checkpoints.keep_every_steps, {"config": job.config, "world_size": world.world_size},
         )  # fmt: skip
-        self.pulse = Watchdog(job, world.rank, job.compute.silence_s)
+        self.pulse = Watchdog(job, world.rank, job.compute.supervision.watchdog_timeout_s)
         self.measured_tokens, self.measured_s, self.steps_done, self.warm = 0, 0.0, 0, False
         self.looked = time.monotonic()
         self.waiting: list[Tensor] = []
@@ -146,7 +146,7 @@ class _Training:
                 self.step += 1
                 self.pulse.beat()
                 to_evaluate = schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0
-                if self.step % compute.log_every_steps and not to_evaluate and self.step < schedule.steps:
+                if self.step % compute.tracking.log_every_steps and not to_evaluate and self.step < schedule.steps:
                     continue
                 if not self._looked() or self.step == schedule.steps:
                     continue
@@ -156,7 +156,7 @@ class _Training:
                     with self.pulse.resting():
                         self.checkpoints.wait(must=True)
                     raise Preempted
-                due = _agreed(time.monotonic() - last_saved > compute.checkpoint_every_s)
+                due = _agreed(time.monotonic() - last_saved > compute.checkpoints.every_s)
                 # one that is still on its way holds nobody up: a slow store has fewer checkpoints, not slower steps
                 if due and not _agreed(self.checkpoints.busy()):
                     self._save()

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch
 
-from nanochat.training.trackers import Tracker, open_tracker
+from nanochat.training.trackers import open_tracker
 from nanochat.workers.job import Job
 
 PEAK_BF16_FLOPS = {
@@ -64,7 +64,8 @@ class Metrics:
     def __init__(self, job: Job, writes: bool) -> None:
         self.history: list[str] = []
         self._file = (Path(job.folder) / "metrics.jsonl").open("a", encoding="utf-8") if writes else None
-        self._trackers: list[Tracker] = [open_tracker(name, job) for name in job.compute.trackers] if writes else []
+        trackers = job.compute.tracking.trackers if writes else ()
+        self._trackers = [open_tracker(name, job) for name in trackers]
 
     def event(self, done: int, total: int, message: str, **numbers: Any) -> None:
         """Step `done` of `total`; numbers that are None or not finite are left out."""

@@ -25,15 +25,15 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
     The rows that a rank has of a batch (`batch_rows` over all) are divided evenly, so that every pass has one shape.
     Raises `BadConfig` when the ranks cannot add up exactly, as they were asked to.
     """
-    if compute.exact:
+    if compute.parallelism.exact:
         if batch_rows % world.world_size or world.world_size & (world.world_size - 1):
             raise BadConfig(
                 f"{world.world_size} ranks cannot share {batch_rows} rows so that sums are exact.",
-                hint="Take 1, 2, 4, 8, … ranks that divide the batch, or leave `compute.exact` out.",
+                hint="Take 1, 2, 4, 8, … ranks that divide the batch, or leave `compute.parallelism.exact` out.",
             )
         return 1
-    if compute.micro_batch_rows:
-        return compute.micro_batch_rows
+    if compute.parallelism.micro_batch_rows:
+        return compute.parallelism.micro_batch_rows
     mine = -(-batch_rows // world.world_size)
     if world.device.type != "cuda":
         return even_share(mine, max(1, CPU_TOKENS // sequence_len))

@@ -41,7 +41,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     hyperparameters = derive_hyperparameters(config, tokenizer.vocab_size, rows.sequence_len)
 
     model = _model(job, config, hyperparameters.architecture, world)
-    optimizer = build_optimizer(model, config.optimizer, hyperparameters, exact=job.compute.exact)
+    optimizer = build_optimizer(model, config.optimizer, hyperparameters, exact=job.compute.parallelism.exact)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, hyperparameters.batch_rows, world)

@@ -46,7 +46,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         steps=steps,
         muon_weight_decay=0.0,
     )
-    optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.exact)
+    optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.parallelism.exact)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
     fitted = fit(model, config.precision, job.compute, world.device)
 

@@ -1,4 +1,4 @@
-"""Experiment trackers that are told of the numbers too, when asked for: `--compute trackers=["wandb"]`.
+"""Experiment trackers that are told of the numbers too, when asked for: `--compute tracking.trackers=["wandb"]`.
 
 What training itself watches and keeps is `metrics.jsonl`; nothing depends on a tracker.
 """
@@ -29,7 +29,7 @@ def open_tracker(name: str, job: Job) -> Tracker:
         library: Any = importlib.import_module(module)
     except ImportError:
         raise BadConfig(
-            f"`compute.trackers` names `{name}`, which is not installed.", hint=f"`pip install {name}`."
+            f"`compute.tracking.trackers` names `{name}`, which is not installed.", hint=f"`pip install {name}`."
         ) from None
     if name == "tensorboard":
         return _TensorBoard(library.SummaryWriter(str(Path(job.folder) / "tensorboard")))

@@ -47,7 +47,7 @@ def launch(
     """
     compute = meet(context.checkpoints, context.compute, context.progress)
     ranks = rank_count(compute)
-    threads = 1 if compute.exact else max(1, settings.cores() // ranks)
+    threads = 1 if compute.parallelism.exact else max(1, settings.cores() // ranks)
     environment = settings.child_environment(threads, PREFIX)
     job = Job(
         module=module,
@@ -83,7 +83,7 @@ def launch(
         supervisor.stdin.close()  # the supervisor ends what still runs
         supervisor.wait()
         lock.unlink(missing_ok=True)
-    if context.compute.node and supervisor.returncode == 0:
+    if context.compute.parallelism.node and supervisor.returncode == 0:
         raise NotFirstNode
     return _result(context.folder, module)
 
@@ -107,13 +107,14 @@ def rank_count(compute: Compute) -> int:
 
     Raises `BadConfig` when GPUs are asked for that are not there.
     """
-    gpus = gpu_count() if compute.device != "cpu" else 0
-    if compute.device == "cuda" and gpus < max(1, compute.ranks):
+    gpus = gpu_count() if compute.parallelism.device != "cpu" else 0
+    if compute.parallelism.device == "cuda" and gpus < max(1, compute.parallelism.ranks):
         raise BadConfig(
-            f"`compute.device` is `cuda`, and there are {gpus} GPUs for {max(1, compute.ranks)} ranks.",
-            hint="Take `--compute device=cpu`, or fewer `ranks`.",
+            f"`compute.parallelism.device` is `cuda`, and there are {gpus} GPUs for "
+            f"{max(1, compute.parallelism.ranks)} ranks.",
+            hint="Take `--compute parallelism.device=cpu`, or fewer `ranks`.",
         )
-    return compute.ranks or max(1, gpus)
+    return compute.parallelism.ranks or max(1, gpus)
 
 
 def gpu_count() -> int:
@@ -127,27 +128,30 @@ def gpu_count() -> int:
 
 def rendezvous(compute: Compute, ranks: int) -> list[str]:
     """torchrun's options for one node or several. Raises `BadConfig` when they cannot meet."""
-    if compute.nodes == 1:
+    given = compute.parallelism
+    if given.nodes == 1:
         return ["--standalone", f"--nproc-per-node={ranks}", "--max-restarts=0"]
-    if not re.fullmatch(r".+:\d+", compute.rendezvous):
+    if not re.fullmatch(r".+:\d+", given.rendezvous):
         raise BadConfig(
-            f"`compute.nodes` is {compute.nodes}, and `compute.rendezvous` does not say where they meet.",
+            f"`compute.parallelism.nodes` is {given.nodes}, and `compute.parallelism.rendezvous` is no address.",
             hint="It is `host:port` on the first node, the same on every node; empty, the store says it.",
         )
-    if compute.node >= compute.nodes:
-        raise BadConfig(f"`compute.node` is {compute.node}, and there are {compute.nodes} nodes, counted from 0.")
-    host, _, port = compute.rendezvous.rpartition(":")
+    if given.node >= given.nodes:
+        raise BadConfig(
+            f"`compute.parallelism.node` is {given.node}, and there are {given.nodes} nodes, counted from 0."
+        )
+    host, _, port = given.rendezvous.rpartition(":")
     # not c10d: there, any node may become the one with rank 0, which has the result
     return [
-        f"--nnodes={compute.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=static",
-        f"--node-rank={compute.node}", f"--master-addr={host}", f"--master-port={port}",
+        f"--nnodes={given.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=static",
+        f"--node-rank={given.node}", f"--master-addr={host}", f"--master-port={port}",
         f"--rdzv-conf=timeout={MEET_S:.0f}",
     ]  # fmt: skip
 
 
 def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) -> None:
     metrics, ranks = Tail(context.folder / "metrics.jsonl"), RankLog(context.folder / "log.txt")
-    began = time.monotonic()
+    began, timeout_s = time.monotonic(), context.compute.supervision.timeout_s
     event: dict[str, Any] = {"message": "starting"}
     told = 0.0
     while True:
@@ -162,10 +166,10 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
         ranks.hand_on(last=not running)
         if not running:
             return
-        if context.compute.timeout_s and time.monotonic() - began > context.compute.timeout_s:
+        if timeout_s and time.monotonic() - began > timeout_s:
             raise StageFailed(
-                f"`{module}` ran longer than {context.compute.timeout_s:g} s.",
-                hint="Raise `--compute timeout_s=…`; training goes on from its last checkpoint.",
+                f"`{module}` ran longer than {timeout_s:g} s.",
+                hint="Raise `--compute supervision.timeout_s=…`; training goes on from its last checkpoint.",
             )
         time.sleep(POLL_S)
 
@@ -199,7 +203,7 @@ def _result(folder: Path, module: str) -> dict[str, Any]:
     if KILLED.search(text):  # what the other ranks then say is its echo
         raise NotEnoughMemory(
             f"`{module}` was killed by the system, most likely for want of memory.",
-            hint="Lower `--compute micro_batch_rows=…` or `pretrain.model.depth`.",
+            hint="Lower `--compute parallelism.micro_batch_rows=…` or `pretrain.model.depth`.",
         )
     if said:
         raise said

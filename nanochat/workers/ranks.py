@@ -96,7 +96,8 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
 
 def _join(compute: Compute) -> World:
     rank, world_size, local = settings.rank(), settings.world_size(), settings.local_rank()
-    use_cuda = compute.device == "cuda" or (compute.device == "auto" and torch.cuda.is_available())
+    wanted = compute.parallelism.device
+    use_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
     device = torch.device("cuda", local) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(device)

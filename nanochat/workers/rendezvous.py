@@ -25,15 +25,15 @@ def meet(folder: str, compute: Compute, progress: Progress) -> Compute:
 
     Raises `StageFailed` when nothing answers where it says it is.
     """
-    if compute.nodes == 1 or compute.rendezvous:
+    if compute.parallelism.nodes == 1 or compute.parallelism.rendezvous:
         return compute
     objects, path = Objects(folder), "rendezvous.json"
-    if compute.node == 0:
+    if compute.parallelism.node == 0:
         place = f"{own_address()}:{_free_port()}"
         objects.write(path, json.dumps({"rendezvous": place}).encode())
     else:
         place = _heard(objects, path, progress)
-    return compute.model_copy(update={"rendezvous": place})
+    return compute.on_node(compute.parallelism.node, place)
 
 
 def _heard(objects: Objects, path: str, progress: Progress) -> str:

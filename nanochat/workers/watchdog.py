@@ -71,7 +71,8 @@ class Watchdog:
         error = Hung(
             f"Rank {self._rank} has not got on for {allowed_s:.0f} s; it stands in "
             f"`{here.filename.rpartition('/')[2]}` line {here.lineno}: `{here.line}`.",
-            hint="The log has its stack; training goes on from its checkpoint. `--compute silence_s=…` allows more.",
+            hint="The log has its stack; training goes on from its checkpoint. "
+            "`--compute supervision.watchdog_timeout_s=…` allows more.",
         )
         self._job.write_error(error.to_json())
         os._exit(EXIT_FAILED)

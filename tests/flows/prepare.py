@@ -13,8 +13,9 @@ from typing import Any
 
 from flows.site.server import begin
 from nanochat import settings
-from nanochat.config import Compute, DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config import DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
 from nanochat.graphs.pipeline import Text, prepare
+from tests.compute import compute
 
 SHARDS = 5
 CONFIG = PipelineConfig(
@@ -34,14 +35,14 @@ def main(runs: list[tuple[dict[str, Any], str]]) -> None:
         starting.wait(lambda _: None)
 
         @flow(name="prepare", validate_parameters=False)
-        def prepare_flow(compute: dict[str, Any], store: str) -> tuple[str, str, list[str]]:
-            given = asked("demo", CONFIG, Compute(**compute), store)
+        def prepare_flow(how: dict[str, Any], store: str) -> tuple[str, str, list[str]]:
+            given = asked("demo", CONFIG, compute(**how), store)
             kept: list[Text] = []
             said = execute(given, lambda run: prepare(run, CONFIG, run.shards(CONFIG.data)), kept.append)
             return said.message, kept[0].data_card.digest, [rows.digest for rows in kept[0].rows]
 
-        for compute, store in runs:
-            print(json.dumps(prepare_flow(compute, store)), flush=True)
+        for how, store in runs:
+            print(json.dumps(prepare_flow(how, store)), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from rich.console import Console
 
 from flows.site.server import begin, server
 from nanochat import settings
-from nanochat.config import Compute, PipelineConfig, WorldConfig
+from nanochat.config import PipelineConfig, WorldConfig
 from nanochat.console import Screen
 from nanochat.errors import NanochatError
 from nanochat.profiles import PROFILES, override
 from nanochat.store.runs import RunRecord, newest
 from nanochat.store.store import Store
+from tests.compute import compute
 
 pytestmark = [
     pytest.mark.prefect,
@@ -60,7 +61,7 @@ class Workshop:
         screen = Screen(Console(file=io.StringIO(), width=200))
         config = override(PipelineConfig.model_validate({"data": {"world": WorldConfig(shards=2)}}), changes)
         url = (self.home / store).as_uri()
-        parameters = {"profile": "demo", "config": config, "compute": Compute(workers=2, nodes=nodes), "store": url}
+        parameters = {"profile": "demo", "config": config, "compute": compute(count=2, nodes=nodes), "store": url}
         try:
             run_flow(parameters, screen, self.home / "prefect")
         finally:
@@ -256,7 +257,7 @@ def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
         ({"config": {"sft": {"epochs": 0}}}, "`sft.epochs`: input should be greater than 0, got `0`."),
         ({"config": {"sft": {"epoch": 1}}}, "`sft.epoch`: extra inputs are not permitted, got `1`."),
         ({"config": 5}, "`PipelineConfig`: "),
-        ({"compute": {"ranks": "many"}}, "`ranks`: "),
+        ({"compute": {"ranks": "many"}}, "`parallelism.ranks`: "),
         ({"profile": "demi"}, "There is no profile `demi`. Did you mean `demo`?"),
     ],
 )

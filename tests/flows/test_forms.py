@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nanochat.config import Compute, PipelineConfig
+from nanochat.config import Checkpointing, Compute, Parallelism, PipelineConfig
 from nanochat.errors import BadConfig
 from nanochat.profiles import PROFILES, profile
 
@@ -68,8 +68,15 @@ def test_a_part_of_a_config_changes_that_and_leaves_the_profile(name: str, tmp_p
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_part_of_compute_changes_that_and_leaves_the_profile(name: str, tmp_path: Path) -> None:
     before = profile(name).compute.model_dump()
-    assert asked(name, None, {"timeout_s": 5}, tmp_path).compute.model_dump() == {**before, "timeout_s": 5}
+    after = {**before, "supervision": {**before["supervision"], "timeout_s": 5}}
+    assert asked(name, None, {"supervision": {"timeout_s": 5}}, tmp_path).compute.model_dump() == after
     assert asked(name, {}, {}, tmp_path).compute == profile(name).compute
+
+
+def test_a_form_with_fields_from_before_the_groups_is_read(tmp_path: Path) -> None:
+    given = asked("demo", None, {"silence_s": 5, "ranks": 3, "parallelism": {"nodes": 2}}, tmp_path).compute
+    assert (given.supervision.watchdog_timeout_s, given.parallelism.ranks, given.parallelism.nodes) == (5, 3, 2)
+    assert given.checkpoints == PROFILES["demo"].compute.checkpoints
 
 
 def test_a_form_filled_with_another_profile_means_the_one_that_it_names(tmp_path: Path) -> None:
@@ -86,7 +93,7 @@ def test_a_form_filled_with_another_profile_means_the_one_that_it_names(tmp_path
 
 def test_what_the_command_line_hands_over_is_not_read_again(tmp_path: Path) -> None:
     """Settings may make one profile's way that of another."""
-    how = PROFILES["demo"].compute.model_copy(update={"checkpoint_every_s": 180.0})
+    how = PROFILES["demo"].compute.model_copy(update={"checkpoints": Checkpointing()})
     assert how == PROFILES["cpu"].compute
     assert asked("demo", None, how, tmp_path).compute == how
 
@@ -109,6 +116,8 @@ def test_a_form_of_an_older_version_gets_new_fields_from_the_profile(tmp_path: P
         ({"conversations": {"train": [{"task": "nope"}]}}, None, "conversations.train.0.task"),
         ([1], None, "PipelineConfig"),
         (None, {"rank": 2}, "rank"),
+        (None, {"parallelism": {"rank": 2}}, "parallelism.rank"),
+        (None, {"ranks": "two"}, "parallelism.ranks"),
         (None, "two", "Compute"),
     ],
 )
@@ -119,10 +128,11 @@ def test_what_a_config_does_not_have_is_refused_by_name(config: Any, compute: An
 
 def test_a_stage_that_is_sent_elsewhere_gets_a_complete_config() -> None:
     complete = importlib.import_module("flows.stage")._complete
-    whole = Compute(ranks=2).model_dump(mode="json")
-    assert complete(Compute, whole, "compute") == Compute(ranks=2)
-    with pytest.raises(BadConfig, match=r"`compute\.silence_s` is missing"):
-        complete(Compute, {name: value for name, value in whole.items() if name != "silence_s"}, "compute")
+    whole = Compute(parallelism=Parallelism(ranks=2)).model_dump(mode="json")
+    assert complete(Compute, whole, "compute") == Compute(parallelism=Parallelism(ranks=2))
+    del whole["supervision"]["timeout_s"]
+    with pytest.raises(BadConfig, match=r"`compute\.supervision\.timeout_s` is missing"):
+        complete(Compute, whole, "compute")
     config = PROFILES["demo"].config.pretrain.model_dump(mode="json")
     del config["model"]["smear"]
     with pytest.raises(BadConfig, match=r"`config\.model\.smear` is missing"):

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from nanochat.config import Compute
 from nanochat.errors import BadConfig
+from tests.compute import compute
 from tests.flows.prepare import SHARDS
 
 pytestmark = [
@@ -36,8 +36,8 @@ def flows(home: Path, *asked: tuple[dict[str, Any], str], **environment: str) ->
 @pytest.mark.s3
 @pytest.mark.skipif(importlib.util.find_spec("prefect_dask") is None, reason="prefect-dask is not installed")
 def test_shards_on_two_workers_of_dask_with_a_store_on_s3(tmp_path: Path, s3_server: dict[str, str]) -> None:
-    dask = {"task_runner": "dask", "workers": 2}
-    processes = {"task_runner": "processes", "workers": 2, "shards_per_task": 3}
+    dask = {"task_runner": "dask", "count": 2}
+    processes = {"task_runner": "processes", "count": 2, "shards_per_task": 3}
     first, again, others = flows(
         tmp_path, (dask, "s3://dask/store"), (dask, "s3://dask/store"), (processes, (tmp_path / "store").as_uri()),
         **s3_server,
@@ -50,7 +50,7 @@ def test_shards_on_two_workers_of_dask_with_a_store_on_s3(tmp_path: Path, s3_ser
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("prefect_ray") is None, reason="prefect-ray is not installed")
 def test_ray_makes_the_same(tmp_path: Path) -> None:
-    ray = {"task_runner": "ray", "workers": 2}
+    ray = {"task_runner": "ray", "count": 2}
     there, plain = flows(tmp_path, (ray, (tmp_path / "a").as_uri()), ({}, (tmp_path / "b").as_uri()))
     assert there[1:] == plain[1:]
 
@@ -61,7 +61,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "prefect_ray", None)
     with (
         pytest.raises(BadConfig, match=r"`task_runner=ray` needs a package") as caught,
-        runners(Compute(task_runner="ray")),
+        runners(compute(task_runner="ray")),
     ):
         pass
     assert "pip install -c constraints.txt 'nanochat[ray]'" in caught.value.hint

@@ -22,12 +22,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from nanochat.config import Compute
 from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import override, profile
 from nanochat.stages.pretrain import pretrain
 from nanochat.store import retention
 from nanochat.store.store import Store
+from tests.compute import compute
 from tests.test_whole_chain import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +43,8 @@ def run(home: Path) -> None:
     """What is killed: from nothing to a base model with its alias."""
     config = override(profile("demo").config, [*TINY, *CHANGES])
     store = Store((home / "store").as_uri(), home / "cache")
-    compute = Compute(device="cpu", ranks=2, workers=2, checkpoint_every_s=0.02)
-    plain = PlainRun(store, compute, home / "runs")
+    how = compute(device="cpu", ranks=2, count=2, every_s=0.02)
+    plain = PlainRun(store, how, home / "runs")
     text = prepare(plain, config, plain.shards(config.data))
     base = plain(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
     store.set_alias("base/latest", base.manifest)

@@ -23,7 +23,6 @@ import torch
 from nanochat import settings
 from nanochat.cli import main as main_module  # noqa: F401 - fills `app`
 from nanochat.cli.app import app
-from nanochat.config import Compute
 from nanochat.errors import NotFound
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import PlainRun, pipeline
@@ -31,6 +30,7 @@ from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 from nanochat.training.checkpoint import Checkpoints
 from tests import tiny_pipeline
+from tests.compute import compute
 from tests.every_call import Action, Found, Printed, drill
 from tests.fault_backends import S3, Disk, Line, behind_a_proxy
 
@@ -116,13 +116,13 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         tiny_pipeline.install(monkeypatch)
         monkeypatch.setenv("NANOCHAT_HOME", str(folder / "home"))
         monkeypatch.setenv("NANOCHAT_STORE", (folder / "store").as_uri())
-        command("run", "--plain", "--compute", "workers=1", *sets(text, "report.title=first"))
-        command("run", "--plain", "--compute", "workers=1", *sets(text))
+        command("run", "--plain", "--compute", "data_workers.count=1", *sets(text, "report.title=first"))
+        command("run", "--plain", "--compute", "data_workers.count=1", *sets(text))
         command("alias", "chat/production", "chat/latest")
         run_id = max((folder / "store/v1/runs").iterdir()).stem
         command("runs", "--pin", run_id)
         store = Store((folder / "store").as_uri(), folder / "cache")
-        pipeline(Noting(store, Compute(workers=1), folder / "runs"), tiny_pipeline.config(text))
+        pipeline(Noting(store, compute(count=1), folder / "runs"), tiny_pipeline.config(text))
     return Whole(Disk(folder).objects(), calls)
 
 
@@ -174,7 +174,7 @@ WRITING: dict[str, tuple[str, ...]] = {
     "gc --restore": ("gc", "--restore"),
     "verify --repair": ("verify", "--repair"),
     "export": ("export", "chat/latest", "FOLDER"),
-    "run": ("run", "--plain", "--compute", "workers=1"),
+    "run": ("run", "--plain", "--compute", "data_workers.count=1"),
     "fetch": ("fetch",),
 }
 DELETING = ("gc --delete", "gc --restore", "verify --repair")
@@ -250,7 +250,7 @@ def test_a_fault_at_every_call_of_a_stage(name: str, kind: str, backend: Any, wh
 
     def do(given: tuple[Store, dict[str, Any]]) -> str:
         store, opened = given
-        run = PlainRun(store, Compute(workers=1), settings.home() / "runs")
+        run = PlainRun(store, compute(count=1), settings.home() / "runs")
         return run(stage, config, **opened).digest
 
     judge(name, kind, drill(Action(name, do, prepare), backend, before, at_most=at_most(kind)))

@@ -20,6 +20,7 @@ import pytest
 from nanochat.config import DataConfig, PipelineConfig
 from nanochat.graphs.pipeline import Plan, prepare
 from nanochat.store.store import Store
+from tests.compute import compute
 
 SETTINGS = (
     "tokenizer.vocab_size=300", 'conversations.train=[{"task":"world","limit":20}]',
@@ -66,7 +67,7 @@ def test_a_fetched_run_asks_nobody(tmp_path: Path, source: tuple[str, http.serve
 def test_stages_behind_what_was_fetched_open_no_socket(
     tmp_path: Path, source: tuple[str, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanochat.config import Compute, TokenizerConfig
+    from nanochat.config import TokenizerConfig
     from nanochat.graphs.pipeline import PlainRun
     from nanochat.sources.shard_list import fetch_listing
 
@@ -74,7 +75,7 @@ def test_stages_behind_what_was_fetched_open_no_socket(
     address, _ = source
     config = PipelineConfig(data=DataConfig(source=address), tokenizer=TokenizerConfig(vocab_size=300))
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
-    run = PlainRun(store, Compute(workers=2), tmp_path / "runs")
+    run = PlainRun(store, compute(count=2), tmp_path / "runs")
     shards = fetch_listing(config.data, store)
     before = prepare(run, config, shards)
 
@@ -82,7 +83,7 @@ def test_stages_behind_what_was_fetched_open_no_socket(
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    again = PlainRun(Store(str(tmp_path / "store"), tmp_path / "cache"), Compute(workers=2), tmp_path / "runs")
+    again = PlainRun(Store(str(tmp_path / "store"), tmp_path / "cache"), compute(count=2), tmp_path / "runs")
     assert again.shards(config.data) == shards
     after = prepare(again, config, again.shards(config.data))
     assert [each.key for each in after.rows] == [each.key for each in before.rows]

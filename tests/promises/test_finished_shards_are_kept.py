@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from nanochat.config import Compute, DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config import DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
 from nanochat.graphs.pipeline import PlainRun, Text, prepare
 from nanochat.store.store import Store
+from tests.compute import compute
 
 SHARDS = 6
 CONFIG = PipelineConfig(
@@ -23,7 +24,7 @@ PROGRAM = "import sys; from tests.promises.test_finished_shards_are_kept import 
 
 def run(folder: str) -> Text:
     store = Store(f"{folder}/store", Path(folder) / "cache")
-    plain = PlainRun(store, Compute(workers=1), Path(folder) / "runs")
+    plain = PlainRun(store, compute(count=1), Path(folder) / "runs")
     return prepare(plain, CONFIG, plain.shards(CONFIG.data))
 
 

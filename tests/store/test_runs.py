@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.config import Compute, ShardConfig, WorldConfig
+from nanochat.config import ShardConfig, WorldConfig
 from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
 from nanochat.graphs.pipeline import PlainRun, Unwatched
 from nanochat.stages.download import download
@@ -20,6 +20,7 @@ from nanochat.store import runs
 from nanochat.store.artifacts import Artifact
 from nanochat.store.producer import describe_producer
 from nanochat.store.store import Store
+from tests.compute import compute
 
 DIES = """
 import sys, time
@@ -183,7 +184,7 @@ def test_the_plain_runner_says_which_stage_failed(tmp_path: Path) -> None:
         ShardConfig(name="missing", url=str(tmp_path / "missing.txt"), identity=""),
     ]
     with pytest.raises(NanochatError) as caught, runs.recording(store, "demo", {}) as record:
-        run = PlainRun(store, Compute(workers=1), tmp_path / "runs", record.watching(Unwatched()))
+        run = PlainRun(store, compute(count=1), tmp_path / "runs", record.watching(Unwatched()))
         run.map(download, shards, ["whole", "missing"])
     seen = runs.newest(store)[0].record
     assert {label: each.state for label, each in seen.stages.items()} == {

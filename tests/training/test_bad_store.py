@@ -106,7 +106,7 @@ def test_training_goes_on_while_a_checkpoint_waits_for_the_store(
         patch.setenv("AWS_ENDPOINT_URL", address)
         patch.setattr(loop, "stop_requested", enough)
         with pytest.raises(Preempted):
-            pretrain(job(data, here, f"{root}/key", config(100_000), checkpoint_every_s=0.05), ALONE)
+            pretrain(job(data, here, f"{root}/key", config(100_000), every_s=0.05), ALONE)
     assert set(kinds) <= set(done)
     said = [json.loads(line)["message"] for line in (here / "metrics.jsonl").read_text().splitlines()]
     assert not [line for line in said if "could not be saved" in line], "it was waited for"
@@ -130,7 +130,7 @@ def test_a_slow_store_has_fewer_checkpoints_and_not_slower_steps(
         patch.setenv("AWS_ENDPOINT_URL", address)
         patch.setattr(loop, "stop_requested", lambda: len(done) > 3)
         with pytest.raises(Preempted):
-            pretrain(job(data, here, f"{root}/key", config(100_000), checkpoint_every_s=0.01), ALONE)
+            pretrain(job(data, here, f"{root}/key", config(100_000), every_s=0.01), ALONE)
     steps = whole(Objects(root), tmp_path / "whole")
     assert steps[-1] == outage.steps()
     assert steps[-1] > 5 * len(done)

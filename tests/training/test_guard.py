@@ -59,7 +59,7 @@ def test_it_rolls_back_and_goes_around(
 ) -> None:
     bad_at([15], nats, monkeypatch)
     address = (tmp_path / "checkpoints" / "key").as_uri()
-    work = job(data, tmp_path, address, guarded(20, "roll_back"), checkpoint_every_s=1e-6, log_every_steps=look_every)
+    work = job(data, tmp_path, address, guarded(20, "roll_back"), every_s=1e-6, log_every_steps=look_every)
     pretrain(work, ALONE)
     steps = [step for step, _, _ in curve(tmp_path)]
     assert steps == sorted(set(steps)) and steps[-1] == 20  # each step once: what was taken back is not shown
@@ -79,7 +79,7 @@ def test_it_gives_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             pretrain(job(data, tmp_path / "none", of=guarded(20, "roll_back")), ALONE)
     bad_at(list(range(12, 40)), float("nan"), monkeypatch)
     address = (tmp_path / "checkpoints" / "key").as_uri()
-    work = job(data, tmp_path / "some", address, guarded(20, "roll_back"), checkpoint_every_s=1e-6)
+    work = job(data, tmp_path / "some", address, guarded(20, "roll_back"), every_s=1e-6)
     with pytest.raises(Diverged, match="The loss is nan"):
         pretrain(work, ALONE)
 

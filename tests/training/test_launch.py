@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pytest
 
-from nanochat.config import Compute
 from nanochat.errors import (
     BadConfig,
     BadSource,
@@ -26,6 +25,7 @@ from nanochat.errors import (
 )
 from nanochat.workers.launch import launch, rank_count, rendezvous
 from nanochat.workers.rank_log import first_words
+from tests.compute import compute
 from tests.training.tiny import context
 from tests.training.worker import Orders
 
@@ -88,7 +88,7 @@ def test_a_timeout_ends_everything(tmp_path: Path) -> None:
 
 def test_a_rank_that_hangs_ends_all_and_says_where(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"Rank 1 has not got on .* `worker\.py` line \d+: `time\.sleep\(600\)`"):
-        go("hang", tmp_path, ranks=2, silence_s=2)
+        go("hang", tmp_path, ranks=2, watchdog_timeout_s=2)
     assert not of_job(tmp_path)
     assert "[rank 1] hangs:" in (tmp_path / "log.txt").read_text()
 
@@ -149,19 +149,19 @@ def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> No
 
 
 def test_what_cannot_be_started_is_refused() -> None:
-    with pytest.raises(BadConfig, match=r"compute\.rendezvous"):
-        rendezvous(Compute(nodes=2), 1)
-    with pytest.raises(BadConfig, match=r"`compute\.node` is 2, and there are 2"):
-        rendezvous(Compute(nodes=2, rendezvous="a:1", node=2), 1)
-    assert "--nnodes=2" in rendezvous(Compute(nodes=2, rendezvous="a:1"), 1)
-    assert rank_count(Compute(device="cpu")) == 1
-    assert rank_count(Compute(device="cpu", ranks=3)) == 3
+    with pytest.raises(BadConfig, match=r"compute\.parallelism\.rendezvous"):
+        rendezvous(compute(nodes=2), 1)
+    with pytest.raises(BadConfig, match=r"`compute\.parallelism\.node` is 2, and there are 2"):
+        rendezvous(compute(nodes=2, rendezvous="a:1", node=2), 1)
+    assert "--nnodes=2" in rendezvous(compute(nodes=2, rendezvous="a:1"), 1)
+    assert rank_count(compute(device="cpu")) == 1
+    assert rank_count(compute(device="cpu", ranks=3)) == 3
 
 
 def test_no_gpu_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(BadConfig, match="0 GPUs"):
-        rank_count(Compute(device="cuda"))
+        rank_count(compute(device="cuda"))
 
 
 def test_the_first_words_are_those_of_the_rank_that_failed_first() -> None:

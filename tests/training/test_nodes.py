@@ -13,10 +13,10 @@ from nanochat.store.store import Store
 from tests.test_whole_chain import TINY
 
 
-def start(home: Path, store: Path, *compute: str) -> subprocess.Popen[str]:
+def start(home: Path, store: Path, *parallelism: str) -> subprocess.Popen[str]:
     changes = (*TINY, "pretrain.precision=fp32")
     words = [word for change in changes for word in ("--set", change)]
-    words += [word for each in ("device=cpu", *compute) for word in ("--compute", each)]
+    words += [word for each in ("device=cpu", *parallelism) for word in ("--compute", f"parallelism.{each}")]
     return subprocess.Popen(
         [sys.executable, "-m", "nanochat.cli", "run", "--plain", "--store", store.as_uri(), *words],
         env={**os.environ, "NANOCHAT_HOME": str(home), "OMP_NUM_THREADS": "1", "NANOCHAT_ADDRESS": "127.0.0.1"},

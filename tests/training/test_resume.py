@@ -87,7 +87,7 @@ def test_a_wall_clock_that_jumps_changes_nothing(data: Path, tmp_path: Path, mon
             clock.jump_to(jumps[int(done)])
 
     url = (tmp_path / "checkpoints" / "key").as_uri()
-    how = {"ranks": 2, "exact": True, "checkpoint_every_s": 0.01, "timeout_s": 300}
+    how = {"ranks": 2, "exact": True, "every_s": 0.01, "timeout_s": 300}
     launched(data, tmp_path / "jumped", url, progress=progress, **how)
     monkeypatch.undo()
     pretrain(job(data, tmp_path / "whole", exact=True), ALONE)

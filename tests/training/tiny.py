@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.config import Compute, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
+from nanochat.config import Horizon, ModelConfig, OptimizerConfig, PretrainConfig
 from nanochat.execution.stage import Context
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.workers.job import Job
 from nanochat.workers.launch import launch
+from tests.compute import compute
 from tests.rows import write_rows
 
 T = 32
@@ -56,22 +57,22 @@ def config(steps: int = 12, **optimizer: float) -> PretrainConfig:
     )
 
 
-def context(folder: Path, progress: Progress = silent, checkpoints: str = "", **compute: Any) -> Context:
-    """`compute` changes what says how to run."""
+def context(folder: Path, progress: Progress = silent, checkpoints: str = "", **how: Any) -> Context:
+    """`how` sets fields of `Compute`."""
     (folder / "out").mkdir(parents=True)
-    return Context(Compute(**{"device": "cpu", "ranks": 1, **compute}), progress, checkpoints, folder)
+    return Context(compute(**{"device": "cpu", "ranks": 1, **how}), progress, checkpoints, folder)
 
 
 def launched(
-    data: Path, folder: Path, checkpoints: str = "", steps: int = 12, progress: Progress = silent, **compute: Any
+    data: Path, folder: Path, checkpoints: str = "", steps: int = 12, progress: Progress = silent, **how: Any
 ) -> dict[str, Any]:
     """Pretraining under torchrun; its payload is in `folder/out`."""
-    around = context(folder, progress, checkpoints, **compute)
+    around = context(folder, progress, checkpoints, **how)
     inputs: dict[str, Path | list[Path]] = {"vocabulary": data / "vocabulary", "rows": data / "rows" / "rows.json"}
     return launch("nanochat.training.pretrain", config(steps), inputs, folder / "out", around)
 
 
-def job(data: Path, folder: Path, checkpoints: str = "", of: PretrainConfig | None = None, **compute: Any) -> Job:
+def job(data: Path, folder: Path, checkpoints: str = "", of: PretrainConfig | None = None, **how: Any) -> Job:
     """The job of a worker that is called in this process."""
     (folder / "out").mkdir(parents=True)
     return Job(
@@ -81,7 +82,7 @@ def job(data: Path, folder: Path, checkpoints: str = "", of: PretrainConfig | No
         out=str(folder / "out"),
         folder=str(folder),
         checkpoints=checkpoints,
-        compute=Compute(**{"device": "cpu", **compute}),
+        compute=compute(**{"device": "cpu", **how}),
     )
 
 
@@ -95,5 +96,5 @@ if __name__ == "__main__":
     data, folder, ranks, steps = sys.argv[1:]
     launched(
         Path(data), Path(folder), (Path(data) / "checkpoints" / f"of-{ranks}").as_uri(), int(steps),
-        ranks=int(ranks), checkpoint_every_s=0.1,
+        ranks=int(ranks), every_s=0.1,
     )  # fmt: skip

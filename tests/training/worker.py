@@ -46,7 +46,7 @@ def work(job: Job, world: World) -> dict[str, Any]:
                 time.sleep(0.05)
             raise Preempted
         case "hang":
-            pulse = Watchdog(job, world.rank, job.compute.silence_s)
+            pulse = Watchdog(job, world.rank, job.compute.supervision.watchdog_timeout_s)
             for step in range(1000):
                 pulse.beat()
                 if step == 3 and world.rank == 1:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import pytest
 from pydantic import ValidationError
 
-from nanochat.config import AbsentMeans, Compute, Config, Horizon, PipelineConfig, PretrainConfig, canonical_json
+from nanochat.config import (
+    AbsentMeans,
+    Compute,
+    Config,
+    DataWorkers,
+    Horizon,
+    PipelineConfig,
+    PretrainConfig,
+    canonical_json,
+)
+from nanochat.profiles import override
 
 
 class Small(Config):
@@ -69,5 +80,28 @@ def test_configs_are_frozen() -> None:
     [(8, 1, 1, 8), (8, 3, 3, 2), (8, 8, 8, 1), (8, 1000, 8, 1), (1, 5, 1, 1), (2, 0, 1, 2)],
 )
 def test_shards_side_by_side_share_the_threads(workers: int, shards: int, at_once: int, threads_each: int) -> None:
-    compute = Compute(workers=workers)
-    assert (compute.at_once(shards), compute.shared(shards).workers) == (at_once, threads_each)
+    compute = Compute(data_workers=DataWorkers(count=workers))
+    assert (compute.data_workers.at_once(shards), compute.shared(shards).data_workers.count) == (at_once, threads_each)
+
+
+def test_names_from_before_the_groups_are_read_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    old = {
+        "workers": 3, "task_runner": "dask", "scheduler": "tcp://a:1", "shards_per_task": 4, "device": "cpu",
+        "ranks": 2, "nodes": 2, "rendezvous": "a:1", "node": 1, "micro_batch_rows": 8, "exact": True, "compile": "off",
+        "attention": "sdpa", "checkpoint_every_s": 9, "keep_checkpoints": 5, "keep_checkpoint_every_steps": 6,
+        "silence_s": 7, "timeout_s": 8, "log_every_steps": 10, "trackers": ["wandb"],
+    }  # fmt: skip
+    compute = Compute.model_validate(old)
+    assert set(old) == set(Compute.renamed_fields)
+    for name, path in Compute.renamed_fields.items():
+        group, field = path.split(".")
+        value = getattr(getattr(compute, group), field)
+        assert value == (tuple(old[name]) if name == "trackers" else old[name])
+        assert f"`{name}` is called `{path}` now; the old name will not work in the next release." in caplog.messages
+    assert override(Compute(), [f"{name}={json.dumps(value)}" for name, value in old.items()]) == compute
+    assert Compute.model_validate_json(compute.model_dump_json()) == compute
+
+
+def test_the_current_name_of_a_field_takes_precedence() -> None:
+    both = Compute.model_validate({"ranks": 2, "node": 1, "parallelism": {"ranks": 4, "nodes": 2}}).parallelism
+    assert (both.ranks, both.node, both.nodes) == (4, 1, 2)

@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 import torch
 
-from nanochat.config import Compute
 from nanochat.errors import BadConfig
 from nanochat.model.gpt import GPT
 from nanochat.training.micro_batch import even_share, micro_batch_rows, most_that_fits
 from nanochat.workers.ranks import World
+from tests.compute import compute
 
 
 def test_the_most_that_fits_follows_from_one_and_two_rows() -> None:
@@ -38,5 +38,5 @@ def test_shares_are_even(rows: int, most: int, share: int) -> None:
 def test_ranks_that_cannot_add_up_exactly_are_refused(world_size: int, batch_rows: int) -> None:
     world, model = World(0, world_size, torch.device("cpu")), cast(GPT, None)
     with pytest.raises(BadConfig, match=f"{world_size} ranks cannot share 12 rows"):
-        micro_batch_rows(Compute(exact=True), model, 512, batch_rows, world)
-    assert micro_batch_rows(Compute(exact=True), model, 512, batch_rows, World(0, 4, torch.device("cpu"))) == 1
+        micro_batch_rows(compute(exact=True), model, 512, batch_rows, world)
+    assert micro_batch_rows(compute(exact=True), model, 512, batch_rows, World(0, 4, torch.device("cpu"))) == 1

@@ -17,6 +17,7 @@ from nanochat.training import device_setup
 from nanochat.training.device_setup import compute_dtype, fit
 from nanochat.training.trackers import open_tracker
 from nanochat.workers.job import Job
+from tests.compute import compute
 from tests.unit.test_gpt import built
 
 CPU = torch.device("cpu")
@@ -41,16 +42,16 @@ def test_the_stage_refuses_before_torch_is_started(
 ) -> None:
     monkeypatch.setattr(stage, "launch", lambda *_: pytest.fail("torchrun was started"))
     made = cast(Any, SimpleNamespace(metrics={"vocab_size": 300, "sequence_len": 64}, path=None))
-    context = cast(Any, SimpleNamespace(compute=Compute(device="cpu", ranks=3)))
+    context = cast(Any, SimpleNamespace(compute=compute(device="cpu", ranks=3)))
     with pytest.raises(BadConfig, match=says):
         stage.pretrain.function(config, made, [made], out=None, context=context)
 
 
 def test_ranks_that_cannot_add_up_exactly_are_refused() -> None:
     for ranks, nodes in ((0, 3), (1, 1), (2, 4)):
-        assert override(Compute(), ["exact=true", f"ranks={ranks}", f"nodes={nodes}"]).exact
-    with pytest.raises(BadConfig, match="`exact`: sums are exact on 1, 2, 4, 8, … ranks; these are 6"):
-        override(Compute(), ["exact=true", "ranks=3", "nodes=2"])
+        assert compute(exact=True, ranks=ranks, nodes=nodes).parallelism.exact
+    with pytest.raises(BadConfig, match=r"`parallelism\.exact`: sums are exact on 1, 2, 4, 8, … ranks; these are 6"):
+        override(Compute(), ["parallelism.exact=true", "parallelism.ranks=3", "parallelism.nodes=2"])
 
 
 def test_the_dtype_is_what_the_machine_is_fast_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def leases(home: Path) -> list[Path]:
     ids=["plain-HUP", "prefect-TERM"],
 )
 def test_a_run_that_is_told_to_end_leaves_nothing_behind(home: Path, how: list[str], number: signal.Signals) -> None:
-    run = start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "ranks=1")
+    run = start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1")
     until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
     assert run.poll() is None, run.stdout and run.stdout.read()
     assert leases(home)
@@ -123,7 +123,7 @@ def _namespace() -> tuple[str, ...]:
 
 def test_the_first_process_of_a_container_ends_in_order(home: Path) -> None:
     """It is given no default handlers, and the orphans; its TERM comes from outside."""
-    run = start(home, "run", "--plain", *ENDLESS, *TRAINS, "--compute", "ranks=1", prefix=_namespace())
+    run = start(home, "run", "--plain", *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1", prefix=_namespace())
     until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
     assert run.poll() is None, run.stdout and run.stdout.read()
     (first,) = psutil.Process(run.pid).children()
