@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from nanochat.config import Checkpointing, Compute, Kernels, Parallelism
+from nanochat.config.compute import Checkpointing, Compute, Kernels, Parallelism
 
 VOCABULARY, T = 32_768, 512
 WARMUP_STEPS = 3
@@ -37,7 +37,7 @@ def measure(folder: Path, url: str, args: argparse.Namespace) -> None:
     """Trains in this process, and leaves the time of each step, and of each save from its begin to its end."""
     import torch
 
-    from nanochat.config import Horizon, ModelConfig, PretrainConfig
+    from nanochat.config.training import Horizon, ModelConfig, PretrainConfig
     from nanochat.store.objects import Objects
     from nanochat.training import loop
     from nanochat.training.checkpoint import Checkpoints

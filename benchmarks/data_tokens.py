@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nanochat._rustbpe import PATTERNS
-from nanochat.config import Compute, DataWorkers, ShardConfig, TokenizerConfig, TokensConfig
+from nanochat.config.compute import Compute, DataWorkers
+from nanochat.config.data import ShardConfig, TokenizerConfig, TokensConfig
 from nanochat.graphs.pipeline import Each, PlainRun
 from nanochat.stages.download import download
 from nanochat.stages.tokenizer import train_tokenizer

@@ -26,7 +26,7 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.config.training import ModelConfig, OptimizerConfig
 from nanochat.data.loader import Loader
 from nanochat.data.row_index import open_rows
 from nanochat.model.architecture import Architecture

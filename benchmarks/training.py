@@ -65,7 +65,8 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     began = time.perf_counter()
     import torch
 
-    from nanochat.config import Compute, ModelConfig, OptimizerConfig
+    from nanochat.config.compute import Compute
+    from nanochat.config.training import ModelConfig, OptimizerConfig
     from nanochat.data.loader import Loader, sequential
     from nanochat.data.row_index import open_rows
     from nanochat.evaluation.bits_per_byte import bits_per_byte

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from nanochat.config import OptimizerConfig
+from nanochat.config.training import OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon import POLAR_EXPRESS

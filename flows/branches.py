@@ -10,7 +10,8 @@ from prefect.runtime import flow_run
 
 from flows.execute import Said, answered, asked, execute, title
 from flows.pipeline import ProfileName
-from nanochat.config import Compute, PipelineConfig
+from nanochat.config.compute import Compute
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import headline
 from nanochat.graphs import branches
 from nanochat.store.artifacts import Artifact

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from nanochat.config import Config
+from nanochat.config.base import Config
 from nanochat.store.manifest import Manifest
 
 

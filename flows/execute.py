@@ -21,11 +21,14 @@ from flows.runners import runners
 from flows.submit import Handle, PrefectRun
 from flows.tasks import WATCH, Stopped, open_store
 from nanochat import settings
-from nanochat.config import Compute, Config, PipelineConfig
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
+from nanochat.config.overrides import parse
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.failures import to_nanochat_error
 from nanochat.graphs.pipeline import Handles
-from nanochat.profiles import PROFILES, parse
+from nanochat.profiles import PROFILES
 from nanochat.profiles import profile as profile_named
 from nanochat.store.artifacts import Artifact
 from nanochat.store.runs import recording

@@ -14,7 +14,8 @@ from flows.execute import Asked, Said, answered, asked, execute, title
 from flows.pages import link, put, table
 from flows.pipeline import ProfileName
 from flows.submit import PrefectRun
-from nanochat.config import Compute, PipelineConfig
+from nanochat.config.compute import Compute
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NotFound
 from nanochat.graphs import branches
 from nanochat.graphs.pipeline import Handle, Handles, Result, pinned, pipeline, publish_aliases

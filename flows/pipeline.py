@@ -9,7 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows.execute import Said, answered, asked, execute, title
-from nanochat.config import Compute, PipelineConfig
+from nanochat.config.compute import Compute
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.graphs.pipeline import pipeline, publish_aliases
 
 ProfileName = Literal["demo", "cpu", "d12", "speedrun"]

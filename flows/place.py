@@ -12,7 +12,8 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from nanochat.config import Compute, Config
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
 from nanochat.errors import NotFound
 from nanochat.execution.stage import Inputs, Stage
 from nanochat.progress import Progress

@@ -12,7 +12,8 @@ from flows.site.server import begin
 from flows.site.server_check import without_login
 from flows.site.state_files import held
 from nanochat import settings
-from nanochat.config import Compute, PipelineConfig
+from nanochat.config.compute import Compute
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import Screen
 
 

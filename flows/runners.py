@@ -11,7 +11,7 @@ from typing import Any
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from nanochat import settings
-from nanochat.config import Compute, DataWorkers
+from nanochat.config.compute import Compute, DataWorkers
 from nanochat.errors import BadConfig
 
 

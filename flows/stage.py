@@ -13,10 +13,11 @@ from flows.execute import Said, answered
 from flows.place import FLOW
 from flows.submit import expect_success
 from flows.tasks import WATCH, open_store, stage_task
-from nanochat.config import Compute, Config
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
+from nanochat.config.overrides import parse
 from nanochat.errors import BadConfig, NotFound
 from nanochat.graphs.pipeline import STAGES
-from nanochat.profiles import parse
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 

@@ -20,7 +20,9 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.calls import Batch, Call, Calls, Given, Made, Upstream
 from flows.tasks import WATCH, Stopped, stage_task
-from nanochat.config import Compute, Config, DataConfig, ShardConfig
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
+from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.errors import NanochatError, StageFailed
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import Each, deal, list_shards

@@ -25,7 +25,7 @@ from flows.pages import publish, remember
 from flows.place import elsewhere
 from flows.progress import TaskProgress
 from nanochat import settings
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 from nanochat.errors import NanochatError, StageFailed
 from nanochat.execution.stage import Inputs, Stage
 from nanochat.graphs.pipeline import Unwatched, Watch

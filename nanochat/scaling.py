@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nanochat.config import MAX_INTEGER, Horizon, PretrainConfig
+from nanochat.config.base import MAX_INTEGER
+from nanochat.config.training import Horizon, PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.model.architecture import Architecture
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 
 GROUPS = {name: group for group, values in Compute().model_dump().items() for name in values}
 

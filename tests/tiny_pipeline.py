@@ -12,22 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.config import (
-    BaseEvaluationConfig,
-    ChatEvaluationConfig,
-    ModelConfig,
-    PipelineConfig,
-    PretrainConfig,
-    ReportConfig,
-    SFTConfig,
-)
+from nanochat.config.chat import ChatEvaluationConfig, SFTConfig
+from nanochat.config.overrides import override
+from nanochat.config.pipeline import PipelineConfig, ReportConfig
+from nanochat.config.training import BaseEvaluationConfig, ModelConfig, PretrainConfig
 from nanochat.errors import DamagedArtifact
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.graphs import pipeline
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
-from nanochat.profiles import override, profile
+from nanochat.profiles import profile
 from nanochat.store.artifacts import (
     Artifact,
     Conversations,

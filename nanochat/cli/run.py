@@ -23,7 +23,8 @@ from nanochat.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from nanochat.config import Compute, PipelineConfig
+    from nanochat.config.compute import Compute
+    from nanochat.config.pipeline import PipelineConfig
     from nanochat.errors import NanochatError
     from nanochat.execution.stage import Stage
     from nanochat.graphs.pipeline import Result
@@ -32,9 +33,10 @@ if TYPE_CHECKING:
 
 def _configured(profile: str, changes: list[str] | None, compute: list[str] | None) -> tuple[PipelineConfig, Compute]:
     from nanochat import profiles
+    from nanochat.config.overrides import override
 
     chosen = profiles.profile(profile)
-    return profiles.override(chosen.config, changes or []), profiles.override(chosen.compute, compute or [])
+    return override(chosen.config, changes or []), override(chosen.compute, compute or [])
 
 
 class _PlainWatch:

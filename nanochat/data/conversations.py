@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from nanochat._rustbpe import plan_padded
-from nanochat.config import ConversationsConfig, MixtureItem
+from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
 from nanochat.progress import Progress

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nanochat.config import BaseEvaluationConfig
+from nanochat.config.training import BaseEvaluationConfig
 from nanochat.data.loader import sequential
 from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte

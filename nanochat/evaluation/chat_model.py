@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nanochat.config import ChatEvaluationConfig
+from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadSource
 from nanochat.evaluation.chat_tasks import Answered, answer_choices, answer_openly, chatcore, summary
 from nanochat.inference.engine import Engine

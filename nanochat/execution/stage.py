@@ -26,7 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from nanochat.config import Compute, Config
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
 from nanochat.errors import NanochatError, StageFailed, WrongKind
 from nanochat.failures import convert_errors
 from nanochat.progress import Progress

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat.config import PipelineConfig, PretrainConfig
+from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.training import PretrainConfig
 from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.graphs.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare

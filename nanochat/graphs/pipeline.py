@@ -14,7 +14,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, Self
 
-from nanochat.config import Compute, Config, DataConfig, PipelineConfig, ShardConfig
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
+from nanochat.config.data import DataConfig, ShardConfig
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import NanochatError, Preempted
 from nanochat.execution.stage import Stage

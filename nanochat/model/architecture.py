@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nanochat.config import Config, ModelConfig
+from nanochat.config.base import Config
+from nanochat.config.training import ModelConfig
 from nanochat.errors import BadConfig
 
 VALUE_GATE_CHANNELS = 12

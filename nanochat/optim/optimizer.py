@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.config import OptimizerConfig
+from nanochat.config.training import OptimizerConfig
 from nanochat.optim.adamw import AdamW, Run, Table
 from nanochat.optim.exact_sum import sum_scattered
 from nanochat.optim.muon import muon_step, second_moment_shape

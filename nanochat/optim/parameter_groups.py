@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from nanochat.config import OptimizerConfig
+from nanochat.config.training import OptimizerConfig
 from nanochat.scaling import Hyperparameters
 
 REFERENCE_WIDTH = 768

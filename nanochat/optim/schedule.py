@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nanochat.config import OptimizerConfig, SFTConfig
+from nanochat.config.chat import SFTConfig
+from nanochat.config.training import OptimizerConfig
 
 MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END, MOMENTUM_WARMUP_STEPS = 0.85, 0.97, 0.90, 400
 SFT_MOMENTUM_PEAK, SFT_MOMENTUM_WARMUP_STEPS = 0.95, 300

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.text import Text
 
-from nanochat.config import MAX_INTEGER, MAX_VOCABULARY
+from nanochat.config.base import MAX_INTEGER, MAX_VOCABULARY
 from nanochat.console import Console
 from nanochat.errors import BadConfig
 from nanochat.inference.engine import Engine

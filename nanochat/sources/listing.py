@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
 from nanochat.progress import silent
 from nanochat.sources import hub

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from nanochat import settings
-from nanochat.config import DataConfig, ShardConfig
+from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.errors import BadSource, DamagedTransfer
 from nanochat.progress import Progress, silent
 from nanochat.sources import hub

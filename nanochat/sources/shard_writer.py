@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.config import ShardConfig, WorldConfig
+from nanochat.config.data import ShardConfig, WorldConfig
 from nanochat.errors import BadSource
 from nanochat.progress import Progress
 from nanochat.sources.documents import (

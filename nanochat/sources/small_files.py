@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.config import DataConfig, ShardConfig
+from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.errors import BadSource
 from nanochat.sources.documents import read_documents, with_text
 from nanochat.sources.file_names import file_format, named

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from nanochat.config import DataConfig, canonical_json
+from nanochat.config.base import canonical_json
+from nanochat.config.data import DataConfig
 from nanochat.errors import StoreUnreachable
 from nanochat.sources.listing import Found
 from nanochat.sources.local_files import is_local, local_path

@@ -6,7 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from nanochat.config import DataCardConfig
+from nanochat.config.data import DataCardConfig
 from nanochat.data.data_card import describe
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.report.data_card import as_markdown

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import ConversationsConfig, MixtureItem, canonical_json
+from nanochat.config.base import canonical_json
+from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.data.conversations import listed, questions_of, render_mixture, write_rows
 from nanochat.data.rows import rows_per_block
 from nanochat.execution.stage import Context, Metrics, stage

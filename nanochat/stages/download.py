@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import ShardConfig
+from nanochat.config.data import ShardConfig
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.sources.shard_list import write_shard
 from nanochat.store.artifacts import RawShard

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import BaseEvaluationConfig, ChatEvaluationConfig
+from nanochat.config.chat import ChatEvaluationConfig
+from nanochat.config.training import BaseEvaluationConfig
 from nanochat.data.row_index import write_index
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import Conversations, Evaluation, Model, Rows

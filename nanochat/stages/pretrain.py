@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import Compute, PretrainConfig
+from nanochat.config.compute import Compute
+from nanochat.config.training import PretrainConfig
 from nanochat.data.row_index import write_index
 from nanochat.errors import BadConfig, BadSource
 from nanochat.execution.stage import Context, Metrics, stage

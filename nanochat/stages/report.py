@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import ReportConfig
+from nanochat.config.pipeline import ReportConfig
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.report.report import Made, render
 from nanochat.store.artifacts import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import RowsConfig
+from nanochat.config.data import RowsConfig
 from nanochat.data.packing import pack_tokens
 from nanochat.data.rows import rows_per_block
 from nanochat.execution.stage import Context, Metrics, stage

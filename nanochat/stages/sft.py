@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat.config import SFTConfig
+from nanochat.config.chat import SFTConfig
 from nanochat.data.row_index import write_index
 from nanochat.errors import BadSource
 from nanochat.execution.stage import Context, Metrics, stage

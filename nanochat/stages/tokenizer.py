@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nanochat.config import TokenizerConfig
+from nanochat.config.data import TokenizerConfig
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.sources.documents import open_parquet, total_bytes, total_characters
 from nanochat.store.artifacts import RawShard, Vocabulary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from nanochat.config import TokensConfig
+from nanochat.config.data import TokensConfig
 from nanochat.data.document_stats import Ledger
 from nanochat.data.token_shards import Encoded, write_tokens
 from nanochat.execution.stage import Context, Metrics, stage

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from nanochat.config import canonical_json
+from nanochat.config.base import canonical_json
 from nanochat.errors import DamagedArtifact
 from nanochat.store.object_names import ObjectName, ObjectPath
 from nanochat.store.producer import Producer

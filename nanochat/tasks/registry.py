@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.config import MixtureItem
+from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadConfig
 from nanochat.tasks import arc, gsm8k, identity, mmlu, own_conversations, smoltalk, spelling, world
 from nanochat.tasks.conversation import Question, Task

@@ -27,7 +27,7 @@ import numpy as np
 
 from nanochat import _rustbpe
 from nanochat._rustbpe import PATTERN, derived_merges
-from nanochat.config import canonical_json
+from nanochat.config.base import canonical_json
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact, NoSuchToken
 from nanochat.tokenizer.special_tokens import check_special_tokens, number_special_tokens
 from nanochat.tokenizer.text_batches import Texts, arrow_chunks, as_strings, feed, is_arrow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 from nanochat.errors import BadConfig
 from nanochat.model.attention import best_backend
 from nanochat.model.float8 import fits_float8

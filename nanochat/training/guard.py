@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nanochat.config import GuardConfig
+from nanochat.config.training import GuardConfig
 from nanochat.errors import Diverged
 
 LOWER_THE_RATES = "Lower the rates (`pretrain.optimizer`), or raise `batch_tokens`; checkpoints are kept."

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.config import GuardConfig
+from nanochat.config.training import GuardConfig
 from nanochat.data.loader import IGNORED, Batch, Loader
 from nanochat.data.row_index import RowSet
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory

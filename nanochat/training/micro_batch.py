@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 from nanochat.errors import BadConfig
 from nanochat.model.gpt import GPT
 from nanochat.workers.ranks import World

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nanochat.config import PretrainConfig
+from nanochat.config.training import PretrainConfig
 from nanochat.data.loader import sequential
 from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape

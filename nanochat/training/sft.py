@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from nanochat.config import PretrainConfig, SFTConfig
+from nanochat.config.chat import SFTConfig
+from nanochat.config.training import PretrainConfig
 from nanochat.data.loader import IGNORED, sequential
 from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import of_equal_shape

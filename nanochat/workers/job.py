@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 
 
 class Job(BaseModel):

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanochat import settings
-from nanochat.config import Compute, Config
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
 from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, Unexpected, from_json
 from nanochat.execution.stage import Context, NotFirstNode
 from nanochat.workers.job import Job

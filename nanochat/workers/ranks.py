@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat import settings
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 from nanochat.failures import to_nanochat_error, traceback_text
 from nanochat.workers.job import Job, write_error
 

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 
 from nanochat import settings
-from nanochat.config import Compute
+from nanochat.config.compute import Compute
 from nanochat.errors import StageFailed
 from nanochat.progress import Progress
 from nanochat.store.objects import Objects

@@ -6,15 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-from nanochat.config import (
-    ConversationsConfig,
-    PipelineConfig,
-    PretrainConfig,
-    ReportConfig,
-    SFTConfig,
-    ShardConfig,
-    TokenizerConfig,
-)
+from nanochat.config.chat import ConversationsConfig, SFTConfig
+from nanochat.config.data import ShardConfig, TokenizerConfig
+from nanochat.config.pipeline import PipelineConfig, ReportConfig
+from nanochat.config.training import PretrainConfig
 from nanochat.errors import BadConfig, SourceUnreachable
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.graphs.pipeline import Each, Result, Run

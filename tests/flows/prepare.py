@@ -13,7 +13,8 @@ from typing import Any
 
 from flows.site.server import begin
 from nanochat import settings
-from nanochat.config import DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.graphs.pipeline import Text, prepare
 from tests.compute import compute
 

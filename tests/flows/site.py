@@ -18,7 +18,8 @@ from typing import Any
 
 import psutil
 
-from nanochat.profiles import override, profile
+from nanochat.config.overrides import override
+from nanochat.profiles import profile
 from tests.test_whole_chain import TINY
 
 PROJECT = Path(__file__).parents[2]

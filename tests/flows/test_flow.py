@@ -22,10 +22,12 @@ from rich.console import Console
 
 from flows.site.server import begin, server
 from nanochat import settings
-from nanochat.config import PipelineConfig, WorldConfig
+from nanochat.config.data import WorldConfig
+from nanochat.config.overrides import override
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import Screen
 from nanochat.errors import NanochatError
-from nanochat.profiles import PROFILES, override
+from nanochat.profiles import PROFILES
 from nanochat.store.runs import RunRecord, newest
 from nanochat.store.store import Store
 from tests.compute import compute

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nanochat.config import Checkpointing, Compute, Parallelism, PipelineConfig
+from nanochat.config.compute import Checkpointing, Compute, Parallelism
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import BadConfig
 from nanochat.profiles import PROFILES, profile
 

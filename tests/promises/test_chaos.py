@@ -22,8 +22,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nanochat.config.overrides import override
 from nanochat.graphs.pipeline import PlainRun, prepare
-from nanochat.profiles import override, profile
+from nanochat.profiles import profile
 from nanochat.stages.pretrain import pretrain
 from nanochat.store import retention
 from nanochat.store.store import Store

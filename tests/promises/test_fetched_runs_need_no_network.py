@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import DataConfig, PipelineConfig
+from nanochat.config.data import DataConfig
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.graphs.pipeline import Plan, prepare
 from nanochat.store.store import Store
 from tests.compute import compute
@@ -67,7 +68,7 @@ def test_a_fetched_run_asks_nobody(tmp_path: Path, source: tuple[str, http.serve
 def test_stages_behind_what_was_fetched_open_no_socket(
     tmp_path: Path, source: tuple[str, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nanochat.config import TokenizerConfig
+    from nanochat.config.data import TokenizerConfig
     from nanochat.graphs.pipeline import PlainRun
     from nanochat.sources.shard_list import fetch_listing
 

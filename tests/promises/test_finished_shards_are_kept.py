@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from nanochat.config import DataConfig, PipelineConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.graphs.pipeline import PlainRun, Text, prepare
 from nanochat.store.store import Store
 from tests.compute import compute

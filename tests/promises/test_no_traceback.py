@@ -24,10 +24,13 @@ from hypothesis import strategies as st
 
 from nanochat.cli import main as door
 from nanochat.cli.app import app
-from nanochat.config import Compute, Config, PipelineConfig, canonical_json
+from nanochat.config.base import Config, canonical_json
+from nanochat.config.compute import Compute
+from nanochat.config.overrides import override, parse
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NanochatError, SourceUnreachable
 from nanochat.graphs import pipeline
-from nanochat.profiles import DEMO, override, parse
+from nanochat.profiles import DEMO
 from nanochat.scaling import derive_hyperparameters
 from nanochat.store import runs
 from nanochat.store.producer import describe_producer

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
-from nanochat.config import Config, DataConfig, PipelineConfig, ShardConfig
+from nanochat.config.base import Config
+from nanochat.config.data import DataConfig, ShardConfig
+from nanochat.config.overrides import override
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NanochatError
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import deal, flatten, pipeline
-from nanochat.profiles import PROFILES, override
+from nanochat.profiles import PROFILES
 from nanochat.sources.shard_list import list_shards
 
 AFTER_PRETRAIN = {"pretrain", "evaluate_base", "sft", "evaluate_chat", "report"}

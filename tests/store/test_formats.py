@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.errors import DamagedArtifact, NewerFormat
 from nanochat.sources import snapshots
 from nanochat.store import runs, trash

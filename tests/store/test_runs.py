@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.config import ShardConfig, WorldConfig
+from nanochat.config.data import ShardConfig, WorldConfig
 from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
 from nanochat.graphs.pipeline import PlainRun, Unwatched
 from nanochat.stages.download import download

@@ -24,7 +24,8 @@ import functools, os, sys, time
 from pathlib import Path
 
 import nanochat.execution.stage as stages
-from nanochat.config import Compute, ReportConfig
+from nanochat.config.compute import Compute
+from nanochat.config.pipeline import ReportConfig
 from nanochat.progress import silent
 from nanochat.store.artifacts import Report
 from nanochat.store.store import Store

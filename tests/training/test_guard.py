@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.config import GuardConfig, PretrainConfig
+from nanochat.config.training import GuardConfig, PretrainConfig
 from nanochat.errors import Diverged
 from nanochat.training import loop
 from nanochat.training.guard import Guard

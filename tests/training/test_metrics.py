@@ -72,7 +72,7 @@ def test_tensorboard_writes_into_the_runs_folder(tmp_path: Path) -> None:
 
 
 def test_the_gradient_norm_is_that_of_the_averaged_gradient() -> None:
-    from nanochat.config import OptimizerConfig
+    from nanochat.config.training import OptimizerConfig
     from nanochat.optim.optimizer import build_optimizer
     from nanochat.optim.schedule import StepRates
     from nanochat.scaling import hyperparameters_from_steps

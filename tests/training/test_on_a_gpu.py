@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.config import GuardConfig, ModelConfig
+from nanochat.config.training import GuardConfig, ModelConfig
 from nanochat.errors import BadConfig
 from nanochat.model.attention import BACKENDS, best_backend, prepare_backend
 from nanochat.training.pretrain import pretrain

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.config import SFTConfig
+from nanochat.config.chat import SFTConfig
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
 from nanochat.model.files import load_model
 from nanochat.training import loop

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
-from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.config.training import ModelConfig, OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.adamw import Run

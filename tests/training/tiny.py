@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.config import Horizon, ModelConfig, OptimizerConfig, PretrainConfig
+from nanochat.config.training import Horizon, ModelConfig, OptimizerConfig, PretrainConfig
 from nanochat.execution.stage import Context
 from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nanochat.config import Config
+from nanochat.config.base import Config
 from nanochat.errors import BadSource
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import Preempted, World, main, stop_requested, sum_over_ranks

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from nanochat.config import ModelConfig
+from nanochat.config.training import ModelConfig
 from nanochat.data.loader import IGNORED, Batch
 from nanochat.errors import BadSource
 from nanochat.evaluation.bits_per_byte import bits_per_byte

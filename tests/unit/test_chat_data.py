@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.config import MixtureItem
+from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadConfig, BadSource
 from nanochat.tasks.chat_rows import conversation_of
 from nanochat.tasks.fields import Counts, FieldRules

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import ConversationsConfig, DataConfig, MixtureItem
+from nanochat.config.chat import ConversationsConfig, MixtureItem
+from nanochat.config.data import DataConfig
 from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import BadConfig, BadSource
 from nanochat.sources.listing import list_files

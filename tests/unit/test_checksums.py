@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
 from nanochat.sources.checksum_files import read_sums
 from nanochat.sources.shard_list import list_shards, write_shard

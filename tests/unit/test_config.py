@@ -8,17 +8,11 @@ from typing import Annotated
 import pytest
 from pydantic import ValidationError
 
-from nanochat.config import (
-    AbsentMeans,
-    Compute,
-    Config,
-    DataWorkers,
-    Horizon,
-    PipelineConfig,
-    PretrainConfig,
-    canonical_json,
-)
-from nanochat.profiles import override
+from nanochat.config.base import AbsentMeans, Config, canonical_json
+from nanochat.config.compute import Compute, DataWorkers
+from nanochat.config.overrides import override
+from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.training import Horizon, PretrainConfig
 
 
 class Small(Config):

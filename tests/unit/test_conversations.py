@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nanochat.config import ConversationsConfig, MixtureItem
+from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.data import conversations as made
 from nanochat.data.conversations import questions_of, render_mixture, times_seen, with_file_hashes, write_rows
 from nanochat.data.row_index import open_rows

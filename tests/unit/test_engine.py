@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.config import ModelConfig
+from nanochat.config.training import ModelConfig
 from nanochat.errors import BadConfig
 from nanochat.inference.engine import Engine
 from nanochat.inference.kv_cache import KVCache

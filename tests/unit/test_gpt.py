@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.config.training import ModelConfig, OptimizerConfig
 from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_model, save_model

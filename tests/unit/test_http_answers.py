@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.sources import retry
 from nanochat.sources.shard_list import list_shards, write_shard

@@ -33,7 +33,7 @@ configs:
 PROGRAM = """
 import json, sys, tempfile, types
 from pathlib import Path
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.sources import retry
 from nanochat.sources.shard_list import list_shards, write_shard
 from nanochat.errors import NanochatError

@@ -22,7 +22,7 @@ import pytest
 PROGRAM = """
 import json, logging, sys, types
 import huggingface_hub.utils._http as client
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.sources.shard_list import list_shards, write_shard
 from nanochat.errors import NanochatError
 from nanochat.sources import retry

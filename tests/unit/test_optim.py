@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanochat.config import ModelConfig, OptimizerConfig
+from nanochat.config.training import ModelConfig, OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon import POLAR_EXPRESS, polar_factor

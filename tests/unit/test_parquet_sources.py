@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import DataConfig
+from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
 from nanochat.sources.documents import batch_documents, open_parquet, read_documents
 from nanochat.sources.shard_list import list_shards, write_shard

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nanochat.config.overrides import override
 from nanochat.errors import BadConfig, NotFound
-from nanochat.profiles import PROFILES, override, profile
+from nanochat.profiles import PROFILES, profile
 from nanochat.scaling import derive_hyperparameters
 
 

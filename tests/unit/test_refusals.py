@@ -8,10 +8,12 @@ from typing import Any, cast
 import pytest
 import torch
 
-from nanochat.config import Compute, ModelConfig, PipelineConfig, PretrainConfig
+from nanochat.config.compute import Compute
+from nanochat.config.overrides import override
+from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.training import ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.graphs.pipeline import pipeline
-from nanochat.profiles import override
 from nanochat.stages import pretrain as stage
 from nanochat.training import device_setup
 from nanochat.training.device_setup import compute_dtype, fit

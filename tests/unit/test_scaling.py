@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.config import Horizon, ModelConfig, PretrainConfig
+from nanochat.config.training import Horizon, ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.model.architecture import Architecture
 from nanochat.scaling import derive_hyperparameters

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from nanochat.config import OptimizerConfig, SFTConfig
+from nanochat.config.chat import SFTConfig
+from nanochat.config.training import OptimizerConfig
 from nanochat.optim.schedule import rates, sft_rates
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.config import DataConfig, ShardConfig, WorldConfig
+from nanochat.config.data import DataConfig, ShardConfig, WorldConfig
 from nanochat.errors import BadSource, SourceUnreachable
 from nanochat.sources import hub, retry
 from nanochat.sources.shard_list import fetch_listing, list_shards, shard_names, write_shard

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import Compute, DataConfig, ShardConfig
+from nanochat.config.compute import Compute
+from nanochat.config.data import DataConfig, ShardConfig
+from nanochat.config.overrides import override
 from nanochat.errors import BadSource
 from nanochat.graphs.pipeline import PlainRun, prepare
-from nanochat.profiles import override, profile
+from nanochat.profiles import profile
 from nanochat.sources import small_files
 from nanochat.sources.shard_list import fetch_listing, list_shards, write_shard
 from nanochat.store.store import Store

@@ -20,7 +20,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 
-from nanochat.config import DataConfig, ShardConfig
+from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.sources import retry
 from nanochat.sources.shard_list import list_shards, write_shard

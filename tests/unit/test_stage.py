@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from nanochat.config import Compute, Config
+from nanochat.config.base import Config
+from nanochat.config.compute import Compute
 from nanochat.errors import NoSpace, Unexpected, WrongKind
 from nanochat.execution.stage import Context, Metrics, Stage, stage
 from nanochat.progress import silent

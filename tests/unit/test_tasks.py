@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nanochat.config import MixtureItem
+from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadSource
 from nanochat.tasks.chat_rows import conversation_of
 from nanochat.tasks.fields import Counts, FieldRules

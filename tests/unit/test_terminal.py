@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nanochat.config import ModelConfig
+from nanochat.config.training import ModelConfig
 from nanochat.errors import BadConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import save_model
