@@ -13,7 +13,10 @@ from flows.pages import put, table
 from flows.tasks import open_store
 from nanochat import settings
 from nanochat.errors import NanochatError
-from nanochat.store import retention, verification
+from nanochat.store.deletion import delete_garbage
+from nanochat.store.garbage import find_garbage
+from nanochat.store.repair import repair_store
+from nanochat.store.verification import check_artifacts
 
 
 @flow(name="verify-store", persist_result=False)
@@ -26,10 +29,10 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
     """
     try:
         opened = open_store(store or settings.store_url(), read_only=not repair)
-        found = verification.examine(opened)
+        found = check_artifacts(opened)
         damaged = {manifest.folder: "; ".join(problems) for manifest, problems in found.damaged}
         damaged |= {path: error.message for path, error in found.broken.items()}
-        taken = verification.repair(opened, found) if repair and damaged else None
+        taken = repair_store(opened, found) if repair and damaged else None
     except NanochatError as error:
         return Failed(message=str(error), data=error)
     said = f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed)."
@@ -65,11 +68,11 @@ def gc_flow(
     """
     try:
         opened = open_store(store or settings.store_url(), read_only=not delete)
-        plan = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
+        plan = find_garbage(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
         rows = [[item.what, f"`{item.name}`", f"{item.bytes / 1e6:,.2f}", item.why] for item in plan.items]
         said = f"{len(plan.items)} to delete, {plan.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
         if delete and plan.items:
-            done = retention.delete(opened, plan)
+            done = delete_garbage(opened, plan)
             said = f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
             if done.trash_id:
                 said += f" `nanochat gc --restore {done.trash_id}` takes that back."

@@ -13,7 +13,7 @@ from nanochat.errors import BadConfig, NanochatError
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
-    from nanochat.store.trash import Restored
+    from nanochat.store.restore import Restored
 
 
 @app.command
@@ -30,8 +30,8 @@ def verify(
     Example: `nanochat verify chat/latest`
     """
     from nanochat.lineage.ancestry import ancestors
-    from nanochat.store.verification import examine
-    from nanochat.store.verification import repair as take_out
+    from nanochat.store.repair import repair_store
+    from nanochat.store.verification import check_artifacts
 
     opened = open_store(store, read_only=not repair)
     manifests: list[Manifest] | None = None
@@ -43,7 +43,7 @@ def verify(
         def say(manifest: Manifest, position: int, count: int) -> None:
             status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position} of {count})")
 
-        found = examine(opened, manifests, say)
+        found = check_artifacts(opened, manifests, say)
     for manifest, problems in found.damaged:
         for problem in problems:
             out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
@@ -53,7 +53,7 @@ def verify(
         out.print(f"[red]unreadable[/] {escape(path)}: {escape(error.message)}")
     out.print(f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed).")
     damaged = len(found.damaged) + len(found.broken)
-    if damaged and repair and (record := take_out(opened, found)):
+    if damaged and repair and (record := repair_store(opened, found)):
         for part in record.parts:
             out.print(f"taken out: {part.name}", markup=False)
         out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
@@ -87,7 +87,10 @@ def gc(
 
     Examples: `nanochat gc --keep-runs 1 --delete`, `nanochat gc --restore`
     """
-    from nanochat.store import retention, trash
+    from nanochat.store import trash
+    from nanochat.store.deletion import delete_garbage
+    from nanochat.store.garbage import find_garbage
+    from nanochat.store.restore import restore_deletion
 
     if trash_id and not restore:
         raise BadConfig(f"`{trash_id}` is for `--restore`.", hint=f"`nanochat gc --restore {trash_id}`")
@@ -95,9 +98,9 @@ def gc(
         raise BadConfig("`--restore` and `--delete` exclude each other.")
     opened = open_store(store, read_only=not (delete or restore))
     if restore:
-        _say_restored(trash.restore(opened, trash_id))
+        _say_restored(restore_deletion(opened, trash_id))
         return
-    planned = retention.plan(opened, keep_runs=keep_runs, min_age_hours=min_age_hours, trash_hours=trash_hours)
+    planned = find_garbage(opened, keep_runs=keep_runs, min_age_hours=min_age_hours, trash_hours=trash_hours)
     for note in planned.notes:
         out.print(escape(note))
     for name, target in opened.aliases().items():
@@ -130,7 +133,7 @@ def gc(
     if not delete:
         out.print("Nothing was deleted; `nanochat gc --delete` does it.")
         return
-    done = retention.delete(opened, planned, on_wait=lambda whom: out.print(f"waiting for {whom}"))
+    done = delete_garbage(opened, planned, on_wait=lambda whom: out.print(f"waiting for {whom}"))
     spared = f"; {len(done.spared)} spared, they came into use or went meanwhile" if done.spared else ""
     out.print(f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB{spared}.")
     if done.trash_id:

@@ -26,7 +26,9 @@ from nanochat.config.overrides import override
 from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import profile
 from nanochat.stages.pretrain import pretrain
-from nanochat.store import retention
+from nanochat.store import deletion, reachability
+from nanochat.store.deletion import delete_garbage
+from nanochat.store.garbage import find_garbage
 from nanochat.store.store import Store
 from tests.compute import compute
 from tests.test_whole_chain import TINY
@@ -141,9 +143,9 @@ def leaked(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is still there of checkpoints, leases and half-written files when `gc` has run, once it may."""
     store = Store((home / "store").as_uri(), home / "cache")
     with monkeypatch.context() as patch:
-        patch.setattr(retention, "_now", lambda: time.time() + LATER_S)
-        patch.setattr(retention, "CLOCKS_DIFFER_S", 2 * LATER_S)
-        retention.delete(store, retention.plan(store, keep_runs=0, min_age_hours=0))
+        patch.setattr(reachability, "now_s", lambda: time.time() + LATER_S)
+        patch.setattr(deletion, "CLOCKS_DIFFER_S", 2 * LATER_S)
+        delete_garbage(store, find_garbage(store, keep_runs=0, min_age_hours=0))
     left = [entry for folder in ("v1/checkpoints", "v1/leases") for entry in store.objects.list(folder)]
     return [entry.path for entry in [*left, *store.objects.unfinished("v1")]]
 

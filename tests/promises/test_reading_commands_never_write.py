@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from nanochat.cli.main import app
-from nanochat.store import runs, trash
+from nanochat.store import runs
+from nanochat.store.repair import discard
 from nanochat.store.store import Store
 from tests.faults import faulty
-from tests.store.test_retention import key, publish
+from tests.store.test_garbage import key, publish
 
 READING: dict[str, list[list[str]]] = {
     "ls": [[], ["--stage", "download"]],
@@ -82,7 +83,7 @@ def fill(url: str, cache: Path) -> str:
     with runs.recording(store, "demo", {}) as record:
         record.ended("a", store.artifact(a, reused=True), 0.0)
     runs.pin(store, record.record.id)
-    trash.take_out(store, [c], "a test")
+    discard(store, [c], "a test")
     lost = publish(store, "lost")
     store.objects.delete([f"{lost.folder}/{lost.payload}/data"])
     store.objects.write(f"v1/artifacts/download/{key('orphan')}/attempt/data", b"half")

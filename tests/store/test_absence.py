@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from nanochat.errors import DamagedArtifact, NanochatError, StoreError, StoreUnreachable, SystemFailed, SystemRefused
-from nanochat.store import retention, runs, trash
+from nanochat.store import runs, trash
+from nanochat.store.deletion import delete_garbage
+from nanochat.store.garbage import find_garbage
 from nanochat.store.lease import lease
 from nanochat.store.objects import Objects
 from nanochat.store.store import Store
 from tests.faults import Fault, faulty
-from tests.store.test_retention import collect, key, publish, used
+from tests.store.test_garbage import collect, key, publish, used
 from tests.store.test_trash import ALL, NEEDED, shelf, there
 
 FOLDERS = ["v1", "aliases", "chat", "runs", "pins", "trash", "artifacts", "download", "leases"]
@@ -53,9 +55,9 @@ def test_gc_refuses_when_a_folder_cannot_be_listed(folder: str, number: int, tmp
     runs.pin(store, used(store, store.resolve(key("bc")[:8])))
     (tmp_path / "store/v1/trash").mkdir()
     (tmp_path / "store/v1/leases").mkdir()
-    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    planned = find_garbage(store, keep_runs=0, min_age_hours=0)
     with scandir_fails(folder, number) as refused:
-        for work in (lambda: retention.plan(store), lambda: retention.delete(store, planned)):
+        for work in (lambda: find_garbage(store), lambda: delete_garbage(store, planned)):
             with pytest.raises(StoreError) as caught:
                 work()
             assert "cannot be read" in str(caught.value)
@@ -75,13 +77,13 @@ def test_gc_refuses_when_one_record_cannot_be_read(what: str, tmp_path: Path, mo
             raise StoreError("Permission denied.")
         return read(asked)
 
-    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    planned = find_garbage(store, keep_runs=0, min_age_hours=0)
     with monkeypatch.context() as patch:
         patch.setattr(store.objects.backend, "read", refuse)
         with pytest.raises(StoreError, match="Permission denied"):
-            retention.plan(store, keep_runs=0, min_age_hours=0)
+            find_garbage(store, keep_runs=0, min_age_hours=0)
         with pytest.raises(StoreError, match="Permission denied"):
-            retention.delete(store, planned)
+            delete_garbage(store, planned)
     assert there(store) == ALL
 
 
@@ -248,7 +250,7 @@ def look_at(store: Store) -> list[Callable[[], Any]]:
         lambda: runs.newest(store),
         lambda: runs.pins(store),
         lambda: trash.deletions(store),
-        lambda: retention.plan(store, keep_runs=0, min_age_hours=0),
+        lambda: find_garbage(store, keep_runs=0, min_age_hours=0),
         lambda: store.objects.unfinished("v1"),
         lambda: store.objects.size("v1/aliases/kept.json"),
         lambda: store.objects.download("v1/aliases/kept.json", store.payloads.cache_root / "copy"),
@@ -439,9 +441,9 @@ def test_a_server_that_does_not_tell_of_uploads_is_said_and_one_that_is_away_is_
             monkeypatch.setenv("AWS_ENDPOINT_URL", url)
             store = Store(root_s3, tmp_path / "cache", read_only=True)
             if passes:
-                (note,) = retention.plan(store, keep_runs=0, min_age_hours=0).notes
+                (note,) = find_garbage(store, keep_runs=0, min_age_hours=0).notes
                 assert "Uploads that were never finished are left alone" in note
             else:
                 with pytest.raises(StoreUnreachable):
-                    retention.plan(store, keep_runs=0, min_age_hours=0)
+                    find_garbage(store, keep_runs=0, min_age_hours=0)
         assert done

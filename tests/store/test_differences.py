@@ -11,10 +11,10 @@ import pytest
 
 from nanochat.lineage.ancestry import descendants, tree_down
 from nanochat.lineage.differences import Call, beside_key, in_key, nearest
-from nanochat.store import trash
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest, compute_key
 from nanochat.store.producer import describe_producer
+from nanochat.store.repair import discard
 from nanochat.store.store import Store
 
 
@@ -75,7 +75,7 @@ def test_fields_versions_and_numbers_of_inputs_are_told(bench: Bench) -> None:
 def test_other_bytes_for_the_same_key_are_told(bench: Bench) -> None:
     old = bench.make("download", {"name": "a"}, text="one")
     first = bench.make("tokenize", {}, raw=old)
-    trash.take_out(bench.store, [old], "a test")
+    discard(bench.store, [old], "a test")
     second = bench.make("tokenize", {}, raw=bench.make("download", {"name": "a"}, text="two"))
     assert told(in_key(bench.store, first, second)) == [
         "tokenize ← raw: download: the same was asked for, and other bytes came out"
@@ -85,7 +85,7 @@ def test_other_bytes_for_the_same_key_are_told(bench: Bench) -> None:
 def test_what_has_left_the_store_is_told(bench: Bench) -> None:
     raw = bench.make("download", {"name": "a"})
     one, two = (bench.make("tokenize", {}, raw=each) for each in (raw, bench.make("download", {"name": "b"})))
-    trash.take_out(bench.store, [raw], "a test")
+    discard(bench.store, [raw], "a test")
     assert told(in_key(bench.store, one, two)) == [
         f"tokenize ← raw: download: download {raw.key[:8]} has left the store"
     ]

@@ -16,7 +16,7 @@ from nanochat.errors import BadConfig, NoSpace, StoreError, StoreUnreachable
 from nanochat.store import local
 from nanochat.store.objects import Objects
 from nanochat.store.store import Store
-from tests.store.test_retention import publish
+from tests.store.test_garbage import publish
 
 NO_LINK = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EACCES]
 

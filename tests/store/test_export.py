@@ -14,7 +14,7 @@ import pytest
 from nanochat.cli.export import STAGED, export
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.store.store import Store
-from tests.store.test_retention import publish
+from tests.store.test_garbage import publish
 
 
 @pytest.fixture

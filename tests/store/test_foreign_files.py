@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import DamagedArtifact
-from nanochat.store import retention, runs, trash
+from nanochat.store import runs
+from nanochat.store.garbage import find_garbage
+from nanochat.store.restore import restore_deletion
 from nanochat.store.store import Store
-from tests.store.test_retention import collect, key, publish
+from tests.store.test_garbage import collect, key, publish
 
 FOREIGN = [
     ".DS_Store", "._chat.json", "Thumbs.db", "desktop.ini", "chat.json~", ".chat.json.swp", "chat.json.bak", "chat.tmp",
@@ -42,9 +44,9 @@ def test_they_are_left_alone_everywhere(name: str, tmp_path: Path) -> None:
     assert store.payloads.verify(gone) == []
     assert [run.record.id for run in runs.newest(store)] == [record.record.id]
     assert runs.pins(store) == {record.record.id}
-    assert [item.name for item in retention.plan(store, keep_runs=0, min_age_hours=0).items] == [f"download/{gone.key}"]
+    assert [item.name for item in find_garbage(store, keep_runs=0, min_age_hours=0).items] == [f"download/{gone.key}"]
     collect(store)
-    trash.restore(store)
+    restore_deletion(store)
     collect(store)
     assert store.find("download", key("gone")) is None
     assert store.find("download", key("kept")) == kept

@@ -14,7 +14,7 @@ from nanochat.errors import DamagedArtifact, NewerFormat
 from nanochat.sources import snapshots
 from nanochat.store import runs, trash
 from nanochat.store.store import Store
-from tests.store.test_retention import collect, key, publish, used
+from tests.store.test_garbage import collect, key, publish, used
 
 DATA = DataConfig(source="https://host/x.txt")
 

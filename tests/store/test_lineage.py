@@ -9,9 +9,9 @@ import pytest
 
 from nanochat.lineage.ancestry import ancestors, as_json, family, oldest_first, tree
 from nanochat.lineage.picture import as_mermaid, fold
-from nanochat.store import trash
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest, Name
+from nanochat.store.repair import discard
 from nanochat.store.store import Store
 
 
@@ -31,7 +31,7 @@ def test_the_tree_shows_every_source_once(store: Store, made: tuple[list[Artifac
 
 def test_what_is_gone_is_said_and_nothing_is_removed(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
-    trash.take_out(store, [raw[0].manifest], "a test")
+    discard(store, [raw[0].manifest], "a test")
     hollow = raw[1].manifest
     store.objects.delete([f"{hollow.folder}/{hollow.payload}/data"])
     text = "\n".join(tree(store, top))

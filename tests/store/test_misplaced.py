@@ -12,10 +12,13 @@ import pytest
 
 from nanochat.cli.main import command
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound
-from nanochat.store import retention, runs, trash
+from nanochat.store import runs, trash
+from nanochat.store.garbage import find_garbage
+from nanochat.store.repair import repair_store
+from nanochat.store.restore import restore_deletion
 from nanochat.store.store import Store
-from nanochat.store.verification import examine, repair
-from tests.store.test_retention import collect, key, publish, there, used
+from nanochat.store.verification import check_artifacts
+from tests.store.test_garbage import collect, key, publish, there, used
 
 
 @pytest.fixture
@@ -59,8 +62,8 @@ def test_a_copied_stage_takes_nothing_of_the_first_along(store: Store) -> None:
     shutil.copytree(folder(store).parent, folder(store).parent.with_name("download-backup"))
     with pytest.raises(DamagedArtifact):
         collect(store)
-    assert len(examine(store).broken) == 3
-    repair(store, examine(store))
+    assert len(check_artifacts(store).broken) == 3
+    repair_store(store, check_artifacts(store))
     collect(store)
     assert there(store) == {"kept", "old"}
 
@@ -70,7 +73,7 @@ def test_all_that_is_wrong_is_said_at_once(store: Store, capsys: pytest.CaptureF
     next(folder(store).rglob("data")).write_bytes(b"x")
     lost = used(store, publish(store, "other"))
     store.objects.write(f"v1/runs/{lost}.json", b"")
-    found = examine(store)
+    found = check_artifacts(store)
     assert [manifest.key for manifest, _ in found.damaged] == [key("kept")]
     assert set(found.broken) == {f"v1/artifacts/download/{key('old')}/manifest.json", f"v1/runs/{lost}.json"}
     assert (found.artifacts, found.whole) == (4, 2)
@@ -101,32 +104,32 @@ def test_what_a_repair_took_out_comes_back(root: str, tmp_path: Path) -> None:
     store.objects.write(f"v1/runs/{lost}.json", b"")
     store.objects.write(f"v1/artifacts/download/{key('a')}/manifest.json", b"{")
     before = contents(store)
-    record = repair(store, examine(store))
+    record = repair_store(store, check_artifacts(store))
     assert record
-    assert examine(store).broken == {}
+    assert check_artifacts(store).broken == {}
     assert runs.everything(store) == []
-    assert trash.restore(store, record.id).problems == ()
+    assert restore_deletion(store, record.id).problems == ()
     assert contents(store) == before
 
 
 def test_a_broken_manifest_that_was_made_again_stays_in_the_trash(store: Store) -> None:
     (folder(store, "gone") / "manifest.json").write_bytes(b"{")
-    record = repair(store, examine(store))
+    record = repair_store(store, check_artifacts(store))
     assert record
     publish(store, "gone")
-    before = examine(store).whole
-    assert "made again" in trash.restore(store, record.id).problems[0]
+    before = check_artifacts(store).whole
+    assert "made again" in restore_deletion(store, record.id).problems[0]
     assert [each.record.id for each in trash.deletions(store)] == [record.id]
-    assert examine(store).whole == before
+    assert check_artifacts(store).whole == before
 
 
 def test_a_record_that_was_mended_meanwhile_is_left_alone(store: Store) -> None:
     path = f"v1/artifacts/download/{key('gone')}/manifest.json"
     data = store.objects.read(path)
     store.objects.write(path, b"")
-    found = examine(store)
+    found = check_artifacts(store)
     store.objects.write(path, data)
-    assert repair(store, found) is None
+    assert repair_store(store, found) is None
     assert store.objects.read(path) == data
 
 
@@ -205,7 +208,7 @@ def test_a_reference_that_nothing_can_have_is_not_found(name: str, store: Store)
 @pytest.mark.parametrize("field", ["keep_runs", "min_age_hours", "trash_hours"])
 def test_a_deletion_by_no_number_is_refused(field: str, odd: float, store: Store) -> None:
     with pytest.raises(NanochatError):
-        retention.plan(store, **{field: odd})  # type: ignore[arg-type]
+        find_garbage(store, **{field: odd})  # type: ignore[arg-type]
 
 
 def test_a_time_without_a_zone_is_named(store: Store) -> None:
@@ -214,7 +217,7 @@ def test_a_time_without_a_zone_is_named(store: Store) -> None:
     content: dict[str, Any] = json.loads(store.objects.read(path))
     content["producer"]["ended"] = "2026-01-01T00:00:00"
     store.objects.write(path, json.dumps(content).encode())
-    assert set(examine(store).broken) == {path}
+    assert set(check_artifacts(store).broken) == {path}
 
 
 def test_gc_says_that_an_alias_keeps_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

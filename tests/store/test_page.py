@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from nanochat.lineage.page import as_page
-from nanochat.store import trash
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest
+from nanochat.store.repair import discard
 from nanochat.store.store import Store
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
@@ -82,7 +82,7 @@ def test_each_artifact_is_told_and_the_sources_stand_at_the_end(
 
 def test_what_is_gone_has_no_link_and_is_said(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
-    trash.take_out(store, [raw[4].manifest], "a test")
+    discard(store, [raw[4].manifest], "a test")
     page = Page(as_page(store, top))
     assert f"#download-{raw[4].key}" not in page.links
     assert "download download (gone)" in page.text

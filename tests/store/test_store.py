@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, StoreError, StoreUnreachable
-from nanochat.store import trash
 from nanochat.store.manifest import Manifest
 from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
+from nanochat.store.repair import discard
 from nanochat.store.s3 import _without_login
 from nanochat.store.store import Store
 
@@ -166,7 +166,7 @@ def test_a_flipped_byte_is_found(store: Store, tmp_path: Path) -> None:
     assert store.payloads.verify(manifest) == ["the bytes of `train.parquet` have changed"]
     with pytest.raises(DamagedArtifact, match="verify --repair"):
         _ = store.artifact(manifest, reused=True).path
-    trash.take_out(store, [manifest], "a test")
+    discard(store, [manifest], "a test")
     assert store.find("download", KEY) is None
 
 
@@ -188,7 +188,7 @@ def test_aliases_move_and_races_lose_nothing(store: Store, tmp_path: Path) -> No
     assert store.resolve("chat/latest") == manifests[2]
     assert list(store.aliases()) == ["chat/latest"]
     assert store.alias("chat/latest") == f"download/{manifests[2].key}"
-    trash.take_out(store, [manifests[2]], "a test")
+    discard(store, [manifests[2]], "a test")
     with pytest.raises(NotFound, match="which is gone"):
         store.resolve("chat/latest")
 

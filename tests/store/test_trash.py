@@ -14,9 +14,13 @@ import pytest
 
 from nanochat.cli.maintenance import gc
 from nanochat.errors import BadConfig, DamagedArtifact, NewerFormat, NoSpace, NotFound, StoreError
-from nanochat.store import retention, s3, trash
+from nanochat.store import deletion, s3, trash
+from nanochat.store.deletion import delete_garbage
+from nanochat.store.garbage import find_garbage
+from nanochat.store.repair import discard
+from nanochat.store.restore import restore_deletion
 from nanochat.store.store import Store
-from tests.store.test_retention import collect, key, later, publish, there
+from tests.store.test_garbage import collect, key, later, publish, there
 
 CHANGES = ("write", "create", "swap", "upload", "move", "delete", "abandon")
 
@@ -71,11 +75,11 @@ def test_a_deletion_can_be_taken_back(root: str, tmp_path: Path) -> None:
     done = collect(store)
     assert there(store) == NEEDED
     assert store.objects.list("v1/checkpoints") == []
-    restored = trash.restore(store, done.trash_id)
+    restored = restore_deletion(store, done.trash_id)
     assert (restored.problems, len(restored.parts)) == ((), 3)
     assert there(store) == ALL
     assert contents(store) == before, "the trash is empty, and everything is as it was"
-    planned = retention.plan(store, keep_runs=0, min_age_hours=24)
+    planned = find_garbage(store, keep_runs=0, min_age_hours=24)
     assert [item.what for item in planned.items] == [], "what was taken back is spared for a day"
 
 
@@ -96,7 +100,7 @@ def test_nothing_that_was_made_again_is_replaced(tmp_path: Path) -> None:
     again = publish(store, "c")
     assert deleted
     assert again.payload != deleted.payload
-    restored = trash.restore(store)
+    restored = restore_deletion(store)
     assert [part.name for part in restored.parts if part.what == "artifact"] == [f"download/{key('bc')}"]
     assert len(restored.problems) == 1
     assert "made again" in restored.problems[0]
@@ -110,16 +114,16 @@ def test_after_its_time_the_trash_is_emptied_by_the_next_deletion(
 ) -> None:
     store = shelf(tmp_path, root)
     done = collect(store, trash_hours=24)
-    assert retention.plan(store).items == ()
+    assert find_garbage(store).items == ()
     later(monkeypatch, 25 * 3600)
-    planned = retention.plan(store)
+    planned = find_garbage(store)
     assert [(item.what, item.name) for item in planned.items] == [("trash", done.trash_id)], "it is said first"
     assert trash.deletions(store), "and not done by saying it"
-    retention.delete(store, planned)
+    delete_garbage(store, planned)
     assert trash.deletions(store) == []
     assert store.objects.list("v1/trash", everything=True) == []
     with pytest.raises(NotFound, match=r"trash of .* is empty"):
-        trash.restore(store)
+        restore_deletion(store)
 
 
 def test_without_hours_nothing_is_kept(tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_a_name_that_is_not_in_the_trash_is_refused(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     collect(store)
     with pytest.raises(NotFound, match="no deletion `nothing`"):
-        trash.restore(store, "nothing")
+        restore_deletion(store, "nothing")
 
 
 def test_hidden_files_of_a_payload_go_and_come_back(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_hidden_files_of_a_payload_go_and_come_back(tmp_path: Path) -> None:
     store.objects.write(f"{manifest.folder}/manifest.json", record.model_dump_json().encode())
     collect(store)
     assert store.objects.size(f"{place}/.hidden~") is None
-    trash.restore(store)
+    restore_deletion(store)
     assert store.payloads.missing(record) == []
 
 
@@ -155,11 +159,11 @@ def test_hidden_files_of_a_payload_go_and_come_back(tmp_path: Path) -> None:
 def test_killed_anywhere_a_deletion_is_completed_or_taken_back(way: str, tmp_path: Path) -> None:
     for changes in range(100):
         store = shelf(tmp_path / str(changes))
-        planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+        planned = find_garbage(store, keep_runs=0, min_age_hours=0)
         finished = True
         with killed_after(store, changes):
             try:
-                retention.delete(store, planned)
+                delete_garbage(store, planned)
             except Killed:
                 finished = False
         for manifest in store.manifests():
@@ -168,7 +172,7 @@ def test_killed_anywhere_a_deletion_is_completed_or_taken_back(way: str, tmp_pat
             collect(store)
             assert there(store) == NEEDED, f"killed after {changes} changes"
         while trash.deletions(store):
-            assert trash.restore(store).problems == (), f"killed after {changes} changes"
+            assert restore_deletion(store).problems == (), f"killed after {changes} changes"
         assert there(store) == ALL, f"killed after {changes} changes"
         assert store.payloads.verify(store.resolve("kept")) == []
         if finished:
@@ -184,7 +188,7 @@ def test_killed_anywhere_taking_back_is_completed_or_undone(tmp_path: Path) -> N
         finished = True
         with killed_after(store, changes):
             try:
-                trash.restore(store)
+                restore_deletion(store)
             except Killed:
                 finished = False
         for manifest in store.manifests():
@@ -193,7 +197,7 @@ def test_killed_anywhere_taking_back_is_completed_or_undone(tmp_path: Path) -> N
             collect(store)
             assert there(store) == NEEDED, f"killed after {changes} changes"
         while trash.deletions(store):
-            assert trash.restore(store).problems == (), f"killed after {changes} changes"
+            assert restore_deletion(store).problems == (), f"killed after {changes} changes"
         assert there(store) == ALL, f"killed after {changes} changes"
         if finished:
             assert changes > 8
@@ -221,7 +225,7 @@ def test_a_move_in_a_bucket_that_was_stopped_is_repeated(root_s3: str, tmp_path:
     collect(store)
     assert there(store) == NEEDED
     while trash.deletions(store):
-        assert trash.restore(store).problems == ()
+        assert restore_deletion(store).problems == ()
     assert there(store) == ALL
 
 
@@ -236,10 +240,10 @@ def test_a_repair_can_be_taken_back(data: bytes | None, root: str, tmp_path: Pat
     if data is not None:
         store.objects.write(damaged, data)
     assert store.payloads.verify(manifest)
-    record = trash.take_out(store, [manifest], "it was damaged")
+    record = discard(store, [manifest], "it was damaged")
     assert record
     assert store.read("download", key("c")) is None
-    assert trash.restore(store).problems == ()
+    assert restore_deletion(store).problems == ()
     assert store.read("download", key("c")) == manifest
     assert (store.objects.read(damaged) if data is not None else store.objects.size(damaged)) == data
 
@@ -248,9 +252,9 @@ def test_what_was_made_again_before_the_repair_is_left_alone(tmp_path: Path) -> 
     store = shelf(tmp_path)
     damaged = store.read("download", key("c"))
     assert damaged
-    trash.take_out(store, [damaged], "it was damaged")
+    discard(store, [damaged], "it was damaged")
     again = publish(store, "c")
-    assert trash.take_out(store, [damaged], "it was damaged") is None
+    assert discard(store, [damaged], "it was damaged") is None
     assert store.find("download", key("c")) == again
 
 
@@ -267,11 +271,11 @@ def test_a_record_that_cannot_be_read_stops_the_deletion(data: bytes, kind: type
 def test_a_clock_that_is_wrong_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = shelf(tmp_path)
     later(monkeypatch, 400 * 24 * 3600)
-    monkeypatch.setattr(retention, "CLOCKS_DIFFER_S", 3600.0)
-    planned = retention.plan(store, keep_runs=0)
+    monkeypatch.setattr(deletion, "CLOCKS_DIFFER_S", 3600.0)
+    planned = find_garbage(store, keep_runs=0)
     assert planned.items
     with pytest.raises(StoreError, match=r"9600\.0 hours ahead"):
-        retention.delete(store, planned)
+        delete_garbage(store, planned)
     assert there(store) == ALL
 
 
@@ -314,14 +318,14 @@ def test_the_commands_say_what_they_did(
 def test_hours_that_are_none_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_TRASH_HOURS", text)
     with pytest.raises(BadConfig, match=f"NANOCHAT_TRASH_HOURS` is `{text}`"):
-        retention.plan(shelf(tmp_path))
+        find_garbage(shelf(tmp_path))
 
 
 def test_a_stopped_deletion_whose_time_is_over_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = shelf(tmp_path)
-    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    planned = find_garbage(store, keep_runs=0, min_age_hours=0)
     with killed_after(store, 9), pytest.raises(Killed):
-        retention.delete(store, planned)
+        delete_garbage(store, planned)
     assert [each.record.state for each in trash.deletions(store)] == ["deleting"]
     later(monkeypatch, 25 * 3600)
     collect(store)
@@ -345,5 +349,5 @@ def test_a_large_object_is_moved_in_parts(root_s3: str, tmp_path: Path, monkeypa
 def test_what_is_whole_again_is_not_taken_out(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     manifest = store.resolve("kept")
-    assert trash.take_out(store, [manifest], "it was damaged", store.payloads.verify) is None
+    assert discard(store, [manifest], "it was damaged", store.payloads.verify) is None
     assert there(store) == ALL

@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import DamagedArtifact, NotFound
-from nanochat.store import retention, runs, trash
+from nanochat.store import deletion, reachability, runs, trash
+from nanochat.store.deletion import Deleted, delete_garbage
+from nanochat.store.garbage import GarbageItem, find_garbage
 from nanochat.store.lease import lease
 from nanochat.store.manifest import Manifest
 from nanochat.store.producer import describe_producer
@@ -57,12 +59,12 @@ def used(store: Store, *manifests: Manifest) -> str:
     return record.record.id
 
 
-def collect(store: Store, keep_runs: int = 0, trash_hours: float = 24) -> retention.Deleted:
-    planned = retention.plan(store, keep_runs=keep_runs, min_age_hours=0, trash_hours=trash_hours)
-    return retention.delete(store, planned)
+def collect(store: Store, keep_runs: int = 0, trash_hours: float = 24) -> Deleted:
+    planned = find_garbage(store, keep_runs=keep_runs, min_age_hours=0, trash_hours=trash_hours)
+    return delete_garbage(store, planned)
 
 
-def names(items: Sequence[retention.Item]) -> set[tuple[str, str]]:
+def names(items: Sequence[GarbageItem]) -> set[tuple[str, str]]:
     return {(item.what, item.name) for item in items}
 
 
@@ -82,8 +84,8 @@ def there(store: Store) -> set[str]:
 
 def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """What is there now is so much older."""
-    monkeypatch.setattr(retention, "_now", lambda: time.time() + seconds)
-    monkeypatch.setattr(retention, "CLOCKS_DIFFER_S", float("inf"))
+    monkeypatch.setattr(reachability, "now_s", lambda: time.time() + seconds)
+    monkeypatch.setattr(deletion, "CLOCKS_DIFFER_S", float("inf"))
 
 
 def test_roots_and_what_they_were_made_from_stay(store: Store) -> None:
@@ -92,11 +94,11 @@ def test_roots_and_what_they_were_made_from_stay(store: Store) -> None:
     abc = publish(store, "abc", ab, c)
     publish(store, "cd", c, d)
     store.set_alias("chat/latest", abc)
-    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    planned = find_garbage(store, keep_runs=0, min_age_hours=0)
     assert names(planned.items) == {("artifact", f"download/{key(name)}") for name in ("d", "cd")}
     assert (planned.kept, planned.bytes) == (5, sum(file.size for n in ("d", "cd") for file in _files(store, n)))
     assert len(there(store)) == 7, "a plan deletes nothing"
-    done = retention.delete(store, planned)
+    done = delete_garbage(store, planned)
     assert (names(done.items), done.spared, done.bytes) == (names(planned.items), (), planned.bytes)
     assert there(store) == {"a", "b", "c", "ab", "abc"}
     store.remove_alias("chat/latest")
@@ -131,10 +133,10 @@ def test_what_the_newest_and_the_pinned_runs_used_stays(store: Store) -> None:
 
 def test_what_is_young_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(store, "a")
-    assert retention.plan(store).items == ()
+    assert find_garbage(store).items == ()
     later(monkeypatch, 25 * 3600)
-    assert len(retention.plan(store).items) == 1
-    assert retention.plan(store, min_age_hours=26).items == ()
+    assert len(find_garbage(store).items) == 1
+    assert find_garbage(store, min_age_hours=26).items == ()
 
 
 def test_a_live_lease_protects_its_key_and_a_dead_one_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +144,7 @@ def test_a_live_lease_protects_its_key_and_a_dead_one_goes(store: Store, monkeyp
     store.objects.write(f"v1/artifacts/download/{key('b')}/attempt/data", b"half")
     store.objects.write(f"v1/checkpoints/{key('a')}/step-1/manifest.json", b"{}")
     with lease(store.objects, key("a")), lease(store.objects, key("b")):
-        assert retention.plan(store, keep_runs=0, min_age_hours=0).items == ()
+        assert find_garbage(store, keep_runs=0, min_age_hours=0).items == ()
     store.objects.write("v1/leases/dead.json", b"{}")
     later(monkeypatch, 3 * 3600)
     assert names(collect(store, trash_hours=0).items) == {
@@ -167,15 +169,15 @@ def test_leftovers_go_when_they_are_old(store: Store, monkeypatch: pytest.Monkey
         assert isinstance(store.objects.backend, Bucket)
         store.objects.backend._call("create_multipart_upload", "v1/artifacts/big")
         assert [each.path for each in store.objects.unfinished("v1")] == ["v1/artifacts/big"]
-    assert retention.plan(store).items == ()
+    assert find_garbage(store).items == ()
     later(monkeypatch, 25 * 3600)
-    planned = retention.plan(store)
+    planned = find_garbage(store)
     assert [(item.what, item.name) for item in planned.items][:3] == [
         ("payload", loser), ("checkpoints", f"v1/checkpoints/{key('kept')}"), ("unfinished", "v1/probe/x"),
     ]  # fmt: skip
     assert len(planned.items) == 4
-    retention.delete(store, planned)
-    assert {item.what for item in retention.plan(store).items} == {"trash"}, "by this clock, it is a day old"
+    delete_garbage(store, planned)
+    assert {item.what for item in find_garbage(store).items} == {"trash"}, "by this clock, it is a day old"
     assert store.objects.unfinished("v1") == []
     assert there(store) == {"kept"}
     assert [e.path for e in store.objects.list("v1/checkpoints")] == [
@@ -186,10 +188,10 @@ def test_leftovers_go_when_they_are_old(store: Store, monkeypatch: pytest.Monkey
 def test_what_came_into_use_after_the_plan_stays(store: Store) -> None:
     a, b, c = (publish(store, name) for name in "abc")
     ab = publish(store, "ab", a, b)
-    planned = retention.plan(store, keep_runs=0, min_age_hours=0)
+    planned = find_garbage(store, keep_runs=0, min_age_hours=0)
     store.set_alias("late", ab)
     publish(store, "unplanned")
-    done = retention.delete(store, planned)
+    done = delete_garbage(store, planned)
     assert names(done.items) == {("artifact", f"download/{c.key}")}
     assert len(done.spared) == 3
     assert there(store) == {"a", "b", "ab", "unplanned"}
@@ -213,8 +215,8 @@ def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypa
     monkeypatch.setattr(store.objects, "delete", find_first)
     waited: list[str] = []
     with runs.recording(mine, "demo", {}) as record:
-        planned = retention.plan(store, keep_runs=0, min_age_hours=0)
-        done = retention.delete(store, planned, on_wait=waited.append)
+        planned = find_garbage(store, keep_runs=0, min_age_hours=0)
+        done = delete_garbage(store, planned, on_wait=waited.append)
         assert found[0] is not None
         assert (mine.payloads.fetch(found[0]) / "data").read_text() == "data of ab"
     assert waited == [record.record.id]
@@ -264,7 +266,7 @@ def test_a_payload_whose_manifest_no_listing_shows_stays(store: Store, monkeypat
 
 
 def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "SILENT_S", 0.5)
+    monkeypatch.setattr(deletion, "SILENT_S", 0.5)
     a, _ = publish(store, "a"), publish(store, "b")
     dead = runs.Recording(Store(store.objects.root, Path(tempfile.mkdtemp())), "demo", {}, "")
     dead.ended("a", store.artifact(a, reused=True), 0)
@@ -279,7 +281,7 @@ def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch:
 def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that find or make, use, and let go, beside a deletion without an end: nobody meets half an artifact."""
     monkeypatch.setattr(runs, "BEAT_S", 0.05)
-    monkeypatch.setattr(retention, "POLL_S", 0.02)
+    monkeypatch.setattr(deletion, "POLL_S", 0.02)
     made, reused, problems = [], [], []
     stop = threading.Event()
 
@@ -332,7 +334,7 @@ def test_stopped_before_payloads_go_it_puts_everything_back(tmp_path: Path, monk
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(retention, "_let_runs_speak", stop)
+    monkeypatch.setattr(deletion, "_wait_for_runs", stop)
     with pytest.raises(KeyboardInterrupt):
         collect(store)
     assert there(store) == {"a", "ab"}
@@ -345,7 +347,7 @@ def test_what_cannot_be_read_is_not_guessed(tmp_path: Path) -> None:
     record = json.loads(store.objects.read(f"{kept.folder}/manifest.json"))
     store.objects.write(f"{kept.folder}/manifest.json", json.dumps({**record, "inputs": 1}).encode())
     with pytest.raises(DamagedArtifact):
-        retention.plan(store, keep_runs=0, min_age_hours=0)
+        find_garbage(store, keep_runs=0, min_age_hours=0)
 
 
 @settings(max_examples=25, deadline=None)
