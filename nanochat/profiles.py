@@ -14,12 +14,12 @@ from nanochat.config.training import BaseEvaluationConfig, Horizon, ModelConfig,
 from nanochat.errors import NotFound
 
 CLIMBMIX = "hf://karpathy/climbmix-400b-shuffle@915333b4f8b8684f39aeaafea600fea6f43fb703"
-"""6,543 shards of about 250 million characters; the last, `shard_06542`, is held out. The revision is pinned."""
+"""6,543 shards of about 250 million characters, at a fixed revision; the last, `shard_06542`, is held out."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A complete config, and how to run it where it is meant to run."""
+    """A complete config, and how to run it on the hardware that it is meant for."""
 
     summary: str
     config: PipelineConfig
@@ -27,7 +27,7 @@ class Profile:
 
 
 DEMO = Profile(
-    "A chat model of an invented world, from nothing, in five minutes on two cores.",
+    "A chat model of a small invented world, in about five minutes on two cores.",
     PipelineConfig(
         data=DataConfig(
             source="world", validation_documents=400, world=WorldConfig(shards=4, documents_per_shard=8000)
@@ -36,7 +36,7 @@ DEMO = Profile(
         rows=RowsConfig(sequence_len=256),
         pretrain=PretrainConfig(
             model=ModelConfig(depth=4, aspect_ratio=32, head_dim=32),
-            # the recipe's rates shrink with the root of the batch, to 0.09 here: a small model bears more
+            # the rule sqrt(batch / 2^19) scales the rates by 0.09 here; a small model trains better with higher ones
             optimizer=OptimizerConfig(
                 matrix_lr=0.1, head_lr=0.02, smear_lr=0.02, muon_weight_decay=0.05, warmup_steps=10
             ),
@@ -60,7 +60,7 @@ DEMO = Profile(
 )
 
 CPU = Profile(
-    "A small model of your own text on a laptop, in tens of minutes: set `data.source`.",
+    "A small model on a laptop, in tens of minutes: one shard of ClimbMix, or your own text (set `data.source`).",
     PipelineConfig(
         data=DataConfig(source=CLIMBMIX, train_shards=1),
         tokenizer=TokenizerConfig(vocab_size=8192, max_characters=100_000_000),
@@ -76,7 +76,7 @@ CPU = Profile(
             evaluation_tokens=262_144,
         ),
         base_evaluation=BaseEvaluationConfig(evaluation_tokens=524_288),
-        conversations=ConversationsConfig(  # generated; `conversations.train` takes yours, or the hub's `smoltalk`
+        conversations=ConversationsConfig(  # generated; `conversations.train` also takes your own files, or `smoltalk`
             train=(MixtureItem(task="world"), MixtureItem(task="spelling", limit=2000)),
             validation=(MixtureItem(task="world"),),
             questions=(MixtureItem(task="world"), MixtureItem(task="spelling", limit=100)),
@@ -106,7 +106,7 @@ _SFT_MIXTURE = ConversationsConfig(
 )
 
 D12 = Profile(
-    "Depth 12 (286 M parameters) on one GPU, about the size of GPT-2.",
+    "Depth 12 (286 M parameters) on one GPU.",
     PipelineConfig(
         data=DataConfig(source=CLIMBMIX, train_shards=40, validation_shard="shard_06542"),
         conversations=_SFT_MIXTURE,
@@ -116,7 +116,7 @@ D12 = Profile(
 )
 
 SPEEDRUN = Profile(
-    "Depth 24 (1.38 B parameters) on a node of eight GPUs: GPT-2's CORE in under two hours.",
+    "Depth 24 (1.38 B parameters) on a node with eight GPUs.",
     PipelineConfig(
         data=DataConfig(source=CLIMBMIX, train_shards=170, validation_shard="shard_06542"),
         pretrain=PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(unit="tokens_per_parameter", amount=8)),
@@ -132,7 +132,7 @@ PROFILES: dict[str, Profile] = {"demo": DEMO, "cpu": CPU, "d12": D12, "speedrun"
 
 
 def profile(name: str) -> Profile:
-    """The profile of that name; `NotFound` names the others."""
+    """The profile with this name. Raises `NotFound` listing the others."""
     if name not in PROFILES:
         near = difflib.get_close_matches(name, PROFILES, 1)
         hint = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(f'`{known}`' for known in PROFILES)}."

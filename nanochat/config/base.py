@@ -13,28 +13,28 @@ from pydantic_core import PydanticCustomError
 LOG = logging.getLogger("nanochat.config")
 MAX_VOCABULARY = 1 << 24
 MAX_INTEGER = (1 << 63) - 1
-"""Of any field: what torch takes as a seed, and Parquet and databases as a number."""
+"""Limit of every integer field: torch seeds, Parquet and databases hold 64 bits."""
 MAX_ITEMS = 1000
-"""Of any list."""
+"""Limit of every list."""
 MAX_SECONDS = 1e9
-"""Thirty years."""
+"""About thirty years."""
 
 Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class AbsentMeans:
-    """Marks a field added after artifacts existed: at this value it leaves the key as it was before."""
+    """Marks a field that was added after artifacts existed. At this value it is left out of the key."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class Config(BaseModel):
-    """A frozen set of knobs; each field carries a docstring (refused at import without one)."""
+    """A frozen set of fields. Every field needs a docstring: it is the help text in the form and in the reference."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     renamed_fields: ClassVar[Mapping[str, str]] = {}
-    """Old name of a field → its path today. An old name works for one release, and is logged."""
+    """Old name of a field → its current path. Old names are accepted for one release, with a warning in the log."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,15 +45,15 @@ class Config(BaseModel):
 
     @classmethod
     def current_path(cls, path: str) -> str:
-        """The path of a field, whose old name is accepted and logged."""
+        """The current path of a field; logs a warning when `path` is an old name."""
         current = cls.renamed_fields.get(path, path)
         if current != path:
-            LOG.warning("`%s` is called `%s` now; the old name will not work in the next release.", path, current)
+            LOG.warning("`%s` is now `%s`; the next release will refuse the old name.", path, current)
         return current
 
     @classmethod
     def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values with renamed fields under their current names. A value under the current name takes precedence."""
+        """Moves renamed fields to their current path. A value given under the current name takes precedence."""
         current = {name: value for name, value in values.items() if name not in cls.renamed_fields}
         for old in cls.renamed_fields.keys() & values.keys():
             group, _, name = cls.current_path(old).partition(".")
@@ -70,14 +70,14 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+    def _refuse_bool_for_number(cls, value: Any, field: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[field.field_name or ""].annotation in (int, float):
             raise PydanticCustomError("number", "input should be a number, not true or false")
         return value
 
     @field_validator("*", mode="after")
     @classmethod
-    def _what_every_value_keeps_to(cls, value: Any) -> Any:
+    def _check_limits(cls, value: Any) -> Any:
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise PydanticCustomError("integer", "input should be at most {most}", {"most": MAX_INTEGER})
         if isinstance(value, str):
@@ -86,11 +86,11 @@ class Config(BaseModel):
             if len(value) > MAX_ITEMS:
                 raise PydanticCustomError("list", "input should have at most {most} items", {"most": MAX_ITEMS})
             for each in value:
-                cls._what_every_value_keeps_to(each)
+                cls._check_limits(each)
         return value
 
     def canonical(self) -> dict[str, Any]:
-        """What enters the key: every field, nested, without those that are at their `AbsentMeans` value."""
+        """The part that enters the key: all fields, nested, except those at their `AbsentMeans` value."""
         result: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -102,7 +102,7 @@ class Config(BaseModel):
 
 
 def _check_text(text: str) -> None:
-    """Raises on what no file, database or page can hold."""
+    """Refuses text that files, databases and pages cannot hold."""
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise PydanticCustomError("text", "input should be valid Unicode without NUL characters")
 
@@ -113,12 +113,12 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # 12 and 12.0 ask for the same thing
+        return int(value)  # 12 and 12.0 mean the same
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"a {type(value).__name__} has no stable form and cannot be part of a key")
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value: sorted names, no spaces, no NaN."""
+    """A JSON value in its only spelling: sorted names, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

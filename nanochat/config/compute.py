@@ -1,4 +1,4 @@
-"""How to run: never part of a key."""
+"""How to run: `Compute`, which never enters a key."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Tracking(Config):
 
 
 def _with_old_names(schema: dict[str, Any]) -> None:
-    """A Prefect server compares the parameters of a run with this schema, and old names have to pass."""
+    """Lets old names pass a Prefect server, which checks the parameters of a run against this schema."""
     schema["additionalProperties"] = True
 
 
@@ -149,14 +149,14 @@ class Compute(Config):
     """Metrics and experiment trackers."""
 
     def with_workers(self, count: int) -> Self:
-        """The same with `count` data workers."""
+        """A copy with `count` data workers."""
         return self.model_copy(update={"data_workers": self.data_workers.model_copy(update={"count": count})})
 
     def shared(self, shards: int) -> Self:
-        """What each of these shards gets: its share of the threads."""
+        """A copy for each of these shards, with its share of the threads."""
         return self.with_workers(self.data_workers.threads() // self.data_workers.at_once(shards))
 
     def on_node(self, node: int, rendezvous: str) -> Self:
-        """The same for another node, or with a rendezvous that has been found."""
+        """A copy for the node with this index and rendezvous address."""
         update = {"node": node, "rendezvous": rendezvous}
         return self.model_copy(update={"parallelism": self.parallelism.model_copy(update=update)})

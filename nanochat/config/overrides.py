@@ -1,4 +1,4 @@
-"""Configs from values: changes by path (`--set pretrain.depth=6`) and JSON, with errors that name the field."""
+"""Changes fields by path (`--set pretrain.depth=6`) and parses configs from JSON values; errors name the field."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nanochat.errors import BadConfig
 C = TypeVar("C", bound=Config)
 
 MAX_DEPTH = 20
-"""Of a JSON value in a change."""
+"""Nesting limit of a JSON value."""
 QUOTED = 200
-"""Characters of a value in a sentence."""
+"""Characters of a value that an error message quotes."""
 
 
 def override(config: C, changes: Iterable[str]) -> C:
-    """The config with `path.to.field=value` applied; values are JSON, or else plain text.
+    """Applies changes of the form `path.to.field=value` to a config. A value that is not JSON counts as text.
 
-    Raises `BadConfig` naming the field: unknown (with the nearest name), of a wrong type, or out of range.
+    Raises `BadConfig` for an unknown field (with the nearest name), a wrong type or a value out of range.
     """
     changed: dict[str, Any] = config.model_dump(mode="json")
     for change in changes:
@@ -38,12 +38,12 @@ def override(config: C, changes: Iterable[str]) -> C:
 
 
 def _value(path: str, text: str) -> Any:
-    """The JSON value that the text is, or the text."""
+    """Parses `text` as JSON; text that is not JSON is returned as it is."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError:
         return text
-    except ValueError as error:  # a name twice, or a number of thousands of digits
+    except ValueError as error:  # a repeated name, or a number with thousands of digits
         raise BadConfig(f"`{path}`: {str(error).partition(':')[0]}, got `{shown(text)}`.") from None
     except RecursionError:
         value = None
@@ -55,7 +55,7 @@ def _value(path: str, text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name appears twice")
     return found
 
 
@@ -65,17 +65,17 @@ def _is_deep(value: Any, allowed: int) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence quotes it: one line, not long, and printable whatever it is."""
+    """A value as an error message quotes it: one short, printable line."""
     try:
         text = str(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
+    except (ValueError, RecursionError):  # an integer with thousands of digits
         return f"a very large {type(value).__name__}"
     kept = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:QUOTED])
     return "".join(kept) + "…" * (len(text) > QUOTED)
 
 
 def parse(kind: type[C], values: dict[str, Any]) -> C:
-    """A config from JSON values; `BadConfig` in one sentence that names the field."""
+    """Parses a config from JSON values. Raises `BadConfig` naming the first wrong field."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -100,7 +100,7 @@ def _set(values: dict[str, Any], kind: type[Config], path: str, value: Any) -> N
                 else f"It has {', '.join(f'`{field}`' for field in fields)}."
             )
             if isinstance(here, list):
-                hint = "It is a list: give the whole of it, as JSON."
+                hint = "It is a list: pass the whole list as JSON."
             elif not fields:
                 hint = "It is a single value."
             raise BadConfig(f"`{shown(owner)}` has no field `{shown(name)}`.", hint=hint)
@@ -111,7 +111,7 @@ def _set(values: dict[str, Any], kind: type[Config], path: str, value: Any) -> N
 
 
 def _whole_path(values: dict[str, Any], names: list[str]) -> list[str]:
-    """`pretrain.depth` means `pretrain.model.depth` when no other field below `pretrain` is called `depth`."""
+    """Expands `pretrain.depth` to `pretrain.model.depth` if `depth` is unique below `pretrain`."""
     known = [path for path in _paths(values) if path[0] == names[0]]
     ends = [path for path in known if path[-1] == names[-1] and set(names) <= set(path)]
     return ends[0] if len(ends) == 1 else names

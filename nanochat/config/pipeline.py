@@ -16,31 +16,31 @@ class ReportConfig(Config):
     """The report."""
 
     title: str = "nanochat"
-    """Its headline."""
+    """Title of the report."""
 
 
 class PipelineConfig(Config):
-    """The whole pipeline, one section a stage."""
+    """The whole pipeline, one section per stage."""
 
     data: Annotated[DataConfig, Field(title="Data")] = DataConfig()
     """Raw text and the validation split."""
     tokenizer: Annotated[TokenizerConfig, Field(title="Tokenizer")] = TokenizerConfig()
     """The vocabulary."""
     tokens: Annotated[TokensConfig, Field(title="Tokens")] = TokensConfig()
-    """Token shards."""
+    """Encoding to token shards."""
     rows: Annotated[RowsConfig, Field(title="Rows")] = RowsConfig()
-    """Packed rows."""
+    """Packing into rows."""
     data_card: Annotated[DataCardConfig, Field(title="Data card")] = DataCardConfig()
-    """What the text is like."""
+    """Statistics of the text."""
     pretrain: Annotated[PretrainConfig, Field(title="Pretraining")] = PretrainConfig()
-    """The base model."""
+    """Training of the base model."""
     base_evaluation: Annotated[BaseEvaluationConfig, Field(title="Base evaluation")] = BaseEvaluationConfig()
-    """What the base model can do."""
+    """Evaluation of the base model."""
     conversations: Annotated[ConversationsConfig, Field(title="Conversations")] = ConversationsConfig()
-    """What the chat model learns from, and is asked."""
+    """Conversations to train on, and questions to evaluate on."""
     sft: Annotated[SFTConfig, Field(title="Supervised fine-tuning")] = SFTConfig()
-    """The chat model."""
+    """Training of the chat model."""
     chat_evaluation: Annotated[ChatEvaluationConfig, Field(title="Chat evaluation")] = ChatEvaluationConfig()
-    """What the chat model can do."""
+    """Evaluation of the chat model."""
     report: Annotated[ReportConfig, Field(title="Report")] = ReportConfig()
     """The report."""

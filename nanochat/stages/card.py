@@ -1,4 +1,4 @@
-"""The data card: what the text is like."""
+"""The data card: statistics of the text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def data_card(
     out: Path,
     context: Context,
 ) -> Metrics:
-    """Count what the text is like: lengths, duplicates, languages, compression, what packing lost."""
+    """Compute statistics of the text: lengths, duplicates, languages, compression, tokens lost in packing."""
 
     def total(shards: list[RawShard] | list[TokenShard] | list[Rows], name: str) -> int:
         return sum(int(shard.metrics.get(name, 0)) for shard in shards)
@@ -41,7 +41,7 @@ def data_card(
         for each in rows
     )
     metrics["padded_share"] = total(rows, "padding_tokens") / max(row_tokens, 1)
-    # one file of each shard's payload, and not its tokens
+    # reads one file of each shard's payload, without its tokens
     ledgers = [partial(shard.store.payloads.read_file, shard.manifest, "documents.parquet") for shard in tokens]
     found = describe(
         ledgers, config.most_languages, lambda done: context.progress(done, len(tokens), "shards", "counting")

@@ -1,4 +1,4 @@
-"""A ladder of models: the same text and recipe at several depths, side by side."""
+"""Compares models that differ only in depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nanochat.store.artifacts import Evaluation, Model, Report
 def compare(
     config: ReportConfig, bases: list[Model], evaluations: list[Evaluation], *, out: Path, context: Context
 ) -> Metrics:
-    """Bits per byte over compute, and the power law through them."""
+    """Plot bits per byte over compute, and fit a power law."""
     ladder = rungs(bases, evaluations)
     markdown, page = render_ladder(config.title, ladder)
     (out / "report.md").write_text(markdown, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Conversations: the mixture of supervised fine-tuning as rows with a mask, and the questions of the examination."""
+"""Conversations: the mixture of supervised fine-tuning as rows with a loss mask, and the evaluation questions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.tokenizer.bpe import Tokenizer
 
 @stage(version=3, produces=Conversations, resource="cpu")
 def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
-    """Render the conversations to learn from to rows with a loss mask, and collect the held-out questions."""
+    """Render the training conversations to rows with a loss mask, and collect the held-out questions."""
     tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")
     row_tokens = config.sequence_len + 1
     metrics: Metrics = {
@@ -49,7 +49,7 @@ def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, 
 
 
 def left_out(counts: Counts) -> Metrics:
-    """What was skipped and ignored, each number under a name of its own; only `skipped` is there when it is 0."""
+    """Counts of what was skipped and ignored, one metric per reason. Only `skipped` is included when it is 0."""
     others = {
         **{f"skipped_{reason}": count for reason, count in sorted(counts.skipped.items())},
         "other_split_rows": counts.other_split_rows,

@@ -1,4 +1,4 @@
-"""Raw shards: fetched, checked, split into training and validation."""
+"""Raw shards: fetch, check, split into training and validation."""
 
 from __future__ import annotations
 

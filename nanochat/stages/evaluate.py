@@ -1,4 +1,4 @@
-"""What the base model and the chat model can do."""
+"""Evaluation of the base model and of the chat model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanochat.workers.launch import launch
 def evaluate_base(
     config: BaseEvaluationConfig, model: Model, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
-    """Bits per byte on held-out text, and samples."""
+    """Evaluate the base model: bits per byte on held-out text, and samples."""
     inputs: dict[str, Path | list[Path]] = {"model": model.path, "rows": write_index(rows, context.folder)}
     return launch("nanochat.evaluation.base_model", config, inputs, out, context)
 
@@ -25,6 +25,6 @@ def evaluate_base(
 def evaluate_chat(
     config: ChatEvaluationConfig, model: Model, conversations: Conversations, *, out: Path, context: Context
 ) -> Metrics:
-    """Held-out questions: choices by likelihood, answers by generating them."""
+    """Evaluate the chat model on held-out questions: by likelihood of the choices, or by generating the answer."""
     inputs: dict[str, Path | list[Path]] = {"model": model.path, "conversations": conversations.path}
     return launch("nanochat.evaluation.chat_model", config, inputs, out, context)

@@ -1,4 +1,4 @@
-"""Base model: pretraining under torchrun."""
+"""The base model: pretraining under torchrun."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.workers.launch import launch, rank_count
 def pretrain(
     config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
-    """Learn the language: next-token prediction on the packed rows."""
+    """Train the base model: next-token prediction on the packed rows."""
     check(config, vocabulary, rows, context.compute)
     inputs: dict[str, Path | list[Path]] = {"vocabulary": vocabulary.path, "rows": write_index(rows, context.folder)}
     return launch("nanochat.training.pretrain", config, inputs, out, context)
@@ -28,16 +28,14 @@ def pretrain(
 def continue_pretrain(
     config: PretrainConfig, base: Model, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
-    """Learn on: a base model reads new text, with a fresh optimizer."""
+    """Continue pretraining a base model on new text, with a fresh optimizer."""
     before = base.manifest.config.get("model", {})
     for name, wanted in config.model.canonical().items():
         if before.get(name) != wanted:
-            raise BadConfig(
-                f"`pretrain.model.{name}` is {wanted}, and the model that is to go on has {before.get(name)}."
-            )
-    (spoken,) = base.manifest.inputs["vocabulary"]
-    if spoken.digest != vocabulary.digest:
-        raise BadSource("The new text was tokenized with another vocabulary than the base model's.")
+            raise BadConfig(f"`pretrain.model.{name}` is {wanted}, but the base model has {before.get(name)}.")
+    (trained,) = base.manifest.inputs["vocabulary"]
+    if trained.digest != vocabulary.digest:
+        raise BadSource("The new text and the base model have different vocabularies.")
     check(config, vocabulary, rows, context.compute)
     inputs: dict[str, Path | list[Path]] = {
         "base": base.path, "vocabulary": vocabulary.path, "rows": write_index(rows, context.folder)
@@ -46,12 +44,12 @@ def continue_pretrain(
 
 
 def check(config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], compute: Compute) -> None:
-    """Raises `BadConfig` when the arithmetic of batch, horizon, heads and ranks does not work out; loads nothing."""
+    """Raises `BadConfig` when batch, horizon, heads and ranks do not fit together. Loads no payload."""
     derived = derive_hyperparameters(config, vocabulary.metrics["vocab_size"], rows[0].metrics["sequence_len"])
     ranks = rank_count(compute) * compute.parallelism.nodes
     if ranks > derived.batch_rows:
         raise BadConfig(
-            f"A batch of {derived.batch_rows} rows (`batch_tokens` = {derived.batch_tokens:,}) cannot be shared "
-            f"by {ranks} ranks.",
+            f"A batch of {derived.batch_rows} rows (`batch_tokens` = {derived.batch_tokens:,}) cannot be divided "
+            f"among {ranks} ranks.",
             hint="Use fewer ranks (`compute.parallelism.ranks`) or larger batches (`pretrain.batch_tokens`).",
         )

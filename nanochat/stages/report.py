@@ -1,4 +1,4 @@
-"""The report of a whole run."""
+"""The report of a pipeline run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def report(
     out: Path,
     context: Context,
 ) -> Metrics:
-    """Numbers, curves, samples, lineage and time, as Markdown and as one page."""
+    """Write metrics, curves, samples, lineage and times, as Markdown and as an HTML page."""
     made = Made(
         config.title,
         {

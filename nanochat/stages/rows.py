@@ -1,4 +1,4 @@
-"""Packed rows: token shards to rows of T+1 tokens."""
+"""Packs token shards into rows of T+1 tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chat model: supervised fine-tuning under torchrun."""
+"""The chat model: supervised fine-tuning under torchrun."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from nanochat.workers.launch import launch
 
 @stage(version=2, produces=Model, resource="gpu")
 def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Path, context: Context) -> Metrics:
-    """Learn to answer: loss only on the assistant's tokens."""
-    spoken, rendered = (_vocabulary(artifact) for artifact in (base, conversations))
-    if spoken and rendered and spoken != rendered:
+    """Fine-tune the base model on conversations; the loss covers only the assistant's tokens."""
+    trained, rendered = (_vocabulary(artifact) for artifact in (base, conversations))
+    if trained and rendered and trained != rendered:
         raise BadSource(
-            f"The conversations were rendered with another vocabulary ({rendered[:12]}) than the base model's "
-            f"({spoken[:12]}).",
+            f"The conversations and the base model have different vocabularies ({rendered[:12]} and {trained[:12]}).",
             hint="Run `converse` with the vocabulary that the base model was trained with.",
         )
     rows = write_index([conversations], context.folder)
@@ -28,6 +27,6 @@ def sft(config: SFTConfig, base: Model, conversations: Conversations, *, out: Pa
 
 
 def _vocabulary(artifact: Artifact) -> str:
-    """Digest of the vocabulary it was made with; empty when it does not say."""
+    """Digest of the vocabulary that the artifact was made with; empty if unknown."""
     made_with = artifact.manifest.inputs.get("vocabulary", [])
     return made_with[0].digest if made_with else ""

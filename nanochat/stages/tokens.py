@@ -1,4 +1,4 @@
-"""Token shards: raw documents to token ids."""
+"""Encodes raw documents to token ids."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nanochat.tokenizer.bpe import Tokenizer
 
 @lru_cache(maxsize=1)
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Once for all shards of a process: it takes as long as encoding 30 MB, and what it has met it knows."""
+    """Loads a tokenizer once per process: loading takes as long as encoding 30 MB, and its word cache stays warm."""
     return Tokenizer.load(path)
 
 
 @stage(version=2, produces=TokenShard, resource="cpu")
 def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
-    """Encode one raw shard with the vocabulary; every document begins with BOS."""
+    """Encode one raw shard with the vocabulary. Every document starts with BOS."""
     tokenizer = load_tokenizer(vocabulary.path / "vocabulary.json")
     threads = context.compute.data_workers.threads()
     metrics: Metrics = {"vocab_size": tokenizer.vocab_size}

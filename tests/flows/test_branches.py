@@ -94,7 +94,7 @@ def test_a_refresh_moves_the_alias_only_when_the_gate_is_passed(made: Site) -> N
     assert base.inputs["base"][0].stage == "pretrain"
     assert base.metrics["steps"] == 4
     state, message = refresh(*new, "pretrain.model.depth=1", "data.world.shards=4", mode="continue")
-    assert (state, "`pretrain.model.depth` is 1, and the model that is to go on has 2" in message) == ("Failed", True)
+    assert (state, "`pretrain.model.depth` is 1, but the base model has 2" in message) == ("Failed", True)
 
 
 def test_cancelling_a_run_cancels_what_it_sent_elsewhere(made: Site) -> None:

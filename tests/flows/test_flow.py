@@ -309,7 +309,7 @@ def test_the_form_shows_every_field_with_title_and_description(workshop: Worksho
     assert schema["properties"]["profile"]["enum"] == list(PROFILES)
     for field in schema["properties"].values():
         assert field["title"] and field["description"]
-    assert schema["definitions"]["PretrainConfig"]["properties"]["horizon"]["description"] == "How long."
+    assert schema["definitions"]["PretrainConfig"]["properties"]["horizon"]["description"] == "Length of training."
 
 
 def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:

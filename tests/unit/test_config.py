@@ -91,7 +91,7 @@ def test_names_from_before_the_groups_are_read_and_logged(caplog: pytest.LogCapt
         group, field = path.split(".")
         value = getattr(getattr(compute, group), field)
         assert value == (tuple(old[name]) if name == "trackers" else old[name])
-        assert f"`{name}` is called `{path}` now; the old name will not work in the next release." in caplog.messages
+        assert f"`{name}` is now `{path}`; the next release will refuse the old name." in caplog.messages
     assert override(Compute(), [f"{name}={json.dumps(value)}" for name, value in old.items()]) == compute
     assert Compute.model_validate_json(compute.model_dump_json()) == compute
 

@@ -36,7 +36,7 @@ def test_the_pipeline_refuses_before_its_first_stage() -> None:
     [
         (PretrainConfig(batch_tokens=100), "`batch_tokens` = 100"),
         (PretrainConfig(model=ModelConfig(depth=4, queries_per_kv_head=3)), "queries_per_kv_head"),
-        (PretrainConfig(model=ModelConfig(depth=4), batch_tokens=128), "cannot be shared by 3 ranks"),
+        (PretrainConfig(model=ModelConfig(depth=4), batch_tokens=128), "cannot be divided among 3 ranks"),
     ],
 )
 def test_the_stage_refuses_before_torch_is_started(
