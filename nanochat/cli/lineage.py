@@ -33,7 +33,8 @@ def lineage(
 
     Examples: `nanochat lineage chat/latest`, `nanochat lineage chat/latest --html lineage.html`
     """
-    from nanochat.lineage import ancestry as lines
+    from nanochat.lineage.ancestry import as_json as lineage_json
+    from nanochat.lineage.tree import tree, tree_down
 
     opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)
@@ -52,9 +53,9 @@ def lineage(
         for event in events(opened, manifest, down=down):
             out.out(json.dumps(event), highlight=False)
     elif as_json:
-        out.print_json(lines.as_json(opened, manifest, down=down))
+        out.print_json(lineage_json(opened, manifest, down=down))
     else:
-        out.print(escape("\n".join((lines.tree_down if down else lines.tree)(opened, manifest))))
+        out.print(escape("\n".join((tree_down if down else tree)(opened, manifest))))
 
 
 @app.command
@@ -71,16 +72,16 @@ def diff(
 
     Example: `nanochat diff chat/production chat/latest`
     """
-    from nanochat.lineage import differences
+    from nanochat.lineage.differences import key_differences, other_differences
 
     opened = open_store(store, read_only=True)
     old, new = opened.resolve(before), opened.resolve(after)
     if old.stage != new.stage:
         raise WrongKind(f"`{before}` was made by {old.stage}, `{after}` by {new.stage}: only like can be compared.")
     found = {
-        "asked for": differences.in_key(opened, old, new),
-        "made by": [each for each in differences.beside_key(old, new) if each.what != "metric"],
-        "came out": [each for each in differences.beside_key(old, new) if each.what == "metric"],
+        "asked for": key_differences(opened, old, new),
+        "made by": [each for each in other_differences(old, new) if each.what != "metric"],
+        "came out": [each for each in other_differences(old, new) if each.what == "metric"],
     }
     if as_json:
         out.print_json(data={name: [each.as_dict() for each in some] for name, some in found.items()})
@@ -101,7 +102,8 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
 
     Example: `nanochat why base/latest`
     """
-    from nanochat.lineage import differences
+    from nanochat.lineage.differences import key_differences
+    from nanochat.lineage.why import closest_artifact
 
     opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)
@@ -110,11 +112,11 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
         f"{manifest.stage} {manifest.key[:8]} was made {made.started:%Y-%m-%d %H:%M}"
         + escape(f" by {made.run}") * bool(made.run)
     )
-    near = differences.nearest(opened, manifest, before=manifest)
+    near = closest_artifact(opened, manifest, before=manifest)
     if near is None:
         out.print("because there was none of its stage in this store.")
         return
     out.print(f"because, unlike {near.key[:8]} of {near.producer.ended:%Y-%m-%d %H:%M}:")
-    for each in differences.in_key(opened, near, manifest):
+    for each in key_differences(opened, near, manifest):
         out.print(f"  {escape(str(each))}")
     out.print(f"All of it: nanochat diff {near.key[:8]} {manifest.key[:8]}")

@@ -21,7 +21,8 @@ from nanochat.config.pipeline import PipelineConfig
 from nanochat.data.conversations import with_file_hashes
 from nanochat.errors import NanochatError, Preempted
 from nanochat.execution.stage import Stage
-from nanochat.lineage.differences import Call, in_key, nearest
+from nanochat.lineage.differences import StageCall
+from nanochat.lineage.why import why_not_reused
 from nanochat.progress import Progress, silent
 from nanochat.scaling import derive_hyperparameters
 from nanochat.sources.shard_list import list_shards
@@ -303,14 +304,8 @@ class Plan:
 
     def _why(self, stage: Stage, config: Config, inputs: Mapping[str, Artifact | list[Artifact]]) -> str:
         """What sets it apart from the nearest thing in the store, and where that began."""
-        asked = Call(
-            stage.name, stage.version, config.canonical(), {name: references(given) for name, given in inputs.items()}
-        )
-        near = nearest(self.store, asked)
-        if near is None:
-            return "never made in this store"
-        found = [str(each).removeprefix(f"{stage.name}: ") for each in in_key(self.store, near, asked)]
-        return "; ".join(found[:3]) or "the one there was is damaged"
+        given = {name: references(each) for name, each in inputs.items()}
+        return why_not_reused(self.store, StageCall(stage.name, stage.version, config.canonical(), given))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,20 +1,22 @@
-"""What sets two artifacts of one stage apart, down to where it began; and so why one was made and not reused.
+"""What differs between two artifacts of one stage, and where the difference began.
 
-A key is made of a stage's version, its config and the digests of its inputs. Where an input differs, the ancestors are
-followed up until a config or a version differs: that is where the difference began.
+A key is a hash of a stage's version, its config and the digests of its inputs. Where an input differs, its ancestors
+are compared, up to the config or version that differs: there the difference began.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from nanochat.store.manifest import InputRef, Manifest
 from nanochat.store.store import Store
 
-MOST = 12
-"""Differences that are told of one ancestor; of an input of many shards, only the first that differ are followed."""
+MAX_PER_ANCESTOR = 12
+"""Config differences reported of one ancestor. Of an input of many shards, only the first that differs is followed."""
+
+What = Literal["config", "version", "input", "code", "packages", "hardware", "metric"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,8 @@ class Difference:
     """One thing that differs."""
 
     where: str
-    """The stage, and of an ancestor the way to it: `sft ← base: pretrain`."""
-    what: str
-    """`config`, `version`, `input`, `code`, `packages`, `hardware`, `metric`."""
+    """The stage; for an ancestor also the path to it: `sft ← base: pretrain`."""
+    what: What
     name: str
     before: Any
     after: Any
@@ -33,7 +34,7 @@ class Difference:
         if self.what == "input":
             return f"{self.where}: {self.name}"
         change = f"{_short(self.before)} → {_short(self.after)}"
-        numbers = _is_number(self.before) and _is_number(self.after) and self.what == "metric" and self.before
+        numbers = self.what == "metric" and _is_number(self.before) and _is_number(self.after) and self.before
         share = f" ({(self.after - self.before) / abs(self.before):+.1%})" if numbers else ""
         return f"{self.where}: {self.name} {change}{share}"
 
@@ -41,8 +42,8 @@ class Difference:
         return asdict(self)
 
 
-class Asked(Protocol):
-    """What a key is made of: a manifest has it, and so has a call that is only planned."""
+class KeyParts(Protocol):
+    """The parts of a key: a manifest has them, and so has a stage call that is only planned."""
 
     @property
     def stage(self) -> str: ...
@@ -55,8 +56,8 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call of a stage that may never have been made."""
+class StageCall:
+    """A call of a stage that may never have run."""
 
     stage: str
     stage_version: int
@@ -64,68 +65,67 @@ class Call:
     inputs: Mapping[str, Sequence[InputRef]]
 
 
-def in_key(store: Store, before: Asked, after: Asked) -> list[Difference]:
-    """What makes the keys differ, nearest first; empty: they ask for the same."""
-    return list(_in_key(store, before, after, after.stage, set()))
+def key_differences(store: Store, before: KeyParts, after: KeyParts) -> list[Difference]:
+    """What makes the keys differ, nearest first; empty if they are equal."""
+    return list(_key_differences(store, before, after, after.stage, set()))
 
 
-def beside_key(before: Manifest, after: Manifest) -> list[Difference]:
-    """What differs without being asked for: who made it, and what came out."""
+def other_differences(before: Manifest, after: Manifest) -> list[Difference]:
+    """What differs and is not part of the key: code, machine, packages, metrics, and the digest of equal keys."""
     stage, old, new = after.stage, before.producer, after.producer
-    found = []
-    for what, names in {
+    found: list[Difference] = []
+    fields: dict[What, tuple[str, ...]] = {
         "code": ("code_version", "code_sha256", "git_commit", "git_dirty"),
         "hardware": ("host", "hardware"),
         "packages": ("packages",),
-    }.items():
+    }
+    for what, names in fields.items():
         for name in names:
-            found += [Difference(stage, what, *each) for each in _changes(name, getattr(old, name), getattr(new, name))]
-    found += [Difference(stage, "metric", *each) for each in _changes("", before.metrics, after.metrics)]
+            found += [Difference(stage, what, *each) for each in changes(getattr(old, name), getattr(new, name), name)]
+    found += [Difference(stage, "metric", *each) for each in changes(before.metrics, after.metrics)]
     if before.digest != after.digest and before.key == after.key:
-        found.append(Difference(stage, "input", "the same was asked for, and other bytes came out", "", ""))
+        found.append(Difference(stage, "input", "same key, different bytes", "", ""))
     return found
 
 
-def nearest(store: Store, asked: Asked, *, before: Manifest | None = None) -> Manifest | None:
-    """Of the artifacts of its stage, made earlier than `before`, the one that differs in the fewest things."""
-    best: tuple[int, float, Manifest] | None = None
-    for manifest in store.manifests(asked.stage):
-        if before is not None and (manifest.key == before.key or manifest.producer.ended > before.producer.started):
-            continue
-        count = _distance(manifest, asked)
-        age = -manifest.producer.ended.timestamp()
-        if best is None or (count, age) < best[:2]:
-            best = (count, age, manifest)
-    return best[2] if best else None
+def changes(before: Any, after: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """`(name, before, after)` of what differs in two values; nested names have dots."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted(before.keys() | after.keys()):
+            yield from changes(before.get(name), after.get(name), f"{prefix}.{name}" if prefix else str(name))
+    elif before != after:
+        yield prefix, before, after
 
 
-def _distance(there: Asked, asked: Asked) -> int:
-    names = set(there.inputs) | set(asked.inputs)
-    inputs = sum(_digests(there, name) != _digests(asked, name) for name in names)
-    configs = len(list(_changes("", there.config, asked.config)))
-    return inputs + configs + (there.stage_version != asked.stage_version)
+def digests(parts: KeyParts, name: str) -> list[str]:
+    """The digests of one input."""
+    return [reference.digest for reference in parts.inputs.get(name, [])]
 
 
-def _in_key(store: Store, before: Asked, after: Asked, where: str, seen: set[tuple[str, str]]) -> Iterator[Difference]:
+def _key_differences(
+    store: Store, before: KeyParts, after: KeyParts, where: str, seen: set[tuple[str, str]]
+) -> Iterator[Difference]:
     if before.stage_version != after.stage_version:
         yield Difference(where, "version", "version of the stage", before.stage_version, after.stage_version)
-    for change in list(_changes("", before.config, after.config))[:MOST]:
+    for change in list(changes(before.config, after.config))[:MAX_PER_ANCESTOR]:
         yield Difference(where, "config", *change)
     for name in sorted(set(before.inputs) | set(after.inputs)):
         old, new = before.inputs.get(name, []), after.inputs.get(name, [])
-        if _digests(before, name) == _digests(after, name):
+        if digests(before, name) == digests(after, name):
             continue
         if len(old) != len(new):
             yield Difference(where, "input", f"{len(old)} artifacts as `{name}`, now {len(new)}", len(old), len(new))
-        pairs = [(a, b) for a, b in zip(old, new, strict=False) if a.digest != b.digest]
-        for a, b in pairs[:1]:
-            yield from _below(
-                store, a, b, f"{where} ← {name}: {b.stage}" if name != b.stage else f"{where} ← {name}", seen
-            )
+        pair = next(((a, b) for a, b in zip(old, new, strict=False) if a.digest != b.digest), None)
+        if pair:
+            stage = pair[1].stage
+            path = f"{where} ← {name}: {stage}" if name != stage else f"{where} ← {name}"
+            yield from _input_differences(store, *pair, path, seen)
 
 
-def _below(store: Store, old: InputRef, new: InputRef, where: str, seen: set[tuple[str, str]]) -> Iterator[Difference]:
-    """Where the difference of two inputs began. Each pair is followed once, however many ways lead to it."""
+def _input_differences(
+    store: Store, old: InputRef, new: InputRef, where: str, seen: set[tuple[str, str]]
+) -> Iterator[Difference]:
+    """Where the difference of two inputs began. Each pair is followed once, however many paths lead to it."""
     if (old.key, new.key) in seen:
         return
     seen.add((old.key, new.key))
@@ -136,22 +136,9 @@ def _below(store: Store, old: InputRef, new: InputRef, where: str, seen: set[tup
     elif old.stage != new.stage:
         yield Difference(where, "input", f"made by {new.stage}, before by {old.stage}", old.digest, new.digest)
     elif old.key == new.key:
-        yield Difference(where, "input", "the same was asked for, and other bytes came out", old.digest, new.digest)
+        yield Difference(where, "input", "same key, different bytes", old.digest, new.digest)
     else:
-        yield from _in_key(store, before, after, where, seen)
-
-
-def _digests(asked: Asked, name: str) -> list[str]:
-    return [reference.digest for reference in asked.inputs.get(name, [])]
-
-
-def _changes(prefix: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
-    """`(name, before, after)` of what differs in two values, nested names with dots."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for name in sorted(before.keys() | after.keys()):
-            yield from _changes(f"{prefix}.{name}" if prefix else str(name), before.get(name), after.get(name))
-    elif before != after:
-        yield prefix, before, after
+        yield from _key_differences(store, before, after, where, seen)
 
 
 def _is_number(value: Any) -> bool:

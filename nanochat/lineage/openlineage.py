@@ -1,7 +1,7 @@
-"""A lineage as OpenLineage run events, for catalogues that keep the lineage of many systems (Marquez, DataHub …).
+"""Lineage as OpenLineage run events, for catalogues of many systems (Marquez, DataHub …).
 
-A stage is a job, the making of an artifact a run, an artifact a dataset, its digest the dataset's version. What is in
-the store is whole, so that all there is to tell of a run is that it is complete.
+A stage is a job, the computation of an artifact a run, an artifact a dataset, its digest the dataset's version. Every
+artifact in the store is complete, so each run has a single event: COMPLETE.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ RUNS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:nanochat:runs")
 
 
 def events(store: Store, manifest: Manifest, *, down: bool = False) -> list[dict[str, Any]]:
-    """One event for it and for each that it was made from, or, looking `down`, that was made from it; oldest first.
+    """One event for the artifact and for each ancestor, or with `down` each descendant; oldest first.
 
-    The same artifact gives the same event each time, so that sending it twice does no harm.
+    An artifact always gives the same event, so that it can be sent twice.
     """
     return [_event(store.objects.root, each) for each in oldest_first(family(store, manifest, down=down))]
 
 
 def _event(root: str, manifest: Manifest) -> dict[str, Any]:
     producer = _producer(manifest)
-    inputs = {ref.name: ref for ref in manifest.parents}  # each once, under however many names it came in
+    inputs = {ref.name: ref for ref in manifest.parents}  # each once, even if it is several inputs
     return {
         "eventType": "COMPLETE",
         "eventTime": manifest.producer.ended.isoformat(),
@@ -54,7 +54,7 @@ def _dataset(root: str, producer: str, artifact: Manifest | InputRef) -> dict[st
 
 
 def _code(manifest: Manifest) -> dict[str, Any]:
-    """Which commit made it. Where its repository is served is not known: a SWHID names a commit wherever it is."""
+    """The commit that made it, as a SWHID: that names a commit without the address of a repository."""
     made = manifest.producer
     if not made.git_commit:
         return {}

@@ -1,4 +1,4 @@
-"""A lineage as one page of HTML that stands alone: the picture, and below it each artifact with all that is known."""
+"""Lineage as one self-contained HTML page: the picture, and below it each artifact with all of its manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.store.store import Store
 
 
 def as_page(store: Store, manifest: Manifest, *, down: bool = False) -> str:
-    """What it was made from, nearest first, down to the sources; or what was made from it, oldest first."""
+    """The page of an artifact with its ancestors, nearest first; with `down`, its descendants, oldest first."""
     found = family(store, manifest, down=down)
     ordered = oldest_first(found)[:: 1 if down else -1]
     stages: dict[str, list[Manifest]] = {}
@@ -54,12 +54,12 @@ def _anchor(artifact: Manifest | InputRef) -> str:
 
 
 def _label(manifest: Manifest) -> str:
-    """What tells a shard from the others of its stage: its name, or its key."""
+    """Name of a shard, or its key."""
     return str(manifest.config.get("name") or manifest.key[:8])
 
 
 def _value(value: Any) -> str:
-    """A metric as a person reads it."""
+    """A metric as text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value)
     if value is None:

@@ -1,7 +1,6 @@
-"""What was made of what, as a picture: one node a stage, newest at the bottom, as SVG and as mermaid.
+"""Lineage as a picture, in SVG and in mermaid: one node per stage, the newest at the bottom.
 
-The SVG takes its colours from the page it stands in (`--card`, `--fg` …); where there are none, as in an image, it is
-light.
+The SVG takes its colours from the page around it (`--card`, `--fg` …); without a page, as in an image, it is light.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ class Picture:
     """A graph of stages. Several artifacts of one stage (its shards) are one node."""
 
     notes: dict[str, str]
-    """Stage → its artifact's key, or how many there are."""
+    """Stage → its artifact's key, or the number of artifacts."""
     parents: dict[str, set[str]]
-    """Stage → stages it takes directly; those it also takes through another are left out, so that it can be read."""
+    """Stage → the stages of its inputs, without those that it also gets through another stage, for legibility."""
 
 
 def fold(manifests: Sequence[Manifest], *, down: bool = False) -> Picture:
-    """The picture of these. What they name and is not among them is gone; or, looking `down`, was not asked for."""
+    """The picture of these artifacts. Other inputs of theirs are shown as gone; with `down`, they are omitted."""
     there = {each.name for each in manifests}
     named = there if down else there.union(ref.name for each in manifests for ref in each.parents)
     keys: dict[str, list[str]] = {}
@@ -44,7 +43,7 @@ def fold(manifests: Sequence[Manifest], *, down: bool = False) -> Picture:
         keys.setdefault(stage, []).append(key)
     parents = {stage: set[str]() for stage in keys}
     for each in manifests:
-        # a stage that takes its own kind (a model that read on twice) is one node, and no loop
+        # a stage whose input is of the same stage (a model trained further twice) is one node, without a loop
         parents[each.stage].update(ref.stage for ref in each.parents if ref.name in named and ref.stage != each.stage)
     notes: dict[str, str] = {}
     for stage, each in keys.items():
@@ -68,7 +67,7 @@ def _without_shortcuts(parents: Mapping[str, set[str]]) -> dict[str, set[str]]:
 
 
 def as_mermaid(picture: Picture) -> str:
-    """The picture in mermaid's words; the newer face of the Prefect UI draws them."""
+    """The picture in mermaid's language, which the newer Prefect UI renders."""
     lines = ["graph TD"]
     lines += [f'  {stage}["{stage}<br/>{note}"]' for stage, note in picture.notes.items()]
     lines += [f"  {parent} --> {stage}" for stage, direct in picture.parents.items() for parent in sorted(direct)]
@@ -76,7 +75,7 @@ def as_mermaid(picture: Picture) -> str:
 
 
 def as_svg(picture: Picture, *, here: str = "", links: Mapping[str, str] | None = None) -> str:
-    """The picture as SVG. The stage `here` stands out; a stage with a link leads there."""
+    """The picture as SVG. The stage `here` is highlighted; `links` maps stages to URLs."""
     paths, rows = _layers(picture)
     width = max(sum(_width(cell) + GAP_X for cell in row) for row in rows) - GAP_X + 2 * MARGIN
     height = 2 * MARGIN + len(rows) * (NODE_HEIGHT + GAP_Y) - GAP_Y
@@ -110,7 +109,7 @@ def as_svg(picture: Picture, *, here: str = "", links: Mapping[str, str] | None 
 
 
 def _layers(picture: Picture) -> tuple[list[list[str]], list[list[str]]]:
-    """Edges as paths, a cell in each row they pass, and the rows; between its ends an edge has a lane of its own."""
+    """Edges as paths, with a cell in each row that they cross (an own lane between their ends), and the rows."""
     depth: dict[str, int] = {}
 
     def row(stage: str) -> int:
@@ -133,7 +132,7 @@ def _layers(picture: Picture) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _middles(paths: list[list[str]], rows: list[list[str]], width: int) -> dict[str, tuple[float, float]]:
-    """Where each cell is: the middle of its upper side. A cell stands below the mean of what leads to it."""
+    """The middle of the upper side of each cell. A cell is placed below the mean of its parents."""
     middles: dict[str, tuple[float, float]] = {}
     before: dict[str, list[str]] = {}
     for path in paths:

@@ -48,7 +48,6 @@ def _values(made: Made) -> dict[str, Any]:
     rows = [_row(stage, artifacts) for stage, artifacts in made.stages.items()]
     seconds = sum(row["seconds"] for row in rows)
     manifests = [artifact.manifest for artifacts in made.stages.values() for artifact in artifacts]
-    costs = [manifest.producer.cost for manifest in manifests]
     producer = base.manifest.producer
     tasks = chat_evaluation["tasks"]
     tiles = [
@@ -59,7 +58,6 @@ def _values(made: Made) -> dict[str, Any]:
         ("training tokens", _short(base.metrics["train_tokens"])),
         ("tokens per second", f"{base.metrics['tokens_per_s']:,.0f}"),
         ("time of all stages", duration(seconds)),
-        *([("cost", f"${sum(cost for cost in costs if cost):.2f}")] if any(costs) else []),
     ]  # fmt: skip
     return {
         "title": made.title,

@@ -12,10 +12,14 @@ from nanochat.store.payloads import Payloads
 
 
 class ArtifactStore(Protocol):
-    """What an artifact needs of its store."""
+    """The part of `Store` that code with an artifact may use."""
 
     objects: Objects
     payloads: Payloads
+
+    def read(self, stage: str, key: str) -> Manifest | None: ...
+    def find(self, stage: str, key: str) -> Manifest | None: ...
+    def artifact(self, manifest: Manifest, *, reused: bool) -> Artifact: ...
 
 
 class Artifact:

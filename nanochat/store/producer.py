@@ -1,4 +1,4 @@
-"""Who made an artifact: code, machine, versions, time."""
+"""The producer of an artifact: code, machine, versions, time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import socket
-import subprocess  # noqa: TID251 - git is asked which commit this is
+import subprocess  # noqa: TID251 - runs git for the commit
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +19,13 @@ PACKAGE = Path(__file__).parent.parent
 
 
 class Producer(BaseModel):
-    """Who made an artifact, when, and with what."""
+    """What made an artifact, and when."""
 
     model_config = ConfigDict(frozen=True)
 
     code_version: str
     code_sha256: str
-    """Over the sources of the package: tells results of other code apart."""
+    """Hash of the package's Python files."""
     git_commit: str
     git_dirty: bool
     host: str
@@ -37,10 +37,11 @@ class Producer(BaseModel):
     ended: AwareDatetime
     seconds: float
     cost: float | None = None
+    """Never set; kept so that the JSON of manifests stays the same."""
 
 
 def describe_producer(started: datetime, *, run: str = "") -> Producer:
-    """The producer of what was started then and ends now."""
+    """The producer of an artifact whose stage started then and ends now."""
     ended = datetime.now(UTC)
     return Producer(
         **_constant(), host=socket.gethostname(), run=run, started=started, ended=ended,

@@ -1,4 +1,4 @@
-"""What sets artifacts apart, and where that began."""
+"""What differs between artifacts, where the difference began, and why a stage runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from nanochat.lineage.ancestry import descendants, tree_down
-from nanochat.lineage.differences import Call, beside_key, in_key, nearest
+from nanochat.lineage.ancestry import descendants
+from nanochat.lineage.differences import StageCall, key_differences, other_differences
+from nanochat.lineage.tree import tree_down
+from nanochat.lineage.why import closest_artifact, why_not_reused
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest, compute_key
 from nanochat.store.producer import describe_producer
@@ -19,7 +21,7 @@ from nanochat.store.store import Store
 
 
 class Bench:
-    """Makes artifacts of stages that only write down what they got."""
+    """Makes artifacts of stages that only record their inputs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +48,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def told(found: list[Any]) -> list[str]:
+def texts(found: list[Any]) -> list[str]:
     return [str(each) for each in found]
 
 
@@ -57,56 +59,65 @@ def test_a_difference_is_followed_up_to_where_it_began(bench: Bench) -> None:
         return bench.make("pretrain", {"model": {"depth": 4}}, rows=tokens)
 
     one, two = chain(1), chain(2)
-    assert told(in_key(bench.store, one, two)) == ["pretrain ← rows: tokenize ← raw: download: seed 1 → 2"]
-    assert in_key(bench.store, one, one) == []
+    assert texts(key_differences(bench.store, one, two)) == ["pretrain ← rows: tokenize ← raw: download: seed 1 → 2"]
+    assert key_differences(bench.store, one, one) == []
 
 
-def test_fields_versions_and_numbers_of_inputs_are_told(bench: Bench) -> None:
+def test_fields_versions_and_numbers_of_inputs_are_reported(bench: Bench) -> None:
     raw = [bench.make("download", {"name": name}) for name in "abc"]
     one = bench.make("pretrain", {"model": {"depth": 4}, "seed": 1}, rows=raw[:2])
     two = bench.make("pretrain", {"model": {"depth": 6}, "seed": 1}, version=2, rows=raw)
-    assert told(in_key(bench.store, one, two)) == [
+    assert texts(key_differences(bench.store, one, two)) == [
         "pretrain: version of the stage 1 → 2",
         "pretrain: model.depth 4 → 6",
         "pretrain: 2 artifacts as `rows`, now 3",
     ]
 
 
-def test_other_bytes_for_the_same_key_are_told(bench: Bench) -> None:
+def test_other_bytes_for_the_same_key_are_reported(bench: Bench) -> None:
     old = bench.make("download", {"name": "a"}, text="one")
     first = bench.make("tokenize", {}, raw=old)
     discard(bench.store, [old], "a test")
     second = bench.make("tokenize", {}, raw=bench.make("download", {"name": "a"}, text="two"))
-    assert told(in_key(bench.store, first, second)) == [
-        "tokenize ← raw: download: the same was asked for, and other bytes came out"
-    ]
+    assert texts(key_differences(bench.store, first, second)) == ["tokenize ← raw: download: same key, different bytes"]
 
 
-def test_what_has_left_the_store_is_told(bench: Bench) -> None:
+def test_what_has_left_the_store_is_reported(bench: Bench) -> None:
     raw = bench.make("download", {"name": "a"})
     one, two = (bench.make("tokenize", {}, raw=each) for each in (raw, bench.make("download", {"name": "b"})))
     discard(bench.store, [raw], "a test")
-    assert told(in_key(bench.store, one, two)) == [
+    assert texts(key_differences(bench.store, one, two)) == [
         f"tokenize ← raw: download: download {raw.key[:8]} has left the store"
     ]
 
 
-def test_what_came_out_and_who_made_it_are_compared(bench: Bench) -> None:
+def test_metrics_and_producers_are_compared(bench: Bench) -> None:
     one, two = bench.make("pretrain", {"a": 1}), bench.make("pretrain", {"a": 10_000})
     other = two.model_copy(update={"producer": two.producer.model_copy(update={"packages": {"torch": "9.9"}})})
-    said = told(beside_key(one, other))
-    assert any(line.startswith("pretrain: loss 8 → 12 (+50.0%)") for line in said), said
-    assert any("torch" in line and line.endswith("→ 9.9") for line in said), said
+    lines = texts(other_differences(one, other))
+    assert any(line.startswith("pretrain: loss 8 → 12 (+50.0%)") for line in lines), lines
+    assert any("torch" in line and line.endswith("→ 9.9") for line in lines), lines
 
 
-def test_the_nearest_has_the_fewest_differences_and_was_there_before(bench: Bench) -> None:
+def test_the_closest_artifact_has_the_fewest_differences_and_is_older(bench: Bench) -> None:
     far = bench.make("pretrain", {"a": 1, "b": 1, "c": 1})
     near = bench.make("pretrain", {"a": 1, "b": 2, "c": 2})
     made = bench.make("pretrain", {"a": 2, "b": 2, "c": 2})
     bench.make("pretrain", {"a": 2, "b": 2, "c": 3})  # later
-    assert nearest(bench.store, made, before=made) == near
-    assert nearest(bench.store, far, before=far) is None
-    assert nearest(bench.store, Call("pretrain", 1, {"a": 1, "b": 1, "c": 2}, {})) in (far, near)
+    assert closest_artifact(bench.store, made, before=made) == near
+    assert closest_artifact(bench.store, far, before=far) is None
+    assert closest_artifact(bench.store, StageCall("pretrain", 1, {"a": 1, "b": 1, "c": 2}, {})) in (far, near)
+
+
+def test_a_call_without_an_artifact_has_a_reason(bench: Bench) -> None:
+    def reason(config: dict[str, Any]) -> str:
+        return why_not_reused(bench.store, StageCall("pretrain", 1, config, {}))
+
+    assert reason({"a": 1}) == "never made in this store"
+    bench.make("pretrain", {"a": 1, "b": 1, "c": 1, "d": 1})
+    assert reason({"a": 1, "b": 2, "c": 1, "d": 1}) == "b 1 → 2"
+    assert reason({"a": 2, "b": 2, "c": 2, "d": 2}) == "a 1 → 2; b 1 → 2; c 1 → 2"
+    assert reason({"a": 1, "b": 1, "c": 1, "d": 1}) == "the artifact in the store is damaged"
 
 
 def test_the_tree_goes_down_too(bench: Bench) -> None:

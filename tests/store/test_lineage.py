@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from nanochat.lineage.ancestry import ancestors, as_json, family, oldest_first, tree
+from nanochat.lineage.ancestry import ancestors, as_json, family, oldest_first
 from nanochat.lineage.picture import as_mermaid, fold
+from nanochat.lineage.tree import tree
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest, Name
 from nanochat.store.repair import discard

@@ -86,7 +86,7 @@ def test_what_is_gone_has_no_link_and_is_said(store: Store, made: tuple[list[Art
     page = Page(as_page(store, top))
     assert f"#download-{raw[4].key}" not in page.links
     assert "download download (gone)" in page.text
-    assert "1 more left the store" in page.text
+    assert "1 more have left the store" in page.text
     assert "×5 (1 gone)" in page.text
 
 

@@ -79,12 +79,12 @@ class FakeArtifact(Artifact):
         return self.folder
 
 
-def producer(seconds: float, cost: float | None) -> Producer:
+def producer(seconds: float) -> Producer:
     ended = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
     return Producer(
         code_version="0.1.0", code_sha256="c0de" * 16, git_commit="facade" * 6, git_dirty=True, host="box",
         hardware={"cpu": "Imagined CPU", "cores": 2, "memory_bytes": 24 * 2**30}, packages={"torch": "9.9.9"},
-        run="", started=ended - timedelta(seconds=seconds), ended=ended, seconds=seconds, cost=cost,
+        run="", started=ended - timedelta(seconds=seconds), ended=ended, seconds=seconds,
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def key(stage: str, shard: int) -> str:
     return f"{stage[:4]}{shard}key" * 8
 
 
-def made(folder: Path, *, cost: float | None = None, evaluated: bool = True, title: str = "A small run") -> Made:
+def made(folder: Path, *, evaluated: bool = True, title: str = "A small run") -> Made:
     """Every stage took 10 seconds a shard."""
     stages: dict[str, list[Artifact]] = {}
     for stage, parents in GRAPH.items():
@@ -115,7 +115,7 @@ def made(folder: Path, *, cost: float | None = None, evaluated: bool = True, tit
                     digest=f"{stage[-4:]}{shard}dig" * 8, config={"a_setting": stage},
                     inputs={p: [InputRef(stage=p, kind="Any", key=key(p, 0), digest="d")] for p in parents},
                     files=[FileEntry(path="x", size=1_000_000, sha256="0")], metrics=METRICS.get(stage, {}),
-                    payload="x", producer=producer(10.0, cost),
+                    payload="x", producer=producer(10.0),
                 ),
                 here,
             )
@@ -225,12 +225,6 @@ def test_the_lineage_folds_shards_and_draws_every_edge_but_shortcuts(rendered: t
     ]
     assert picture.count('class="edge"') == sum(map(len, GRAPH.values())) - len(shortcuts)
     assert picture.count("×3") == len(MAPPED)
-
-
-def test_cost_is_told_only_when_it_is_known(tmp_path: Path, rendered: tuple[str, str]) -> None:
-    assert "cost" not in Page(rendered[1]).text
-    artifacts = len(GRAPH) + len(MAPPED) * (SHARDS - 1)
-    assert f"${0.5 * artifacts:.2f}" in render(made(tmp_path, cost=0.5))[1]
 
 
 def test_a_run_that_was_never_evaluated_on_the_way_has_its_curves(tmp_path: Path) -> None:
