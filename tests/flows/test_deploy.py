@@ -199,5 +199,5 @@ def test_slurm_hands_the_signal_on_waits_and_requeues(
         assert job.poll() is None
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(20) == 75
+    assert job.wait() == 75
     assert (slurm / "called").read_text().splitlines() == ["run --profile d12", "TERM", "saved", *requeued]

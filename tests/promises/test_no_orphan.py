@@ -1,30 +1,28 @@
-"""Whoever of parent, supervisor and torchrun is killed: soon no process of the run is left."""
+"""When the parent, the supervisor or torchrun is killed, no process of the run is left soon after."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.training.tiny import make_data
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 LONG = 1_000_000
-WITHIN_S = 25
+WITHIN_S = 120
+"""The processes that remain would run for hours."""
 
 
 def start(command: list[str], sign: Path) -> tuple[psutil.Popen, list[psutil.Process]]:
-    """The parent, and its family: supervisor, torchrun, two ranks; once there is a sign of life."""
+    """The parent, and its family: supervisor, torchrun, two ranks; once the ranks have written a file."""
     parent = psutil.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not sign.exists() or not sign.stat().st_size:
-        assert parent.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: parent.poll() is not None or (sign.exists() and sign.stat().st_size), "the ranks")
+    assert parent.poll() is None
     family = parent.children(recursive=True)
     assert len(family) == 4, family
     return parent, family
@@ -47,14 +45,14 @@ def test_no_process_outlives_the_one_it_works_for(killed: str, tmp_path: Path) -
     victim = {"parent": parent, "supervisor": family[0], "torchrun": family[1]}[killed]
     victim.kill()
     assert all_end(family)
-    parent.wait(10)
+    parent.wait()
     assert killed == "parent" or parent.returncode == 1
     if killed == "parent":  # there was time to save
         assert list((data / "checkpoints").glob("*/*/manifest.json"))
 
 
 @pytest.mark.kills
-def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
+def test_ranks_that_ignore_signals_are_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
         "from pathlib import Path; from nanochat.workers.launch import launch; from tests.training.tiny import context;"
@@ -65,4 +63,4 @@ def test_who_does_not_listen_is_killed(tmp_path: Path) -> None:
     parent, family = start(["-c", code], folder / "stubborn")
     parent.kill()
     assert all_end(family)
-    parent.wait(10)
+    parent.wait()

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.training.tiny import curve, launched, make_data
+from tests.waiting import until
 
 STEPS = 150
 
@@ -28,16 +28,13 @@ def test_kill_everything_and_go_on(ranks: int, tmp_path: Path, monkeypatch: pyte
     command = [sys.executable, "-m", "tests.training.tiny", str(data), str(tmp_path / "killed"), str(ranks), str(STEPS)]
     parent = subprocess.Popen(command, cwd=Path(__file__).parents[2])
     checkpoints = data / "checkpoints" / f"of-{ranks}"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("*/manifest.json")):
-        assert parent.poll() is None, (tmp_path / "killed" / "log.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: parent.poll() is not None or list(checkpoints.glob("*/manifest.json")), "a checkpoint", every_s=0.02)
+    assert parent.poll() is None, (tmp_path / "killed" / "log.txt").read_text()
     family = [*psutil.Process(parent.pid).children(recursive=True), psutil.Process(parent.pid)]
     for process in family:
         os.kill(process.pid, signal.SIGKILL)
     parent.wait()
-    psutil.wait_procs(family, timeout=10)
+    psutil.wait_procs(family)
     assert not (tmp_path / "killed" / "result.json").exists()
 
     again = launched(data, tmp_path / "again", checkpoints.as_uri(), STEPS, ranks=ranks)

@@ -21,6 +21,7 @@ from nanochat.store.artifacts import Artifact
 from nanochat.store.producer import describe_producer
 from nanochat.store.store import Store
 from tests.compute import compute
+from tests.waiting import until
 
 DIES = """
 import sys, time
@@ -32,9 +33,10 @@ store = Store(sys.argv[1], Path(sys.argv[2]))
 with runs.recording(store, "demo", {}) as record:
     record.started("download shard", "download")
     store.find("download", "k" * 64)
-    time.sleep(0.5)
+    while runs.find(store, record.record.id).record.beat <= 2:
+        time.sleep(0.1)
     print(record.record.id, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -165,8 +167,7 @@ def test_a_store_that_goes_away_ends_neither_the_heart_nor_the_work(
             patch.setattr(store.objects, "write", away)
             time.sleep(0.2)
         before = runs.find(store, record.record.id).record.beat
-        time.sleep(0.3)
-        assert runs.find(store, record.record.id).record.beat > before
+        until(lambda: runs.find(store, record.record.id).record.beat > before, "a heartbeat")
         monkeypatch.setattr(store.objects, "write", away)
 
 

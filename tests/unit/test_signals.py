@@ -8,30 +8,25 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from nanochat import settings
+from tests.waiting import until
 
 ROOT = str(Path(settings.__file__).parents[1])
 ENDLESS = ("--set", "data.world.shards=1", "data.world.documents_per_shard=200", "tokenizer.vocab_size=300")
 TRAINS = ("pretrain.horizon.amount=100000000", "pretrain.model.depth=1", "rows.sequence_len=32")
 
 
-def until(reached: Callable[[], object], what: str, limit_s: float = 120) -> None:
-    deadline = time.monotonic() + limit_s
-    while not reached():
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` ignores it, and children would inherit that
     yield tmp_path / "home"
+    signal.signal(signal.SIGHUP, before)
     for process in processes(tmp_path / "home"):
         process.kill()
 
@@ -70,37 +65,37 @@ def leases(home: Path) -> list[Path]:
     ids=["plain-HUP", "prefect-TERM"],
 )
 def test_a_run_that_is_told_to_end_leaves_nothing_behind(home: Path, how: list[str], number: signal.Signals) -> None:
-    run = start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1")
-    until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
-    assert run.poll() is None, run.stdout and run.stdout.read()
-    assert leases(home)
-    run.send_signal(number)
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode == 128 + number, said
-    assert "What was finished is kept" in said
-    assert "Traceback" not in said
+    with start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1") as run:
+        until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
+        assert run.poll() is None, run.stdout and run.stdout.read()
+        assert leases(home)
+        run.send_signal(number)
+        output, _ = run.communicate(timeout=300)
+    assert run.returncode == 128 + number, output
+    assert "What was finished is kept" in output
+    assert "Traceback" not in output
     assert states(home) == ["cancelled"]
     assert leases(home) == []
-    until(lambda: not processes(home), "its processes to end", 30)
+    until(lambda: not processes(home), "its processes to end")
 
 
 def test_the_second_signal_ends_at_once(home: Path) -> None:
     code = (
         "import time\nfrom nanochat.cli.signals import guarded\n"
         "def stubborn():\n"
-        "    try:\n        print('up', flush=True); time.sleep(60)\n"
-        "    finally:\n        print('tidies', flush=True); time.sleep(60)\n"
+        "    try:\n        print('up', flush=True); time.sleep(600)\n"
+        "    finally:\n        print('tidies', flush=True); time.sleep(600)\n"
         "guarded(stubborn)"
     )
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == "tidies\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 143
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "tidies\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
 
 
 def test_what_nohup_ignores_stays_ignored(home: Path) -> None:
@@ -123,16 +118,18 @@ def _namespace() -> tuple[str, ...]:
 
 def test_the_first_process_of_a_container_ends_in_order(home: Path) -> None:
     """It is given no default handlers, and the orphans; its TERM comes from outside."""
-    run = start(home, "run", "--plain", *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1", prefix=_namespace())
-    until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
-    assert run.poll() is None, run.stdout and run.stdout.read()
-    (first,) = psutil.Process(run.pid).children()
-    first.terminate()
-    said, _ = run.communicate(timeout=60)
-    assert "What was finished is kept" in said
-    assert run.returncode == 143, said
+    with start(
+        home, "run", "--plain", *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1", prefix=_namespace()
+    ) as run:
+        until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
+        assert run.poll() is None, run.stdout and run.stdout.read()
+        (first,) = psutil.Process(run.pid).children()
+        first.terminate()
+        output, _ = run.communicate(timeout=300)
+    assert "What was finished is kept" in output
+    assert run.returncode == 143, output
     assert states(home) == ["cancelled"]
-    until(lambda: not processes(home), "its processes to end", 30)
+    until(lambda: not processes(home), "its processes to end")
 
 
 def test_the_first_process_buries_orphans_and_waits_for_them(home: Path, tmp_path: Path) -> None:

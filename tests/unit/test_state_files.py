@@ -59,15 +59,14 @@ def test_a_record_is_of_the_process_that_holds_its_lock(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from flows.site import state_files;"
     code += "f = state_files.open_state(Path(sys.argv[1]));"
     code += "assert state_files.lock(f); print('held', flush=True); sys.stdin.read()"
-    holder = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(state_files.__file__).parents[1])},
-    )  # fmt: skip
-    assert holder.stdout
-    assert holder.stdout.readline() == "held\n"
-    assert state_files.held(path)
-    holder.kill()
-    holder.wait()
+    ) as holder:  # fmt: skip
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        assert state_files.held(path)
+        holder.kill()
     assert not state_files.held(path)
 
 
