@@ -14,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.calls import Made
 from flows.results_section import findings
-from nanochat import settings
+from flows.site import prefect_environment
 from nanochat.console import duration, headline, number
 from nanochat.lineage.ancestry import ancestors
 from nanochat.lineage.picture import as_mermaid, as_svg, fold
@@ -119,7 +119,7 @@ def link(stage: str, key: str) -> str:
 
 def address(page: str) -> str:
     """Where a page is, from another one, in the face of the UI that one is in: its newest version, or all of them."""
-    prefix = settings.prefect_ui_prefix()
+    prefix = prefect_environment.ui_prefix()
     place = f"artifact/{published[page]}" if page in published else f"key/{page}"
     return f"{f'{prefix}/artifacts' if prefix else '..'}/{place}"
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+from flows.site import prefect_environment
 from flows.site.server import begin
 from flows.site.server_check import without_login
 from flows.site.state_files import held
@@ -23,9 +24,9 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
     Raises the `NanochatError` that ended the run, `KeyboardInterrupt` or `Terminated` when a person or a signal did.
     """
     folder = settings.home() / "prefect"
-    alone = not settings.prefect_api_url() and not held(folder / "keeper.json")
+    alone = not prefect_environment.api_url() and not held(folder / "keeper.json")
     with Screen() as screen, begin(settings.home()) as starting:
-        settings.use_prefect(starting.api_url, folder)
+        prefect_environment.configure_client(starting.api_url, folder)
         with _to_stay():
             # Prefect reads its settings when it is imported; and our server needs that second anyway.
             from flows.site.client import load  # noqa: PLC0415

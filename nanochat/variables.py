@@ -1,6 +1,7 @@
-"""The table of our environment variables: name, default, meaning, and how the text is read.
+"""The table of our environment variables: name, default, meaning, parser.
 
-`settings.py` reads them; nothing else does. A variable that is set to nothing counts as not set.
+Only `settings.py` reads them. An empty variable counts as not set. pydantic-settings would not make this shorter: the
+error messages, which name the variable and its meaning, would stay.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ T = TypeVar("T")
 MOST_GIGABYTES = 1e9
 MOST_HOURS = 1e6
 MOST_PROCESSES = 1 << 22
-"""Linux gives no higher process id."""
+"""The highest process id of Linux."""
 FOREIGN = re.compile(r"NANOCHAT_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)")
-"""What Kubernetes sets for a service called `nanochat`."""
+"""Variables that Kubernetes sets for a service called `nanochat`."""
 ALIKE = 0.75
+"""Similarity from which an unknown name counts as a typing error."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,19 @@ class Variable(Generic[T]):
     default: str
     meaning: str
     parse: Callable[[str], T]
-    """Raises `ValueError` with what the text has to be."""
+    """Raises `ValueError` with the format that the text must have."""
     secret: bool = False
-    """Its value is never shown."""
+    """Whether messages must not show its value."""
 
     def value(self, text: str) -> T:
-        """What the text means; raises `BadConfig`."""
+        """Parses the text. Raises `BadConfig`."""
         kept = text.strip("\r\n\t") if self.parse is folder else text.strip()
         given = kept if kept.strip() else self.default
         try:
             parsed = self.parse(given)
             f"{given}{parsed}".encode()
         except UnicodeEncodeError:
-            reason = "it is no valid text in the encoding of this locale (`PYTHONUTF8=1` may help)"
+            reason = "it is not valid text in the encoding of this locale (`PYTHONUTF8=1` may help)"
         except ValueError as error:
             reason = str(error)
         else:
@@ -72,32 +74,29 @@ def folder(given: str) -> Path:
         raise ValueError("the working directory, which it is relative to, does not exist any more") from None
 
 
-def gigabytes(given: str) -> int:
-    """A number of gigabytes, as bytes."""
-    problem = ValueError(f"it has to be a number of gigabytes from 0 to {MOST_GIGABYTES:,.0f}")
+def _number(given: str, unit: str, most: float) -> float:
+    problem = ValueError(f"it has to be a number of {unit} from 0 to {most:,.0f}")
     try:
         number = float(given)
     except ValueError:
         raise problem from None
-    if not 0 <= number <= MOST_GIGABYTES:
-        raise problem
-    return int(number * 1e9)
-
-
-def hours(given: str) -> float:
-    """A number of hours."""
-    problem = ValueError(f"it has to be a number of hours from 0 to {MOST_HOURS:,.0f}")
-    try:
-        number = float(given)
-    except ValueError:
-        raise problem from None
-    if not 0 <= number <= MOST_HOURS:
+    if not 0 <= number <= most:
         raise problem
     return number
 
 
+def gigabytes(given: str) -> int:
+    """A number of gigabytes, as bytes."""
+    return int(_number(given, "gigabytes", MOST_GIGABYTES) * 1e9)
+
+
+def hours(given: str) -> float:
+    """A number of hours."""
+    return _number(given, "hours", MOST_HOURS)
+
+
 def count(given: str) -> int:
-    """A whole number that a process or a rank can have."""
+    """A whole number, as of a process or a rank."""
     if not re.fullmatch(r"\+?[0-9]{1,9}", given) or int(given) > MOST_PROCESSES:
         raise ValueError(f"it has to be a whole number from 0 to {MOST_PROCESSES:,}")
     return int(given)
@@ -128,28 +127,36 @@ CACHE_GB = Variable(
     "NANOCHAT_CACHE_GB", "100", "Size limit of the local copies of a remote store's payloads", gigabytes
 )
 ROWS_GB = Variable(
-    "NANOCHAT_ROWS_GB", "50", "Size limit of the packed rows that training keeps uncompressed", gigabytes
+    "NANOCHAT_ROWS_GB", "50", "Size limit of the packed rows that training caches uncompressed", gigabytes
 )
 TRASH_HOURS = Variable(
-    "NANOCHAT_TRASH_HOURS", "24", "How long `nanochat gc` keeps what it deletes, so that it can be taken back", hours
+    "NANOCHAT_TRASH_HOURS",
+    "24",
+    "Hours for which `nanochat gc` keeps deleted files in the trash; `nanochat gc --restore` restores them",
+    hours,
 )
 UI_PREFIX = Variable(
     "NANOCHAT_UI_PREFIX", "", "What precedes a path of the Prefect UI: `/v2` in its React version, else nothing", text
 )
 ADDRESS = Variable(
-    "NANOCHAT_ADDRESS", "", "Host name or address by which the other nodes of a training reach this one", text
+    "NANOCHAT_ADDRESS",
+    "",
+    "Host name or address of this node for the other nodes of a training; not set, the system's",
+    text,
 )
 WEBHOOK = Variable(
     "NANOCHAT_WEBHOOK",
     "",
-    "An `https://…` address that gets a message about failed and stuck runs",
+    "An `https://…` address that is notified of failed and stuck runs",
     web_address,
     secret=True,
 )
-SUPERVISOR_PID = Variable("NANOCHAT_SUPERVISOR_PID", "0", "Set by us: the process without which a worker ends", count)
-RANK = Variable("RANK", "0", "Set by torchrun: number of this process among all, from 0", count)
-WORLD_SIZE = Variable("WORLD_SIZE", "1", "Set by torchrun: how many processes train together", count)
-LOCAL_RANK = Variable("LOCAL_RANK", "0", "Set by torchrun: number of this process on its node, from 0", count)
+SUPERVISOR_PID = Variable(
+    "NANOCHAT_SUPERVISOR_PID", "0", "Set by nanochat: a worker ends when this process does", count
+)
+RANK = Variable("RANK", "0", "Set by torchrun: index of this process among all, from 0", count)
+WORLD_SIZE = Variable("WORLD_SIZE", "1", "Set by torchrun: number of processes that train together", count)
+LOCAL_RANK = Variable("LOCAL_RANK", "0", "Set by torchrun: index of this process on its node, from 0", count)
 
 VARIABLES: tuple[Variable[Any], ...] = (
     HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SUPERVISOR_PID, RANK, WORLD_SIZE,
@@ -158,7 +165,7 @@ VARIABLES: tuple[Variable[Any], ...] = (
 
 
 def unknown(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Of these names, those that look like ours and are not, each with the nearest of ours, or nothing."""
+    """The names that begin with `NANOCHAT_` and are not ours, each with the most similar name of ours, or ""."""
     ours = [variable.name for variable in VARIABLES if variable.name.startswith("NANOCHAT_")]
     ends = {name.removeprefix("NANOCHAT_"): name for name in ours}
     found: list[tuple[str, str]] = []

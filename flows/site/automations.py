@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 
-from nanochat import settings
+from flows.site import prefect_environment
 
 WEBHOOK_BLOCK = "nanochat-webhook"
 RETIRED = (
@@ -46,9 +46,9 @@ def apply_automations() -> bool:
         for name in RETIRED:
             for known in client.read_automations_by_name(name):
                 client.delete_automation(known.id)
-        if not settings.webhook():
+        if not prefect_environment.webhook():
             return False
-        block = Webhook(method="POST", url=SecretStr(settings.webhook())).save(WEBHOOK_BLOCK, overwrite=True)
+        block = Webhook(method="POST", url=SecretStr(prefect_environment.webhook())).save(WEBHOOK_BLOCK, overwrite=True)
         _apply(client, _notify(CallWebhook(block_document_id=block, payload=_MESSAGE)))  # pyright: ignore[reportArgumentType]  # sync here
     return True
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from pydantic import ValidationError
 
+from flows.site import prefect_environment
 from flows.site.server_check import REFUSED, ServerRefuses, without_login
-from nanochat import settings
 from nanochat.errors import BadConfig
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _expect_proxies() -> None:
     try:
         httpx.Client(verify=False).close()  # noqa: S501 - asks nobody: only so that no certificates are loaded
     except (ImportError, ValueError, httpx.InvalidURL) as error:
-        names = [name for name in settings.set_variables() if name.lower().endswith("_proxy")]
+        names = [name for name in prefect_environment.current() if name.lower().endswith("_proxy")]
         raise BadConfig(
             f"A proxy setting cannot be used ({', '.join(f'`{name}`' for name in names)}): {_one_line(error)}",
             hint="A SOCKS proxy needs `pip install socksio`; otherwise mend the variable or unset it.",
@@ -73,7 +73,7 @@ def _bad_setting(error: ValidationError) -> BadConfig:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else ""
     names = [name for name in _variables(error.title, field) if name]
-    set_here = {name.upper(): value for name, value in settings.set_variables().items()}
+    set_here = {name.upper(): value for name, value in prefect_environment.current().items()}
     message = first["msg"][0].lower() + first["msg"][1:]
     found = next((name for name in names if name in set_here), "")
     if found:

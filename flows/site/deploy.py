@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
+from flows.site import prefect_environment
 from flows.site.automations import apply_automations, make_pools
 from flows.site.client import load
 from flows.site.server_check import expect
@@ -63,7 +64,7 @@ def main() -> None:
     settings.settle()
     try:
         load()
-        expect(settings.prefect_api_url())
+        expect(prefect_environment.api_url())
         made = register()
     except NanochatError as error:
         sys.exit(f"error: {error}")

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from flows.site import state_files
+from flows.site import prefect_environment, state_files
 from flows.site.server_check import ServerUnavailable, expect, healthy
 from flows.site.state_files import lock, open_state
-from nanochat.settings import own_api_url, prefect_api_url, server_environment, settle
+from nanochat.settings import settle
 
 PREFERRED_PORT = 4200
 START_LIMIT_S = 90.0
@@ -70,14 +70,14 @@ def begin(home: Path, *, services: bool = False) -> Iterator[Starting]:
     With `services` it also schedules runs and follows automations; raises `ServerUnavailable` if a run has started one
     that does not.
     """
-    if named := prefect_api_url():
+    if named := prefect_environment.api_url():
         yield Starting(named, lambda _: expect(named))
         return
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     with open_state(folder / "in-use") as in_use:
         fcntl.flock(in_use, fcntl.LOCK_SH)  # waits for a server that is on its way out
-        api_url = own_api_url(_find_or_start(folder, services))
+        api_url = prefect_environment.own_api_url(_find_or_start(folder, services))
         try:
             yield Starting(api_url, lambda say: _wait(folder, api_url, say))
         finally:
@@ -119,7 +119,7 @@ def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> i
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=server_environment(folder, port, services=services),
+                env=prefect_environment.for_server(folder, port, services=services),
                 cwd=folder,  # no stranger's `prefect.toml` or `.env`
                 pass_fds=[record.fileno(), claim.fileno()],  # and with them the locks
                 start_new_session=True,  # Ctrl-C is meant for the run

@@ -16,8 +16,9 @@ from importlib.metadata import version
 from typing import Any
 from urllib.parse import unquote
 
+from flows.site import prefect_environment
 from nanochat.errors import NanochatError
-from nanochat.settings import is_loopback, prefect_authorization
+from nanochat.settings import is_loopback
 
 REFUSED = (401, 403)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -104,7 +105,7 @@ def _get(api_url: str, path: str, timeout_s: float, *, own: bool = False) -> Any
     """A JSON answer. Raises `ServerRefuses`, `OSError` or `ValueError`."""
     if not api_url.startswith(("http://", "https://")):
         raise ValueError(f"`{api_url}` is no address")
-    authorization = prefect_authorization(own=own) or _login(api_url)
+    authorization = prefect_environment.authorization(own=own) or _login(api_url)
     headers = {"Authorization": authorization} if authorization else {}
     address = f"{without_login(api_url).rstrip('/')}/{path}"
     request = urllib.request.Request(address, headers=headers)  # noqa: S310 - http

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any
 
+from flows.site import prefect_environment
 from flows.site.client import Api, Unanswered, load
 from flows.site.server_check import ServerRefuses
 from flows.site.stale_run_rules import Known, Limits, Step, crashes_in_a_row, decide
@@ -209,10 +210,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
     try:
-        api_url = settings.prefect_api_url()
+        api_url = prefect_environment.api_url()
         if not api_url:
             raise BadConfig("`PREFECT_API_URL` is not set.", hint="It names the server: `http://server:4200/api`.")
-        settings.use_prefect(api_url, settings.home() / "prefect")
+        prefect_environment.configure_client(api_url, settings.home() / "prefect")
         load()
         watch(api_url, ending, _say)
     except NanochatError as error:

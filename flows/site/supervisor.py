@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from flows.site import state_files
+from flows.site import prefect_environment, state_files
 from flows.site.client import load
 from flows.site.server import alive, begin, revive
 from flows.site.server_check import ServerUnavailable, without_login
@@ -63,7 +63,7 @@ class Worker:
                 "--name", name, "--limit", str(RUNS_AT_ONCE[self.pool]), "--install-policy", "never",
             ],
             stdin=subprocess.PIPE,
-            env=settings.worker_environment(),
+            env=prefect_environment.for_worker(),
             cwd=self.folder,  # no stranger's `prefect.toml` or `.env`
             start_new_session=True,
         )  # fmt: skip
@@ -106,7 +106,7 @@ def keep(home: Path, pools: list[str]) -> None:
     """Returns when a signal tells it to end. Raises `NanochatError` if another keeps, or a server fails."""
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    named = bool(settings.prefect_api_url())
+    named = bool(prefect_environment.api_url())
     ending, at_work = threading.Event(), threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -122,7 +122,7 @@ def keep(home: Path, pools: list[str]) -> None:
         known = {"pid": os.getpid(), "api_url": "", "pools": pools, "named": named}
         state_files.write(file, known)  # at once: no word is left of a keeper before this one
         with begin(home, services=True) as starting:
-            settings.use_prefect(starting.api_url, folder)
+            prefect_environment.configure_client(starting.api_url, folder)
             load()
             starting.wait(_say)
             workers = [Worker(pool, folder) for pool in pools]

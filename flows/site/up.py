@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from flows.site import prefect_environment
 from flows.site.client import Api, load
 from flows.site.server import START_LIMIT_S, STOP_LIMIT_S
 from flows.site.server_check import ServerUnavailable, expect, healthy, without_login
@@ -60,8 +61,8 @@ def up(say: Say, *, gpu: bool) -> None:
 
 
 def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
-    api_url, pools = (settings.prefect_api_url() if known["named"] else "") or known["api_url"], known["pools"]
-    settings.use_prefect(api_url, folder)
+    api_url, pools = (prefect_environment.api_url() if known["named"] else "") or known["api_url"], known["pools"]
+    prefect_environment.configure_client(api_url, folder)
     load()
     expect(api_url, own=not known["named"])
     from flows.site.deploy import register  # noqa: PLC0415 - Prefect reads its settings on import
@@ -88,7 +89,7 @@ def down(say: Say) -> None:
     told = 0, 0
     if known["api_url"] and not known["named"]:  # there, another machine may take the runs over
         try:
-            settings.use_prefect(known["api_url"], folder)
+            prefect_environment.configure_client(known["api_url"], folder)
             told = _cancel_runs(Api(known["api_url"]))
         except (NanochatError, OSError) as error:  # the workers end all the same
             say(f"Its runs were not cancelled, they end with their workers: {error}")

@@ -11,6 +11,7 @@ import json
 import sys
 from typing import Any
 
+from flows.site import prefect_environment
 from flows.site.server import begin
 from nanochat import settings
 from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
@@ -28,7 +29,7 @@ CONFIG = PipelineConfig(
 
 def main(runs: list[tuple[dict[str, Any], str]]) -> None:
     with begin(settings.home()) as starting:
-        settings.use_prefect(starting.api_url, settings.home() / "prefect")
+        prefect_environment.configure_client(starting.api_url, settings.home() / "prefect")
         from prefect import flow
 
         from flows.execute import asked, execute

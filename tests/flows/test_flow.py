@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from flows.site import prefect_environment
 from flows.site.server import begin, server
-from nanochat import settings
 from nanochat.config.data import WorldConfig
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
@@ -121,7 +121,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     graph = _load_graph()
     try:
         with begin(home) as starting:
-            settings.use_prefect(starting.api_url, home / "prefect")
+            prefect_environment.configure_client(starting.api_url, home / "prefect")
             _read_settings_again()
             import flows.pipeline
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.site import prefect_environment
 from nanochat import settings, variables
 from nanochat.errors import BadConfig
 
@@ -182,7 +183,7 @@ def test_the_database_of_prefect_lies_in_any_home(name: str, tmp_path: Path) -> 
 
     folder = tmp_path / name
     folder.mkdir()
-    ours = settings.server_environment(folder, 4200).get("PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    ours = prefect_environment.for_server(folder, 4200).get("PREFECT_SERVER_DATABASE_CONNECTION_URL")
     url = ours or f"sqlite+aiosqlite:///{folder}/prefect.db"  # as Prefect makes it
     engine = create_engine(url.replace("+aiosqlite", ""))
     with engine.begin() as connection:
@@ -194,7 +195,7 @@ def test_the_database_of_prefect_lies_in_any_home(name: str, tmp_path: Path) -> 
 
 def test_a_database_that_the_user_names_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "postgresql+asyncpg://host/prefect")
-    assert "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in settings.server_environment(tmp_path / "a b", 4200)
+    assert "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in prefect_environment.for_server(tmp_path / "a b", 4200)
 
 
 def run_python(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.site import prefect_environment
 from nanochat import settings
 
 HOSTILE = ("random", "json", "sitecustomize", "typing", "socket", "torch", "flows", "nanochat", "prefect")
@@ -127,7 +128,7 @@ def test_the_servers_secrets_are_not_handed_to_workers(monkeypatch: pytest.Monke
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "ada:lovelace")
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_PASSWORD", "lovelace")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "ada:l")
-    environment = settings.worker_environment()
+    environment = prefect_environment.for_worker()
     assert environment["PREFECT_API_AUTH_STRING"] == "ada:l"
     assert "lovelace" not in "".join(environment.values())
 
