@@ -15,17 +15,18 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.control import CONTROL
 from flows.models_page import publish_models
 from flows.pages import publish_run, remember
 from flows.runners import runners
 from flows.submit import Handle, PrefectRun
-from flows.tasks import WATCH, Stopped, open_store
+from flows.tasks import open_store
 from nanochat import settings
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.config.overrides import parse
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.errors import BadConfig, NanochatError
+from nanochat.errors import BadConfig, NanochatError, Stopped
 from nanochat.failures import to_nanochat_error
 from nanochat.graphs.pipeline import Handles
 from nanochat.profiles import PROFILES
@@ -153,11 +154,11 @@ def _began_after_its_end() -> bool:
 
 def execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H], Said | None]) -> Said:
     """Runs a graph, as tasks of this flow run; `closing` is given its artifacts, and may have something to say."""
-    WATCH.get().began(flow_run.id or "", flow_run.ui_url or "")
+    CONTROL.get().on_start(flow_run.id or "", flow_run.ui_url or "")
     config = asked.config.canonical()
     flow_run_id = flow_run.id or ""
     with recording(asked.store, asked.profile, config, flow_run=flow_run_id, stopped_by=(Stopped,)) as record:
-        WATCH.set(record.watching(WATCH.get()))
+        CONTROL.set(CONTROL.get().with_sink(record))
         return _execute(asked, graph, closing)
 
 
@@ -169,7 +170,7 @@ def _execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[
             handles = graph(run)
             run.wait()
         except BaseException:  # a worker's SIGTERM: the tasks' threads would go on
-            WATCH.get().stop("The run was told to end.")
+            CONTROL.get().stop.request("The run was told to end.")
             raise
         made = {
             call.label: each for task in run.tasks for call, each in zip(task.calls.calls, task.made(), strict=True)

@@ -15,8 +15,8 @@ from prefect.states import Cancelling
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.errors import NotFound
+from nanochat.events import Reporter
 from nanochat.execution.stage import Inputs, Stage
-from nanochat.progress import Progress
 from nanochat.store.artifacts import references
 
 FLOW = "stage"
@@ -31,7 +31,7 @@ def elsewhere(
     label: str,
     store: str,
     compute: Compute,
-    progress: Progress,
+    progress: Reporter,
 ) -> State[Any]:
     """Runs one stage in a pool, as flow runs below this one, one a node; returns the state in which the first ended.
 
@@ -71,7 +71,7 @@ def elsewhere(
                 if states[0] is not None and states[0].is_completed():
                     sent.clear()  # the others find what it has published, and end by themselves
                     return states[0]
-                progress(0, 0, "", f"in the pool {pool}: {states[0].name if states[0] else 'sent'}")
+                progress.log(f"in the pool {pool}: {states[0].name if states[0] else 'sent'}")
                 time.sleep(POLL_S)
         finally:
             for each in sent:

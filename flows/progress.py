@@ -1,4 +1,4 @@
-"""How far a stage is, in the UI: a log line now and then and, for what trains, what the ranks write, and a bar."""
+"""Progress in the Prefect UI: a log line every few seconds, and a bar for stages that train or evaluate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from logging import Logger, LoggerAdapter
 from typing import Any, cast
 from uuid import UUID
@@ -15,79 +14,68 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
-from nanochat.console import duration, number
-from nanochat.progress import Progress
+from nanochat.console import amount, duration, number
+from nanochat.events import Event
 
 LOG_EVERY_S = 5.0
-SAID = ("loss", "validation_bits_per_byte", "validation_loss", "tokens_per_s", "mfu")
-"""Of what training measures; `metrics.jsonl` keeps all of it, and a line in the log is to be read."""
+LOGGED = ("loss", "validation_bits_per_byte", "validation_loss", "tokens_per_s", "mfu")
+"""Metrics of training that a log line has; `metrics.jsonl` keeps all."""
 DRAW_EVERY_S = 1.0
 
 
 class TaskProgress:
-    """A stage's progress in the UI: a log line every few seconds and, where it is `drawn`, a bar once a second.
+    """A sink for one node of a task: a log line every few seconds and, with `bar`, a bar once a second."""
 
-    Passes every call on to the watch, which may raise to stop the stage.
-    """
-
-    def __init__(self, label: str, logger: Logger | LoggerAdapter[Any], watch: Progress, *, drawn: bool) -> None:
-        self._label, self._logger, self._watch, self._drawn = label, logger, watch, drawn
-        self._began = self._logged = time.monotonic()
-        self._drew = 0.0
-        self._said = ""
+    def __init__(self, logger: Logger | LoggerAdapter[Any], *, bar: bool) -> None:
+        self._logger, self._has_bar = logger, bar
+        self._logged = time.monotonic()
+        self._drawn = 0.0
+        self._last_line = ""
         self._first: tuple[float, float] | None = None
         self._bar: UUID | None = None
         self._lock = threading.Lock()
-        self._task_run = contextvars.copy_context()  # progress may come from a thread that knows of no task run
+        self._task_run = contextvars.copy_context()  # events may come from a thread without the context of the task run
 
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    def __call__(
-        self, done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None
-    ) -> None:
-        self._watch(done, total, unit, message, metrics)
-        now = time.monotonic()
+    def __call__(self, event: Event) -> None:
         with self._lock:
-            if self._first is None or done < self._first[1]:
-                self._first = (now, done)
-            logs = now - self._logged >= LOG_EVERY_S
-            draws = self._drawn and total > 0 and now - self._drew >= DRAW_EVERY_S
-            line = self.line(now, done, total, unit, message, metrics or {}) if logs or draws else ""
-            if logs and line != self._said:
-                self._logged, self._said = now, line
-                self._task_run.run(self._logger.info, "%s", line)
-            if draws:
-                self._drew = now
-                self._task_run.run(self._draw, min(100.0, 100 * done / total), line)
+            if event.kind in ("progress", "log"):
+                self._show(event, time.monotonic())
+            elif event.kind == "finished" and self._bar is not None:
+                self._task_run.run(self._draw, 100.0, f"{event.label}: done in {duration(event.seconds)}")
 
-    def line(self, now: float, done: float, total: float, unit: str, message: str, metrics: Mapping[str, float]) -> str:
+    def _show(self, event: Event, now: float) -> None:
+        if self._first is None or event.done < self._first[1]:
+            self._first = (now, event.done)
+        logs = now - self._logged >= LOG_EVERY_S
+        draws = self._has_bar and event.total > 0 and now - self._drawn >= DRAW_EVERY_S
+        line = self._line(event, now) if logs or draws else ""
+        if logs and line != self._last_line:
+            self._logged, self._last_line = now, line
+            self._task_run.run(self._logger.info, "%s", line)
+        if draws:
+            self._drawn = now
+            self._task_run.run(self._draw, min(100.0, 100 * event.done / event.total), f"{event.label}: {line}")
+
+    def _line(self, event: Event, now: float) -> str:
         """`120 of 400 steps · loss 3.21 · tokens per s 12,345 · 1 min 20 s left`."""
-        began, first = self._first or (now, done)
-        parts = [f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}" if unit else ""]
-        told = {name: metrics[name] for name in SAID if name in metrics}
-        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in told.items()] or [message]
-        if total and done > first:
-            parts.append(f"{duration((now - began) * (total - done) / (done - first))} left")
+        started, first = self._first or (now, event.done)
+        metrics = [
+            f"{name.replace('_', ' ')} {number(event.metrics[name])}" for name in LOGGED if name in event.metrics
+        ]
+        parts = [amount(event), *(metrics or [event.message])]
+        if event.total and event.done > first:
+            parts.append(f"{duration((now - started) * (event.total - event.done) / (event.done - first))} left")
         return " · ".join(part for part in parts if part)
 
-    def ended(self) -> None:
-        """Fills the bar."""
-        with self._lock:
-            if self._bar is not None:
-                self._task_run.run(self._draw, 100.0, f"done in {duration(self.seconds)}")
-
-    def _draw(self, percent: float, line: str) -> None:
-        description = f"{self._label}: {line}"
+    def _draw(self, percent: float, description: str) -> None:
         if self._bar is None:
             self._bar = cast(UUID, create_progress_artifact(percent, description=description))
         else:
             update_progress_artifact(self._bar, percent, description)
 
 
-def _hand_on_what_the_library_logs() -> None:
-    """Into the log of the run that has called it: lines of ranks, and what reading data leaves out."""
+def _forward_library_logs() -> None:
+    """Sends the log lines of `nanochat` (of ranks, of sources) to the log of the flow or task run that caused them."""
     handler = APILogHandler()
     handler.addFilter(lambda _: (TaskRunContext.get() or FlowRunContext.get()) is not None)
     library = logging.getLogger("nanochat")
@@ -95,4 +83,4 @@ def _hand_on_what_the_library_logs() -> None:
     library.addHandler(handler)
 
 
-_hand_on_what_the_library_logs()
+_forward_library_logs()

@@ -9,10 +9,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.calls import Call, Calls
+from flows.control import CONTROL
 from flows.execute import Said, answered
 from flows.place import FLOW
 from flows.submit import expect_success
-from flows.tasks import WATCH, open_store, stage_task
+from flows.tasks import open_store, stage_task
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.config.overrides import parse
@@ -60,7 +61,7 @@ def stage_flow(
                 return_state=True,
             )  # fmt: skip
         except BaseException:
-            WATCH.get().stop("The run was told to end.")
+            CONTROL.get().stop.request("The run was told to end.")
             raise
         expect_success(label, state)
         return Said(label, "Cached" if state.name == "Cached" else "")

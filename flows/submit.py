@@ -19,14 +19,15 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.calls import Batch, Call, Calls, Given, Made, Upstream
-from flows.tasks import WATCH, Stopped, stage_task
+from flows.control import CONTROL
+from flows.tasks import emit_finished, stage_task
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.config.data import DataConfig, ShardConfig
-from nanochat.errors import NanochatError, StageFailed
+from nanochat.errors import NanochatError, StageFailed, Stopped
+from nanochat.events import Reporter
 from nanochat.execution.stage import Stage
 from nanochat.graphs.pipeline import Each, deal, list_shards
-from nanochat.progress import Progress
 from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 
@@ -44,7 +45,7 @@ class Submitted:
     stage: Stage
     calls: Calls
     future: PrefectFuture[Batch]
-    progress: Mapping[str, Progress]
+    progress: Mapping[str, Reporter]
     """Label → where to say how its call is, for calls in other processes: they cannot say it themselves."""
     done: Event = field(default_factory=Event)
 
@@ -158,7 +159,9 @@ class PrefectRun:
             compute=compute,
             gpu_pool=self.gpu_pool,
         )
-        progress = {call.label: WATCH.get().started(call.label, stage) for call in work.calls} if far else {}
+        progress = {call.label: CONTROL.get().reporter(call.label, stage.name) for call in work.calls} if far else {}
+        for each in progress.values():
+            each.emit("started")
         future = runner.submit(stage_task(stage, work.label), parameters, wait_for=self._before(stage))
         submitted = Submitted(stage, work, future, progress)
         self.tasks.append(submitted)
@@ -187,7 +190,7 @@ class PrefectRun:
                 self._heard(task)
             for task in away:
                 for progress in task.progress.values():
-                    progress(0, 0, "")
+                    progress.log("")
         for task in self.tasks:
             task.future.wait()
 
@@ -204,17 +207,17 @@ class PrefectRun:
 
     def _heard(self, task: Submitted) -> None:
         """Tells who watches how calls in another process went, and notes what the run has in its hands."""
-        watch = WATCH.get()
         state = task.future.state
         if not state.is_completed():  # failed, or never begun because one before it did
             error = state.result(raise_on_failure=False) if state.is_failed() else None
             if isinstance(error, NanochatError):
-                watch.failed(task.calls.label, error)
+                CONTROL.get().reporter(task.calls.label, task.stage.name).emit("failed", error=str(error))
             return
         for call, made in zip(task.calls.calls, task.future.result().made, strict=True):
             self.store.requested.add(made.manifest.name)
             seconds = 0.0 if made.reused else made.manifest.producer.seconds
-            watch.ended(call.label, self.store.artifact(made.manifest, reused=made.reused), seconds)
+            artifact = self.store.artifact(made.manifest, reused=made.reused)
+            emit_finished(task.progress[call.label], artifact, seconds)
 
 
 def expect_success(label: str, state: State[Any]) -> None:

@@ -10,9 +10,8 @@ import fcntl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -21,62 +20,19 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.calls import Batch, Call, Calls, Given, Made, Upstream
+from flows.control import CONTROL
 from flows.pages import publish, remember
 from flows.place import elsewhere
 from flows.progress import TaskProgress
 from nanochat import settings
 from nanochat.config.compute import Compute
-from nanochat.errors import NanochatError, StageFailed
+from nanochat.errors import NanochatError, StageFailed, Stopped
+from nanochat.events import Reporter
 from nanochat.execution.stage import Inputs, Stage
-from nanochat.graphs.pipeline import Unwatched, Watch
-from nanochat.progress import Progress
 from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 
 TURN_POLL_S = 0.5
-
-
-class Stopped(NanochatError):
-    """The run was cancelled; a watch raises it from within a stage's progress."""
-
-
-class RunWatch(Watch, Protocol):
-    """Is told how a run goes, in the process that runs it."""
-
-    def began(self, run_id: str, url: str) -> None: ...
-
-    def stop(self, reason: str) -> None: ...
-
-    def failed(self, label: str, error: NanochatError) -> None: ...
-
-
-class Unseen(Unwatched):
-    """For workers: the UI is who watches."""
-
-    def __init__(self) -> None:
-        self._reason = ""
-
-    def began(self, run_id: str, url: str) -> None:
-        """Nobody looks."""
-
-    def stop(self, reason: str) -> None:
-        """From now on each stage that starts, or says how far it is, hears that it has to end."""
-        self._reason = reason
-
-    def started(self, label: str, stage: Stage) -> Progress:
-        def progress(*_: Any, **__: Any) -> None:
-            if self._reason:
-                raise Stopped(self._reason)
-
-        progress(label)
-        return progress
-
-    def failed(self, label: str, error: NanochatError) -> None:
-        """Nobody looks."""
-
-
-WATCH: ContextVar[RunWatch] = ContextVar("watch", default=Unseen())  # noqa: B039 - a worker's process runs one flow
-"""Set by the command line around the flow; the tasks' threads inherit it."""
 
 
 @lru_cache
@@ -98,26 +54,26 @@ def run_calls(
     Failed and Cancelled states carry the error's sentence, not a traceback; what was made before it is in the store.
     """
     logger = get_run_logger()
-    watch = WATCH.get()
     opened = open_store(store)
-    label = calls.label
+    progress = CONTROL.get().reporter(calls.label, stage.name)
     made: list[Artifact] = []
     try:
         for batch in upstream:
             remember(batch.made)
         for call in calls.calls:
-            label = call.label
-            progress = TaskProgress(label, logger, watch.started(label, stage), drawn=stage.resource == "gpu")
+            page = TaskProgress(logger, bar=stage.resource == "gpu")
+            progress = CONTROL.get().with_sink(page).reporter(call.label, stage.name)
+            progress.emit("started")
+            started = time.monotonic()
             artifacts = {name: _artifacts(opened, given, upstream) for name, given in call.inputs.items()}
             artifact = _artifact(stage, call, artifacts, opened, compute, gpu_pool, progress)
-            progress.ended()
-            watch.ended(label, artifact, progress.seconds)
+            emit_finished(progress, artifact, time.monotonic() - started)
             made.append(artifact)
         page = publish(opened, made, stage.summary, calls.label)
     except Stopped as stop:
         return Cancelled(message=stop.message)
     except NanochatError as error:
-        watch.failed(label, error)
+        progress.emit("failed", error=str(error))
         return Failed(message=str(error), data=error)
     batch = Batch([Made(artifact.manifest, artifact.reused, page) for artifact in made])
     return Completed(name="Cached", data=batch) if all(artifact.reused for artifact in made) else batch
@@ -134,6 +90,11 @@ RUN_CALLS = task(
 """Not a decorator: workers of other processes find the function by its name."""
 
 
+def emit_finished(progress: Reporter, artifact: Artifact, seconds: float) -> None:
+    """Reports the artifact of a node."""
+    progress.emit("finished", key=artifact.key, cached=artifact.reused, seconds=seconds, metrics=artifact.metrics)
+
+
 def _artifact(
     stage: Stage,
     call: Call,
@@ -141,7 +102,7 @@ def _artifact(
     store: Store,
     compute: Compute,
     gpu_pool: str,
-    progress: Progress,
+    progress: Reporter,
 ) -> Artifact:
     if (found := stage.find(call.config, inputs, store)) is not None:
         return found
@@ -160,7 +121,7 @@ def _artifact(
 
 
 def _elsewhere(
-    pool: str, stage: Stage, call: Call, inputs: Inputs, store: Store, compute: Compute, progress: Progress
+    pool: str, stage: Stage, call: Call, inputs: Inputs, store: Store, compute: Compute, progress: Reporter
 ) -> Artifact:
     state = elsewhere(pool, stage, call.config, inputs, call.label, store.objects.root, compute, progress)
     if state.is_cancelled():
@@ -172,7 +133,7 @@ def _elsewhere(
 
 
 @contextmanager
-def _turn(progress: Progress) -> Iterator[None]:
+def _turn(progress: Reporter) -> Iterator[None]:
     """One stage that trains at a time on this machine, over all runs: a lock that a killed run cannot keep.
 
     (A slot of Prefect's global limits outlives its holder: the next run would wait for ever.)
@@ -184,7 +145,7 @@ def _turn(progress: Progress) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                progress(0, 0, "", "waiting for its turn")
+                progress.log("waiting for its turn")
                 time.sleep(TURN_POLL_S)
         yield
 

@@ -1,4 +1,4 @@
-"""A run, drawn in a terminal: a line a stage, a bar for what works at this moment."""
+"""The console: its streams, numbers as text, and the `Screen` that draws a run: a line a node, a bar while it runs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from nanochat.errors import NanochatError
+from nanochat.events import Event
 
 LOG = logging.getLogger("nanochat")
 HEADLINES = (
@@ -31,6 +32,8 @@ HEADLINES = (
 
 ONE_LINE = 1 << 16
 """Width of what is no terminal, in characters: a row of a table is one line, for `grep`."""
+
+PRINT_EVERY_S = 15.0
 
 NARROWEST, USUAL, WIDEST = 20, 80, 1000
 """Columns: a terminal that claims fewer or more is taken to have as many as usual."""
@@ -120,9 +123,15 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class _Line:
-    task: TaskID
-    began: float = field(default_factory=time.monotonic)
-    spoken: float = 0.0
+    bar: TaskID
+    printed: float = field(default_factory=time.monotonic)
+
+
+def amount(event: Event) -> str:
+    """`120 of 400 steps`; empty for a log event without a message."""
+    if event.total:
+        return f"{number(event.done)} of {number(event.total)} {event.unit}"
+    return f"{number(event.done)} {event.unit}" if event.unit else ""
 
 
 class _Warnings(logging.Handler):
@@ -137,9 +146,9 @@ class _Warnings(logging.Handler):
 
 
 class Screen:
-    """Draws a run. Thread-safe: mapped stages report from their own threads.
+    """A sink that draws a run. Thread-safe: nodes report from their own threads.
 
-    On a terminal the running stages have a bar; elsewhere (a log file) a running stage speaks every 15 seconds.
+    On a terminal each running node has a bar; elsewhere (a log file) it has a line every 15 seconds.
     """
 
     def __init__(self, console: RichConsole | None = None) -> None:
@@ -171,41 +180,45 @@ class Screen:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
-    def stage_failed(self, label: str) -> None:
-        self.console.print(Text.assemble("  ", ("failed  ", "red"), label))
-
-    def started(self, label: str) -> None:
+    def __call__(self, event: Event) -> None:
         with self._lock:
-            self._lines[label] = _Line(self._bars.add_task(label, total=None, visible=False, message=""))
+            match event.kind:
+                case "started":
+                    self._lines[event.label] = _Line(self._bars.add_task(event.label, visible=False, message=""))
+                case "progress" | "log":
+                    self._draw(event)
+                case "finished":
+                    self._remove(event)
+                    self._finish(event)
+                case "failed":
+                    self._remove(event)
+                    self.console.print(Text.assemble("  ", ("failed  ", "red"), event.label))
 
-    def progress(self, label: str, done: float, total: float, unit: str, message: str) -> None:
-        with self._lock:
-            line = self._lines.get(label)
-            if line is None:
-                return
-            text = message or (f"{number(done)} of {number(total)} {unit}" if total else f"{number(done)} {unit}")
-            self._bars.update(line.task, completed=done, total=total or None, message=text, visible=True)
-            now = time.monotonic()
-            if not self.console.is_terminal and now - max(line.spoken, line.began) > 15:
-                line.spoken = now
-                share = f" {100 * done / total:.0f}%" if total else ""
-                self.console.print(f"  … {label}{share}: {text}", markup=False)
+    def _draw(self, event: Event) -> None:
+        line = self._lines.get(event.label)
+        text = event.message or amount(event)
+        if line is None or not text:
+            return
+        self._bars.update(line.bar, completed=event.done, total=event.total or None, message=text, visible=True)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - line.printed > PRINT_EVERY_S:
+            line.printed = now
+            share = f" {100 * event.done / event.total:.0f}%" if event.total else ""
+            self.console.print(f"  … {event.label}{share}: {text}", markup=False)
 
-    def ended(self, label: str, *, cached: bool, key: str, metrics: Mapping[str, Any]) -> None:
-        with self._lock:
-            line = self._lines.pop(label, None)
-            seconds = 0.0
-            if line is not None:
-                self._bars.remove_task(line.task)
-                seconds = time.monotonic() - line.began
-            self.cached += cached
-            self.computed += not cached
-            state = Text("cached  ", style="cyan") if cached else Text("done    ", style="green")
-            took = "" if cached else duration(seconds)
-            text = Text.assemble(
-                "  ", state, f"{label:<26} ", (f"{took:>12}", "bold"), f"  {key[:8]}  ", headline(metrics)
-            )
-            self.console.print(text, soft_wrap=True)
+    def _remove(self, event: Event) -> None:
+        if (line := self._lines.pop(event.label, None)) is not None:
+            self._bars.remove_task(line.bar)
+
+    def _finish(self, event: Event) -> None:
+        self.cached += event.cached
+        self.computed += not event.cached
+        state = Text("cached  ", style="cyan") if event.cached else Text("done    ", style="green")
+        took = "" if event.cached else duration(event.seconds)
+        text = Text.assemble(
+            "  ", state, f"{event.label:<26} ", (f"{took:>12}", "bold"), f"  {event.key[:8]}  ", headline(event.metrics)
+        )
+        self.console.print(text, soft_wrap=True)
 
     def failed(self, error: NanochatError) -> None:
         self.console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)

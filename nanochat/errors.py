@@ -127,6 +127,10 @@ class Preempted(StageFailed):
     transient = True
 
 
+class Stopped(NanochatError):
+    """A stage that ended because a stop of its run was requested."""
+
+
 class Unexpected(NanochatError):
     """An error without a sentence of its own; the hint names the file with its traceback (`failures.py`)."""
 

@@ -22,7 +22,7 @@ RECORD = Path(__file__).parent / "stage_versions.json"
 CRATE = ROOT / "rustbpe/src"
 
 HOW = re.compile(
-    r"nanochat\.(errors|system_errors|failures|variables|settings|progress|console|profiles|config\..*"
+    r"nanochat\.(errors|system_errors|failures|variables|settings|events|console|profiles|config\..*"
     r"|workers\..*|execution\..*|store\..*|lineage\.(?!picture).*"
     r"|training\.(checkpoint|shard_writer|trackers|metrics|micro_batch))"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
@@ -25,10 +25,7 @@ from nanochat.cli.app import (
 if TYPE_CHECKING:
     from nanochat.config.compute import Compute
     from nanochat.config.pipeline import PipelineConfig
-    from nanochat.errors import NanochatError
-    from nanochat.execution.stage import Stage
     from nanochat.graphs.pipeline import Result
-    from nanochat.store.artifacts import Artifact
 
 
 def _configured(profile: str, changes: list[str] | None, compute: list[str] | None) -> tuple[PipelineConfig, Compute]:
@@ -37,27 +34,6 @@ def _configured(profile: str, changes: list[str] | None, compute: list[str] | No
 
     chosen = profiles.profile(profile)
     return override(chosen.config, changes or []), override(chosen.compute, compute or [])
-
-
-class _PlainWatch:
-    """Hands a plain run's events to the screen."""
-
-    def __init__(self, screen: Any) -> None:
-        self.screen = screen
-
-    def started(self, label: str, stage: Stage) -> Any:
-        self.screen.started(label)
-
-        def progress(done: float, total: float, unit: str, message: str = "", metrics: Any = None) -> None:
-            self.screen.progress(label, done, total, unit, message)
-
-        return progress
-
-    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
-        self.screen.ended(label, cached=artifact.reused, key=artifact.key, metrics=artifact.metrics)
-
-    def failed(self, label: str, error: NanochatError) -> None:
-        self.screen.stage_failed(label)
 
 
 @app.command
@@ -97,8 +73,7 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
     began = time.monotonic()
     opened = open_store(store_url)
     with Screen(out) as screen, recording(opened, profile, config.canonical()) as record:
-        watch = record.watching(_PlainWatch(screen))
-        result = pipeline(PlainRun(opened, compute, settings.home() / "runs", watch), config)
+        result = pipeline(PlainRun(opened, compute, settings.home() / "runs", (record, screen)), config)
         publish_aliases(opened, result)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
     say_where(result)
@@ -139,7 +114,7 @@ def fetch(
     with Screen(out) as screen:
         screen.say(f"source  {config.data.source}")
         shards = fetch_listing(config.data, opened, new_split=new_split)
-        gather(PlainRun(opened, how, settings.home() / "runs", _PlainWatch(screen)), config, shards)
+        gather(PlainRun(opened, how, settings.home() / "runs", (screen,)), config, shards)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
     out.print(f"{len(shards)} shards are in {opened.objects.root}: runs on them need no network.", markup=False)
 

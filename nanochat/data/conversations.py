@@ -26,7 +26,7 @@ from nanochat._rustbpe import plan_padded
 from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.data.rows import RowWriter
 from nanochat.errors import BadConfig, BadSource
-from nanochat.progress import Progress
+from nanochat.events import Reporter
 from nanochat.sources.file_names import CHAT_FORMATS
 from nanochat.sources.local_files import is_local, list_local, local_path
 from nanochat.store.manifest import digest_of_files, measure_file
@@ -140,7 +140,7 @@ def render_mixture(
     tokenizer: Tokenizer,
     row_tokens: int,
     seed: int,
-    progress: Progress,
+    progress: Reporter,
 ) -> Rendered:
     """Every conversation of the items, in their order, each cut to a row.
 

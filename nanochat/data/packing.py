@@ -15,7 +15,7 @@ import numpy as np
 from nanochat import _rustbpe
 from nanochat.data.rows import RowWriter
 from nanochat.data.token_shards import TokenFile
-from nanochat.progress import Progress, silent
+from nanochat.events import Reporter, silent
 
 GROUP_TOKENS = 1 << 24
 GROUP_ROWS = 64  # or so many rows, when they are long: what a group drops is less than one row
@@ -33,7 +33,7 @@ class Packed:
     dtype: np.dtype
 
 
-def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: Progress = silent) -> Packed:
+def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: Reporter = silent) -> Packed:
     """Packs the documents of a token file into the blocks of rows (N, row_tokens) of a split, in the folder `out`."""
     file = TokenFile(source)
     done = dropped_tokens = 0

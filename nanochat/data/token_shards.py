@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from nanochat.data.document_stats import Ledger, note
 from nanochat.errors import BadSource
-from nanochat.progress import Progress, silent
+from nanochat.events import Reporter, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
 WRITES_BEHIND = 2
@@ -40,7 +40,7 @@ def write_tokens(
     tokenizer: Tokenizer,
     row_group_tokens: int,
     threads: int,
-    progress: Progress = silent,
+    progress: Reporter = silent,
     *,
     source: str = "",
     ledger: Ledger | None = None,

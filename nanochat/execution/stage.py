@@ -29,8 +29,8 @@ from typing import Any, Literal, get_type_hints
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.errors import NanochatError, StageFailed, WrongKind
+from nanochat.events import Event, Reporter, Sink
 from nanochat.failures import convert_errors
-from nanochat.progress import Progress
 from nanochat.store.artifacts import Artifact
 from nanochat.store.lease import HeldLease, LeaseLost, lease
 from nanochat.store.manifest import compute_key
@@ -54,7 +54,7 @@ class Context:
     """What a stage may use beside its config and inputs; nothing of it enters the key."""
 
     compute: Compute
-    progress: Progress
+    progress: Reporter
     checkpoints: str
     """URL under which training saves and finds its state, and nodes find each other."""
     folder: Path
@@ -104,7 +104,7 @@ class Stage:
         *,
         store: Store,
         compute: Compute,
-        progress: Progress,
+        progress: Reporter,
         folder_root: Path,
         run_name: str = "",
     ) -> Artifact:
@@ -121,7 +121,7 @@ class Stage:
         inputs: Inputs,
         store: Store,
         compute: Compute,
-        progress: Progress,
+        progress: Reporter,
         folder_root: Path,
         run_name: str,
     ) -> Artifact:
@@ -134,14 +134,14 @@ class Stage:
             )
 
         def waiting(holder: str) -> None:
-            progress(0, 0, "", f"waiting for {holder}, which is making the same artifact")
+            progress.log(f"waiting for {holder}, which is making the same artifact")
 
         while True:
             with lease(store.objects, key, on_wait=waiting) as held:
                 if (found := self.find(config, inputs, store)) is not None:
                     return found
                 with suppress(LeaseLost):
-                    fenced = _fenced(progress, held)
+                    fenced = progress.with_sink(_fence(held))
                     return self._compute(key, held, config, inputs, store, compute, fenced, folder_root, run_name)
 
     def _compute(
@@ -152,7 +152,7 @@ class Stage:
         inputs: Inputs,
         store: Store,
         compute: Compute,
-        progress: Progress,
+        progress: Reporter,
         folder_root: Path,
         run_name: str,
     ) -> Artifact:
@@ -189,12 +189,12 @@ class Stage:
         while (found := self.find(config, inputs, store)) is None:
             if time.monotonic() > deadline:
                 raise StageFailed(f"The first node has not published what `{self.name}` made.")
-            context.progress(0, 0, "", "waiting for the first node to publish")
+            context.progress.log("waiting for the first node to publish")
             time.sleep(POLL_S)
         return found
 
     def _prepare(
-        self, key: str, store: Store, compute: Compute, progress: Progress, folder_root: Path
+        self, key: str, store: Store, compute: Compute, progress: Reporter, folder_root: Path
     ) -> tuple[Context, Path]:
         """What an attempt may use, and an empty folder for its payload."""
         folder = folder_root / self.name / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{key[:8]}-{uuid.uuid4().hex[:4]}"
@@ -255,17 +255,14 @@ def _checkpoints(key: str) -> str:
     return f"v1/checkpoints/{key}"
 
 
-def _fenced(progress: Progress, held: HeldLease) -> Progress:
-    """The progress, which ends the stage's work when its lease is lost."""
+def _fence(held: HeldLease) -> Sink:
+    """A sink that ends the stage when its lease is lost."""
 
-    def fenced(
-        done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None
-    ) -> None:
+    def check(_: Event) -> None:
         if held.lost:
             raise _overtaken()
-        progress(done, total, unit, message, metrics)
 
-    return fenced
+    return check
 
 
 def _overtaken() -> LeaseLost:

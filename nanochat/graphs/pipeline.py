@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from threading import Event
 from typing import Any, Protocol, Self
 
 from nanochat.config.base import Config
@@ -19,11 +18,11 @@ from nanochat.config.compute import Compute
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.data.conversations import with_file_hashes
-from nanochat.errors import NanochatError, Preempted
+from nanochat.errors import NanochatError
+from nanochat.events import Reporter, Sink, StopRequest
 from nanochat.execution.stage import Stage
 from nanochat.lineage.differences import StageCall
 from nanochat.lineage.why import why_not_reused
-from nanochat.progress import Progress, silent
 from nanochat.scaling import derive_hyperparameters
 from nanochat.sources.shard_list import list_shards
 from nanochat.stages.card import data_card
@@ -168,29 +167,6 @@ def deal(position: int, inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: given.handles[position] if isinstance(given, Each) else given for name, given in inputs.items()}
 
 
-class Watch(Protocol):
-    """Is told how each stage of a plain run goes."""
-
-    def started(self, label: str, stage: Stage) -> Progress: ...
-
-    def ended(self, label: str, artifact: Artifact, seconds: float) -> None: ...
-
-    def failed(self, label: str, error: NanochatError) -> None: ...
-
-
-class Unwatched:
-    """For tests."""
-
-    def started(self, label: str, stage: Stage) -> Progress:
-        return silent
-
-    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
-        """Nobody looks."""
-
-    def failed(self, label: str, error: NanochatError) -> None:
-        """Nobody looks."""
-
-
 @dataclass(frozen=True)
 class PlainRun:
     """Executes the graph here: no Prefect, no server. Mapped stages run side by side on threads."""
@@ -198,36 +174,37 @@ class PlainRun:
     store: Store
     compute: Compute
     folder_root: Path
-    watch: Watch = Unwatched()
+    sinks: tuple[Sink, ...] = ()
 
     def shards(self, data: DataConfig) -> tuple[ShardConfig, ...]:
         return list_shards(data, self.store)
 
     def __call__(self, stage: Stage, config: Config, **inputs: Handle | list[Handle]) -> Artifact:
-        return self._run(stage, config, stage.name, inputs, self.compute, Event())
+        return self._run(stage, config, stage.name, inputs, self.compute, StopRequest())
 
     def map(
         self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Each | Handle | list[Handle]
     ) -> list[Artifact]:
         compute = self.compute.shared(len(configs))
-        ending = Event()  # one call has failed, or a person or a signal ends the run: the others end too
+        stop = StopRequest()  # one call has failed, or a person or a signal ends the run: the others end too
         with ThreadPoolExecutor(self.compute.data_workers.at_once(len(configs))) as pool:
             futures = [
-                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs), compute, ending)
+                pool.submit(self._run, stage, config, f"{stage.name} {name}", deal(position, inputs), compute, stop)
                 for position, (config, name) in enumerate(zip(configs, names, strict=True))
             ]
             try:
                 return [future.result() for future in futures]
             except BaseException:
-                ending.set()
+                stop.request("The run was told to stop.")
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _run(
-        self, stage: Stage, config: Config, label: str, inputs: dict[str, Any], compute: Compute, ending: Event
+        self, stage: Stage, config: Config, label: str, inputs: dict[str, Any], compute: Compute, stop: StopRequest
     ) -> Artifact:
         started = time.monotonic()
-        progress = _until(ending, self.watch.started(label, stage))
+        progress = Reporter(label, stage.name, (stop, *self.sinks))
+        progress.emit("started")
         try:
             artifact = stage.run(
                 config,
@@ -238,24 +215,12 @@ class PlainRun:
                 folder_root=self.folder_root,
             )
         except NanochatError as error:
-            if not ending.is_set():
-                self.watch.failed(label, error)
+            if not stop.reason:
+                progress.emit("failed", error=str(error))
             raise
-        self.watch.ended(label, artifact, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        progress.emit("finished", key=artifact.key, cached=artifact.reused, seconds=seconds, metrics=artifact.metrics)
         return artifact
-
-
-def _until(ending: Event, progress: Progress) -> Progress:
-    """The progress of a stage, which ends it when the event is set: a thread cannot be ended from outside."""
-
-    def heard(
-        done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None
-    ) -> None:
-        if ending.is_set():
-            raise Preempted("The run was told to stop.")
-        progress(done, total, unit, message, metrics)
-
-    return heard
 
 
 @dataclass(frozen=True)

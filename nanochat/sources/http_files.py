@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
-from nanochat.progress import Progress
+from nanochat.events import Reporter
 from nanochat.sources.content_encoding import decode, sent_as, to_undo
 
 CONNECT_TIMEOUT_S = 15.0
@@ -65,7 +65,7 @@ def ask(url: str) -> Answer:
             return _described(ranged)
 
 
-def fetch(url: str, local: Path, progress: Progress, expected: str = "") -> None:
+def fetch(url: str, local: Path, progress: Reporter, expected: str = "") -> None:
     """Copies a file here, decoded; what came of it before is kept beside `local`, and the rest asked for.
 
     `expected` is the identity it had when it was listed: another one is refused, as a changed file, and a hash is held
@@ -97,7 +97,7 @@ def fetch(url: str, local: Path, progress: Progress, expected: str = "") -> None
     part.unlink(missing_ok=True)
 
 
-def _receive(url: str, part: Path, progress: Progress, expected: str) -> httpx.Headers:
+def _receive(url: str, part: Path, progress: Reporter, expected: str) -> httpx.Headers:
     """Fetches the bytes as they are sent, from where `part` ends; returns what the server said of them."""
     have = part.stat().st_size if part.exists() else 0
 

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
 from nanochat.errors import BadSource
-from nanochat.progress import Progress
+from nanochat.events import Reporter
 from nanochat.sources.file_names import LINES, Choice, Skipped, choose, file_format, is_hidden, named, split_of
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import as_ours, dataset_errors, hub_errors
@@ -110,7 +110,7 @@ def fetch_file(url: str, folder: Path) -> Path:
         return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_dir=folder))
 
 
-def fetch_stream(url: str, text_column: str, folder: Path, progress: Progress) -> Path:
+def fetch_stream(url: str, text_column: str, folder: Path, progress: Reporter) -> Path:
     """Writes the texts of one shard of a stream into a Parquet file in `folder` and returns its path."""
     import datasets  # noqa: PLC0415  # a second, only for those who need it
 
@@ -143,7 +143,7 @@ def _config(config: str) -> str | None:
 
 
 def _texts(
-    records: Iterable[Mapping[str, Any]], text_column: str, name: str, progress: Progress
+    records: Iterable[Mapping[str, Any]], text_column: str, name: str, progress: Reporter
 ) -> Iterator[str | None]:
     for number, record in enumerate(records, 1):
         text = record.get(text_column)

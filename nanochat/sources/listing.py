@@ -12,7 +12,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
-from nanochat.progress import silent
+from nanochat.events import silent
 from nanochat.sources import hub
 from nanochat.sources.checksum_files import parse_sum, promised_hashes
 from nanochat.sources.file_names import SUFFIXES, TEXT_FORMATS, Choice, choose, file_format, named, names_validation

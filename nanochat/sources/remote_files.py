@@ -21,7 +21,7 @@ import fsspec
 from botocore import exceptions as boto
 
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
-from nanochat.progress import Progress
+from nanochat.events import Reporter
 from nanochat.sources import http_files
 from nanochat.sources.http_files import check_hash, has_bad_certificate, is_hash
 from nanochat.store.s3 import open_s3
@@ -97,7 +97,7 @@ def _walk(filesystem: Any, root: str) -> dict[str, Any]:
     return found
 
 
-def fetch_url(url: str, local: Path, progress: Progress, identity: str = "") -> None:
+def fetch_url(url: str, local: Path, progress: Reporter, identity: str = "") -> None:
     """Copies a file here, whole; what `local` already has of it is kept, and the rest asked for.
 
     `identity` is what it had when it was listed; one that is a hash is held against the bytes. Raises `BadSource`
@@ -121,7 +121,7 @@ def is_web(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def _fetch(filesystem: Any, path: str, url: str, local: Path, progress: Progress, identity: str) -> str:
+def _fetch(filesystem: Any, path: str, url: str, local: Path, progress: Reporter, identity: str) -> str:
     """Copies a file of a file system; returns the hash that it promises for it, if any."""
     info = filesystem.info(path)
     if identity and not is_hash(identity) and _identity(info) != identity:

@@ -24,7 +24,7 @@ import pyarrow as pa
 from nanochat import settings
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.errors import BadSource, DamagedTransfer
-from nanochat.progress import Progress, silent
+from nanochat.events import Reporter, silent
 from nanochat.sources import hub
 from nanochat.sources.file_names import SUFFIXES, named, names_validation, stem
 from nanochat.sources.http_files import check_hash, is_hash
@@ -190,7 +190,7 @@ def _validation_names(shards: Sequence[ShardConfig], config: DataConfig) -> set[
 # --- one shard --------------------------------------------------------------------------------------------------------
 
 
-def write_shard(shard: ShardConfig, out: Path, progress: Progress = silent) -> dict[str, Any]:
+def write_shard(shard: ShardConfig, out: Path, progress: Reporter = silent) -> dict[str, Any]:
     """Fetches, checks and splits one shard: `train.parquet` and `validation.parquet` in `out`, if they have documents.
 
     Returns the counts of both. Raises `BadSource`, or `SourceUnreachable` when the network failed several times.
@@ -274,7 +274,7 @@ def _bytes_in(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _fetch(shard: ShardConfig, folder: Path, progress: Progress) -> Path:
+def _fetch(shard: ShardConfig, folder: Path, progress: Reporter) -> Path:
     if shard.url.startswith(hub.STREAM):
         return hub.fetch_stream(shard.url, shard.text_column, folder, progress)
     if shard.url.startswith("hf://"):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from nanochat.config.data import ShardConfig, WorldConfig
 from nanochat.errors import BadSource
-from nanochat.progress import Progress
+from nanochat.events import Reporter
 from nanochat.sources.documents import (
     BATCH_DOCUMENTS,
     from_texts,
@@ -61,7 +61,7 @@ def world_documents(world: WorldConfig, shard_index: int) -> Documents:
     return Documents(lambda: from_texts(tell(world.seed, shard_index, count)), count)
 
 
-def split_documents(shard: ShardConfig, documents: Documents, out: Path, progress: Progress) -> dict[str, Any]:
+def split_documents(shard: ShardConfig, documents: Documents, out: Path, progress: Reporter) -> dict[str, Any]:
     """Writes `train.parquet` and `validation.parquet` into `out`, each only if it has documents; returns the counts."""
     sample = _choose(shard, documents, progress) if shard.validation == "sample" else None
     skipped = done = 0
@@ -110,7 +110,7 @@ def held_out(hashes: np.ndarray, limit: int, documents: int | None = None) -> np
     return np.array(chosen, np.uint64)
 
 
-def _choose(shard: ShardConfig, documents: Documents, progress: Progress) -> np.ndarray:
+def _choose(shard: ShardConfig, documents: Documents, progress: Reporter) -> np.ndarray:
     smallest = np.empty(0, np.uint64)
     waiting: list[np.ndarray] = []
     done = count = 0

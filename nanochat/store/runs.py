@@ -33,7 +33,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
-from nanochat.store.artifacts import Artifact
+from nanochat.events import Event
 from nanochat.store.object_names import ObjectName, ObjectPath
 from nanochat.store.record_format import parse_record
 from nanochat.store.store import Store
@@ -52,6 +52,10 @@ SIGNATURE = re.compile(r"(?i)((?:token|signature|sig|credential|secret|password|
 LOG = logging.getLogger(__name__)
 
 State = Literal["running", "completed", "failed", "cancelled", "lost"]
+STATES: Mapping[str, Literal["running", "computed", "failed"]] = {
+    "started": "running", "finished": "computed", "failed": "failed",
+}  # fmt: skip
+"""Kind of an event → state of the node from then on."""
 
 
 class StageRecord(BaseModel):
@@ -119,7 +123,7 @@ class Run:
 
 
 class Recording:
-    """A run that is being recorded. Threads may share it."""
+    """A sink that records a run. Threads may share it."""
 
     def __init__(self, store: Store, profile: str, config: Mapping[str, Any], flow_run: str) -> None:
         self._store = store
@@ -132,27 +136,17 @@ class Recording:
             flow_run=flow_run, state="running", started=started, seconds=0.0, beat=0, stages={}, holds=[],
         )  # fmt: skip
 
-    def started(self, label: str, stage: str) -> None:
-        """A call of a stage began, perhaps once more."""
-        self._note(label, StageRecord(stage=stage, state="running"))
-
-    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
-        """It has its artifact."""
-        state = "reused" if artifact.reused else "computed"
-        self._note(label, StageRecord(stage=artifact.stage, state=state, key=artifact.key, seconds=round(seconds, 3)))
-        if isinstance(score := artifact.metrics.get("chatcore"), int | float):
-            with self._lock:
-                self.record = self.record.model_copy(update={"chatcore": score})
-
-    def failed(self, label: str) -> None:
-        """It ended without."""
+    def __call__(self, event: Event) -> None:
+        """Keeps the state of each node."""
+        if event.kind not in STATES:
+            return
+        state = "reused" if event.cached else STATES[event.kind]
         with self._lock:
-            if label in self._stages:
-                self._stages[label] = self._stages[label].model_copy(update={"state": "failed"})
-
-    def watching(self, watch: Any) -> Watching:
-        """The watch of a runner, with this record between."""
-        return Watching(self, watch)
+            self._stages[event.label] = StageRecord(
+                stage=event.stage, state=state, key=event.key, seconds=round(event.seconds, 3)
+            )
+            if isinstance(score := event.metrics.get("chatcore"), int | float):
+                self.record = self.record.model_copy(update={"chatcore": score})
 
     def write(self, **changes: Any) -> None:
         """Writes all that is known; raises a `StoreError`."""
@@ -190,36 +184,6 @@ class Recording:
                     continue
                 LOG.warning("The run %s is %s, but that could not be recorded: %s", self.record.id, state, failed)
             return
-
-    def _note(self, label: str, stage: StageRecord) -> None:
-        with self._lock:
-            self._stages[label] = stage
-
-
-class Watching:
-    """A runner's watch that is recorded too."""
-
-    def __init__(self, recording: Recording, watch: Any) -> None:
-        self._recording, self._watch = recording, watch
-
-    def began(self, run_id: str, url: str) -> None:
-        self._watch.began(run_id, url)
-
-    def stop(self, reason: str) -> None:
-        self._watch.stop(reason)
-
-    def started(self, label: str, stage: Any) -> Any:
-        progress = self._watch.started(label, stage)
-        self._recording.started(label, stage.name)
-        return progress
-
-    def ended(self, label: str, artifact: Artifact, seconds: float) -> None:
-        self._recording.ended(label, artifact, seconds)
-        self._watch.ended(label, artifact, seconds)
-
-    def failed(self, label: str, error: NanochatError) -> None:
-        self._recording.failed(label)
-        self._watch.failed(label, error)
 
 
 @contextlib.contextmanager

@@ -20,13 +20,14 @@ from nanochat import settings
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, StageFailed, Unexpected, from_json
+from nanochat.events import Reporter
 from nanochat.execution.stage import Context, NotFirstNode
 from nanochat.workers.job import Job
 from nanochat.workers.rank_log import PREFIX, RankLog, Tail, first_words
 from nanochat.workers.rendezvous import MEET_S, meet
 
 POLL_S = 0.1
-TELL_S = 1.0
+REPORT_EVERY_S = 1.0
 ORPHAN_S = 30.0
 """Longer than what `supervise` leaves training to save a checkpoint."""
 KILLED = re.compile(r"exitcode\s*:\s*-9\b")
@@ -95,7 +96,7 @@ def _await_orphan(alone: IO[str], context: Context) -> None:
     while time.monotonic() < until:
         with suppress(BlockingIOError):
             return fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        context.progress(0, 0, "", "waiting for the checkpoint of a run that was killed")
+        context.progress.log("waiting for the checkpoint of a run that was killed")
         time.sleep(POLL_S)
 
 
@@ -153,17 +154,17 @@ def rendezvous(compute: Compute, ranks: int) -> list[str]:
 def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) -> None:
     metrics, ranks = Tail(context.folder / "metrics.jsonl"), RankLog(context.folder / "log.txt")
     began, timeout_s = time.monotonic(), context.compute.supervision.timeout_s
-    event: dict[str, Any] = {"message": "starting"}
-    told = 0.0
+    last: dict[str, Any] = {"message": "starting"}
+    reported = 0.0
     while True:
         running = supervisor.poll() is None
-        if time.monotonic() - told > TELL_S:  # also when nothing is new: a caller stops us by raising here
-            told = time.monotonic()
-            _tell(event, context)
+        if time.monotonic() - reported > REPORT_EVERY_S:  # also when nothing is new: a sink ends training by raising
+            reported = time.monotonic()
+            _report(last, context.progress)
         for line in metrics.lines():
-            with suppress(ValueError):  # a full disk may have cut it
-                event, told = json.loads(line), time.monotonic()
-            _tell(event, context)
+            with suppress(ValueError):  # a full disk may have cut the line
+                last, reported = json.loads(line), time.monotonic()
+            _report(last, context.progress)
         ranks.hand_on(last=not running)
         if not running:
             return
@@ -175,11 +176,11 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
         time.sleep(POLL_S)
 
 
-def _tell(event: dict[str, Any], context: Context) -> None:
-    numbers = {k: v for k, v in event.items() if isinstance(v, int | float) and k not in ("done", "total")}
-    context.progress(
-        event.get("done", 0), event.get("total", 0), event.get("unit", ""), event.get("message", ""), numbers
-    )
+def _report(line: dict[str, Any], progress: Reporter) -> None:
+    """A line of `metrics.jsonl` as an event."""
+    metrics = {name: value for name, value in line.items() if isinstance(value, int | float)}
+    done, total = metrics.pop("done", 0), metrics.pop("total", 0)
+    progress(done, total, line.get("unit", ""), line.get("message", ""), metrics)
 
 
 def _answer(path: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from nanochat import settings
 from nanochat.config.compute import Compute
 from nanochat.errors import StageFailed
-from nanochat.progress import Progress
+from nanochat.events import Reporter
 from nanochat.store.objects import Objects
 
 MEET_S = 600.0
@@ -20,7 +20,7 @@ NOWHERE = ("192.0.2.1", 9)
 """An address that nobody has (RFC 5737): asked for the way to it, the system names our own; nothing is sent."""
 
 
-def meet(folder: str, compute: Compute, progress: Progress) -> Compute:
+def meet(folder: str, compute: Compute, progress: Reporter) -> Compute:
     """`compute` with `rendezvous` filled in; the first node writes it below `folder`, a URL.
 
     Raises `StageFailed` when nothing answers where it says it is.
@@ -36,7 +36,7 @@ def meet(folder: str, compute: Compute, progress: Progress) -> Compute:
     return compute.on_node(compute.parallelism.node, place)
 
 
-def _heard(objects: Objects, path: str, progress: Progress) -> str:
+def _heard(objects: Objects, path: str, progress: Reporter) -> str:
     deadline = time.monotonic() + MEET_S
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError, OSError):  # not said yet, or by an attempt that has died
@@ -44,7 +44,7 @@ def _heard(objects: Objects, path: str, progress: Progress) -> str:
             host, _, port = place.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
             return place
-        progress(0, 0, "", "waiting for the first node")
+        progress.log("waiting for the first node")
         time.sleep(POLL_S)
     raise StageFailed(
         "The first node has not said where it is.", hint="Does it run, with the same store, settings and code?"

@@ -147,7 +147,7 @@ def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(
 ) -> None:
     import flows.terminal
 
-    monkeypatch.setattr(flows.terminal, "BEAT_EVERY_S", 0.2)
+    monkeypatch.setattr(flows.terminal, "HEARTBEAT_EVERY_S", 0.2)
     shown, first = workshop.run()
     assert "9 computed, 0 cached" in shown
     assert workshop.states(first) == dict.fromkeys(

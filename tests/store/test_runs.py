@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nanochat.config.data import ShardConfig, WorldConfig
 from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
-from nanochat.graphs.pipeline import PlainRun, Unwatched
+from nanochat.events import Event
+from nanochat.graphs.pipeline import PlainRun
 from nanochat.stages.download import download
 from nanochat.store import runs
 from nanochat.store.artifacts import Artifact
@@ -26,12 +28,13 @@ from tests.waiting import until
 DIES = """
 import sys, time
 from pathlib import Path
+from nanochat.events import Event
 from nanochat.store import runs
 from nanochat.store.store import Store
 runs.BEAT_S = 0.1
 store = Store(sys.argv[1], Path(sys.argv[2]))
 with runs.recording(store, "demo", {}) as record:
-    record.started("download shard", "download")
+    record(Event(label="download shard", stage="download", kind="started"))
     store.find("download", "k" * 64)
     while runs.find(store, record.record.id).record.beat <= 2:
         time.sleep(0.1)
@@ -45,25 +48,27 @@ def store(root: str, tmp_path: Path) -> Store:
     return Store(root, tmp_path / "cache")
 
 
-def artifact(store: Store, folder: Path, key: str, *, reused: bool = False, **metrics: float) -> Artifact:
+def artifact(store: Store, folder: Path, key: str) -> Artifact:
     out = folder / key[:8]
     out.mkdir()
     (out / "data").write_text(key)
     manifest = store.publish(
-        out, stage="evaluate_chat", stage_version=1, kind="Evaluation", key=key, config={}, inputs={}, metrics=metrics,
+        out, stage="evaluate_chat", stage_version=1, kind="Evaluation", key=key, config={}, inputs={}, metrics={},
         producer=describe_producer(datetime.now(UTC)),
     )  # fmt: skip
-    return store.artifact(manifest, reused=reused)
+    return store.artifact(manifest, reused=False)
 
 
 def test_a_run_is_there_from_its_start_and_says_how_it_ended(store: Store, tmp_path: Path) -> None:
     with runs.recording(store, "demo", {"sft": {"epochs": 2}}, flow_run="f1") as record:
         (seen,) = runs.newest(store)
         assert (seen.state, seen.record.profile, seen.record.stages) == ("running", "demo", {})
-        record.started("a", "evaluate_chat")
-        record.started("b", "evaluate_chat")
-        record.ended("a", artifact(store, tmp_path, "a" * 64, chatcore=0.5), 2.0)
-        record.ended("b", artifact(store, tmp_path, "b" * 64, reused=True), 0.0)
+        for label in "ab":
+            record(Event(label=label, stage="evaluate_chat", kind="started"))
+            artifact(store, tmp_path, label * 64)
+        finished = partial(Event, stage="evaluate_chat", kind="finished")
+        record(finished(label="a", key="a" * 64, seconds=2.0, metrics={"chatcore": 0.5}))
+        record(finished(label="b", key="b" * 64, cached=True))
         record.write()
         (seen,) = runs.newest(store)
         assert seen.names == {("evaluate_chat", "a" * 64), ("evaluate_chat", "b" * 64)}
@@ -94,8 +99,8 @@ def test_what_ends_a_run_is_said(tmp_path: Path, error: BaseException, state: st
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     with pytest.raises(type(error)), runs.recording(store, "demo", {}, stopped_by=(Stopped,)) as record:
         for label in ("broken", "beside"):
-            record.started(label, "download")
-        record.failed("broken")
+            record(Event(label=label, stage="download", kind="started"))
+        record(Event(label="broken", stage="download", kind="failed"))
         raise error
     seen = runs.find(store, record.record.id)
     assert (seen.state, seen.record.error) == (state, said)
@@ -185,7 +190,7 @@ def test_the_plain_runner_says_which_stage_failed(tmp_path: Path) -> None:
         ShardConfig(name="missing", url=str(tmp_path / "missing.txt"), identity=""),
     ]
     with pytest.raises(NanochatError) as caught, runs.recording(store, "demo", {}) as record:
-        run = PlainRun(store, compute(count=1), tmp_path / "runs", record.watching(Unwatched()))
+        run = PlainRun(store, compute(count=1), tmp_path / "runs", (record,))
         run.map(download, shards, ["whole", "missing"])
     seen = runs.newest(store)[0].record
     assert {label: each.state for label, each in seen.stages.items()} == {

@@ -26,7 +26,7 @@ from pathlib import Path
 import nanochat.execution.stage as stages
 from nanochat.config.compute import Compute
 from nanochat.config.pipeline import ReportConfig
-from nanochat.progress import silent
+from nanochat.events import Reporter
 from nanochat.store.artifacts import Report
 from nanochat.store.store import Store
 
@@ -41,16 +41,17 @@ def work(config: ReportConfig, *, out: Path, context: stages.Context):
     until = home / f"end-{name}"
     while not until.exists():
         if name != "blind":
-            context.progress(0, 0, "")
+            context.progress.log("")
         time.sleep(0.05)
     (out / "who").write_text(name)
     return {}
 
-def waiting(done, total, unit, message="", metrics=None):
-    if message:
+def waiting(event):
+    if event.message:
         print(f"{name} waits", flush=True)
 
-artifact = work.run(ReportConfig(), {}, store=store, compute=Compute(), progress=waiting, folder_root=home / name)
+progress = Reporter(sinks=(waiting,))
+artifact = work.run(ReportConfig(), {}, store=store, compute=Compute(), progress=progress, folder_root=home / name)
 print(f"{name} has {(artifact.path / 'who').read_text()} reused={artifact.reused}", flush=True)
 """
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from nanochat.errors import (
     StageFailed,
     Unexpected,
 )
+from nanochat.events import Event, Reporter
 from nanochat.workers.launch import launch, rank_count, rendezvous
 from nanochat.workers.rank_log import first_words
 from tests.compute import compute
@@ -41,9 +41,10 @@ def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplo
     seen: list[tuple[float, float, str, float | None]] = []
     answers: list[dict[str, Any]] = []
 
-    def progress(done: float, total: float, unit: str, message: str = "", metrics: Mapping[str, float] | None = None):
-        seen.append((done, total, message, (metrics or {}).get("loss")))
+    def see(event: Event) -> None:
+        seen.append((event.done, event.total, event.message, event.metrics.get("loss")))
 
+    progress = Reporter(sinks=(see,))
     thread = threading.Thread(target=lambda: answers.append(go("answer", tmp_path, progress=progress, ranks=2)))
     thread.start()
     thread.join()
@@ -96,11 +97,11 @@ def test_a_rank_that_hangs_ends_all_and_says_where(tmp_path: Path) -> None:
 def test_an_exception_in_the_parent_ends_everything(tmp_path: Path) -> None:
     began = time.monotonic()
 
-    def progress(*event: Any) -> None:
+    def interrupt(_: Event) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        go("sleep", tmp_path, progress=progress)
+        go("sleep", tmp_path, progress=Reporter(sinks=(interrupt,)))
     assert time.monotonic() - began < 25
     assert not of_job(tmp_path)
 
@@ -116,10 +117,11 @@ def test_what_a_killed_run_left_behind_ends_before_the_next_begins(tmp_path: Pat
         killed.kill()
     left: list[list[psutil.Process]] = []
 
-    def progress(*event: Any) -> None:
-        if event[3] != "waiting for the checkpoint of a run that was killed":
+    def look(event: Event) -> None:
+        if event.message != "waiting for the checkpoint of a run that was killed":
             left.append(of_job(first))
 
+    progress = Reporter(sinks=(look,))
     assert go("answer", second, progress=progress, checkpoints="file:///s/key")["world_size"] == 1
     assert left
     assert not any(left)

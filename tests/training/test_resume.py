@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanochat.events import Event, Reporter
 from nanochat.training import loop
 from nanochat.training.pretrain import pretrain
 from nanochat.workers.ranks import Preempted, World
@@ -82,13 +83,13 @@ def test_a_wall_clock_that_jumps_changes_nothing(data: Path, tmp_path: Path, mon
         monkeypatch.setenv(name, value)
     jumps = {2: 3600, 6: -3600, 9: 0}
 
-    def progress(done: float, *_: object) -> None:
-        if int(done) in jumps:
-            clock.jump_to(jumps[int(done)])
+    def jump(event: Event) -> None:
+        if int(event.done) in jumps:
+            clock.jump_to(jumps[int(event.done)])
 
     url = (tmp_path / "checkpoints" / "key").as_uri()
     how = {"ranks": 2, "exact": True, "every_s": 0.01, "timeout_s": 300}
-    launched(data, tmp_path / "jumped", url, progress=progress, **how)
+    launched(data, tmp_path / "jumped", url, progress=Reporter(sinks=(jump,)), **how)
     monkeypatch.undo()
     pretrain(job(data, tmp_path / "whole", exact=True), ALONE)
     assert curve(tmp_path / "jumped") == curve(tmp_path / "whole")

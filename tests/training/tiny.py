@@ -14,7 +14,6 @@ import numpy as np
 
 from nanochat.config.training import Horizon, ModelConfig, OptimizerConfig, PretrainConfig
 from nanochat.execution.stage import Context
-from nanochat.progress import Progress, silent
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.workers.job import Job
 from nanochat.workers.launch import launch
@@ -57,14 +56,14 @@ def config(steps: int = 12, **optimizer: float) -> PretrainConfig:
     )
 
 
-def context(folder: Path, progress: Progress = silent, checkpoints: str = "", **how: Any) -> Context:
+def context(folder: Path, progress: Reporter = silent, checkpoints: str = "", **how: Any) -> Context:
     """`how` sets fields of `Compute`."""
     (folder / "out").mkdir(parents=True)
     return Context(compute(**{"device": "cpu", "ranks": 1, **how}), progress, checkpoints, folder)
 
 
 def launched(
-    data: Path, folder: Path, checkpoints: str = "", steps: int = 12, progress: Progress = silent, **how: Any
+    data: Path, folder: Path, checkpoints: str = "", steps: int = 12, progress: Reporter = silent, **how: Any
 ) -> dict[str, Any]:
     """Pretraining under torchrun; its payload is in `folder/out`."""
     around = context(folder, progress, checkpoints, **how)

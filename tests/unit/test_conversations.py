@@ -18,7 +18,7 @@ from nanochat.data import conversations as made
 from nanochat.data.conversations import questions_of, render_mixture, times_seen, with_file_hashes, write_rows
 from nanochat.data.row_index import open_rows
 from nanochat.errors import BadConfig, BadSource
-from nanochat.progress import silent
+from nanochat.events import silent
 from nanochat.report.data_card import conversation_facts, table
 from nanochat.stages.conversations import converse
 from nanochat.tokenizer.bpe import Tokenizer

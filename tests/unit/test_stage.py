@@ -11,8 +11,8 @@ import pytest
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.errors import NoSpace, Unexpected, WrongKind
+from nanochat.events import silent
 from nanochat.execution.stage import Context, Metrics, Stage, stage
-from nanochat.progress import silent
 from nanochat.store.artifacts import RawShard, Vocabulary
 from nanochat.store.store import Store
 
