@@ -18,7 +18,7 @@ from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NotFound
 from nanochat.graphs import branches
-from nanochat.graphs.pipeline import Handle, Handles, Result, pinned, pipeline, publish_aliases
+from nanochat.graphs.pipeline import Handle, Handles, Result, pipeline, publish_aliases, with_file_hashes
 from nanochat.stages.conversations import converse
 from nanochat.stages.evaluate import evaluate_chat
 from nanochat.store.artifacts import Artifact
@@ -102,7 +102,7 @@ def _contest(run: PrefectRun, given: Asked, champion: Artifact | None, mode: str
     if champion is None:
         return Contest(candidate, None)
     vocabulary = branches.vocabulary_of(champion)
-    (questions,) = run.map(converse, [pinned(given.config.conversations)], ["in use"], vocabulary=vocabulary)
+    (questions,) = run.map(converse, [with_file_hashes(given.config.conversations)], ["in use"], vocabulary=vocabulary)
     (evaluation,) = run.map(
         evaluate_chat, [given.config.chat_evaluation], ["in use"], model=champion, conversations=questions
     )

@@ -83,7 +83,7 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
     screen.say(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
     store = open_store(parameters["store"])
     if report := store.read("report", thread.report_key):
-        screen.say(f"report  {store.fetch(report) / 'report.html'}")
+        screen.say(f"report  {store.artifact(report, reused=True).path / 'report.html'}")
     screen.say('chat    nanochat chat -p "Hello!"')
     return 0
 

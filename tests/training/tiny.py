@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nanochat.config.training import Horizon, ModelConfig, OptimizerConfig, PretrainConfig
+from nanochat.events import Reporter, silent
 from nanochat.execution.stage import Context
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.workers.job import Job
