@@ -12,17 +12,13 @@ with it. A store that fails is asked again for ten minutes: training goes on mea
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +28,8 @@ from nanochat import settings
 from nanochat.data.order import ShuffleGroup
 from nanochat.data.row_index import Block, RowSet
 from nanochat.data.rows import decode_block
-from nanochat.errors import BadSource, DamagedArtifact, StoreUnreachable
-from nanochat.store.object_names import is_foreign
+from nanochat.errors import BadSource, DamagedArtifact, StoreUnreachable, SystemFailed
+from nanochat.store.cache import DiskCache
 from nanochat.store.objects import Objects
 
 Columns = tuple[np.ndarray, ...]
@@ -46,9 +42,7 @@ GIVE_UP_S = 600.0
 PAUSE_S = (0.1, 10.0)
 """Between two attempts, at first and at most."""
 DAMAGED_TRIES = 3
-SUFFIX, PART = ".rows", ".part"
-ABANDONED_S = 24 * 3600
-"""Age at which a half-written block is taken for that of a dead process."""
+CHECKSUM_BYTES = 16
 
 
 class BlockReader:
@@ -67,7 +61,7 @@ class BlockReader:
         self._mapped: dict[int, Columns | Future[Columns]] = {}
         self._began = False
         self._closed = threading.Event()
-        self._cache = _Cache(rows, self._closed)
+        self._cache = _BlockCache(rows, self._closed)
         self._pool = ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch")
         self._hold(GROUPS_AHEAD)
 
@@ -99,6 +93,7 @@ class BlockReader:
         """Ends the threads: fetches that run stop at their next attempt."""
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._cache.close()
 
     def _wait(self, block: int) -> Columns:
         while block not in self._mapped:  # groups may be smaller than a batch
@@ -111,126 +106,70 @@ class BlockReader:
     def _hold(self, count: int) -> None:
         while len(self._held) < count and (group := next(self._groups, None)) is not None:
             self._held.append(group)
-            for block in group.blocks.tolist():
-                self._uses[block] += 1
-                if block not in self._mapped:
-                    found = self._blocks[block]
-                    self._cache.want(found)
-                    self._mapped[block] = self._pool.submit(self._cache.get, found)
+            blocks: list[int] = group.blocks.tolist()
+            self._uses.update(blocks)
+            new = [block for block in blocks if block not in self._mapped]
+            self._cache.use(self._blocks[block] for block in new)
+            for block in new:
+                self._mapped[block] = self._pool.submit(self._cache.get, self._blocks[block])
 
     def _drop(self, group: ShuffleGroup) -> None:
-        for block in group.blocks.tolist():
-            self._uses[block] -= 1
-            if not self._uses[block]:
-                del self._mapped[block]
-                self._cache.release(self._blocks[block])
+        blocks: list[int] = group.blocks.tolist()
+        self._uses.subtract(blocks)
+        unused = [block for block in blocks if not self._uses[block]]
+        for block in unused:
+            del self._mapped[block]
+        self._cache.release(self._blocks[block] for block in unused)
 
 
-class _Cache:
+class _BlockCache:
     """Uncompressed blocks on the local disk: `<SHA-256 of the file in the store>.rows`.
 
-    A block's file is its ids, its masks, and a checksum over both, with which a copy that an earlier process left is
-    checked before it is used.
+    A file contains the ids, the masks, and a checksum of both, which detects a damaged copy of an earlier process.
     """
 
     def __init__(self, rows: RowSet, closed: threading.Event) -> None:
         self._rows = rows
-        self._folder = Path(rows.index.cache)
+        self._cache = DiskCache(Path(rows.index.cache), settings.rows_cache_bytes, suffix=".rows")
         self._objects = Objects(rows.index.store)
         self._closed = closed
-        self._wanted: set[str] = set()
-        self._lock = threading.Lock()
-        self._folder.mkdir(parents=True, exist_ok=True)
 
-    def want(self, block: Block) -> None:
-        with self._lock:
-            self._wanted.add(block.sha256 + SUFFIX)
+    def use(self, blocks: Iterable[Block]) -> None:
+        """Protects blocks from deletion until `release`."""
+        self._cache.use(block.sha256 for block in blocks)
 
-    def release(self, block: Block) -> None:
-        with self._lock:
-            self._wanted.discard(block.sha256 + SUFFIX)
+    def release(self, blocks: Iterable[Block]) -> None:
+        self._cache.release(block.sha256 for block in blocks)
+
+    def close(self) -> None:
+        self._cache.close()
 
     def get(self, block: Block) -> Columns:
-        """The block, mapped; from the store if it is not here."""
-        place = self._folder / (block.sha256 + SUFFIX)
-        if (found := self._open(place, block)) is not None:
-            return found
-        with self._alone(place.with_suffix(PART)) as part:
-            if (found := self._open(place, block)) is not None:  # another process was first
-                return found
-            part.truncate(0)
-            self._fetch(block, part)
-            found = self._open(Path(part.name), block)  # before its name is there: others may delete what is
-            Path(part.name).replace(place)
-        self._make_room()
-        assert found is not None
-        return found
-
-    # --- here -----------------------------------------------------------------------------------------------------
-
-    def _open(self, place: Path, block: Block) -> Columns | None:
-        """The mapped columns; None when the block is not here, or not whole."""
-        try:
-            # closing frees the file descriptor; the mapping lives as long as views of it
-            with pa.memory_map(str(place)) as mapped:
-                content = np.frombuffer(mapped.read_buffer(), np.uint8)
-            os.utime(place)
-        except (OSError, pa.ArrowInvalid):
-            return None
+        """The block, mapped; fetched from the store if there is no copy. The caller uses it."""
         cells, itemsize = block.rows * self._rows.row_tokens, self._rows.dtype.itemsize
-        ids_bytes, all_bytes = cells * itemsize, cells * (itemsize + self._rows.masked)
-        whole = len(content) == all_bytes + 16 and _checksum(content[:all_bytes]) == content[all_bytes:].tobytes()
-        if not whole:
-            return None
-        columns = [content[:ids_bytes].view(self._rows.dtype), content[ids_bytes:all_bytes]][: 1 + self._rows.masked]
-        return tuple(column.reshape(block.rows, self._rows.row_tokens) for column in columns)
+        ids_bytes, data_bytes = cells * itemsize, cells * (itemsize + self._rows.masked)
+        size = data_bytes + CHECKSUM_BYTES
+        for _ in range(DAMAGED_TRIES):
+            place = self._cache.get(
+                block.sha256, size, lambda path: path.stat().st_size == size, lambda path: self._fetch(block, path)
+            )
+            content = _mapped(place)
+            if content is not None and _checksum(content[:data_bytes]) == content[data_bytes:].tobytes():
+                columns = [content[:ids_bytes].view(self._rows.dtype), content[ids_bytes:data_bytes]]
+                shape = (block.rows, self._rows.row_tokens)
+                return tuple(column.reshape(shape) for column in columns[: 1 + self._rows.masked])
+            self._cache.forget(block.sha256)
+        raise SystemFailed(f"The copy of `{block.path}` is damaged each time.", hint="Check the disk of the cache.")
 
-    @contextlib.contextmanager
-    def _alone(self, part: Path) -> Iterator[IO[bytes]]:
-        """The file that becomes the block, open for writing by nobody else; gone, unless it was renamed."""
-        while True:
-            with part.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(part.stat(), os.fstat(file.fileno())):  # else who had it is done with it
-                        try:
-                            yield file
-                        finally:
-                            with contextlib.suppress(OSError):
-                                part.unlink()
-                        return
-
-    def _make_room(self) -> None:
-        """Deletes what is oldest and not wanted here until the cache is within its limit."""
-        found: list[tuple[float, int, Path]] = []
-        for place in self._folder.iterdir():
-            if is_foreign(place.name):
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                there = place.stat()
-                if place.suffix == PART and time.time() - there.st_mtime > ABANDONED_S:
-                    place.unlink(missing_ok=True)
-                found.append((there.st_mtime, there.st_size, place))
-        excess = sum(size for _, size, _ in found) - settings.rows_cache_bytes()
-        for _, size, place in sorted(found):
-            if excess <= 0:
-                return
-            with self._lock:
-                if place.suffix == SUFFIX and place.name not in self._wanted:
-                    place.unlink(missing_ok=True)
-                    excess -= size
-
-    # --- from the store -------------------------------------------------------------------------------------------
-
-    def _fetch(self, block: Block, file: IO[bytes]) -> None:
+    def _fetch(self, block: Block, path: Path) -> None:
         shape = (self._rows.row_tokens, self._rows.dtype)
         columns = decode_block(self._download(block), *shape, masked=self._rows.masked, name=block.path)
         if len(columns[0]) != block.rows:
             raise BadSource(f"`{block.path}` has {len(columns[0])} rows instead of {block.rows}.")
-        for column in columns:
-            file.write(column.data)
-        file.write(_checksum(*columns))
-        file.flush()
+        with path.open("wb") as file:
+            for column in columns:
+                file.write(column.data)
+            file.write(_checksum(*columns))
 
     def _download(self, block: Block) -> bytes:
         """The file of a block, checked; what can pass is tried again."""
@@ -251,6 +190,16 @@ class _Cache:
             damaged += 1
             if damaged == DAMAGED_TRIES:
                 raise _damaged(block, "is not what was published")
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """The bytes of a file, mapped; None if it is gone."""
+    try:
+        # closing frees the file descriptor; the mapping lives as long as views of it
+        with pa.memory_map(str(path)) as file:
+            return np.frombuffer(file.read_buffer(), np.uint8)
+    except (OSError, pa.ArrowInvalid):
+        return None
 
 
 def _checksum(*columns: np.ndarray) -> bytes:

@@ -1,95 +1,190 @@
-"""Local copies of a remote store's payloads, by digest, within a size limit."""
+"""A bounded cache of files or folders on the local disk, shared by the processes of a machine.
+
+Payloads of a remote store (`payloads.py`) and blocks of packed rows (`data/blocks.py`) are cached with it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
-from nanochat import settings
+from filelock import FileLock, Timeout
+
 from nanochat.errors import NoSpace, SystemFailed, SystemRefused
 from nanochat.store.file_walk import walk_files
-from nanochat.store.manifest import Manifest
 from nanochat.store.object_names import is_foreign
 from nanochat.system_errors import DISK_FULL, TRANSIENT
 
-DOWNLOADS_AT_ONCE = 8
 ABANDONED_S = 24 * 3600
-"""Age at which a half-finished download is taken for that of a dead process."""
+"""Age at which an unfinished entry is deleted: its process has ended."""
+POLL_S = 0.01
 
 
-class Cache:
-    """Folders named by digest; the least recently used are deleted when there is no room.
+class DiskCache:
+    """Entries with a name, each a file or a folder. The least recently used are deleted when there is no space.
 
-    A folder that a live `Cache` returned, in this process or another, is not deleted.
+    An entry that a live `DiskCache` uses, in this process or another, is not deleted. Threads may share a cache.
 
-    payloads/<digest>/…    whole copies, renamed into place
-    incoming/<random>      being downloaded, or being deleted
-    users/<random>         digests that one `Cache` handed out; locked as long as it lives, however its process ends
+    <entries>/<name><suffix>    complete entries, renamed into place
+    incoming/<random>           entries that are being filled or deleted, and locks of those being filled
+    users/<random>              names that one `DiskCache` uses; locked as long as it lives, however its process ends
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit_bytes: Callable[[], int], *, entries: str = "", suffix: str = "") -> None:
         self.root = root
-        self._claimed: set[str] = set()
-        self._claims: IO[str] | None = None
+        self._limit_bytes = limit_bytes
+        self._entries = root / entries
+        self._suffix = suffix
+        self._used: set[str] = set()
+        self._user: FileLock | None = None
 
-    def folder(self, manifest: Manifest, download: Callable[[str, Path], None]) -> Path:
-        """The payload's local folder, downloaded if it is not here in full. The caller verifies it."""
-        place = self.root / "payloads" / manifest.digest
-        with self._alone():
-            self._claim(manifest.digest)
-            if _whole(place, manifest):
-                os.utime(place)
-                return place
-            self._make_room(sum(file.size for file in manifest.files))
-        temporary = self.scratch()
-        with self._on_disk():
-            temporary.mkdir()
-        try:
-            with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-                list(pool.map(lambda file: download(file.path, temporary / file.path), manifest.files))
-            with self._alone():
-                if not _whole(place, manifest):  # else another process was first
-                    self._discard(place)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    temporary.rename(place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return place
+    def use(self, names: Iterable[str]) -> None:
+        """Protects entries from deletion until `release`, whether they exist or not."""
+        with self._locked():
+            if self._user is None:
+                folder = self.root / "users"
+                folder.mkdir(exist_ok=True)
+                self._user = _lock(folder / uuid.uuid4().hex)
+                self._user.acquire()
+            self._set_used(self._used | set(names))
 
-    def forget(self, digest: str) -> None:
-        """Drops a copy that turned out to be damaged."""
-        with self._alone():
-            self._discard(self.root / "payloads" / digest)
+    def release(self, names: Iterable[str]) -> None:
+        """Ends the protection of entries."""
+        if self._user is not None:
+            with self._locked():
+                self._set_used(self._used - set(names))
+
+    def close(self) -> None:
+        """Ends the protection of all entries, as the end of the process does."""
+        if self._user is not None:
+            with contextlib.suppress(OSError):
+                Path(self._user.lock_file).unlink()
+            self._user.release()
+            self._user = None
+
+    def get(
+        self, name: str, size_bytes: int, is_complete: Callable[[Path], bool], fill: Callable[[Path], object]
+    ) -> Path:
+        """The path of an entry, which the caller uses (`use`). `fill` creates it if it is missing or incomplete.
+
+        `fill` receives a path that does not exist. Other processes that need the same entry wait for it.
+        """
+        if self._is_complete(name, is_complete):
+            return self._place(name)
+        incoming = self.scratch()
+        with self._filling(name):
+            if self._is_complete(name, is_complete):  # another process was first
+                return self._place(name)
+            with self._locked():
+                self._make_room(size_bytes)
+            try:
+                fill(incoming)
+                with self._locked():
+                    self._delete(self._place(name))
+                    self._entries.mkdir(parents=True, exist_ok=True)
+                    incoming.rename(self._place(name))
+            finally:
+                _remove(incoming)
+        return self._place(name)
+
+    def forget(self, name: str) -> None:
+        """Deletes an entry, for example a damaged one."""
+        with self._locked():
+            self._delete(self._place(name))
 
     def scratch(self) -> Path:
-        """A fresh name for a file or folder that its user deletes."""
+        """A new path for a temporary file or folder; the caller deletes it."""
         folder = self.root / "incoming"
         with self._on_disk():
             folder.mkdir(parents=True, exist_ok=True)
         return folder / uuid.uuid4().hex
 
-    # --- inside ---------------------------------------------------------------------------------------------------
+    def _place(self, name: str) -> Path:
+        return self._entries / f"{name}{self._suffix}"
+
+    def _is_complete(self, name: str, is_complete: Callable[[Path], bool]) -> bool:
+        with self._on_disk():
+            try:
+                found = is_complete(self._place(name))
+                if found:
+                    os.utime(self._place(name))
+            except FileNotFoundError:
+                return False
+        return found
+
+    def _set_used(self, names: set[str]) -> None:
+        assert self._user is not None
+        self._used = names
+        Path(self._user.lock_file).write_text("\n".join(names))
+
+    def _all_used(self) -> set[str]:
+        """Names that a live `DiskCache` uses. Raises if that is unknown: no entry may be deleted then."""
+        used: set[str] = set(self._used)
+        for path in _inside(self.root / "users"):
+            if self._user is not None and path == Path(self._user.lock_file):
+                continue
+            try:
+                with _lock(path).acquire(blocking=False):
+                    path.unlink()  # its process has ended
+            except Timeout:
+                used.update(path.read_text().split())
+        return used
+
+    def _make_room(self, needed_bytes: int) -> None:
+        for path in _inside(self.root / "incoming"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    _remove(path)
+        entries: list[tuple[float, int, Path]] = []
+        for path in _inside(self._entries):
+            if path.name.endswith(self._suffix):
+                with contextlib.suppress(FileNotFoundError):
+                    entries.append((path.stat().st_mtime, _size(path), path))
+        excess = sum(size for _, size, _ in entries) + needed_bytes - self._limit_bytes()
+        if excess <= 0:
+            return
+        used = {f"{name}{self._suffix}" for name in self._all_used()}
+        for _, size, path in sorted(entries):
+            if excess > 0 and path.name not in used:
+                self._delete(path)
+                excess -= size
+
+    def _delete(self, place: Path) -> None:
+        """Removes an entry at once: no process sees half of it."""
+        away = self.scratch()
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(away)
+            _remove(away)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other thread or process looks or changes meanwhile; for short steps only."""
+    def _locked(self) -> Iterator[None]:
+        """Locks the whole cache, for short steps only: no other thread or process reads or changes it."""
         with self._on_disk():
             self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with _lock(self.root / "lock"):
                 yield
 
     @contextlib.contextmanager
+    def _filling(self, name: str) -> Iterator[None]:
+        """Locks one entry: no other thread or process fills it."""
+        lock = _lock(self.root / "incoming" / f"{name}.lock")
+        with self._on_disk():
+            lock.acquire()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()  # while it is locked: a process that waits for it creates another
+            lock.release()
+
+    @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """Turns what the file system says into our errors."""
+        """Converts errors of the file system."""
         try:
             yield
         except OSError as error:
@@ -101,67 +196,24 @@ class Cache:
                 hint="Point `NANOCHAT_HOME` at a disk that can be written and locked.",
             ) from error
 
-    def _claim(self, digest: str) -> None:
-        if self._claims is None:
-            folder = self.root / "users"
-            folder.mkdir(exist_ok=True)
-            self._claims = (folder / uuid.uuid4().hex).open("w")
-            fcntl.flock(self._claims, fcntl.LOCK_EX)
-        if digest not in self._claimed:
-            self._claimed.add(digest)
-            self._claims.write(f"{digest}\n")
-            self._claims.flush()
 
-    def _in_use(self) -> set[str]:
-        """Digests that a living `Cache` handed out. What cannot be looked at raises: it may be in use."""
-        used: set[str] = set()
-        for path in _inside(self.root / "users"):
-            with path.open() as claims:
-                try:
-                    fcntl.flock(claims, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    used.update(claims.read().split())
-                else:
-                    path.unlink()  # nobody has it open any more
-        return used
-
-    def _make_room(self, needed_bytes: int) -> None:
-        for path in _inside(self.root / "incoming"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > ABANDONED_S:
-                    _delete(path)
-        folders = sorted(_inside(self.root / "payloads"), key=lambda folder: folder.stat().st_mtime)
-        sizes = {folder: sum(there.st_size for _, there in walk_files(folder)) for folder in folders if folder.is_dir()}
-        excess = sum(sizes.values()) + needed_bytes - settings.cache_bytes()
-        if excess <= 0:
-            return
-        used = self._in_use()
-        for folder, size in sizes.items():
-            if excess > 0 and folder.name not in used:
-                self._discard(folder)
-                excess -= size
-
-    def _discard(self, place: Path) -> None:
-        """Takes a folder away at once, so that nobody meets half of it."""
-        away = self.scratch()
-        with contextlib.suppress(FileNotFoundError):
-            place.rename(away)
-            shutil.rmtree(away, ignore_errors=True)
-
-
-def _whole(place: Path, manifest: Manifest) -> bool:
-    return all((place / f.path).is_file() and (place / f.path).stat().st_size == f.size for f in manifest.files)
+def _lock(path: Path) -> FileLock:
+    return FileLock(path, poll_interval=POLL_S, thread_local=False, fallback_to_soft=False)
 
 
 def _inside(folder: Path) -> list[Path]:
-    """What is in a folder, without files that are not ours; nothing where there is no such folder."""
+    """The content of a folder without foreign files; empty if there is no such folder."""
     try:
         return [path for path in folder.iterdir() if not is_foreign(path.name)]
     except FileNotFoundError:
         return []
 
 
-def _delete(path: Path) -> None:
+def _size(path: Path) -> int:
+    return sum(stat.st_size for _, stat in walk_files(path)) if path.is_dir() else path.stat().st_size
+
+
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -7,16 +7,19 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
+from nanochat import settings
 from nanochat.errors import DamagedArtifact, DamagedResponse, NanochatError, StoreUnreachable
-from nanochat.store.cache import Cache
+from nanochat.store.cache import DiskCache
 from nanochat.store.file_walk import refuse_dangling_link, walk_files
 from nanochat.store.manifest import FileEntry, Manifest, describe_file, payload_digest
 from nanochat.store.objects import Objects
 from nanochat.system_errors import from_system
 
 UPLOADS_AT_ONCE = 8
+DOWNLOADS_AT_ONCE = 8
 READ_TRIES = 3
 
 
@@ -26,7 +29,7 @@ class Payloads:
     def __init__(self, objects: Objects, cache: Path) -> None:
         self.cache_root = cache
         self._objects = objects
-        self._cache = Cache(cache)
+        self._cache = DiskCache(cache, settings.cache_bytes, entries="payloads")
         self._verified: dict[str, Path] = {}
         self._fetching: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -121,13 +124,21 @@ class Payloads:
         place = manifest.payload_folder
         path = self._objects.local_path(place)
         if path is None:
-
-            def download(name: str, local: Path) -> None:
-                with contextlib.suppress(FileNotFoundError):  # found and named by the check below
-                    self._objects.download(f"{place}/{name}", local)
-
-            path = self._cache.folder(manifest, download)
+            self._cache.use([manifest.digest])
+            size = sum(file.size for file in manifest.files)
+            path = self._cache.get(
+                manifest.digest, size, partial(_has_files, manifest), partial(self._download, manifest)
+            )
         return path, next((found for file in manifest.files if (found := _problem(path / file.path, file))), "")
+
+    def _download(self, manifest: Manifest, folder: Path) -> None:
+        def download(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):  # `fetch` finds and names it
+                self._objects.download(f"{manifest.payload_folder}/{name}", folder / name)
+
+        folder.mkdir()
+        with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+            list(pool.map(download, [file.path for file in manifest.files]))
 
     def _problem_in_store(self, manifest: Manifest, file: FileEntry) -> str:
         """The problem of an object. Damage that appears only once may come from the transfer: it must appear twice."""
@@ -153,6 +164,10 @@ class Payloads:
                 return problem
             before = received
         raise DamagedResponse(f"The store {self._objects.root} sends different bytes each time for `{path}`.")
+
+
+def _has_files(manifest: Manifest, folder: Path) -> bool:
+    return all((folder / file.path).stat().st_size == file.size for file in manifest.files)
 
 
 def local_files(folder: Path) -> Sequence[str]:

@@ -1,14 +1,13 @@
-"""Local copies of a remote store: verified, healed, within a limit, never taken from who uses them."""
+"""The disk cache: bounded, shared by processes, never deletes what a live process uses; damaged copies are replaced."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,77 +18,89 @@ from typing import Any
 import pytest
 
 from nanochat.errors import NanochatError
-from nanochat.store.cache import Cache
-from nanochat.store.manifest import Manifest, describe_file, payload_digest
+from nanochat.store import cache as cache_module
+from nanochat.store.cache import DiskCache
 from nanochat.store.producer import describe_producer
 from nanochat.store.store import Store
 
 USER = """
 import sys, time
 from pathlib import Path
-from nanochat.store.cache import Cache
-from nanochat.store.manifest import Manifest
-manifest = Manifest.model_validate_json(sys.argv[2])
-cache = Cache(Path(sys.argv[1]))
-cache.folder(manifest, lambda name, local: local.write_text("x" * 100))
+from nanochat.store.cache import DiskCache
+cache = DiskCache(Path(sys.argv[1]), lambda: 250, entries="payloads")
+cache.use(["used"])
+cache.get("used", 100, lambda path: path.exists(), lambda path: path.write_text("x" * 100))
 print("used", flush=True)
 time.sleep(60)
 """
 
 
-def describe(folder: Path, text: str, key: str = "k") -> Manifest:
-    folder.mkdir(parents=True)
-    (folder / "data").write_text(text)
-    files = [describe_file(folder / "data", "data")]
-    return Manifest(
-        stage="download", stage_version=1, kind="RawShard", key=key, digest=payload_digest(files), config={}, inputs={},
-        files=files, metrics={}, payload="p", producer=describe_producer(datetime.now(UTC)),
-    )  # fmt: skip
+def open_cache(folder: Path, limit_bytes: int = 250) -> DiskCache:
+    return DiskCache(folder / "cache", lambda: limit_bytes, entries="payloads")
 
 
-def copy_from(folder: Path) -> Callable[[str, Path], None]:
-    return lambda name, local: shutil.copyfile(folder / name, local) and None
+def filled(text: str) -> Callable[[Path], None]:
+    """Makes a folder with one file."""
+
+    def fill(path: Path) -> None:
+        path.mkdir()
+        (path / "data").write_text(text)
+
+    return fill
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NANOCHAT_CACHE_GB", "250e-9")
+def get(cache: DiskCache, name: str, fill: Callable[[Path], Any] | None = None) -> Path:
+    """Uses and gets a folder with 100 bytes."""
+    cache.use([name])
+    return cache.get(name, 100, lambda path: (path / "data").stat().st_size == 100, fill or filled(name[0] * 100))
 
 
-def test_the_least_recently_used_goes(tmp_path: Path, small: None) -> None:
-    manifests = [describe(tmp_path / str(i), f"{i}" * 100) for i in range(3)]
-    for i, manifest in enumerate(manifests):
-        # a new one each time: what a living one handed out would stay
-        Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / str(i)))
-    assert {path.name for path in (tmp_path / "cache/payloads").iterdir()} == {m.digest for m in manifests[1:]}
+def names(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "cache/payloads").iterdir()}
 
 
-def test_what_a_living_process_uses_stays_until_it_is_killed(tmp_path: Path, small: None) -> None:
-    used = describe(tmp_path / "used", "x" * 100)
-    command = [sys.executable, "-c", USER, str(tmp_path / "cache"), used.model_dump_json()]
+def test_the_least_recently_used_entry_is_deleted(tmp_path: Path) -> None:
+    for name in ("a", "b", "a", "c"):
+        get(open_cache(tmp_path), name)  # the entries of the one before are unused now
+        time.sleep(0.01)
+    assert names(tmp_path) == {"a", "c"}
+
+
+def test_entries_in_use_stay_until_they_are_released(tmp_path: Path) -> None:
+    mine, other = open_cache(tmp_path), open_cache(tmp_path)
+    get(mine, "a")
+    for name in ("b", "c", "d"):
+        get(other, name)
+    assert names(tmp_path) == set("abcd")
+    mine.release(["a"])
+    get(other, "e")
+    assert names(tmp_path) == set("bcde")
+    other.close()
+    get(mine, "f")
+    assert len(names(tmp_path)) == 2
+
+
+def test_entries_of_a_live_process_stay_until_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", USER, str(tmp_path / "cache")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == "used\n"
         try:
-            for i in range(3):
-                folder = tmp_path / str(i)
-                Cache(tmp_path / "cache").folder(describe(folder, f"{i}" * 100), copy_from(folder))
-            assert (tmp_path / "cache/payloads" / used.digest / "data").exists()
+            for name in "abc":
+                get(open_cache(tmp_path), name)
+            assert "used" in names(tmp_path)
         finally:
             user.kill()
-    Cache(tmp_path / "cache").folder(describe(tmp_path / "last", "l" * 100), copy_from(tmp_path / "last"))
-    assert not (tmp_path / "cache/payloads" / used.digest).exists()
+    get(open_cache(tmp_path), "last")
+    assert "used" not in names(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["users", "payloads", "incoming"])
-def test_copies_are_not_deleted_while_it_cannot_be_seen_who_uses_them(
-    folder: str, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_deleted_while_its_users_are_unknown(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Cache(tmp_path / "cache")
-    kept = describe(tmp_path / "kept", "k" * 100)
-    first.folder(kept, copy_from(tmp_path / "kept"))
-    for i in range(2):
-        describe(tmp_path / str(i), f"{i}" * 100)
+    kept = open_cache(tmp_path)
+    get(kept, "kept")
     listing = os.listdir
 
     def refuse(path: Any) -> Any:
@@ -98,25 +109,26 @@ def test_copies_are_not_deleted_while_it_cannot_be_seen_who_uses_them(
         return listing(path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    for i in range(2):
-        with contextlib.suppress(NanochatError):
-            manifest = Manifest.model_validate_json(kept.model_dump_json()).model_copy(update={"digest": f"{i}" * 64})
-            Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / "kept"))
-    with pytest.raises(NanochatError, match="cannot be used: Permission denied"):
-        Cache(tmp_path / "cache").folder(kept.model_copy(update={"digest": "f" * 64}), copy_from(tmp_path / "kept"))
-    assert (tmp_path / "cache/payloads" / kept.digest / "data").exists()
+    refused = 0
+    for name in "abc":
+        try:
+            get(open_cache(tmp_path), name)
+        except NanochatError as error:
+            assert "cannot be used: Permission denied" in str(error)
+            refused += 1
+    assert refused
+    assert (tmp_path / "cache/payloads/kept/data").exists()
 
 
-def test_files_of_others_stay_in_the_cache(tmp_path: Path, small: None) -> None:
-    manifests = [describe(tmp_path / str(i), f"{i}" * 100) for i in range(4)]
-    Cache(tmp_path / "cache").folder(manifests[0], copy_from(tmp_path / "0"))
-    strangers = [tmp_path / "cache" / folder / ".DS_Store" for folder in ("users", "payloads", "incoming")]
-    for path in strangers:
+def test_foreign_files_stay_in_the_cache(tmp_path: Path) -> None:
+    get(open_cache(tmp_path), "a")
+    foreign = [tmp_path / "cache" / folder / ".DS_Store" for folder in ("users", "payloads", "incoming")]
+    for path in foreign:
         path.write_bytes(b"\0" * 1000)
         os.utime(path, (0, 0))
-    for i, manifest in enumerate(manifests):
-        Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / str(i)))
-    assert all(path.exists() for path in strangers)
+    for name in "bcd":
+        get(open_cache(tmp_path), name)
+    assert all(path.exists() for path in foreign)
 
 
 def test_a_cache_that_cannot_be_locked_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,34 +137,57 @@ def test_a_cache_that_cannot_be_locked_is_one_sentence(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(NanochatError, match="No locks available"):
-        Cache(tmp_path / "cache").folder(describe(tmp_path / "one", "x"), copy_from(tmp_path / "one"))
+        get(open_cache(tmp_path), "a")
 
 
-def test_many_who_want_one_payload_get_it_whole(tmp_path: Path) -> None:
-    manifest = describe(tmp_path / "one", "x" * 100_000)
+def test_an_entry_that_many_need_is_filled_once(tmp_path: Path) -> None:
+    fills: list[Path] = []
 
-    def want(_: int) -> str:
-        return (Cache(tmp_path / "cache").folder(manifest, copy_from(tmp_path / "one")) / "data").read_text()
+    def fill(path: Path) -> None:
+        fills.append(path)
+        time.sleep(0.05)
+        filled("x" * 100)(path)
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(want, range(16))) == {"x" * 100_000}
+        paths = list(pool.map(lambda _: get(open_cache(tmp_path), "x", fill), range(16)))
+    assert {(path / "data").read_text() for path in paths} == {"x" * 100}
+    assert len(fills) == 1
     assert list((tmp_path / "cache/incoming").iterdir()) == []
 
 
-def test_a_download_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    manifest = describe(tmp_path / "one", "x")
+def test_an_incomplete_entry_is_replaced(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path)
+    path = get(cache, "a")
+    (path / "data").write_text("short")
+    assert get(cache, "a") == path
+    assert (path / "data").read_text() == "a" * 100
 
-    def fail(name: str, local: Path) -> None:
+
+def test_a_failed_fill_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.mkdir()
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        Cache(tmp_path / "cache").folder(manifest, fail)
+        get(open_cache(tmp_path), "a", fail)
     assert list((tmp_path / "cache/incoming").iterdir()) == []
-    assert not (tmp_path / "cache/payloads" / manifest.digest).exists()
+    assert not (tmp_path / "cache/payloads/a").exists()
+    get(open_cache(tmp_path), "a")
+
+
+def test_what_a_killed_process_left_is_deleted_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    get(open_cache(tmp_path), "a")
+    left = tmp_path / "cache/incoming/left"
+    filled("x")(left)
+    get(open_cache(tmp_path), "b")
+    assert left.exists()
+    monkeypatch.setattr(cache_module, "ABANDONED_S", -1)
+    get(open_cache(tmp_path), "c")
+    assert not left.exists()
 
 
 @pytest.mark.s3
-def test_a_copy_that_went_bad_is_fetched_again(root_s3: str, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_fetched_again(root_s3: str, tmp_path: Path) -> None:
     out = tmp_path / uuid.uuid4().hex
     out.mkdir()
     (out / "data").write_text("good")

@@ -15,8 +15,8 @@ import pytest
 from nanochat.report.report import Made, render
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import FileEntry, InputRef, Manifest
+from nanochat.store.payloads import Payloads
 from nanochat.store.producer import Producer
-from nanochat.store.store import Store
 
 GRAPH: dict[str, tuple[str, ...]] = {
     "download": (),
@@ -236,11 +236,11 @@ def test_a_title_is_escaped(tmp_path: Path) -> None:
     assert "<b>bold</b>" not in render(made(tmp_path, title="<b>bold</b>"))[1]
 
 
-def test_a_store_is_never_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_payload_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Path:
         raise AssertionError
 
-    monkeypatch.setattr(Store, "fetch", refuse)
+    monkeypatch.setattr(Payloads, "fetch", refuse)
     render(made(tmp_path))
 
 

@@ -129,7 +129,7 @@ def test_a_flipped_byte_in_the_store_is_found(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(DamagedArtifact, match="is missing"):
         every(rows)
-    assert not list((tmp_path / "cache").iterdir())
+    assert cached(tmp_path) == []
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
