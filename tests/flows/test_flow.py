@@ -31,6 +31,7 @@ from nanochat.profiles import PROFILES
 from nanochat.store.runs import RunRecord, newest
 from nanochat.store.store import Store
 from tests.compute import compute
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.prefect,
@@ -83,25 +84,27 @@ class Workshop:
         return self.ask(f"{kind}/filter", flow_runs={"id": {"any_": [run_id]}})
 
     def states(self, run_id: str) -> dict[str, str]:
-        """Name of each task run → name of its state; asked until the server has written all down."""
-        for _ in range(240):
+        """Name of each task run → name of its state, when the server has recorded all of them."""
+
+        def final() -> dict[str, str]:
             states = {run["name"]: run["state_name"] for run in self.of_run("task_runs", run_id)}
-            if len(states) == 9 and not {"Running", "Pending", "AwaitingRetry"} & set(states.values()):
-                break
-            threading.Event().wait(0.25)
-        return states
+            done = len(states) == 9 and not {"Running", "Pending", "AwaitingRetry"} & set(states.values())
+            return states if done else {}
+
+        return until(final, "nine final states", every_s=0.25)
 
     def beats(self, run_id: str, expected: int) -> int:
-        """How often a run has shown that it lives; asked until the server has written so many down."""
+        """How many heartbeats of a run the server has, when it has the expected number."""
         wanted = {
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run_id}"]},
         }
-        for _ in range(240):
-            if (found := self.ask("events/filter", filter=wanted)["total"]) >= expected:
-                break
-            threading.Event().wait(0.25)
-        return found
+
+        def enough() -> int:
+            found = self.ask("events/filter", filter=wanted)["total"]
+            return found if found >= expected else 0
+
+        return until(enough, f"{expected} heartbeats", every_s=0.25)
 
     def record(self, run_id: str) -> RunRecord:
         store = Store((self.home / "store").as_uri(), self.home / "cache")
@@ -352,9 +355,4 @@ def test_what_is_not_read_of_a_source_is_in_the_log_of_the_run(workshop: Worksho
         (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
     _, run_id = workshop.run(f"data.source={tmp_path}")
     asked = {"logs": {"flow_run_id": {"any_": [run_id]}}}
-    for _ in range(240):
-        said = [line["message"] for line in workshop.ask("logs/filter", **asked)]
-        if any("1 of a test split (`test.jsonl`)" in line for line in said):
-            return
-        threading.Event().wait(0.25)
-    raise AssertionError(said)
+    until(lambda: "1 of a test split (`test.jsonl`)" in str(workshop.ask("logs/filter", **asked)), "the log")

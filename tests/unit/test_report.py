@@ -204,6 +204,7 @@ def test_what_was_left_out_of_the_conversations_is_in_the_report(form: int, rend
 
 def test_a_table_of_the_markdown_keeps_its_columns(rendered: tuple[str, str]) -> None:
     lines = rendered[0].splitlines()
+    assert len([line for line in lines if re.fullmatch(r"[|-]+", line)]) > 3
     for first, line in enumerate(lines):
         if re.fullmatch(r"[|-]+", line):
             columns = line.count("|")
@@ -233,7 +234,9 @@ def test_a_run_that_was_never_evaluated_on_the_way_has_its_curves(tmp_path: Path
 
 
 def test_a_title_is_escaped(tmp_path: Path) -> None:
-    assert "<b>bold</b>" not in render(made(tmp_path, title="<b>bold</b>"))[1]
+    page = render(made(tmp_path, title="<b>bold</b>"))[1]
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert "<b>bold</b>" not in page
 
 
 def test_no_payload_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,7 +186,7 @@ def test_processes_share_what_one_of_them_fetched(tmp_path: Path, monkeypatch, l
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join()
         assert process.exitcode == 0
     reads = (tmp_path / "reads").read_text().split()
     assert len(set(reads)) == 19

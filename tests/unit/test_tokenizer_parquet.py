@@ -90,6 +90,7 @@ def test_who_wants_no_more_gets_no_more(tmp_path: Path) -> None:
         for _ in range(taken):
             next(batches)
         batches.close()
+        assert list(batches) == []
 
 
 KINDS = {
