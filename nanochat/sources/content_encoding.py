@@ -1,4 +1,4 @@
-"""What HTTP servers do to bytes for the way (`Content-Encoding`), undone."""
+"""Decodes what an HTTP server encoded for the transfer (`Content-Encoding`)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ CHUNK_BYTES = 1 << 20
 SUFFIX_OF = {"gzip": ".gz", "zstd": ".zst"}
 
 
-def sent_as(headers: Mapping[str, str]) -> list[str]:
-    """What was done to the bytes for the way, the last first."""
-    said = [each.strip().lower() for each in headers.get("Content-Encoding", "").split(",")]
-    return [each.removeprefix("x-") for each in reversed(said) if each not in ("", "identity")]
+def encodings_of(headers: Mapping[str, str]) -> list[str]:
+    """The encodings of a response, the one applied last first."""
+    encodings = [each.strip().lower() for each in headers.get("Content-Encoding", "").split(",")]
+    return [each.removeprefix("x-") for each in reversed(encodings) if each not in ("", "identity")]
 
 
-def to_undo(headers: Mapping[str, str], local: Path) -> list[str]:
-    """What is to be undone: not what the file's suffix says, too, as where a server takes `.gz` for an encoding."""
-    encodings = sent_as(headers)
+def encodings_to_decode(headers: Mapping[str, str], local: Path) -> list[str]:
+    """The encodings to undo: none if a server only repeats the file's own suffix (`.gz`) as an encoding."""
+    encodings = encodings_of(headers)
     return [] if [SUFFIX_OF.get(each) for each in encodings] == [local.suffix.lower()] else encodings
 
 
 def decode(part: Path, decoded: Path, encodings: list[str], url: str) -> None:
-    """Undoes what a server did to the bytes for the way."""
+    """Decodes `part` into `decoded`. Raises `BadSource` for an unknown encoding, `DamagedTransfer` for bad bytes."""
     if unknown := [each for each in encodings if each not in ("gzip", "deflate", "br", "zstd")]:
         raise BadSource(
-            f"{url} is sent with the encoding `{unknown[0]}`, which is unknown.", hint="Fetch it into a folder first."
+            f"{url} is sent with the unknown encoding `{unknown[0]}`.",
+            hint="Download it into a folder and use that.",
         )
     try:
         with ExitStack() as stack:
@@ -50,16 +51,16 @@ def decode(part: Path, decoded: Path, encodings: list[str], url: str) -> None:
             while chunk := stream.read(CHUNK_BYTES):
                 file.write(chunk)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        if isinstance(error, OSError) and error.errno:  # of our disk
+        if isinstance(error, OSError) and error.errno:  # of the local disk
             raise
         raise DamagedTransfer(
-            f"{url} is damaged: it is not {', '.join(encodings)}, as the server says ({error}).",
-            hint="Fetch it again; if that does not help, it is damaged where it lies.",
+            f"{url} is damaged: it is not {', '.join(encodings)}, as its header states ({error}).",
+            hint="Fetch it again; if that does not help, the source itself is damaged.",
         ) from error
 
 
 class _Inflated:
-    """Bytes of a zlib stream, or of one without its header, as some servers send."""
+    """Decodes a zlib stream. Some servers send one without its header."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -73,5 +74,5 @@ class _Inflated:
             if data := self._inflate.decompress(chunk):
                 return data
         if self._inflate is not None and not self._inflate.eof:
-            raise EOFError("it is cut off")
+            raise EOFError("it is truncated")
         return b""

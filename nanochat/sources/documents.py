@@ -1,7 +1,7 @@
-"""Documents out of files: Parquet, JSON lines, plain text.
+"""Reads documents from Parquet, JSON and plain text files.
 
-Every reader yields batches of documents as an Arrow array of strings: valid UTF-8, in the order of the file, nulls and
-empty ones included. Whatever cannot be read is a `BadSource` that names the file and the place.
+Every reader yields batches of documents as Arrow arrays of strings: valid UTF-8, in the order of the file, with nulls
+and empty documents. What cannot be read raises `BadSource`, which names the file and the place.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource
-from nanochat.sources.file_names import SUFFIXES, file_format, named
-from nanochat.sources.file_signature import HEAD_BYTES, check_parquet, open_source, readable
-from nanochat.sources.json_records import json_records, text_of
+from nanochat.sources.decompression import open_text, read_errors
+from nanochat.sources.file_names import SUFFIXES, file_format, quoted_names
+from nanochat.sources.file_signature import HEAD_BYTES, check_parquet
+from nanochat.sources.json_records import check_text, json_records
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 32 << 20
 READ_BUFFER_BYTES = 1 << 20
 PARAGRAPHS_CHARACTERS = 2_000
 SHOWN_FIELDS = 20
-"""Of a record, so many are named in a message."""
+"""Fields of a record that a message lists."""
 ADDRESS = re.compile(r"(?:[0-9a-f]{32,}\s+)?([a-z][a-z0-9+.-]*://[^\s?]+)(?:\?\S*)?", re.I)
 LINE_CHARACTERS = 1 << 20
 
 
 def read_documents(file: Path, text_column: str, name: str = "") -> Iterator[pa.StringArray]:
-    """Batches of at most 1,024 documents of a file; `name` is what errors call it."""
+    """Batches (documents,) of at most 1,024 documents of a file; errors call the file `name`."""
     name = name or str(file)
     form = file_format(file.name)
     if not form:
-        raise BadSource(f"`{name}` is not a file of text.", hint=f"Known formats: {SUFFIXES}.")
+        raise BadSource(f"`{name}` is not a text file.", hint=f"Known formats: {SUFFIXES}.")
     reader = {".parquet": _parquet, ".txt": _plain_text}.get(form, _json)
-    with readable(file, name):
+    with read_errors(file, name):
         yield from reader(file, text_column, name)
 
 
@@ -49,22 +50,22 @@ def _parquet(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray
         _check_not_encrypted(parquet, text_column, name)
         documents = 0
         for batch in parquet.iter_batches(batch_documents(parquet, text_column), columns=[text_column]):
-            # by its name: where a column is called `a.b`, the field `b` of a column `a` is read with it
+            # by name: for a column `a.b`, Arrow also reads the field `b` of a column `a`
             texts = batch.column(batch.schema.get_field_index(text_column))
             if not pa.types.is_string(texts.type):
                 texts = texts.cast(pa.string())
-            texts.validate(full=True)  # the bytes may not be UTF-8, whatever the schema says
+            texts.validate(full=True)  # the schema does not guarantee UTF-8
             documents += len(texts)
             yield texts
         if documents != parquet.metadata.num_rows:
             raise BadSource(
-                f"`{name}` has {documents:,} rows, where its footer says {parquet.metadata.num_rows:,}.",
+                f"`{name}` has {documents:,} rows, but its footer has a count of {parquet.metadata.num_rows:,}.",
                 hint="Fetch or write it again.",
             )
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:
-    """Read piece by piece: as it comes, Arrow would hold whole row groups, or all of them, before the first batch."""
+    """Opens a file for reading in small pieces: Arrow's defaults would hold one or all row groups in memory."""
     return pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, pre_buffer=False)
 
 
@@ -81,7 +82,7 @@ def batch_documents(parquet: pq.ParquetFile, column: str) -> int:
 
 
 def _leaf_of(schema: pa.Schema, column: str) -> int:
-    """Where the values of a top-level column are among those that the file stores; nested columns have several."""
+    """Index of a top-level column among the leaf columns that the file stores; a nested column has several."""
 
     def leaves(kind: pa.DataType) -> int:
         if pa.types.is_struct(kind):
@@ -96,30 +97,30 @@ def _leaf_of(schema: pa.Schema, column: str) -> int:
 
 
 def _check_text_column(schema: pa.Schema, text_column: str, name: str) -> None:
-    """Raises `BadSource` naming the columns there are, unless `text_column` is one, once, and holds strings."""
-    there = ", ".join(f"`{column}`" for column in schema.names)
+    """Raises `BadSource`, listing the columns, unless exactly one is `text_column` and contains strings."""
+    columns = ", ".join(f"`{column}`" for column in schema.names)
     if text_column not in schema.names:
         raise BadSource(
-            f"`{name}` has no column `{text_column}`; it has {there or 'none'}.",
-            hint="Name the one that holds the text with `data.text_column=…`; it cannot be a part of another column.",
+            f"`{name}` has no column `{text_column}`; it has {columns or 'none'}.",
+            hint="Name the text column with `data.text_column=…`; it cannot be a part of another column.",
         )
     if schema.names.count(text_column) > 1:
         raise BadSource(
             f"`{name}` has {schema.names.count(text_column)} columns `{text_column}`.",
-            hint="Write it again with one of them under another name.",
+            hint="Rename one of them.",
         )
     kind = schema.field(text_column).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     strings = pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
-    if not strings and not pa.types.is_null(plain):  # without a single value, some writers know no type
+    if not strings and not pa.types.is_null(plain):  # without any value, some writers set no type
         raise BadSource(
-            f"The column `{text_column}` of `{name}` holds {kind}, not text.",
-            hint=f"Name another with `data.text_column=…`, or write this one as strings; there are {there}.",
+            f"The column `{text_column}` of `{name}` has the type {kind}, not text.",
+            hint=f"Name another with `data.text_column=…`, or convert this one to strings; the columns are {columns}.",
         )
 
 
 def _check_not_encrypted(parquet: pq.ParquetFile, text_column: str, name: str) -> None:
-    """Reads one row, which fails with an error: asked for its size, an encrypted column ends the process."""
+    """Reads one row, which raises an error for an encrypted column; reading its size would crash the process."""
     try:
         next(parquet.iter_batches(1, row_groups=[0][: parquet.num_row_groups], columns=[text_column]), None)
     except OSError as error:
@@ -146,26 +147,26 @@ def _json(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
                 f"{where} has a field `{text_column}` that is not text.",
                 hint="Name another with `data.text_column=…`.",
             )
-        yield from waiting.add(text_of(text, where) if text else text)
+        yield from waiting.add(check_text(text, where) if text else text)
     if fields and not found:
         raise BadSource(
-            f"`{name}` has no field `{text_column}`; it has {named(fields, SHOWN_FIELDS)}.",
-            hint="Name the one that holds the text with `data.text_column=…`; it cannot be a part of another field.",
+            f"`{name}` has no field `{text_column}`; it has {quoted_names(fields, SHOWN_FIELDS)}.",
+            hint="Name the text field with `data.text_column=…`; it cannot be a part of another field.",
         )
     yield from waiting.rest()
 
 
 def _plain_text(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
-    """Paragraphs (ended by a blank line), gathered until they are 2,000 characters, are a document.
+    """Joins paragraphs, which end with a blank line, into documents of at least 2,000 characters.
 
-    A text file says nothing of documents: a book should not be one, nor each of its paragraphs.
+    A text file does not mark its documents: neither a whole book nor each of its paragraphs should be one.
     """
     waiting = _Batch()
     lines: list[str] = []
     characters = 0
     found = False
-    with open_source(file, name) as stream:
-        _check_no_list(stream, name)
+    with open_text(file, name) as stream:
+        _check_not_address_list(stream, name)
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="strict")
         try:
             while line := text.readline(LINE_CHARACTERS):
@@ -179,34 +180,34 @@ def _plain_text(file: Path, text_column: str, name: str) -> Iterator[pa.StringAr
                     lines, characters = [], 0
         except UnicodeDecodeError as error:
             raise BadSource(
-                f"`{name}`, {_line_that_is_not_utf8(file, name)}.",
+                f"`{name}`, {_find_bad_line(file, name)}.",
                 hint="Convert it, for example with `iconv -f latin1 -t utf-8`.",
             ) from error
     if last := "".join(lines).strip():
         yield from waiting.add(last)
     elif not found:
-        raise BadSource(f"`{name}` has no document with text: it is blank.", hint="Remove it from the source.")
+        raise BadSource(f"`{name}` has only white space.", hint="Remove it from the source.")
     yield from waiting.rest()
 
 
-def _check_no_list(stream: BinaryIO, name: str) -> None:
-    """Raises `BadSource` for a list of addresses of data, by its beginning."""
+def _check_not_address_list(stream: BinaryIO, name: str) -> None:
+    """Raises `BadSource` if the file begins like a list of addresses of data."""
     beginning = cast(io.BufferedReader, stream).peek(HEAD_BYTES)[:HEAD_BYTES]
     lines = beginning.decode(errors="replace").split("\n")
     if len(beginning) == HEAD_BYTES:
-        lines.pop()  # may be cut
+        lines.pop()  # may be incomplete
     lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     addresses = [match[1] for line in lines if (match := ADDRESS.fullmatch(line))]
     if lines and len(addresses) == len(lines) and all(file_format(address) for address in addresses):
         raise BadSource(
             f"`{name}` is a list of addresses, not text.",
-            hint="A list is read where `data.source` is its own address, `https://….txt`; or fetch the files into a "
-            "folder, for example with `wget -i`, and name that.",
+            hint="A list is read if `data.source` is its address, `https://….txt`; or download the files, for example "
+            "with `wget -i`, and use their folder.",
         )
 
 
-def _line_that_is_not_utf8(file: Path, name: str) -> str:
-    with open_source(file, name) as stream:
+def _find_bad_line(file: Path, name: str) -> str:
+    with open_text(file, name) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 line.decode()
@@ -216,7 +217,7 @@ def _line_that_is_not_utf8(file: Path, name: str) -> str:
 
 
 def byte_lengths(texts: pa.StringArray) -> pa.Int32Array:
-    """UTF-8 bytes of each document; null stays null."""
+    """UTF-8 bytes of each document (documents,); null stays null."""
     return pc.call_function("binary_length", [texts])
 
 
@@ -229,12 +230,12 @@ def total_characters(texts: pa.StringArray) -> int:
 
 
 def with_text(batch: pa.StringArray) -> pa.StringArray:
-    """Those documents that are neither null nor empty."""
+    """The documents that are neither null nor empty."""
     return batch.filter(pc.call_function("greater", [byte_lengths(batch), pa.scalar(0)]))
 
 
 class _Batch:
-    """Gathers documents into arrays."""
+    """Collects documents into arrays."""
 
     def __init__(self) -> None:
         self._texts: list[str | None] = []
@@ -253,7 +254,7 @@ class _Batch:
 
 
 def from_texts(texts: Iterable[str | None]) -> Iterator[pa.StringArray]:
-    """The same batches, of documents that come one by one."""
+    """Batches of documents that come one by one."""
     waiting = _Batch()
     for text in texts:
         yield from waiting.add(text)

@@ -1,24 +1,13 @@
-"""What a file is, by its first bytes, and its bytes decompressed."""
+"""Detects the kind of a file by its first bytes."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import lzma
 import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import pyarrow as pa
 
 from nanochat.errors import BadSource
-from nanochat.sources.local_files import check_regular
 
 HEAD_BYTES = 4096
-BUFFER_BYTES = 1 << 20
 PARQUET = "a Parquet file"
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -55,23 +44,23 @@ MAGIC = {
     b"# xet version": "a Xet pointer",
 }
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
-"""A frame without data, which `pzstd` writes before each frame."""
+"""A zstd frame without data; `pzstd` writes one before each frame."""
 MARKUP = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|error)\b", re.I | re.S)
 HINTS = {
     PARQUET: "Give it a name that ends in `.parquet`.",
     "an encrypted Parquet file": "Decrypt it first.",
-    "lz4 of the legacy format": "Decompress it with `lz4 -d`, and compress it without `-l`.",
+    "lz4 of the legacy format": "Decompress it with `lz4 -d`, and compress it again without `-l`.",
     "a Git LFS pointer": "The data itself is not here: run `git lfs pull`.",
     "a git-annex pointer": "The data itself is not here: run `git annex get`.",
     "a Xet pointer": "The data itself is not here: download it with `hf download`.",
-    "an HTML or XML page": "The server sent a page instead of the data (a login, or an error): fetch the file again.",
+    "an HTML or XML page": "The server sent a page instead of the data (a login or an error): download the file again.",
     "UTF-16 text": "Convert it with `iconv -f UTF-16 -t UTF-8`.",
     "UTF-32 text": "Convert it with `iconv -f UTF-32 -t UTF-8`.",
 }
 
 
 def kind_of(beginning: bytes) -> str:
-    """What data with this beginning is, where it is not text: `gzip`, `a PDF`, …; empty for what may be text."""
+    """The kind of data with this beginning: `gzip`, `a PDF`, …; empty if it may be text."""
     for magic, kind in COMPRESSED.items():
         if beginning.startswith(magic) and (kind != "bz2" or beginning[4:10] == b"1AY&SY"):
             return kind
@@ -88,7 +77,7 @@ def kind_of(beginning: bytes) -> str:
 
 
 def _by_zeros(beginning: bytes) -> str:
-    """UTF-16 and UTF-32 without a byte order mark: of ASCII, every second byte is zero, or three of four."""
+    """UTF-16 and UTF-32 without a byte order mark: in ASCII text, one byte of two is zero, or three of four."""
     share = beginning.count(0) / max(len(beginning), 1)
     if share < 0.2:
         return ""
@@ -100,101 +89,15 @@ def _by_zeros(beginning: bytes) -> str:
     return "UTF-16 text" if min(even, odd) < 0.05 else "a binary file"
 
 
-def not_what_it_says(kind: str, name: str, wanted: str = "text") -> BadSource:
-    """The error for a file that is something else than its name says."""
+def wrong_kind(kind: str, name: str, wanted: str = "text") -> BadSource:
+    """The error for a file whose content is not what its name promises."""
     return BadSource(f"`{name}` is {kind}, not {wanted}.", hint=HINTS.get(kind, "Remove it, or convert its data."))
 
 
 def check_parquet(file: Path, name: str) -> None:
-    """Raises `BadSource` for a file that does not begin like Parquet, naming what it is."""
+    """Raises `BadSource`, naming the kind of the file, unless it begins like Parquet."""
     with file.open("rb") as raw:
         beginning = raw.read(HEAD_BYTES)
     if (kind := kind_of(beginning)) != PARQUET:
         kind = kind or ("JSON" if beginning.lstrip()[:1] in (b"{", b"[") else "a file of another format")
-        raise not_what_it_says(kind, name, "a Parquet file")
-
-
-@contextmanager
-def open_source(file: Path, name: str = "") -> Iterator[BinaryIO]:
-    """The bytes of a file of text, decompressed as its first bytes ask for; errors call the file `name`.
-
-    Raises `BadSource` for a file that is empty, damaged, truncated or not text, also while it is read.
-    """
-    name = name or str(file)
-    with readable(file, name), file.open("rb") as raw:
-        beginning = raw.read(HEAD_BYTES)
-        raw.seek(0)
-        compression = kind_of(beginning)
-        if compression in SUFFIX_OF:
-            with _decompressed(raw, compression) as stream:
-                if kind := kind_of(stream.peek(HEAD_BYTES)[:HEAD_BYTES]):
-                    raise not_what_it_says(f"{kind} inside {compression}", name)
-                yield cast(BinaryIO, stream)
-            return
-        if compression:
-            raise not_what_it_says(compression, name)
-        if file.suffix.lower() in SUFFIX_OF.values():
-            raise BadSource(
-                f"`{name}` is damaged or truncated (its first bytes are not those of {file.suffix.lower()}).",
-                hint="Fetch or write it again; if it is not compressed, take the suffix from its name.",
-            )
-        yield raw
-
-
-@contextmanager
-def readable(file: Path, name: str) -> Iterator[None]:
-    """Raises `BadSource` for a file that is empty or not regular, and for errors while it is read."""
-    try:
-        check_regular(file)
-        if file.stat().st_size == 0:
-            raise BadSource(f"`{name}` is empty.", hint="Remove it, or fetch it again.")
-        yield
-    except (pa.ArrowException, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        if isinstance(error, OSError) and error.strerror and error.errno:
-            raise BadSource(f"`{name}` cannot be read: {error.strerror}.", hint="Check its disk.") from error
-        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        if "requires too much memory" in said:
-            raise BadSource(
-                f"`{name}` was compressed by `zstd` with a window of more than 128 MB (`--long`), which is not read.",
-                hint="Decompress it with `zstd -d --long=31`, and compress it without `--long`.",
-            ) from error
-        raise BadSource(f"`{name}` is damaged or truncated ({said}).", hint="Fetch or write it again.") from error
-
-
-def _decompressed(raw: BinaryIO, compression: str) -> io.BufferedReader:
-    if compression == "gzip":  # several members after each other, and zeros behind the last one, are fine
-        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw)), BUFFER_BYTES)
-    if compression == "xz":
-        return io.BufferedReader(_Xz(raw), BUFFER_BYTES)
-    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression)
-    return io.BufferedReader(cast(io.RawIOBase, stream), BUFFER_BYTES)
-
-
-class _Xz(io.RawIOBase):
-    """The bytes of one or several xz streams, with or without zeros between and behind them.
-
-    `lzma.LZMAFile` knows no such padding, and ignores everything behind a stream that does not begin like another one.
-    """
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._stream = lzma.LZMADecompressor()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            data = b""
-            if self._stream.eof:
-                data = self._stream.unused_data.lstrip(b"\0")
-                while not data and (chunk := self._raw.read(BUFFER_BYTES)):
-                    data = chunk.lstrip(b"\0")
-                if not data:
-                    return 0
-                self._stream = lzma.LZMADecompressor()
-            elif self._stream.needs_input and not (data := self._raw.read(BUFFER_BYTES)):
-                raise EOFError("it is cut off")
-            if found := self._stream.decompress(data, len(buffer)):
-                buffer[: len(found)] = found
-                return len(found)
+        raise wrong_kind(kind, name, "a Parquet file")

@@ -1,7 +1,7 @@
-"""The errors of the Hub's client libraries as ours.
+"""Maps the errors of the Hub's client libraries to ours.
 
-Those libraries change the HTTP client below them from version to version, and each client has exceptions of its own, so
-that client is taken from the bases of the library's own error.
+The HTTP client below those libraries differs between their versions, and each client has its own exceptions. So the
+client is found through the base classes of the library's own error.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from huggingface_hub.errors import (
 )
 
 from nanochat.errors import BadSource, NanochatError, SourceUnreachable
-from nanochat.sources.http_files import PASSING, asked_wait_s, has_bad_certificate
-from nanochat.sources.remote_files import OF_OUR_DISK
+from nanochat.sources.http_files import TRANSIENT_STATUSES, has_bad_certificate, retry_after_s
+from nanochat.sources.remote_files import LOCAL_DISK_ERRNOS
 
 E = TypeVar("E", bound=BaseException)
 
@@ -42,15 +42,15 @@ NO_NETWORK = (
     "Check the network and the proxy settings; without a network, name a local folder or `world` as the source."
 )
 DATASET_HINT = (
-    "Check its files and its card; what the `datasets` library cannot read, fetch into a folder, convert to Parquet or "
-    "JSON lines, and name that."
+    "Check its files and its card. If the `datasets` library cannot read it, download it into a folder, convert it to "
+    "Parquet or JSON lines, and use that folder."
 )
 XET = re.compile(r"\b(xet|cas)\b|reconstruction", re.IGNORECASE)
-"""In what the library for the Hub's storage says, whose errors have no class of their own."""
+"""Matches messages of the Hub's storage library, whose errors have no class of their own."""
 CLIENT_BASES = tuple(
     base for base in HfHubHTTPError.__mro__ if base.__module__.partition(".")[0] not in ("huggingface_hub", "builtins")
 )
-"""`HTTPError` of the client that the library uses."""
+"""`HTTPError` of the HTTP client that the library uses."""
 CLIENTS: tuple[ModuleType, ...] = (httpx, *(sys.modules[base.__module__.partition(".")[0]] for base in CLIENT_BASES))
 BAD_ADDRESS: tuple[type[BaseException], ...] = tuple(
     kind
@@ -73,7 +73,7 @@ TRANSPORT: tuple[type[BaseException], ...] = (
 
 @contextmanager
 def hub_errors(address: str) -> Iterator[None]:
-    """Turns what the Hub's libraries raise into `BadSource`, or `SourceUnreachable` when trying again may help."""
+    """Raises the errors of the Hub's libraries as `BadSource`, or as `SourceUnreachable` if a retry may help."""
     try:
         yield
     except NanochatError:
@@ -89,9 +89,10 @@ def hub_errors(address: str) -> Iterator[None]:
 def dataset_errors(
     address: str, repo: str, revision: str | None, where: str = "", hint: str = DATASET_HINT
 ) -> Iterator[None]:
-    """The same around calls of the `datasets` library, which hides why it cannot read a dataset: the Hub is asked.
+    """`hub_errors` for calls of the `datasets` library, which hides why it cannot read a dataset.
 
-    Whatever else it raises (of its readers, of a script or a card) becomes `BadSource` too, which says `where`.
+    So the Hub is queried for the dataset first. All other errors of the library (of its readers, a script or a card)
+    become a `BadSource` that names `where`.
     """
     try:
         yield
@@ -101,7 +102,9 @@ def dataset_errors(
         with hub_errors(address):
             HfApi().dataset_info(repo, revision=revision)
         ours = as_ours(error, address)
-        if ours is None and (isinstance(error, MemoryError) or (isinstance(error, OSError) and _is_of_our_disk(error))):
+        if ours is None and (
+            isinstance(error, MemoryError) or (isinstance(error, OSError) and _is_local_disk_error(error))
+        ):
             raise
         raise ours or BadSource(
             f"{where or f'`{address}`'} cannot be read: {_sentence(error)} ({type(error).__name__}).", hint=hint
@@ -109,7 +112,7 @@ def dataset_errors(
 
 
 def as_ours(error: BaseException, address: str) -> NanochatError | None:
-    """Our error for one of the Hub's libraries; None when it is not about the Hub or the network."""
+    """Our error for one of the Hub's libraries; None if it is not about the Hub or the network."""
     chain = list(_chain(error))
 
     def find(*kinds: type[E]) -> E | None:
@@ -118,25 +121,25 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
     if has_bad_certificate(error):
         return BadSource(
             f"The certificate of the Hub (`{constants.ENDPOINT}`) cannot be verified.",
-            hint="A proxy may have one of its own: name its authority with `SSL_CERT_FILE`.",
+            hint="If a proxy replaces certificates, set `SSL_CERT_FILE` to its authority.",
         )
-    if isinstance(error, ValueError | ImportError) and "proxy" in str(error).lower():  # of the client's constructor
+    if isinstance(error, ValueError | ImportError) and "proxy" in str(error).lower():  # from the client's constructor
         return BadSource(
-            f"The Hub cannot be asked: the proxy that is set cannot be used ({_sentence(error)}).",
+            f"The Hub cannot be reached: the proxy settings cannot be used ({_sentence(error)}).",
             hint="Correct or unset `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.",
         )
     if find(OfflineModeIsEnabled):
         return BadSource(
-            f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids to ask it.",
+            f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids access.",
             hint="Unset it, or name a local folder as the source.",
         )
     if find(GatedRepoError):
         return BadSource(
-            f"`{address}` is behind terms that have to be accepted.",
+            f"`{address}` has terms that you have to accept.",
             hint="Accept them on its page, then log in with `hf auth login`.",
         )
     if find(DisabledRepoError):
-        return BadSource(f"The Hub has disabled `{address}`.", hint="Take another dataset.")
+        return BadSource(f"The Hub has disabled `{address}`.", hint="Use another dataset.")
     if find(RevisionNotFoundError):
         return BadSource(f"`{address}`: the dataset has no such revision.", hint="Check its name on the Hub.")
     if find(RepositoryNotFoundError, HFValidationError):
@@ -149,7 +152,7 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         return BadSource(f"The Hub has no file `{address}`.", hint="Check its name and revision.")
     if find(*BAD_ADDRESS):
         return BadSource(
-            f"The address of the Hub, `{constants.ENDPOINT}`, cannot be asked ({_sentence(error)}).",
+            f"The address of the Hub, `{constants.ENDPOINT}`, cannot be requested ({_sentence(error)}).",
             hint="Correct or unset `HF_ENDPOINT`.",
         )
     if isinstance(error, RuntimeError) and XET.search(str(error)):
@@ -163,33 +166,33 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         )
     if find(json.JSONDecodeError):
         return SourceUnreachable(
-            f"What `{constants.ENDPOINT}` answers about `{address}` is not from the Hub (not JSON).",
-            hint="A proxy or the login page of a network may answer in its place.",
+            f"`{constants.ENDPOINT}` answered the request for `{address}` with something that is not JSON.",
+            hint="A proxy or a network's login page may have answered instead of the Hub.",
         )
-    if isinstance(error, FileNotFoundError):  # of the `datasets` library
+    if isinstance(error, FileNotFoundError):  # from the `datasets` library
         return BadSource(f"`{address}` cannot be read: {_sentence(error)}.", hint="Check its name and revision.")
-    if isinstance(error, OSError) and not _is_of_our_disk(error) and (error.errno or type(error) is OSError):
+    if isinstance(error, OSError) and not _is_local_disk_error(error) and (error.errno or type(error) is OSError):
         return SourceUnreachable(f"The Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK)
     return None
 
 
-def _is_of_our_disk(error: OSError) -> bool:
-    return bool(error.filename) or error.errno in OF_OUR_DISK
+def _is_local_disk_error(error: OSError) -> bool:
+    return bool(error.filename) or error.errno in LOCAL_DISK_ERRNOS
 
 
 def _refused(error: HfHubHTTPError, address: str) -> NanochatError:
     answer: Any = getattr(error, "response", None)
     status = answer.status_code if answer is not None else 0
-    if 400 <= status < 500 and status not in PASSING:
+    if 400 <= status < 500 and status not in TRANSIENT_STATUSES:
         return BadSource(f"The Hub refuses `{address}` (status {status}).", hint="Try `hf auth login`.")
-    wait_s = asked_wait_s(answer.headers.get("Retry-After", "")) if answer is not None else 0.0
+    wait_s = retry_after_s(answer.headers.get("Retry-After", "")) if answer is not None else 0.0
     return SourceUnreachable(
         f"The Hub failed on `{address}` (status {status}).", hint="Try again later.", retry_after_s=wait_s
     )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what caused it, and so on."""
+    """The error, its cause, and so on."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,4 +1,4 @@
-"""JSON records of a file: a record a line, or, in a `.json` file, also an array of records or records in a row."""
+"""JSON records of a file: one per line; in a `.json` file also an array of records, or concatenated records."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nanochat.errors import BadSource
+from nanochat.sources.decompression import open_text
 from nanochat.sources.file_names import LINES, file_format
-from nanochat.sources.file_signature import open_source
 
 LONGEST_RECORD_BYTES = 256 << 20
 """A longer line is refused before it fills the memory."""
@@ -21,22 +21,22 @@ HINT = "A `.jsonl` file has one object a line; name a file that is one array, or
 def json_records(file: Path, name: str = "") -> Iterator[tuple[str, Any]]:
     """The records of a file, each with its place for messages: `` `a.jsonl`, line 3, ``.
 
-    Empty lines are skipped. Raises `BadSource`, naming the place, for what is not JSON, not UTF-8, nested too deep or
-    too long, and for an object that has a field twice with different values.
+    Empty lines are skipped. Raises `BadSource`, naming the place, if a record is not JSON, not UTF-8, too deeply nested
+    or too long, or if an object has a field twice with different values.
     """
     name = name or str(file)
-    with open_source(file, name) as stream:
+    with open_text(file, name) as stream:
         if file_format(file.name) in LINES:
             for number, line in _lines(stream, name):
                 if line := line.strip():
                     where = f"`{name}`, line {number:,},"
-                    yield where, _parsed(_decoded(line, where), where)
+                    yield where, _parse(_decode(line, where), where)
         else:
             yield from _values(stream, name)
 
 
-def is_text(text: str) -> bool:
-    """Whether all of it is characters: JSON may also hold half of a surrogate pair."""
+def is_valid_text(text: str) -> bool:
+    """Whether a string has no lone surrogate, which JSON allows and UTF-8 does not."""
     if text.isascii():
         return True
     try:
@@ -46,12 +46,12 @@ def is_text(text: str) -> bool:
     return True
 
 
-def text_of(text: str, where: str) -> str:
-    """The same text; raises `BadSource` for half of a surrogate pair, which is no character."""
-    if not is_text(text):
+def check_text(text: str, where: str) -> str:
+    """The same text. Raises `BadSource` if it has a lone surrogate."""
+    if not is_valid_text(text):
         half = next(character for character in text if 0xD800 <= ord(character) <= 0xDFFF)
         raise BadSource(
-            f"{where} has half of a surrogate pair (`\\u{ord(half):04x}`), which is no character.",
+            f"{where} has a lone surrogate (`\\u{ord(half):04x}`), which is not a character.",
             hint="Correct or remove it.",
         )
     return text
@@ -62,7 +62,7 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
     number, rest, length = 1, list[bytes](), 0
     while chunk := stream.read(CHUNK_BYTES):
         for part in chunk.splitlines(keepends=True):
-            if rest and rest[-1].endswith(b"\r") and part != b"\n":  # a line that ended with the chunk before
+            if rest and rest[-1].endswith(b"\r") and part != b"\n":  # that line ended with the previous chunk
                 yield number, b"".join(rest)
                 number, rest, length = number + 1, [], 0
             rest.append(part)
@@ -80,7 +80,7 @@ def _too_long(where: str) -> BadSource:
     return BadSource(f"{where} is longer than {LONGEST_RECORD_BYTES >> 20} MB.", hint=HINT)
 
 
-def _decoded(line: bytes, where: str) -> str:
+def _decode(line: bytes, where: str) -> str:
     try:
         return line.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -90,10 +90,10 @@ def _decoded(line: bytes, where: str) -> str:
         ) from error
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parse(text: str, where: str) -> Any:
     text = text.strip()
     try:
-        value, end = _guarded(text, where)
+        value, end = _decode_value(text, where)
         if end != len(text):
             raise json.JSONDecodeError("more text follows the value", text, end)
     except json.JSONDecodeError as error:
@@ -102,11 +102,11 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _values(stream: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
-    """The elements of an array, or objects after each other, with or without line breaks between and in them."""
+    """The elements of an array, or concatenated objects, with or without line breaks between and in them."""
     lines = _lines(stream, name)
     first, text = 1, ""
     for number, line in lines:
-        text += _decoded(line, f"`{name}`, line {number:,},")
+        text += _decode(line, f"`{name}`, line {number:,},")
         if not text.strip():
             first, text = number + 1, ""
             continue
@@ -121,9 +121,9 @@ def _values(stream: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
         while text:
             where = f"`{name}`, line {first:,},"
             try:
-                value, end = _guarded(text, where)
+                value, end = _decode_value(text, where)
             except json.JSONDecodeError as error:
-                if error.pos >= len(text):  # goes on in the next line
+                if error.pos >= len(text):  # continues in the next line
                     break
                 raise _not_json(error, where) from error
             yield where, value
@@ -131,15 +131,15 @@ def _values(stream: BinaryIO, name: str) -> Iterator[tuple[str, Any]]:
         if not text:
             first = number + 1
     if text.strip():
-        _parsed(text, f"`{name}`, line {first:,},")
+        _parse(text, f"`{name}`, line {first:,},")
         raise _not_json(json.JSONDecodeError("Expecting an object", text, 0), f"`{name}`, line {first:,},")
 
 
 def _array(text: str, line: int, lines: Iterator[tuple[int, bytes]], name: str) -> Iterator[tuple[str, Any]]:
-    """The elements of an array, which is held in memory whole, as its text."""
+    """The elements of an array. Its whole text is held in memory."""
     parts, length = [text], len(text)
     for number, more in lines:
-        parts.append(_decoded(more, f"`{name}`, line {number:,},"))
+        parts.append(_decode(more, f"`{name}`, line {number:,},"))
         length += len(more)
         if length > LONGEST_RECORD_BYTES:
             raise BadSource(
@@ -147,37 +147,37 @@ def _array(text: str, line: int, lines: Iterator[tuple[int, bytes]], name: str) 
                 hint="Write it as JSON lines (`.jsonl`), which are read one by one.",
             )
     text = "".join(parts)
-    at = counted = _skip(text, text.index("[") + 1)
+    at = counted = _skip_space(text, text.index("[") + 1)
     line += text.count("\n", 0, at)
     number = 0
     while text[at : at + 1] != "]" or number:
         line, counted = line + text.count("\n", counted, at), at
         where = f"`{name}`, record {number + 1:,} (line {line:,}),"
         try:
-            value, at = _guarded(text, where, at)
+            value, at = _decode_value(text, where, at)
             yield where, value
             number += 1
-            at = _skip(text, at)
+            at = _skip_space(text, at)
             if text[at : at + 1] == "]":
                 break
             if text[at : at + 1] != ",":
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
-            at = _skip(text, at + 1)
+            at = _skip_space(text, at + 1)
         except json.JSONDecodeError as error:
             raise _not_json(error, where) from error
     if rest := text[at + 1 :].strip():
-        raise BadSource(f"`{name}` goes on behind the end of its array: `{rest[:40]}`.", hint=HINT)
+        raise BadSource(f"`{name}` has more text after the end of its array: `{rest[:40]}`.", hint=HINT)
 
 
-def _skip(text: str, at: int) -> int:
-    """The next character that is not white space."""
+def _skip_space(text: str, at: int) -> int:
+    """The position of the next character that is not white space."""
     while text[at : at + 1] in (" ", "\t", "\r", "\n") and at < len(text):
         at += 1
     return at
 
 
-def _guarded(text: str, where: str, at: int = 0) -> tuple[Any, int]:
-    """The value that begins there, and where it ends. Raises `json.JSONDecodeError`, or `BadSource` for limits."""
+def _decode_value(text: str, where: str, at: int = 0) -> tuple[Any, int]:
+    """The value that begins at `at`, and its end. Raises `json.JSONDecodeError`, or `BadSource` at a limit."""
     try:
         try:
             return DECODER.raw_decode(text, at)
@@ -188,7 +188,7 @@ def _guarded(text: str, where: str, at: int = 0) -> tuple[Any, int]:
     except _FieldTwiceError as error:
         raise BadSource(f"{where} has the field `{error}` twice, with different values.", hint="Remove one.") from error
     except RecursionError as error:
-        raise BadSource(f"{where} is nested too deep to be read.", hint="Remove it.") from error
+        raise BadSource(f"{where} is nested too deeply.", hint="Remove it.") from error
 
 
 class _FieldTwiceError(ValueError):

@@ -1,4 +1,4 @@
-"""The files of a folder of this machine."""
+"""Files and folders of this machine as sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from nanochat.errors import BadSource
-from nanochat.sources.file_names import Choice, Skipped, Split, choose, file_format, is_hidden, named_formats, split_of
+from nanochat.sources.file_names import Split, file_format, is_hidden, list_formats, split_of
+from nanochat.sources.file_selection import Selection, SkippedFiles, select_files
 
 
 def is_local(source: str) -> bool:
@@ -19,7 +20,7 @@ def is_local(source: str) -> bool:
 
 
 def local_path(source: str) -> Path:
-    """Where a local source is. Raises `BadSource` for a `file://` address that says more than a path."""
+    """The path of a local source. Raises `BadSource` for a `file://` address with a host, query or fragment."""
     if "://" not in source:
         return _expanded(source)
     try:
@@ -29,7 +30,7 @@ def local_path(source: str) -> Path:
     if parts is None or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise BadSource(
             f"`{source}` is not the address of a folder of this machine.",
-            hint="It is `file:///…` with three slashes; in it `?` is written `%3F` and `#` is written `%23`.",
+            hint="Write `file:///…` with three slashes, `?` as `%3F` and `#` as `%23`.",
         )
     return Path(unquote(parts.path))
 
@@ -44,7 +45,7 @@ class LocalFile:
 
     @property
     def split(self) -> Split:
-        """What its path says; empty when it says nothing."""
+        """The split that its path names; empty if it names none."""
         return split_of(self.path)
 
 
@@ -54,27 +55,27 @@ def _expanded(source: str) -> Path:
         return Path(source).expanduser()
     except RuntimeError as error:
         raise BadSource(
-            f"`{source}` cannot be found: the home of `{source.partition('/')[0]}` is not known.",
-            hint="Write the path in full, or as `./~…` where the name itself begins with `~`.",
+            f"`{source}` cannot be found: `{source.partition('/')[0]}` has no home folder.",
+            hint="Write the full path; if the name itself begins with `~`, write `./~…`.",
         ) from error
 
 
-def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") -> Choice[LocalFile]:
-    """The files of data below a folder, sorted by path, or the one file that `place` is.
+def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") -> Selection[LocalFile]:
+    """The data files below the folder `place`, sorted by path, or the file `place` itself.
 
-    Raises `BadSource` when there is no such place (`hint` says what else may be meant), when a part of it cannot be
-    listed, and when nothing in it is data.
+    Raises `BadSource` if `place` does not exist (with `hint`), if a part of it cannot be listed, or if it has no data
+    file.
     """
     known = [each for group in formats for each in group]
     try:
         if not stat.S_ISDIR(place.stat().st_mode):
             if file_format(place.name) not in known:
-                raise BadSource(f"`{place}` is not a file of data.", hint=f"Known formats: {named_formats(known)}.")
+                raise BadSource(f"`{place}` is not a data file.", hint=f"Known formats: {list_formats(known)}.")
             check_regular(place)
-            return Choice([LocalFile(place.name, place)], Skipped())
-        skipped = Skipped()
-        found = choose(_walk(place, skipped), lambda each: each.path, formats, skipped=skipped)
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # a value error: a name with a zero byte
+            return Selection([LocalFile(place.name, place)], SkippedFiles())
+        skipped = SkippedFiles()
+        found = select_files(_walk(place, skipped), lambda each: each.path, formats, skipped=skipped)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a zero byte in the name
         if place.is_symlink():
             check_regular(place)
         raise BadSource(f"There is no file or folder `{place}`.", hint=hint or "Is the path right?") from error
@@ -86,34 +87,34 @@ def list_local(place: Path, formats: Sequence[Sequence[str]], hint: str = "") ->
     if not found.files:
         why = f": it has {found.skipped}" if found.skipped else ""
         raise BadSource(
-            f"The folder `{place}` has no file of data{why}.",
-            hint=f"Known formats: {named_formats(known)}. Of a test split is read what `source` names itself, the file "
-            "or its folder.",
+            f"The folder `{place}` has no data file{why}.",
+            hint=f"Known formats: {list_formats(known)}. A test split is read only if `source` names "
+            "its file or folder itself.",
         )
     for each in found.files:
         check_regular(each.file)
-    return Choice(_each_once(found.files, skipped), skipped, found.sums)
+    return Selection(_without_duplicates(found.files, skipped), skipped, found.checksum_files)
 
 
 def check_regular(file: Path) -> None:
-    """Raises `BadSource` for what cannot be read like a file: a dead link, a pipe, a socket, a device, a folder."""
+    """Raises `BadSource` for anything but a regular file: a broken link, a pipe, a socket, a device, a folder."""
     try:
         mode = file.stat().st_mode
     except OSError as error:
         if file.is_symlink():
             raise BadSource(
-                f"`{file}` is a link to `{file.readlink()}`, which cannot be followed: {error.strerror}.",
-                hint="Put its target back, or remove the link.",
+                f"`{file}` is a link to `{file.readlink()}`, which cannot be read: {error.strerror}.",
+                hint="Restore its target, or remove the link.",
             ) from error
         raise BadSource(f"`{file}` cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(mode):
         raise BadSource(f"`{file}` is not a regular file.", hint="Copy its data into a file.")
 
 
-def _walk(root: Path, skipped: Skipped) -> list[LocalFile]:
-    """Every file below a folder, those of hidden folders left out.
+def _walk(root: Path, skipped: SkippedFiles) -> list[LocalFile]:
+    """Every file below a folder, without hidden folders.
 
-    Linked folders are followed after everything else, each folder once, and none that contains the link itself.
+    Linked folders are followed last, each folder once, and never one that contains the link itself.
     """
     found: list[LocalFile] = []
     seen: set[str] = set()
@@ -123,14 +124,14 @@ def _walk(root: Path, skipped: Skipped) -> list[LocalFile]:
         folder = links.pop(0) if linked else waiting.pop()
         real = os.path.realpath(folder)
         if linked and (real in seen or f"{os.path.realpath(folder.parent)}/".startswith(f"{real.rstrip('/')}/")):
-            skipped.add("linked twice", f"{_inside(folder, root)}/")
+            skipped.add("linked twice", f"{_relative(folder, root)}/")
             continue
         if real in seen:
             continue
         seen.add(real)
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
-                path = _inside(Path(entry.path), root)
+                path = _relative(Path(entry.path), root)
                 if not _is_folder(entry):
                     found.append(LocalFile(path, Path(entry.path)))
                 elif is_hidden(path):
@@ -143,28 +144,28 @@ def _walk(root: Path, skipped: Skipped) -> list[LocalFile]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself: of no use, which matters only where its name is that of data
+    except OSError:  # a link to itself: treated as a file, which matters only if its name is one of data
         if entry.is_symlink():
             return False
         raise
 
 
-def _each_once(files: list[LocalFile], skipped: Skipped) -> list[LocalFile]:
-    """Without links, soft or hard, to what is there already."""
+def _without_duplicates(files: list[LocalFile], skipped: SkippedFiles) -> list[LocalFile]:
+    """Each file once, without symbolic or hard links to another one in the list."""
     first: dict[str, LocalFile] = {}
     for each in sorted(files, key=lambda each: (each.file.is_symlink(), each.path)):
-        there = each.file.stat()
-        # numbers of files are to be trusted only where a file has several names
-        same = f"{there.st_dev} {there.st_ino}" if there.st_nlink > 1 else os.path.realpath(each.file)
+        status = each.file.stat()
+        # inode numbers are reliable only for files with several names
+        same = f"{status.st_dev} {status.st_ino}" if status.st_nlink > 1 else os.path.realpath(each.file)
         if first.setdefault(same, each) is not each:
             skipped.add("linked twice", each.path)
     return sorted(first.values(), key=lambda each: each.path)
 
 
-def _inside(path: Path, root: Path) -> str:
-    inside = path.relative_to(root).as_posix()
+def _relative(path: Path, root: Path) -> str:
+    relative = path.relative_to(root).as_posix()
     try:
-        inside.encode()
+        relative.encode()
     except UnicodeEncodeError as error:
-        raise BadSource(f"The name {inside!r} in `{root}` is not UTF-8.", hint="Rename it.") from error
-    return inside
+        raise BadSource(f"The name {relative!r} in `{root}` is not UTF-8.", hint="Rename it.") from error
+    return relative

@@ -1,8 +1,8 @@
-"""Folders of many small files: gathered into few shards.
+"""Combines many small files into few shards.
 
-A shard a file would leave nothing to train on: a sample to validate on is at most a tenth of one shard, and packing
-drops the rest of each shard that does not fill a row. Files are gathered only where the first one is too small for a
-sample, which could not be trained on before; whole files are then held out, and the store remembers which.
+One shard per small file would leave nothing to train on: the validation sample is at most a tenth of one shard, and
+packing drops the end of each shard that does not fill a row. Files are combined only if the first one is too small for
+a sample. Whole files are then held out, and the store records which.
 """
 
 from __future__ import annotations
@@ -18,66 +18,66 @@ import pyarrow.parquet as pq
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.errors import BadSource
 from nanochat.sources.documents import read_documents, with_text
-from nanochat.sources.file_names import file_format, named
-from nanochat.sources.shard_writer import SAMPLE_SHARE
+from nanochat.sources.file_names import file_format, quoted_names
+from nanochat.sources.validation_split import SAMPLE_DIVISOR
 
 SMALL_BYTES = 1 << 20
-"""A file below this is small."""
+"""Files below this size are small."""
 TINY_BYTES = 4096
-"""A file below this may be shorter than a row."""
-GATHERED_BYTES, GATHERED_FILES = 16 << 20, 1000
-"""About so much is one shard."""
+"""Files below this size may be shorter than a row."""
+MAX_COMBINED_BYTES, MAX_COMBINED_FILES = 16 << 20, 1000
+"""A combined shard ends at one of these limits."""
 HELD_OUT = "small-files-held-out"
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """The shards of a folder of many small files."""
+class CombinedFiles:
+    """The shards of a folder with many small files."""
 
     shards: list[ShardConfig]
     held: tuple[str, ...]
-    """Names of the small files that are held out; empty when a sample of a large file is."""
+    """Names of the files that are held out; empty if a sample of a large file is held out."""
 
 
 def too_small_for_a_sample(shards: Sequence[ShardConfig]) -> bool:
-    """Whether there are many files, and the first has too few documents to hold a sample of them out."""
-    if len(shards) < SAMPLE_SHARE or not _is_small(shards[0]):
+    """Whether there are many files and the first has too few documents for a validation sample."""
+    if len(shards) < SAMPLE_DIVISOR or not _is_small(shards[0]):
         return False
-    return _documents(shards[0]) < SAMPLE_SHARE
+    return _documents(shards[0]) < SAMPLE_DIVISOR
 
 
 def are_tiny(shards: Sequence[ShardConfig]) -> bool:
-    """Whether there are many files, most of them too short for a row of training."""
+    """Whether there are many files and most of them are too short for one training row."""
     sizes = sorted(Path(shard.url).stat().st_size for shard in shards)
-    return len(shards) >= SAMPLE_SHARE and sizes[len(sizes) // 2] < TINY_BYTES and too_small_for_a_sample(shards)
+    return len(shards) >= SAMPLE_DIVISOR and sizes[len(sizes) // 2] < TINY_BYTES and too_small_for_a_sample(shards)
 
 
-def gather(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str]) -> Gathered:
-    """Small files together, large ones as they are.
+def combine_small_files(shards: Sequence[ShardConfig], config: DataConfig, held: Sequence[str]) -> CombinedFiles:
+    """Combines small files and keeps large ones as they are.
 
-    Of small files alone, those named `held` are held out, or a tenth of them when none is named. Raises `BadSource`
-    when one of them is gone.
+    Holds out the files named `held`; if none is named and all files are small, a tenth of them. Raises `BadSource` if
+    a file of `held` is missing.
     """
     small = [shard for shard in shards if _is_small(shard)]
     large = [shard for shard in shards if not _is_small(shard)]
     if not held and not large:
-        most = max(1, min(len(small) // SAMPLE_SHARE, config.validation_documents))
+        limit = max(1, min(len(small) // SAMPLE_DIVISOR, config.validation_documents))
         by_hash = sorted(small, key=lambda shard: hashlib.sha256(shard.name.encode()).digest())
-        held = sorted(shard.name for shard in by_hash[:most])
+        held = sorted(shard.name for shard in by_hash[:limit])
     if lost := set(held) - {shard.name for shard in shards}:
         raise BadSource(
-            f"`{config.source}` has lost {named(lost)}, which earlier runs held out for validation.",
-            hint="Put them back, or hold out others with `nanochat fetch --new-split`.",
+            f"`{config.source}` no longer has {quoted_names(lost)}, which earlier runs held out for validation.",
+            hint="Restore them, or draw a new split with `nanochat fetch --new-split`.",
         )
     out = [shard for shard in small if shard.name in set(held)]
     rest = [shard for shard in small if shard.name not in set(held)]
-    groups = [_together(f"small-files-{i:05d}", group) for i, group in enumerate(_groups(rest))]
+    groups = [_combine(f"small-files-{i:05d}", group) for i, group in enumerate(_groups(rest))]
     for i, group in enumerate(_groups(out)):
-        groups.append(_together(f"{HELD_OUT}-{i:05d}", group).model_copy(update={"validation": "all"}))
+        groups.append(_combine(f"{HELD_OUT}-{i:05d}", group).model_copy(update={"validation": "all"}))
     for shard in large:
         held_out = {"validation": "all"} if shard.name in set(held) else {}
         groups.append(shard.model_copy(update=held_out))
-    return Gathered(sorted(groups, key=lambda shard: shard.name), tuple(held))
+    return CombinedFiles(sorted(groups, key=lambda shard: shard.name), tuple(held))
 
 
 def first_to_sample(shards: Sequence[ShardConfig]) -> str:
@@ -90,7 +90,7 @@ def first_to_sample(shards: Sequence[ShardConfig]) -> str:
         if file_format(shard.url) == ".parquet" and not _rows(Path(shard.url)):
             continue
         first = first or shard.name
-        if not _is_small(shard) or _documents(shard) >= SAMPLE_SHARE:
+        if not _is_small(shard) or _documents(shard) >= SAMPLE_DIVISOR:
             return shard.name
     return first
 
@@ -102,7 +102,7 @@ def _documents(shard: ShardConfig) -> int:
 def _rows(file: Path) -> int:
     try:
         return pq.read_metadata(file).num_rows
-    except (OSError, pa.ArrowException):  # reading says what is wrong
+    except (OSError, pa.ArrowException):  # reading the file raises the proper error
         return 1
 
 
@@ -116,14 +116,14 @@ def _groups(shards: Sequence[ShardConfig]) -> Iterator[list[ShardConfig]]:
     for shard in shards:
         group.append(shard)
         size += Path(shard.url).stat().st_size
-        if size >= GATHERED_BYTES or len(group) == GATHERED_FILES:
+        if size >= MAX_COMBINED_BYTES or len(group) == MAX_COMBINED_FILES:
             yield group
             group, size = [], 0
     if group:
         yield group
 
 
-def _together(name: str, group: Sequence[ShardConfig]) -> ShardConfig:
+def _combine(name: str, group: Sequence[ShardConfig]) -> ShardConfig:
     files = tuple((shard.url, shard.identity) for shard in group)
     digest = hashlib.sha256(repr(files).encode()).hexdigest()[:32]
     return ShardConfig(

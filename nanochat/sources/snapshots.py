@@ -1,6 +1,6 @@
-"""What a store has pinned about a source, so that runs go on with what earlier ones began with.
+"""The recorded state of a source in the store (`v1/sources/<hash of the source>.json`).
 
-v1/sources/<hash of the source>.json
+Later runs use the same files and the same validation split as the run that recorded them.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from pydantic import BaseModel, ConfigDict
 from nanochat.config.base import canonical_json
 from nanochat.config.data import DataConfig
 from nanochat.errors import StoreUnreachable
-from nanochat.sources.listing import Found
+from nanochat.sources.file_selection import SourceFile
 from nanochat.sources.local_files import is_local, local_path
 from nanochat.store.record_format import parse_record
 from nanochat.store.store import Store
 
 
 class SourceSnapshot(BaseModel):
-    """What is pinned of one source."""
+    """What the store has recorded about one source."""
 
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
     source: str
     carrier: str = ""
-    """Name of the shard of which the validation sample is, once a run has drawn one."""
+    """Name of the shard that the validation sample is taken from, once a run has drawn one."""
     gathered: bool = False
-    """Whether the small files of the folder are gathered into few shards."""
+    """Whether the small files of the folder are combined into few shards."""
     held: tuple[str, ...] = ()
-    """Of gathered files, the names of those that are held out."""
-    files: list[Found] | None = None
-    """What the source has; None when nobody fetched it ahead, and it is to be asked."""
+    """Names of the combined files that are held out."""
+    files: list[SourceFile] | None = None
+    """The files of the source; None if they were not fetched ahead, and the source has to be listed."""
 
     @property
     def split(self) -> dict[str, Any]:
-        """The fields that say what is held out."""
+        """The fields that define the validation split."""
         return self.model_dump(include={"carrier", "gathered", "held"})
 
     @property
     def drawn(self) -> bool:
-        """Whether a run has drawn what is held out."""
+        """Whether a run has drawn the validation split."""
         return bool(self.carrier or self.held)
 
 
 def read_snapshot(store: Store, config: DataConfig) -> SourceSnapshot:
-    """What is pinned of a source; nothing as yet, when no run has met it."""
+    """The snapshot of a source; an empty one if no run has recorded it."""
     try:
         return _parse(config, store.objects.read(_path(config)))
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def read_snapshot(store: Store, config: DataConfig) -> SourceSnapshot:
 def update_snapshot(
     store: Store, config: DataConfig, change: Callable[[SourceSnapshot], SourceSnapshot]
 ) -> SourceSnapshot:
-    """Changes what is pinned, by compare-and-swap, and returns it as it is then."""
+    """Changes the snapshot by compare-and-swap, and returns the new one."""
     path = _path(config)
     for _ in range(20):
         try:
@@ -69,15 +69,15 @@ def update_snapshot(
         after = snapshot.model_dump_json().encode()
         if before == after or store.objects.swap(path, after, before):
             return snapshot
-    raise StoreUnreachable(f"What is pinned of `{config.source}` is being changed by others all the time.")
+    raise StoreUnreachable(f"The snapshot of `{config.source}` could not be updated: other processes keep changing it.")
 
 
 def _parse(config: DataConfig, data: bytes) -> SourceSnapshot:
     hint = "Move it away, and run `nanochat fetch`."
-    return parse_record(SourceSnapshot, data, _path(config), "what is pinned of a source", hint=hint)
+    return parse_record(SourceSnapshot, data, _path(config), "the snapshot of a source", hint=hint)
 
 
 def _path(config: DataConfig) -> str:
     source = local_path(config.source).absolute().as_uri() if is_local(config.source) else config.source
-    asked = canonical_json([source, config.subset, config.split])
-    return f"v1/sources/{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
+    identity = canonical_json([source, config.subset, config.split])
+    return f"v1/sources/{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"

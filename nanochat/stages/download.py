@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanochat.config.data import ShardConfig
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.sources.shard_list import write_shard
+from nanochat.sources.download import write_shard
 from nanochat.store.artifacts import RawShard
 
 

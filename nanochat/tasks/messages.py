@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nanochat.errors import BadSource
-from nanochat.sources.json_records import is_text, text_of
+from nanochat.sources.json_records import check_text, is_valid_text
 from nanochat.tasks.conversation import PARTS
 from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing, shown
 
@@ -89,7 +89,7 @@ def _plain(one: Any) -> Message | None:
     said, text = one.get("role"), one.get("content")
     if said is None and text is None:
         said, text = one.get("from"), one.get("value")
-    if type(said) is not str or type(text) is not str or not (text.isascii() or is_text(text)):
+    if type(said) is not str or type(text) is not str or not (text.isascii() or is_valid_text(text)):
         return None
     role = ROLES.get(said)
     return {"role": role, "content": text} if role else None
@@ -148,7 +148,7 @@ def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
 def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str | list[dict[str, str]]:
     """A text or, in an answer, parts; nothing (null or no part) is an empty text."""
     if isinstance(content, str):
-        return text_of(content, where)
+        return check_text(content, where)
     if content is None or content == []:
         return ""
     if not isinstance(content, list):
@@ -173,7 +173,7 @@ def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
         raise BadSource(f"{where} has a part that is not `type` ({', '.join(PARTS)}) and `text`.", hint=HINT)
     fields = rules.without_ignored(part)
     rules.check_rest({key: value for key, value in fields.items() if key not in ("type", "text")}, where)
-    return {"type": TEXT_PARTS[kind], "text": text_of(part["text"], where)}
+    return {"type": TEXT_PARTS[kind], "text": check_text(part["text"], where)}
 
 
 def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:

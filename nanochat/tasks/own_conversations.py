@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
+from nanochat.sources.decompression import read_errors
 from nanochat.sources.file_names import CHAT_FORMATS
-from nanochat.sources.file_signature import check_parquet, readable
+from nanochat.sources.file_signature import check_parquet
 from nanochat.sources.json_records import json_records
 from nanochat.sources.local_files import LocalFile, is_local, list_local, local_path
 from nanochat.tasks.chat_rows import READ, conversation_of, conversations_of
@@ -90,7 +91,7 @@ def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]
 
 def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     """The rows of a file, without the columns that are ignored whatever is in them."""
-    with readable(file, str(file)):
+    with read_errors(file, str(file)):
         check_parquet(file, str(file))
         yield from _checked_parquet(file, rules)
 

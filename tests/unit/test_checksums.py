@@ -11,15 +11,16 @@ import pytest
 
 from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
-from nanochat.sources.checksum_files import read_sums
-from nanochat.sources.shard_list import list_shards, write_shard
+from nanochat.sources.checksum_files import read_checksum_file
+from nanochat.sources.download import write_shard
+from nanochat.sources.shard_list import list_shards
 
 SHA256, MD5 = "a1" * 32, "b2" * 16
 
 
 def read(folder: Path, data: str | bytes, name: str = "SHA256SUMS") -> dict[str, str]:
     (folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
-    return {each.name: each.identity for each in read_sums(folder / name, name)}
+    return {each.name: each.identity for each in read_checksum_file(folder / name, name)}
 
 
 @pytest.mark.parametrize(
@@ -55,11 +56,11 @@ def test_other_algorithms_are_known(tmp_path: Path, name: str, line: str, identi
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.jsonl", "line 2, is not a sum: `a.jsonl`"), (SHA256, "line 2, is not a sum"),
+        ("a.jsonl", "line 2, is not a checksum: `a.jsonl`"), (SHA256, "line 2, is not a checksum"),
         (f"{SHA256[:-2]}  a.jsonl", "line 2, has a hash of 62 digits, which is not one of SHA256"),
         (f"{MD5}  a.jsonl", "has a hash of 32 digits, which is not one of SHA256"),
-        (f"TIGER (a.jsonl) = {MD5}", "unknown kind, `TIGER`"), ("<html>", "is not a sum"),
-        (f"{SHA256}  a.jsonl\0{SHA256}  c.jsonl\0", "is not a sum"),
+        (f"TIGER (a.jsonl) = {MD5}", "unknown algorithm `TIGER`"), ("<html>", "is not a checksum"),
+        (f"{SHA256}  a.jsonl\0{SHA256}  c.jsonl\0", "is not a checksum"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_not_understood_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -69,7 +70,7 @@ def test_a_line_that_is_not_understood_is_named(tmp_path: Path, line: str, messa
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadSource, match="`SHA256SUMS` is not a list of sums"):
+    with pytest.raises(BadSource, match="`SHA256SUMS` is not a list of checksums"):
         read(tmp_path, b"\xff\xfe\x00")
 
 
@@ -109,7 +110,7 @@ def test_a_sum_of_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (data / "SHA256SUMS").write_text(f"{line}{SHA256}  README.md\n")
     assert len(list_shards(DataConfig(source=str(data)))) == 1, "of what is no data, it may be absent"
     (data / "SHA256SUMS").write_text(f"{line}{SHA256}  b.jsonl\n")
-    with pytest.raises(BadSource, match=r"`SHA256SUMS`, line 2, is of `b\.jsonl`, which is not there"):
+    with pytest.raises(BadSource, match=r"`SHA256SUMS`, line 2, names `b\.jsonl`, which does not exist"):
         list_shards(DataConfig(source=str(data)))
 
 
@@ -142,7 +143,7 @@ def test_sums_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     (data / "SHA256SUMS").write_text(f"{SHA256}  a.jsonl\n{SHA256}  ./a.jsonl\n")
     assert len(list_shards(DataConfig(source=str(data)))) == 1
     (data / "a.jsonl.sha256").write_text("0" * 64)
-    with pytest.raises(BadSource, match=r"line 1, contradicts `.*`, line 1: both are of `a\.jsonl`"):
+    with pytest.raises(BadSource, match=r"line 1, contradicts `.*`, line 1: both have a hash of `a\.jsonl`"):
         list_shards(DataConfig(source=str(data)))
 
 
@@ -151,4 +152,4 @@ def test_a_file_without_a_sum_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
     (data / "SHA256SUMS").write_text(f"{sha256(data / 'a.jsonl')}  a.jsonl\n")
     with caplog.at_level(logging.WARNING, "nanochat.sources"):
         list_shards(DataConfig(source=str(data)))
-    assert "is of `b.jsonl`: not checked" in caplog.text
+    assert "lists `b.jsonl`: not checked" in caplog.text

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import BadSource
-from nanochat.sources.checksum_files import read_sums
+from nanochat.sources.checksum_files import read_checksum_file
 from nanochat.sources.documents import read_documents
 
 LINES = b"".join(json.dumps({"text": f"naïve {i}", "more": [1, {"a": None}]}).encode() + b"\n" for i in range(40))
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_read_or_refused(
     file.write_bytes(data)
     try:
         if name in ("SHA256SUMS", "a.jsonl.md5"):
-            read_sums(file)
+            read_checksum_file(file)
         else:
             for texts in read_documents(file, "text"):
                 texts.validate(full=True)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources.file_signature import open_source
+from nanochat.sources.decompression import open_text
 
 LINES = b'{"text": "hello"}\n' * 2000
 
@@ -36,7 +36,7 @@ def _arrow(compression: str, data: bytes) -> bytes:
 
 def read(folder: Path, data: bytes, name: str = "a.jsonl") -> bytes:
     (folder / name).write_bytes(data)
-    with open_source(folder / name) as stream:
+    with open_text(folder / name) as stream:
         return stream.read()
 
 
@@ -70,7 +70,7 @@ def test_frames_without_data_are_passed_over(tmp_path: Path) -> None:
 
 def test_what_zstd_and_lz4_may_write_and_is_not_read_is_named(tmp_path: Path) -> None:
     long_window = b"\x28\xb5\x2f\xfd\0\xa8" + b"\1\0\0"  # a frame of 2 GB of window, with one empty block
-    with pytest.raises(BadSource, match="window of more than 128 MB"):
+    with pytest.raises(BadSource, match="window over 128 MB"):
         read(tmp_path, long_window, "a.jsonl.zst")
     with pytest.raises(BadSource, match=r"a\.jsonl\.lz4` is lz4 of the legacy format"):
         read(tmp_path, b"\x02\x21\x4c\x18rest", "a.jsonl.lz4")

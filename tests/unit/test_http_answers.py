@@ -20,7 +20,8 @@ import pytest
 from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource, DamagedTransfer, SourceUnreachable
 from nanochat.sources import retry
-from nanochat.sources.shard_list import list_shards, write_shard
+from nanochat.sources.download import write_shard
+from nanochat.sources.shard_list import list_shards
 from tests.unit.test_hub_unreachable import certificate
 
 LINES = b"".join(json.dumps({"text": f"document {i} {hashlib.sha256(b'%d' % i).hexdigest()}"}).encode() + b"\n"
@@ -127,10 +128,10 @@ def test_an_encoding_that_the_name_has_too_is_no_second_one(tmp_path: Path, site
 
 def test_an_unknown_or_wrong_encoding_is_named(tmp_path: Path, site: Answers) -> None:
     site.answer = lambda handler: handler.send(LINES, Content_Encoding="rot13")
-    with pytest.raises(BadSource, match="encoding `rot13`, which is unknown"):
+    with pytest.raises(BadSource, match="unknown encoding `rot13`"):
         documents(f"{site.address}/a.jsonl", tmp_path)
     site.answer = lambda handler: handler.send(LINES, Content_Encoding="gzip", ETag='"b"')
-    with pytest.raises(DamagedTransfer, match=r"a\.jsonl is damaged: it is not gzip, as the server says"):
+    with pytest.raises(DamagedTransfer, match=r"a\.jsonl is damaged: it is not gzip, as its header states"):
         documents(f"{site.address}/a.jsonl", tmp_path)
 
 
@@ -252,7 +253,7 @@ def test_a_content_type_that_is_wrong_is_of_no_importance(tmp_path: Path, site: 
 
 def test_redirects_end_and_do_not_lead_from_https_to_http(tmp_path: Path, site: Answers, monkeypatch) -> None:
     site.answer = lambda handler: handler.send(b"", 302, Location="/a.jsonl")
-    with pytest.raises(BadSource, match="cannot be asked for"):
+    with pytest.raises(BadSource, match="cannot be requested"):
         documents(f"{site.address}/a.jsonl", tmp_path)
     certificate(tmp_path / "server.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -271,7 +272,7 @@ def test_redirects_end_and_do_not_lead_from_https_to_http(tmp_path: Path, site: 
         monkeypatch.setattr(httpx, "Client", lambda **options: real(verify=False, **options))
         other.answer = lambda handler: handler.send(b"", 302, Location=f"{site.address}/a.jsonl")
         site.answer = lambda handler: handler.send(LINES)
-        with pytest.raises(BadSource, match="leads from `https://` to `http://`"):
+        with pytest.raises(BadSource, match="redirects from `https://` to the insecure `http://`"):
             documents(secure, tmp_path)
     finally:
         other.shutdown()
@@ -282,7 +283,7 @@ def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path, site: Answers, mon
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "nonsense://127.0.0.1:9")
-    with pytest.raises(BadSource, match="the proxy that is set cannot be used"):
+    with pytest.raises(BadSource, match="the proxy settings cannot be used"):
         documents("http://example.invalid/a.jsonl", tmp_path)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(SourceUnreachable, match="did not answer") as caught:
@@ -312,7 +313,7 @@ def test_a_list_of_addresses_is_read_as_people_write_them(site: Answers, caplog)
     [
         ("a.csv", "line 2, `a.csv`"), ("a b.jsonl", "line 2"), ("file:///etc/a.jsonl", "line 2"),
         ("a.jsonl#part", "line 2"), ("0" * 20 + "  a.jsonl", "hash of 20 digits"),
-        ("1" * 64 + "  b.jsonl", "contradicts another sum"), ("https://me:secret@host/a.jsonl", "credential"),
+        ("1" * 64 + "  b.jsonl", "contradicts another checksum"), ("https://me:secret@host/a.jsonl", "credential"),
         ("https://secret@host/a.jsonl", "credential"), ("http://[::1/a.jsonl", "line 2"),
     ],
 )  # fmt: skip

@@ -35,7 +35,8 @@ import json, sys, tempfile, types
 from pathlib import Path
 from nanochat.config.data import DataConfig
 from nanochat.sources import retry
-from nanochat.sources.shard_list import list_shards, write_shard
+from nanochat.sources.shard_list import list_shards
+from nanochat.sources.download import write_shard
 from nanochat.errors import NanochatError
 
 retry.time = types.SimpleNamespace(sleep=lambda seconds: None)
@@ -189,7 +190,7 @@ def test_what_the_datasets_library_cannot_read_is_named(
     monkeypatch.setattr(Hub, "root", tmp_path / "repository")
     ((kind, message),) = asked(endpoint, tmp_path, {})
     assert kind == "BadSource" and "org/name" in message and said in message
-    assert "convert to Parquet or JSON lines" in message, "a hint that helps"
+    assert "convert it to Parquet or JSON lines" in message, "a hint that helps"
 
 
 def test_a_byte_that_flips_on_the_way_is_noticed(endpoint: str, tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources.json_records import json_records, text_of
+from nanochat.sources.json_records import check_text, json_records
 
 FINE = b'{"text": "fine"}\n'
 
@@ -97,7 +97,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes, message: str) -> No
         (b'[{"n": 1}\n{"n": 2}]', "record 1 (line 1), is not JSON: Expecting ','"),
         (b'[{"n": 1},\n{"n": 2}', "record 2 (line 2), is not JSON: Expecting ','"),
         (b'[{"n": 1},\n', "record 2"),
-        (b'[{"n": 1}] {"n": 2}', "goes on behind the end of its array"),
+        (b'[{"n": 1}] {"n": 2}', "has more text after the end of its array"),
         (b'{"n": 1}\n{"n": \n', "line 2, is not JSON"),
         (b'{"n": 1}\n{"n" 2}\n', "line 2, is not JSON"),
     ],
@@ -127,6 +127,6 @@ def test_a_line_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatc
 
 def test_half_a_surrogate_pair_is_no_character(tmp_path: Path) -> None:
     (found,) = read(tmp_path, b'{"text": "a \\ud800 b", "fine": "\\ud83d\\ude00"}')
-    assert text_of(found["fine"], "here") == "😀"
-    with pytest.raises(BadSource, match=r"`a\.jsonl`, line 1, has half of a surrogate pair \(`\\ud800`\)"):
-        text_of(found["text"], "`a.jsonl`, line 1,")
+    assert check_text(found["fine"], "here") == "😀"
+    with pytest.raises(BadSource, match=r"`a\.jsonl`, line 1, has a lone surrogate \(`\\ud800`\)"):
+        check_text(found["text"], "`a.jsonl`, line 1,")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources.file_names import CHAT_FORMATS, TEXT_FORMATS, choose, file_format, is_hidden, split_of, stem
+from nanochat.sources.file_names import CHAT_FORMATS, TEXT_FORMATS, file_format, is_hidden, split_of, stem
+from nanochat.sources.file_selection import select_files
 from nanochat.sources.local_files import list_local
 
 
@@ -97,7 +98,7 @@ def test_text_about_the_data_is_not_taken_for_the_data(tmp_path: Path) -> None:
 
 def test_a_folder_in_which_everything_is_left_out_says_so(tmp_path: Path) -> None:
     tree(tmp_path, "test.jsonl", "_x.jsonl")
-    with pytest.raises(BadSource, match=r"no file of data: it has 1 hidden \(`_x\.jsonl`\), 1 of a test split"):
+    with pytest.raises(BadSource, match=r"no data file: it has 1 hidden \(`_x\.jsonl`\), 1 of a test split"):
         listed(tmp_path)
     assert listed(tmp_path / "test.jsonl") == ["test.jsonl"], "named itself, it is read"
 
@@ -109,8 +110,7 @@ def test_conversations_are_of_any_format_at_once(tmp_path: Path) -> None:
 
 def test_the_same_rules_hold_for_names_of_any_place() -> None:
     paths = ["_temporary/0/part.jsonl", "b.jsonl", "a.jsonl", "test/c.jsonl", "x.txt"]
-    assert choose(paths, str, TEXT_FORMATS).files == ["a.jsonl", "b.jsonl"]
-    assert choose(paths, str, TEXT_FORMATS, by_split=False).files == ["a.jsonl", "b.jsonl", "test/c.jsonl"]
+    assert select_files(paths, str, TEXT_FORMATS).files == ["a.jsonl", "b.jsonl"]
 
 
 def test_linked_folders_and_files_are_read_once(tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_a_dead_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").symlink_to("gone.md")
     assert listed(tmp_path) == ["a.jsonl"], "one that is not data is not"
     (tmp_path / "b.jsonl").symlink_to("gone.jsonl")
-    with pytest.raises(BadSource, match=r"b\.jsonl` is a link to `gone\.jsonl`, which cannot be followed"):
+    with pytest.raises(BadSource, match=r"b\.jsonl` is a link to `gone\.jsonl`, which cannot be read"):
         listed(tmp_path)
     (tmp_path / "b.jsonl").unlink()
     (tmp_path / "b.jsonl").symlink_to("b.jsonl")
-    with pytest.raises(BadSource, match=r"b\.jsonl` is a link to `b\.jsonl`, which cannot be followed"):
+    with pytest.raises(BadSource, match=r"b\.jsonl` is a link to `b\.jsonl`, which cannot be read"):
         listed(tmp_path)
 
 

@@ -12,7 +12,8 @@ import pytest
 from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
 from nanochat.sources.documents import batch_documents, open_parquet, read_documents
-from nanochat.sources.shard_list import list_shards, write_shard
+from nanochat.sources.download import write_shard
+from nanochat.sources.shard_list import list_shards
 
 TEXTS = [f"text {number}" for number in range(100)]
 
@@ -42,7 +43,7 @@ def test_a_column_is_known_by_its_whole_name(tmp_path: Path) -> None:
     for column in ("a.text", "b"):
         with pytest.raises(BadSource, match=rf"has no column `{column}`"):
             read(path, column)
-    with pytest.raises(BadSource, match="holds struct"):
+    with pytest.raises(BadSource, match="has the type struct"):
         read(path, "a")
 
 
@@ -76,7 +77,7 @@ def test_all_kinds_of_strings_are_read(tmp_path: Path, kind: pa.DataType) -> Non
     ids=lambda column: str(column.type),
 )  # fmt: skip
 def test_a_column_that_holds_no_strings_is_refused(tmp_path: Path, column: pa.Array) -> None:
-    with pytest.raises(BadSource, match=r"column `text` of .* holds .*, not text") as caught:
+    with pytest.raises(BadSource, match=r"column `text` of .* has the type .*, not text") as caught:
         read(file(tmp_path, {"text": column}))
     assert caught.value.hint
 

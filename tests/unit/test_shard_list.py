@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from nanochat.config.data import DataConfig, ShardConfig, WorldConfig
 from nanochat.errors import BadSource, SourceUnreachable
 from nanochat.sources import hub, retry
-from nanochat.sources.shard_list import fetch_listing, list_shards, shard_names, write_shard
-from nanochat.sources.shard_writer import held_out
+from nanochat.sources.download import write_shard
+from nanochat.sources.shard_list import fetch_listing, list_shards, shard_names
+from nanochat.sources.validation_split import smallest_hashes
 from nanochat.store.store import Store
 
 
@@ -160,7 +161,7 @@ def test_the_split_stays_whatever_shards_come_and_go(tmp_path_factory, first: se
             path = parquet(folder / f"data/shard_{number:02}.parquet", texts(30, f"shard {number}"))
             os.utime(path, (1, 1))
         if held is not None and min(first) not in there:
-            with pytest.raises(BadSource, match=f"lost the shard `shard_{min(first):02}`"):
+            with pytest.raises(BadSource, match=f"no longer has the shard `shard_{min(first):02}`"):
                 list_shards(config, store)
             continue
         shards = list_shards(config, store)
@@ -202,11 +203,11 @@ def test_the_sample_is_chosen_by_content_not_by_order(tmp_path: Path) -> None:
 def test_a_sample_is_never_over_its_limits(hashes, limit, order) -> None:
     import numpy as np
 
-    chosen = held_out(np.array(hashes, np.uint64), limit)
+    chosen = smallest_hashes(np.array(hashes, np.uint64), limit)
     assert sum(value in set(chosen.tolist()) for value in hashes) <= min(limit, len(hashes) // 10)
     shuffled = list(hashes)
     order.shuffle(shuffled)
-    assert held_out(np.array(shuffled, np.uint64), limit).tolist() == chosen.tolist()
+    assert smallest_hashes(np.array(shuffled, np.uint64), limit).tolist() == chosen.tolist()
 
 
 def test_equal_documents_are_on_one_side(tmp_path: Path) -> None:
@@ -352,7 +353,7 @@ def test_a_folder_is_held_to_its_sums(tmp_path: Path) -> None:
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     for source, message in (
         (str(tmp_path / "nowhere"), "There is no file or folder"),
-        (str(tmp_path), "has no file of data"),
+        (str(tmp_path), "has no data file"),
         ("gopher://bucket/prefix", "`gopher://` are unknown"),
         ("gs://bucket/prefix", "`gs://` need a package"),
         ("hf://nothing", "not the address of a dataset"),
@@ -361,7 +362,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("http://host:99999/a.parquet", "is not an address"),
         ("HTTPS://host/a.parquet", "`HTTPS://` is not a known kind"),
         ("file://[::1/a", "is not the address of a folder"),
-        ("~nobody-of-this-name/data", "the home of `~nobody-of-this-name` is not known"),
+        ("~nobody-of-this-name/data", "`~nobody-of-this-name` has no home folder"),
         ("x" * 5000, "cannot be listed: File name too long"),
     ):
         with pytest.raises(BadSource, match=message) as caught:
@@ -382,7 +383,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
 )
 def test_an_address_with_a_credential_is_refused(address: str) -> None:
     """It would be written into every manifest."""
-    with pytest.raises(BadSource, match="carries a credential") as caught:
+    with pytest.raises(BadSource, match="contains a credential") as caught:
         list_shards(DataConfig(source=address))
     assert "hunter2" not in str(caught.value)
 
@@ -398,7 +399,7 @@ def bad_file(tmp_path: Path, name: str, data: bytes, **fields) -> str:
 def test_bad_files_are_named(tmp_path: Path) -> None:
     good = parquet(tmp_path / "good.parquet", texts(100), column="content").read_bytes()
     assert "no column `text`; it has `id`, `content`" in bad_file(tmp_path, "a.parquet", good)
-    assert "holds int64, not text" in bad_file(tmp_path, "a.parquet", good, text_column="id")
+    assert "has the type int64, not text" in bad_file(tmp_path, "a.parquet", good, text_column="id")
     assert "damaged or truncated" in bad_file(tmp_path, "a.parquet", good[: len(good) // 2], text_column="content")
     assert "damaged or truncated" in bad_file(tmp_path, "a.parquet", b"PAR1" + good[: len(good) // 2])
     assert "is empty" in bad_file(tmp_path, "a.parquet", b"")
@@ -411,7 +412,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     assert "no field `text`; it has `body`" in bad_file(tmp_path, "a.jsonl", b'{"body": "a"}\n')
     assert "is not text" in bad_file(tmp_path, "a.jsonl", b'{"text": 3}\n')
     assert "no document with text" in bad_file(tmp_path, "a.jsonl", b'{"text": ""}\n')
-    assert "no document with text" in bad_file(tmp_path, "a.txt", b"\n \n")
+    assert "has only white space" in bad_file(tmp_path, "a.txt", b"\n \n")
     assert "line 3, is not UTF-8" in bad_file(tmp_path, "a.txt", b"one\ntwo\nna\xefve\n" + b"four\n" * 10_000)
     assert "line 2, has a field `text` that is not" in bad_file(tmp_path, "a.jsonl", b'{"text": "a"}\n{"text": ["b"]}')
     assert "line 1, is not a JSON object" in bad_file(tmp_path, "a.jsonl", b'[{"text": "a"}]')

@@ -16,7 +16,8 @@ from nanochat.errors import BadSource
 from nanochat.graphs.pipeline import PlainRun, prepare
 from nanochat.profiles import profile
 from nanochat.sources import small_files
-from nanochat.sources.shard_list import fetch_listing, list_shards, write_shard
+from nanochat.sources.download import write_shard
+from nanochat.sources.shard_list import fetch_listing, list_shards
 from nanochat.store.store import Store
 
 
@@ -77,7 +78,7 @@ def test_files_that_come_later_move_nothing(tmp_path: Path) -> None:
     assert any(shard.name == "a book" for shard in after), "a large file is a shard of its own"
     lost = next(path for path in sorted((tmp_path / "data").iterdir()) if path.read_text().strip() in before)
     lost.unlink()
-    with pytest.raises(BadSource, match=r"has lost `text .*`, which earlier runs held out"):
+    with pytest.raises(BadSource, match=r"no longer has `text .*`, which earlier runs held out"):
         list_shards(config, store)
     assert fetch_listing(config, store, new_split=True)
 
@@ -165,7 +166,7 @@ def test_a_first_part_without_rows_is_not_the_one_that_is_sampled(tmp_path: Path
 
 
 def test_a_shard_is_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_files, "GATHERED_BYTES", 400)
+    monkeypatch.setattr(small_files, "MAX_COMBINED_BYTES", 400)
     shards = list_shards(DataConfig(source=str(folder(tmp_path / "data", range(40)))))
     assert len(shards) == 4
     assert max(len(shard.files) for shard in shards) <= 13
