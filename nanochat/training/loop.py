@@ -120,7 +120,7 @@ class _Training:
             job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.checkpoints.keep,
             job.compute.checkpoints.keep_every_steps, {"config": job.config, "world_size": world.world_size},
         )  # fmt: skip
-        self.pulse = Watchdog(job, world.rank, job.compute.supervision.watchdog_timeout_s)
+        self.watchdog = Watchdog(job, world.rank, job.compute.supervision.watchdog_timeout_s)
         self.measured_tokens, self.measured_s, self.steps_done, self.warm = 0, 0.0, 0, False
         self.looked = time.monotonic()
         self.waiting: list[Tensor] = []
@@ -144,7 +144,7 @@ class _Training:
                     optimizer_step(self.model, self.optimizer, self.loader, rates, self.clock, self.scale)
                 )
                 self.step += 1
-                self.pulse.beat()
+                self.watchdog.heartbeat()
                 to_evaluate = schedule.evaluate_every_steps and self.step % schedule.evaluate_every_steps == 0
                 if self.step % compute.tracking.log_every_steps and not to_evaluate and self.step < schedule.steps:
                     continue
@@ -153,7 +153,7 @@ class _Training:
                 self._tell(self._evaluated() if to_evaluate else None)
                 if stop_requested():
                     self._save()
-                    with self.pulse.resting():
+                    with self.watchdog.paused():
                         self.checkpoints.wait(must=True)
                     raise Preempted
                 due = _agreed(time.monotonic() - last_saved > compute.checkpoints.every_s)
@@ -166,12 +166,12 @@ class _Training:
                 self.looked = time.monotonic()
             if start < schedule.steps:
                 self._save()  # before the last evaluation: a failure there must not cost the training
-            with self.pulse.resting():
+            with self.watchdog.paused():
                 self.checkpoints.wait()
             evaluation = self._evaluated()
             self._tell(evaluation)
         finally:
-            self.pulse.end()
+            self.watchdog.stop()
             if self.loader:
                 self.loader.close()
             self.metrics.close()
@@ -218,7 +218,7 @@ class _Training:
         assert self.loader
         if not self.guard.may_roll_back():
             raise error
-        with self.pulse.resting():
+        with self.watchdog.paused():
             self.checkpoints.wait()
             saved = self._resumed()
         if saved is None:
@@ -228,7 +228,7 @@ class _Training:
         self.metrics.say(self.step, self.schedule.steps, f"rolled back to step {self.step}: {error.message}")
 
     def _evaluated(self) -> float:
-        with self.clock.counting("evaluation"), self.pulse.resting():
+        with self.clock.counting("evaluation"), self.watchdog.paused():
             self.model.eval()
             asked = self.schedule.evaluate()
             self.model.train()
@@ -294,7 +294,7 @@ class _Training:
 
     def _save(self) -> None:
         assert self.loader
-        with self.clock.counting("checkpoint"), self.pulse.resting():
+        with self.clock.counting("checkpoint"), self.watchdog.paused():
             if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
                 raise Diverged(f"A weight is not finite after step {self.step}.", hint=LOWER_THE_RATES)
             numbers = {"loss": self.loss, "smoothed_loss": self.smoothed, "seconds": self.seconds}

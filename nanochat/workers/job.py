@@ -1,8 +1,9 @@
-"""What a child process of the compute plane is told, and how it answers.
+"""The job file: how the parent starts a worker process of the compute plane, and how the worker reports.
 
-The parent writes `job.json` and starts `python -m torch.distributed.run … -m <module> job.json`. Beside the job file
-the child leaves `metrics.jsonl` (a line per event: `done`, `total`, `unit`, `message`, and numbers), and at the end
-either `result.json` (the stage's metrics) or `error.json` (see `errors.NanochatError.to_json`). Payload goes to `out`.
+The parent writes `job.json` and starts `python -m nanochat.workers.torchrun … -m <module> job.json`. The worker writes
+its payload to `out`, and files beside the job file: `metrics.jsonl` (one line per event: `done`, `total`, `unit`,
+`message`, and numbers), and at the end `result.json` (the metrics of the stage) or `error.json` (see
+`NanochatError.to_json`).
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ from pydantic import BaseModel, ConfigDict
 
 from nanochat.config.compute import Compute
 
+EXIT_FAILED, EXIT_PREEMPTED = 1, 75
+"""Exit codes of a rank; 75 is EX_TEMPFAIL of sysexits.h."""
+
 
 class Job(BaseModel):
-    """One piece of work for the compute plane."""
+    """The work of one worker process, the same for all ranks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     module: str
     """Module to run: `nanochat.training.pretrain`."""
     config: dict[str, Any]
-    """The stage's config, as JSON."""
+    """The config of the stage, as JSON."""
     inputs: dict[str, list[str]]
-    """Name of each input → the local folder of its payload, or the file that says where it is to be read."""
+    """Input name → paths: local folders of payloads, or files that list what to read from the store."""
     out: str
     """Local folder for the payload."""
     folder: str
     """Local folder of the job file, for metrics, result, error and logs."""
     checkpoints: str = ""
-    """URL under which training saves and finds its state; empty: nowhere."""
+    """URL of the folder for checkpoints; empty: training keeps none."""
     compute: Compute = Compute()
     """How to run."""
 
@@ -50,27 +54,23 @@ class Job(BaseModel):
         return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
     def input(self, name: str) -> Path:
-        """Where an input is."""
+        """The path of an input that has one."""
         (path,) = self.inputs[name]
         return Path(path)
 
     def event(self, done: float, total: float, unit: str, message: str = "") -> None:
-        """A line for who follows the work."""
+        """Appends a line to `metrics.jsonl`, which the parent follows."""
         with (Path(self.folder) / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"done": done, "total": total, "unit": unit, "message": message}) + "\n")
 
     def write_result(self, metrics: dict[str, Any]) -> None:
-        """Whole or not at all: a process may be killed in between."""
+        """Writes `result.json` atomically: the process may be killed at any time."""
         written = Path(self.folder) / "result.json.new"
         written.write_text(json.dumps(metrics), encoding="utf-8")
         written.replace(Path(self.folder) / "result.json")
 
-    def write_error(self, error: dict[str, str]) -> None:
-        """See `write_error`."""
-        write_error(Path(self.folder), error)
-
 
 def write_error(folder: Path, error: dict[str, str]) -> None:
-    """Keeps the first error of a job only: those that follow are its consequences."""
+    """Writes `error.json` unless there is one: the errors of other ranks follow from the first."""
     with suppress(FileExistsError), (folder / "error.json").open("x", encoding="utf-8") as file:
         json.dump(error, file)

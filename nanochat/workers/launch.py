@@ -1,7 +1,7 @@
-"""torchrun in a process tree of its own: start, follow, stop.
+"""Starts torchrun in a process tree of its own, follows it, and ends it.
 
-The child reads a job file and answers with files beside it (see `nanochat.workers.job`). Its log stays in the run's
-folder, and is followed by `rank_log`; its metrics are followed into the caller's progress.
+The workers read a job file and write files beside it (see `job`). Their log stays in the run's folder, and `rank_log`
+follows it; their metrics become the caller's progress.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,34 +24,31 @@ from nanochat.errors import BadConfig, NoSpace, NotEnoughMemory, Preempted, Stag
 from nanochat.events import Reporter
 from nanochat.execution.stage import Context, NotFirstNode
 from nanochat.workers.job import Job
-from nanochat.workers.rank_log import PREFIX, RankLog, Tail, first_words
-from nanochat.workers.rendezvous import MEET_S, meet
+from nanochat.workers.rank_log import LINE_PREFIX, RankLog, Tail, describe_failure
+from nanochat.workers.rendezvous import RENDEZVOUS_TIMEOUT_S, resolve_rendezvous
 
 POLL_S = 0.1
 REPORT_EVERY_S = 1.0
-ORPHAN_S = 30.0
-"""Longer than what `supervise` leaves training to save a checkpoint."""
-KILLED = re.compile(r"exitcode\s*:\s*-9\b")
-"""torchrun's report of a rank that the system killed."""
-PREEMPTED = re.compile(r"exitcode\s*:\s*75\b|SignalException")
-"""Of a rank that was told to stop, or of torchrun itself."""
-ANSWERS = ("result.json", "error.json", "metrics.jsonl")
-LAUNCHER = ("-m", "torch.distributed.run")
+ORPHAN_TIMEOUT_S = 30.0
+"""Longer than the supervisor's grace period, in which training saves a checkpoint."""
+FAILURES = "failures.json"
+OUTPUTS = ("result.json", "error.json", "metrics.jsonl", FAILURES)
+LAUNCHER = ("-m", "nanochat.workers.torchrun")
 
 
 def launch(
     module: str, config: Config, inputs: dict[str, Path | list[Path]], out: Path, context: Context
 ) -> dict[str, Any]:
-    """Runs a worker module to its end and returns the metrics it reports.
+    """Runs a worker module to its end and returns the metrics of its `result.json`.
 
-    Raises the worker's own typed error; `NotEnoughMemory` when the system killed it; `StageFailed` with the last line
-    of its log otherwise; `NotFirstNode` when all went well and this is not the first node, which alone has the result.
-    Whatever ends this call (an exception from `progress` too), no process is left behind.
+    Raises the worker's typed error; `NotEnoughMemory` when the system killed a rank; `Preempted` after a TERM; else
+    `StageFailed` with a line of the log. Raises `NotFirstNode` when the work is done, but the first node has the
+    result. However this call ends (also by an exception from `progress`), it leaves no process behind.
     """
-    compute = meet(context.checkpoints, context.compute, context.progress)
+    compute = resolve_rendezvous(context.checkpoints, context.compute, context.progress)
     ranks = rank_count(compute)
     threads = 1 if compute.parallelism.exact else max(1, settings.cores() // ranks)
-    environment = settings.child_environment(threads, PREFIX)
+    environment = settings.child_environment(threads, LINE_PREFIX)
     job = Job(
         module=module,
         config=config.model_dump(mode="json"),
@@ -61,28 +59,29 @@ def launch(
         compute=compute,
     )
     path = job.write()
-    for stale in ANSWERS:
+    for stale in OUTPUTS:
         (context.folder / stale).unlink(missing_ok=True)
     log = context.folder / "log.txt"
     logs = ["--log-dir", str(context.folder / "ranks"), "--tee", "3"]  # 3: both standard streams of every rank
-    command = [sys.executable, *LAUNCHER, *rendezvous(compute, ranks), *logs, "-m", module, str(path)]
+    options = [*torchrun_options(compute, ranks), *logs, "-m", module, str(path)]
+    command = [sys.executable, *LAUNCHER, str(context.folder / FAILURES), *options]
     lock = context.folder.parent / f"{context.checkpoints.rpartition('/')[2] or context.folder.name}.lock"
-    with log.open("ab") as file, lock.open("w") as alone:
-        _await_orphan(alone, context)
+    with log.open("ab") as file, lock.open("w") as locked:
+        _await_orphan(locked, context)
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "nanochat.workers.supervisor", str(log), *command],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
             env=environment,
-            pass_fds=[alone.fileno()],  # the lock is the supervisor's from here on
-            start_new_session=True,  # a Ctrl-C, or a kill of our process group, must not take it along
+            pass_fds=[locked.fileno()],  # the supervisor holds the lock from here on
+            start_new_session=True,  # a Ctrl-C, or a kill of our process group, must not reach it
         )
     try:
         _follow(supervisor, context, module)
     finally:
         assert supervisor.stdin
-        supervisor.stdin.close()  # the supervisor ends what still runs
+        supervisor.stdin.close()  # the supervisor ends the processes that still run
         supervisor.wait()
         lock.unlink(missing_ok=True)
     if context.compute.parallelism.node and supervisor.returncode == 0:
@@ -90,12 +89,12 @@ def launch(
     return _result(context.folder, module)
 
 
-def _await_orphan(alone: IO[str], context: Context) -> None:
-    """Until the supervisor of a killed run has let its training save a checkpoint: that is where this one goes on."""
-    until = time.monotonic() + ORPHAN_S
-    while time.monotonic() < until:
+def _await_orphan(locked: IO[str], context: Context) -> None:
+    """Waits while the ranks of a killed run with the same key save a checkpoint, from which this run resumes."""
+    deadline = time.monotonic() + ORPHAN_TIMEOUT_S
+    while time.monotonic() < deadline:
         with suppress(BlockingIOError):
-            return fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
         context.progress.log("waiting for the checkpoint of a run that was killed")
         time.sleep(POLL_S)
 
@@ -105,14 +104,14 @@ def _paths(given: Path | list[Path]) -> list[str]:
 
 
 def rank_count(compute: Compute) -> int:
-    """Training processes on this node: as asked, else one a GPU, and one on a CPU.
+    """Training processes on this node: `compute.ranks`, else one per GPU, or one on a CPU.
 
-    Raises `BadConfig` when GPUs are asked for that are not there.
+    Raises `BadConfig` when there are fewer GPUs than ranks.
     """
     gpus = gpu_count() if compute.parallelism.device != "cpu" else 0
     if compute.parallelism.device == "cuda" and gpus < max(1, compute.parallelism.ranks):
         raise BadConfig(
-            f"`compute.parallelism.device` is `cuda`, and there are {gpus} GPUs for "
+            f"`compute.parallelism.device` is `cuda`, but there are {gpus} GPUs for "
             f"{max(1, compute.parallelism.ranks)} ranks.",
             hint="Take `--compute parallelism.device=cpu`, or fewer `ranks`.",
         )
@@ -120,34 +119,34 @@ def rank_count(compute: Compute) -> int:
 
 
 def gpu_count() -> int:
-    """GPUs this process may use, found without torch."""
-    there = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    allowed = settings.child_environment(1).get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
-        return there
-    return min(there, sum(name not in ("", "-1") for name in allowed.split(",")))
+    """Number of GPUs this process may use, found without torch."""
+    devices = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = settings.child_environment(1).get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return devices
+    return min(devices, sum(name not in ("", "-1") for name in visible.split(",")))
 
 
-def rendezvous(compute: Compute, ranks: int) -> list[str]:
-    """torchrun's options for one node or several. Raises `BadConfig` when they cannot meet."""
+def torchrun_options(compute: Compute, ranks: int) -> list[str]:
+    """torchrun's options for one node or several. Raises `BadConfig` without a valid rendezvous or node number."""
     given = compute.parallelism
     if given.nodes == 1:
         return ["--standalone", f"--nproc-per-node={ranks}", "--max-restarts=0"]
     if not re.fullmatch(r".+:\d+", given.rendezvous):
         raise BadConfig(
-            f"`compute.parallelism.nodes` is {given.nodes}, and `compute.parallelism.rendezvous` is no address.",
-            hint="It is `host:port` on the first node, the same on every node; empty, the store says it.",
+            f"`compute.parallelism.nodes` is {given.nodes}, but `compute.parallelism.rendezvous` is no address.",
+            hint="Set it to `host:port` on the first node, the same on every node, or leave it empty.",
         )
     if given.node >= given.nodes:
         raise BadConfig(
-            f"`compute.parallelism.node` is {given.node}, and there are {given.nodes} nodes, counted from 0."
+            f"`compute.parallelism.node` is {given.node}, but there are {given.nodes} nodes, counted from 0."
         )
     host, _, port = given.rendezvous.rpartition(":")
-    # not c10d: there, any node may become the one with rank 0, which has the result
+    # not c10d: there, any node may get rank 0, which has the result
     return [
         f"--nnodes={given.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=static",
         f"--node-rank={given.node}", f"--master-addr={host}", f"--master-port={port}",
-        f"--rdzv-conf=timeout={MEET_S:.0f}",
+        f"--rdzv-conf=timeout={RENDEZVOUS_TIMEOUT_S:.0f}",
     ]  # fmt: skip
 
 
@@ -158,20 +157,20 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
     reported = 0.0
     while True:
         running = supervisor.poll() is None
-        if time.monotonic() - reported > REPORT_EVERY_S:  # also when nothing is new: a sink ends training by raising
+        if time.monotonic() - reported > REPORT_EVERY_S:  # also without news: a sink ends training by raising
             reported = time.monotonic()
             _report(last, context.progress)
         for line in metrics.lines():
             with suppress(ValueError):  # a full disk may have cut the line
                 last, reported = json.loads(line), time.monotonic()
             _report(last, context.progress)
-        ranks.hand_on(last=not running)
+        ranks.forward(last=not running)
         if not running:
             return
         if timeout_s and time.monotonic() - began > timeout_s:
             raise StageFailed(
                 f"`{module}` ran longer than {timeout_s:g} s.",
-                hint="Raise `--compute supervision.timeout_s=…`; training goes on from its last checkpoint.",
+                hint="Raise `--compute supervision.timeout_s=…`; training resumes from its last checkpoint.",
             )
         time.sleep(POLL_S)
 
@@ -183,34 +182,37 @@ def _report(line: dict[str, Any], progress: Reporter) -> None:
     progress(done, total, line.get("unit", ""), line.get("message", ""), metrics)
 
 
-def _answer(path: Path) -> dict[str, Any] | None:
-    """What the child wrote; none when it wrote nothing, or only a part (a full disk)."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """An object that a child process wrote; None when it wrote nothing, or only a part (a full disk)."""
     try:
-        answer = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return answer if isinstance(answer, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _result(folder: Path, module: str) -> dict[str, Any]:
-    """What the worker reported, or the error that says best why it did not."""
-    result, error = _answer(folder / "result.json"), _answer(folder / "error.json")
+    """The metrics of the worker, or the most specific error that explains why there are none."""
+    result, error, failures = (_read_json(folder / name) for name in ("result.json", "error.json", FAILURES))
     if result is not None and not (folder / "error.json").exists():
         return result
-    log = folder / "log.txt"
-    text = log.read_text(encoding="utf-8", errors="replace")
-    said = from_json(error) if error else None
-    if said and type(said) not in (StageFailed, Unexpected):
-        raise said
-    if KILLED.search(text):  # what the other ranks then say is its echo
+    exit_codes: dict[str, int] = (failures or {}).get("exit_codes", {})
+    reported = from_json(error) if error else None
+    if reported and type(reported) not in (StageFailed, Unexpected):
+        raise reported
+    if -signal.SIGKILL in exit_codes.values():  # errors of other ranks follow from it
         raise NotEnoughMemory(
-            f"`{module}` was killed by the system, most likely for want of memory.",
+            f"The system killed `{module}`, most likely because it ran out of memory.",
             hint="Lower `--compute parallelism.micro_batch_rows=…` or `pretrain.model.depth`.",
         )
-    if said:
-        raise said
-    if PREEMPTED.search(text):
-        raise Preempted(f"`{module}` was told to stop.", hint="The same run goes on from its last checkpoint.")
-    if "No space left on device" in text:
-        raise NoSpace(f"No space left for `{module}`.", hint=f"Free some; `{log}` says where.")
-    raise StageFailed(f"`{module}` ended without a result: {first_words(text)}.", hint=f"`{log}` has the whole story.")
+    if reported:
+        raise reported
+    if failures and failures.get("preempted"):
+        raise Preempted(f"`{module}` received a TERM.", hint="The same run resumes from its last checkpoint.")
+    log = folder / "log.txt"
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "No space left on device" in text:  # which may also have kept the worker from writing its error
+        raise NoSpace(f"No space left for `{module}`.", hint=f"Free some; `{log}` shows where.")
+    raise StageFailed(
+        f"`{module}` ended without a result: {describe_failure(text, exit_codes)}.", hint=f"See `{log}` for its output."
+    )

@@ -1,6 +1,6 @@
-"""Follows the log of the ranks and passes it to the logger `nanochat.workers.ranks`, at a rate a person can read.
+"""Follows the log file of the ranks, and passes their lines to the logger `nanochat.workers.ranks`, rate-limited.
 
-torchrun puts `[rank 3] ` before each line of rank 3. Nobody listens to the logger by default; the log file has it all.
+torchrun puts `[rank 3] ` before each line of rank 3. The log file has all lines.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ import logging
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from signal import strsignal
 
-MOST_LINES, IN_S = 25, 5.0
-PREFIX = "[rank ${rank}] "
-"""As torchrun is told it."""
-OF_RANK = re.compile(r"\[rank \d+\] ")
-AN_ERROR = re.compile(r"(?P<rank>\[rank \d+\] )?(\[rank\d+\]: *)?(?P<said>[\w.]*(Error|Exception)\b.*)")
-"""Of Python's tracebacks the line that says what happened; torch puts a rank of its own before it."""
-REPORT = re.compile(r"^\S+ .*torch/distributed/elastic/.*failed \(exitcode", re.MULTILINE)
-"""Where torchrun's own report begins."""
+MAX_LINES, PERIOD_S = 25, 5.0
+LINE_PREFIX = "[rank ${rank}] "
+"""The template for torchrun."""
+RANK = re.compile(r"\[rank \d+\] ")
+ERROR = re.compile(r"(?P<rank>\[rank \d+\] )(\[rank\d+\]: *)?(?P<error>[\w.]*(Error|Exception)\b.*)")
+"""The line of a Python traceback that names the error; torch puts a rank of its own before it."""
 LOG = logging.getLogger("nanochat.workers.ranks")
 
 
 class Tail:
-    """Whole lines of a file that grows."""
+    """Reads the complete lines of a file that grows."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._position, self._rest = path, 0, b""
 
     def lines(self) -> list[str]:
-        """Those that have come since the last call; none while there is no file."""
+        """The lines written since the last call; none while the file does not exist."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -41,40 +41,42 @@ class Tail:
 
 
 class RankLog:
-    """The ranks' lines of a log file: in `IN_S` seconds `MOST_LINES` of each, and of the others the number."""
+    """Logs at most `MAX_LINES` lines of each rank per `PERIOD_S` seconds, and the number of the others."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._tail = path, Tail(path)
-        self._since, self._passed, self._left_out = time.monotonic(), Counter[str](), 0
+        self._since, self._logged, self._omitted = time.monotonic(), Counter[str](), 0
 
-    def hand_on(self, *, last: bool = False) -> None:
-        """What has come since the last call."""
-        if time.monotonic() - self._since > IN_S:
-            self._count_anew()
+    def forward(self, *, last: bool = False) -> None:
+        """Logs the lines written since the last call."""
+        if time.monotonic() - self._since > PERIOD_S:
+            self._start_period()
         for line in self._tail.lines():
-            if found := OF_RANK.match(line):
-                self._passed[found[0]] += 1
-                if self._passed[found[0]] <= MOST_LINES:
+            if found := RANK.match(line):
+                self._logged[found[0]] += 1
+                if self._logged[found[0]] <= MAX_LINES:
                     LOG.info("%s", line)
                 else:
-                    self._left_out += 1
+                    self._omitted += 1
         if last:
-            self._count_anew()
+            self._start_period()
 
-    def _count_anew(self) -> None:
-        if self._left_out:
-            LOG.info("%d more lines of the ranks are in `%s`", self._left_out, self._path)
-        self._since, self._left_out = time.monotonic(), 0
-        self._passed.clear()
+    def _start_period(self) -> None:
+        if self._omitted:
+            LOG.info("%d more lines of the ranks are in `%s`", self._omitted, self._path)
+        self._since, self._omitted = time.monotonic(), 0
+        self._logged.clear()
 
 
-def first_words(log: str) -> str:
-    """What went wrong first: the first line of a rank that names an error, for the others are its echoes.
+def describe_failure(log: str, exit_codes: Mapping[str, int]) -> str:
+    """Why the ranks failed, from the text of their log and the exit codes of those that failed, by rank.
 
-    Without one, the last line that comes before torchrun's report.
+    A signal comes first; then the first line of a rank that names an error, since the errors of other ranks follow from
+    it; then the last line of the ranks. Without any of these, torchrun itself failed: the last line of the log.
     """
-    lines = [line.strip() for line in log.splitlines() if OF_RANK.match(line)]
-    if not lines:
-        lines = [line.strip() for line in REPORT.split(log, maxsplit=1)[0].splitlines() if line.strip()]
-    errors = [f"{found['rank'] or ''}{found['said']}" for line in lines if (found := AN_ERROR.match(line))]
-    return (errors[:1] or lines[-1:] or ["it said nothing"])[0][:300].rstrip(".")
+    signals = [f"rank {rank}: {strsignal(-code)} (signal {-code})" for rank, code in exit_codes.items() if code < 0]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    of_ranks = [line for line in lines if RANK.match(line)]
+    errors = [f"{found['rank']}{found['error']}" for line in of_ranks if (found := ERROR.match(line))]
+    codes = [f"rank {rank}: exit code {code}" for rank, code in exit_codes.items()]
+    return (signals or errors[:1] or of_ranks[-1:] or codes or lines[-1:] or ["its log is empty"])[0][:300].rstrip(".")

@@ -1,4 +1,4 @@
-"""A worker's place among the ranks: process group, device, signals, and how it answers."""
+"""A worker process as one of several ranks: process group, device, signals, result or error."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ import torch.distributed as dist
 from nanochat import settings
 from nanochat.config.compute import Compute
 from nanochat.failures import to_nanochat_error, traceback_text
-from nanochat.workers.job import Job, write_error
-
-EXIT_FAILED, EXIT_PREEMPTED = 1, 75
+from nanochat.workers.job import EXIT_FAILED, EXIT_PREEMPTED, Job, write_error
 
 
 class Preempted(BaseException):
-    """This rank was told to stop, and has saved what it had."""
+    """This rank was asked to stop, and has saved a checkpoint."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands."""
+    """This process among the ranks, and its device."""
 
     rank: int
     world_size: int
@@ -46,17 +44,16 @@ _stop = threading.Event()
 
 
 def stop_requested() -> bool:
-    """Whether some rank was told to stop; every rank gets the same answer."""
-    asked = _stop.is_set()
-    if dist.is_initialized():
-        flag = torch.tensor([asked], dtype=torch.int32, device=_device_of_group())
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
-    return asked
+    """Whether any rank received a TERM; the same on all ranks, which must all call."""
+    if not dist.is_initialized():
+        return _stop.is_set()
+    flag = torch.tensor([_stop.is_set()], dtype=torch.int32, device=_device_of_group())
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def sum_over_ranks(*values: float) -> tuple[float, ...]:
-    """Each value added up over the ranks, in float64."""
+    """The sum of each value over the ranks, in float64."""
     if not dist.is_initialized():
         return values
     total = torch.tensor(values, dtype=torch.float64, device=_device_of_group())
@@ -69,12 +66,15 @@ def _device_of_group() -> torch.device:
 
 
 def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
-    """Runs a worker: job from the command line, result or typed error beside the job file, exit code."""
+    """Runs a worker: reads the job of the command line, writes its result or its error, exits with a code.
+
+    `@record` of torch elastic would keep the traceback of an unexpected error only; `error.json` has typed errors.
+    """
     signal.signal(signal.SIGTERM, _on_signal)
     path = Path(sys.argv[1])
     job: Job | None = None
     try:
-        _end_with(settings.supervisor_pid())
+        _exit_with_supervisor(settings.supervisor_pid())
         job = Job.read(path)
         world = _join(job.compute)
         result = work(job, world)
@@ -82,7 +82,7 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
             job.write_result(result)
     except Preempted:
         sys.exit(EXIT_PREEMPTED)
-    except Exception as error:  # noqa: BLE001 - the parent is told in one sentence, the log has the rest
+    except Exception as error:  # noqa: BLE001 - one sentence for the parent, the traceback for the log
         sentence = to_nanochat_error(error, f"`{job.module if job else path}`", log=path.parent / "log.txt")
         if sentence is not error:
             sys.stderr.write(traceback_text(error))
@@ -95,6 +95,7 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
 
 
 def _join(compute: Compute) -> World:
+    """Joins the process group: NCCL on GPUs, Gloo on CPUs."""
     rank, world_size, local = settings.rank(), settings.world_size(), settings.local_rank()
     wanted = compute.parallelism.device
     use_cuda = wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
@@ -108,14 +109,14 @@ def _join(compute: Compute) -> World:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    """The first TERM asks for a checkpoint; the second ends at once."""
+    """The first TERM requests a checkpoint; the second ends the process at once."""
     if _stop.is_set():
         os._exit(EXIT_PREEMPTED)
     _stop.set()
 
 
-def _end_with(supervisor: int) -> None:
-    """Ends this process when the supervisor is gone: the last resort against orphans."""
+def _exit_with_supervisor(supervisor: int) -> None:
+    """Starts a thread that ends this process when its supervisor (a pid; 0: none) is gone, against orphans."""
 
     def watch() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Where the nodes of one training meet: where `Compute` says, or where the first node says in the store that it is."""
+"""Rendezvous of several nodes: the address in `Compute`, or one that the first node publishes in the store."""
 
 from __future__ import annotations
 
@@ -13,51 +13,53 @@ from nanochat.errors import StageFailed
 from nanochat.events import Reporter
 from nanochat.store.objects import Objects
 
-MEET_S = 600.0
-"""Nodes wait so long for each other: one may still be fetching what the other has."""
+RENDEZVOUS_TIMEOUT_S = 600.0
+"""How long nodes wait for each other: one may still be downloading inputs that another has."""
 POLL_S = 1.0
-NOWHERE = ("192.0.2.1", 9)
-"""An address that nobody has (RFC 5737): asked for the way to it, the system names our own; nothing is sent."""
+UNUSED_ADDRESS = ("192.0.2.1", 9)
+"""Reserved for documentation (RFC 5737). The route to it tells our own address; nothing is sent."""
 
 
-def meet(folder: str, compute: Compute, progress: Reporter) -> Compute:
-    """`compute` with `rendezvous` filled in; the first node writes it below `folder`, a URL.
+def resolve_rendezvous(folder: str, compute: Compute, progress: Reporter) -> Compute:
+    """Fills in `compute.parallelism.rendezvous`. Without one, the first node writes its address below the URL `folder`.
 
-    Raises `StageFailed` when nothing answers where it says it is.
+    Raises `StageFailed` when no process answers at that address.
     """
     if compute.parallelism.nodes == 1 or compute.parallelism.rendezvous:
         return compute
     objects, path = Objects(folder), "rendezvous.json"
     if compute.parallelism.node == 0:
-        place = f"{own_address()}:{_free_port()}"
-        objects.write(path, json.dumps({"rendezvous": place}).encode())
+        address = f"{own_address()}:{_free_port()}"
+        objects.write(path, json.dumps({"rendezvous": address}).encode())
     else:
-        place = _heard(objects, path, progress)
-    return compute.on_node(compute.parallelism.node, place)
+        address = _published(objects, path, progress)
+    return compute.on_node(compute.parallelism.node, address)
 
 
-def _heard(objects: Objects, path: str, progress: Reporter) -> str:
-    deadline = time.monotonic() + MEET_S
+def _published(objects: Objects, path: str, progress: Reporter) -> str:
+    """The address that the first node published, once a process listens there."""
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
     while time.monotonic() < deadline:
-        with suppress(FileNotFoundError, OSError):  # not said yet, or by an attempt that has died
-            place = json.loads(objects.read(path))["rendezvous"]
-            host, _, port = place.rpartition(":")
+        with suppress(FileNotFoundError, OSError):  # not published yet, or by an attempt that has died
+            address = json.loads(objects.read(path))["rendezvous"]
+            host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
-            return place
+            return address
         progress.log("waiting for the first node")
         time.sleep(POLL_S)
     raise StageFailed(
-        "The first node has not said where it is.", hint="Does it run, with the same store, settings and code?"
+        "The first node did not publish its address.",
+        hint="Does it run, with the same store, settings and code?",
     )
 
 
 def own_address() -> str:
-    """The address by which others reach this node; loopback when it has no network."""
+    """The address under which other nodes reach this one; loopback when it has no network."""
     if named := settings.node_address():
         return named
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(NOWHERE)
+            probe.connect(UNUSED_ADDRESS)
         except OSError:
             return "127.0.0.1"
         return probe.getsockname()[0]

@@ -1,11 +1,11 @@
-"""Stands between us and torchrun, and sees to it that nothing survives us.
+"""The process between a run and torchrun, so that no process outlives the run.
 
     python -m nanochat.workers.supervisor LOG COMMAND…
 
-It holds a pipe to its parent (its standard input). When the pipe closes, because the parent ended, however it ended,
-or when it is told to end itself, torchrun and everything below get a TERM, and after a grace period a KILL. Workers
-of torchrun have sessions of their own, so they are found by descent and not by process group; orphans come to us,
-because we are their subreaper (Linux).
+Its standard input is a pipe from its parent. When the pipe closes, because the parent ended in whatever way, or when it
+receives a signal, the supervisor sends TERM to torchrun, and KILL to all processes below after a grace period. The
+ranks have sessions of their own, so it finds them by descent, not by process group; orphans are re-parented to it,
+because it is their subreaper (Linux).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main() -> int:
-    """Runs the command; exits with its code."""
+    """Runs the command; returns its exit code."""
     log, command = Path(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -40,19 +40,19 @@ def main() -> int:
             env=supervised_environment(os.getpid()),
         )  # fmt: skip
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         ending.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, told)
+        signal.signal(number, on_signal)
 
-    def listen() -> None:
+    def wait_for_parent() -> None:
         with suppress(OSError):
             while os.read(0, 1024):
                 pass
         ending.set()
 
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=wait_for_parent, daemon=True).start()
     while child.poll() is None and not ending.wait(0.05):
         pass
     if child.poll() is None:
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """TERM, a grace period in which training saves a checkpoint, KILL."""
+    """Sends TERM, waits for a grace period in which training saves a checkpoint, then sends KILL."""
     with suppress(ProcessLookupError):
         child.terminate()
     try:
@@ -78,7 +78,7 @@ def descendants() -> list[psutil.Process]:
 
 
 def kill(processes: list[psutil.Process]) -> None:
-    """KILL, and wait until they are gone."""
+    """Sends KILL, and waits until the processes are gone."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()

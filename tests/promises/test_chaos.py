@@ -67,7 +67,9 @@ def strike(parent: psutil.Popen, kind: str, dice: random.Random) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         below = parent.children(recursive=True)
     supervisors = [process for process in below if "nanochat.workers.supervisor" in _words(process)]
-    ranks = [p for p in below if "nanochat.training.pretrain" in _words(p) and "torch.distributed.run" not in _words(p)]
+    ranks = [
+        p for p in below if "nanochat.training.pretrain" in _words(p) and "nanochat.workers.torchrun" not in _words(p)
+    ]
     if (kind == "rank" and not ranks) or (kind == "supervisor" and not supervisors):
         kind = "all"
     whom, number = {

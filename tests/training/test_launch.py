@@ -1,4 +1,4 @@
-"""Real torchrun: what a worker answers, and each way it can fail to."""
+"""Real torchrun: the result of a worker, and each way it can fail."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from nanochat.errors import (
     Unexpected,
 )
 from nanochat.events import Event, Reporter
-from nanochat.workers.launch import launch, rank_count, rendezvous
-from nanochat.workers.rank_log import first_words
+from nanochat.workers.launch import launch, rank_count, torchrun_options
+from nanochat.workers.rank_log import describe_failure
 from tests.compute import compute
 from tests.training.tiny import context
 from tests.training.worker import Orders
@@ -87,8 +87,10 @@ def test_a_timeout_ends_everything(tmp_path: Path) -> None:
     assert not of_job(tmp_path)
 
 
-def test_a_rank_that_hangs_ends_all_and_says_where(tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match=r"Rank 1 has not got on .* `worker\.py` line \d+: `time\.sleep\(600\)`"):
+def test_a_rank_that_hangs_ends_all_and_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        StageFailed, match=r"Rank 1 made no progress for .* `worker\.py` line \d+: `time\.sleep\(600\)`"
+    ):
         go("hang", tmp_path, ranks=2, watchdog_timeout_s=2)
     assert not of_job(tmp_path)
     assert "[rank 1] hangs:" in (tmp_path / "log.txt").read_text()
@@ -152,10 +154,10 @@ def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> No
 
 def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(BadConfig, match=r"compute\.parallelism\.rendezvous"):
-        rendezvous(compute(nodes=2), 1)
-    with pytest.raises(BadConfig, match=r"`compute\.parallelism\.node` is 2, and there are 2"):
-        rendezvous(compute(nodes=2, rendezvous="a:1", node=2), 1)
-    assert "--nnodes=2" in rendezvous(compute(nodes=2, rendezvous="a:1"), 1)
+        torchrun_options(compute(nodes=2), 1)
+    with pytest.raises(BadConfig, match=r"`compute\.parallelism\.node` is 2, but there are 2"):
+        torchrun_options(compute(nodes=2, rendezvous="a:1", node=2), 1)
+    assert "--nnodes=2" in torchrun_options(compute(nodes=2, rendezvous="a:1"), 1)
     assert rank_count(compute(device="cpu")) == 1
     assert rank_count(compute(device="cpu", ranks=3)) == 3
 
@@ -166,22 +168,20 @@ def test_no_gpu_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) 
         rank_count(compute(device="cuda"))
 
 
-def test_the_first_words_are_those_of_the_rank_that_failed_first() -> None:
-    report = (
-        "E1123 14:59:11.606000 828 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1)\n"
-        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
-    )
+def test_a_failure_is_described_by_its_signal_else_by_the_rank_that_failed_first() -> None:
     ranks = (
         "[rank 1] [rank1]: ImportError: no x\n[rank 1] and more\n[rank 0] RuntimeError: Connection closed by peer.\n"
     )
-    assert first_words(f"{report}{ranks}") == "[rank 1] ImportError: no x"
-    assert first_words(f"[rank 0] python: No module named y.\n{report}") == "[rank 0] python: No module named y"
-    assert first_words(f"ValueError: no such option\n{report}") == "ValueError: no such option"
-    assert first_words(report) == "it said nothing"
+    assert describe_failure(ranks, {"0": 1, "1": 1}) == "[rank 1] ImportError: no x"
+    assert describe_failure(ranks, {"0": 1, "1": -11}) == "rank 1: Segmentation fault (signal 11)"
+    assert describe_failure("[rank 0] No module named y.\nChildFailedError:", {"0": 1}) == "[rank 0] No module named y"
+    assert describe_failure("ChildFailedError:", {"1": 3}) == "rank 1: exit code 3"
+    assert describe_failure("Traceback\nValueError: no such option\n", {}) == "ValueError: no such option"
+    assert describe_failure("", {}) == "its log is empty"
 
 
 def is_torchrun(process: psutil.Process) -> bool:
-    return "torch.distributed.run" in process.cmdline() and "nanochat.workers.supervisor" not in process.cmdline()
+    return "nanochat.workers.torchrun" in process.cmdline() and "nanochat.workers.supervisor" not in process.cmdline()
 
 
 def of_job(folder: Path) -> list[psutil.Process]:

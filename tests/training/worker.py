@@ -46,9 +46,9 @@ def work(job: Job, world: World) -> dict[str, Any]:
                 time.sleep(0.05)
             raise Preempted
         case "hang":
-            pulse = Watchdog(job, world.rank, job.compute.supervision.watchdog_timeout_s)
+            watchdog = Watchdog(job, world.rank, job.compute.supervision.watchdog_timeout_s)
             for step in range(1000):
-                pulse.beat()
+                watchdog.heartbeat()
                 if step == 3 and world.rank == 1:
                     time.sleep(600)
                 sum_over_ranks(1.0)

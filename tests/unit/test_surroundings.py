@@ -68,7 +68,8 @@ def test_ranks_of_a_training_start_in_a_hostile_folder(hostile: Path, tmp_path: 
     )
     code = (
         "import subprocess, sys; from nanochat import settings; from nanochat.workers.launch import LAUNCHER;"
-        "command = [sys.executable, *LAUNCHER, '--standalone', '--nproc-per-node=2', '-m', 'rank_probe'];"
+        "options = ['--standalone', '--nproc-per-node=2', '-m', 'rank_probe'];"
+        "command = [sys.executable, *LAUNCHER, sys.argv[1] + '.json', *options];"
         "child = subprocess.Popen([sys.executable, '-m', 'nanochat.workers.supervisor', sys.argv[1], *command],"
         " stdin=subprocess.PIPE, env=settings.child_environment(1)); sys.exit(child.wait())"
     )

@@ -1,0 +1,37 @@
+"""Runs torchrun, and records how its ranks failed: `python -m nanochat.workers.torchrun FAILURES OPTIONS…`.
+
+torchrun raises `ChildFailedError` with the exit code of each rank that failed, and prints it in a report. Here it also
+goes into the file FAILURES, as JSON: `{"exit_codes": {"0": -9}, "preempted": false}`, for `launch`, which has no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from nanochat.workers.job import EXIT_PREEMPTED
+
+
+def main(failures: Path, options: list[str]) -> None:
+    exit_codes: dict[int, int] = {}
+    preempted = False
+    try:
+        torchrun(options)
+    except ChildFailedError as error:
+        exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        preempted = EXIT_PREEMPTED in exit_codes.values()
+        raise
+    except SignalException:  # torchrun itself received a TERM
+        preempted = True
+        raise
+    finally:
+        failures.write_text(json.dumps({"exit_codes": exit_codes, "preempted": preempted}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
