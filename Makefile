@@ -1,4 +1,4 @@
-# Needs Python >= 3.11 with pip, a Rust toolchain with a C compiler, and make; all else is installed into .venv.
+# Needs Python >= 3.11 with pip, a Rust toolchain with a C compiler, and make; everything else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo test test-slow test-all check dead-code bench format size accept-stages
 
-help:  ## What there is to make.
+help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
 
 $(VENV)/.made:
@@ -29,7 +29,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 install: $(VENV)/.installed  ## Create .venv, build the tokenizer, install everything.
 
-demo: install  ## From nothing to a chat model, then ask it something.
+demo: install  ## Run the whole pipeline on a small invented world, then prompt the chat model.
 	$(BIN)/nanochat run --profile demo
 	$(BIN)/nanochat chat -p "Hello! Who are you?"
 
@@ -60,20 +60,20 @@ hooks: $(VENV)/.installed-dev  ## Install the git hooks of .pre-commit-config.ya
 dead-code: $(VENV)/.installed-dev  ## Names that nothing uses; some are called by a framework.
 	$(BIN)/vulture
 
-bench: $(VENV)/.installed-dev  ## How fast tokenizer, data plane and training are, next to their peers.
+bench: $(VENV)/.installed-dev  ## Compare the speed of tokenizer, data plane and training with their peers.
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/ranks.py
 	cargo bench --bench tokenizer --manifest-path $(CRATE)
 
-format: $(VENV)/.installed-dev  ## Put the code into its one form.
+format: $(VENV)/.installed-dev  ## Fix lint findings and format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cargo fmt --manifest-path $(CRATE)
 
-size: ## Lines a file, the largest first.
+size: ## Count lines per file, the largest first.
 	@git ls-files '*.py' '*.rs' | xargs wc -l | sort -rn | head -20
 
-accept-stages: $(VENV)/.installed-dev  ## Record the sources of the stages: their meaning is the same, or their version was bumped.
+accept-stages: $(VENV)/.installed-dev  ## Record the stages' sources, after their versions were increased where they compute something else.
 	$(BIN)/python -m tests.test_stage_versions

@@ -49,7 +49,7 @@ OUTSIDE = (
     "LICENSE", "constraints.txt",
 )  # fmt: skip
 PENDING = (
-    "README.md", "docs/", "deploy/", "prefect.yaml", "benchmarks/", "tests/", "flows/", "rustbpe/", "nanochat/",
+    "docs/", "deploy/", "prefect.yaml", "benchmarks/", "tests/", "flows/", "rustbpe/", "nanochat/",
 )  # fmt: skip
 """Not rewritten yet."""
 
