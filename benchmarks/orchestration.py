@@ -85,7 +85,7 @@ class Home:
         """A site; the address of its API."""
         try:
             self.nanochat("up", "--no-gpu")
-            yield json.loads((self.folder / "prefect" / "keeper.json").read_text())["api_url"]
+            yield json.loads((self.folder / "prefect" / "site.json").read_text())["api_url"]
         finally:
             self.nanochat("down")
 

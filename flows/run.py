@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from flows.site import prefect_environment
-from flows.site.server import begin
+from flows.site.server import start_server
 from flows.site.server_check import without_login
-from flows.site.state_files import held
+from flows.site.supervisor import has_supervisor
 from nanochat import settings
 from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
@@ -24,14 +24,14 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
     Raises the `NanochatError` that ended the run, `KeyboardInterrupt` or `Terminated` when a person or a signal did.
     """
     folder = settings.home() / "prefect"
-    alone = not prefect_environment.api_url() and not held(folder / "keeper.json")
-    with Screen() as screen, begin(settings.home()) as starting:
+    alone = not prefect_environment.api_url() and not has_supervisor(folder)
+    with Screen() as screen, start_server(settings.home()) as starting:
         prefect_environment.configure_client(starting.api_url, folder)
         with _to_stay():
             # Prefect reads its settings when it is imported; and our server needs that second anyway.
-            from flows.site.client import load  # noqa: PLC0415
+            from flows.site.prefect_settings import load_settings  # noqa: PLC0415
 
-            load()
+            load_settings()
             from flows.terminal import run_flow  # noqa: PLC0415
 
         starting.wait(screen.say)
@@ -42,18 +42,18 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
             "compute": compute,
             "store": settings.absolute_store(store_url),
         }
-        with _overdue(starting.api_url) if alone else nullcontext():
+        with _stale_runs(starting.api_url) if alone else nullcontext():
             return run_flow(parameters, screen, folder)
 
 
 @contextmanager
-def _overdue(api_url: str) -> Iterator[None]:
-    """Does what the keeper does, where there is none: runs of before that were killed do not stay *Running*."""
-    from flows.site.stale_runs import watch  # noqa: PLC0415 - as above
+def _stale_runs(api_url: str) -> Iterator[None]:
+    """Checks for stale runs where no site supervisor does: earlier runs that were killed do not stay *Running*."""
+    from flows.site.stale_runs import watch_runs  # noqa: PLC0415 - as above
 
     ending = threading.Event()
     say = logging.getLogger("prefect.nanochat").info  # to `client.log`
-    threading.Thread(target=watch, args=[api_url, ending, say], daemon=True, name="overdue").start()
+    threading.Thread(target=watch_runs, args=[api_url, ending, say], daemon=True, name="stale-runs").start()
     try:
         yield
     finally:

@@ -1,56 +1,70 @@
-"""Work pools, the deployments of `prefect.yaml`, and automations: made, or renewed, on a server that is there.
+"""Creates or updates work pools, the deployments of `prefect.yaml` and automations on a running server.
 
     PREFECT_API_URL=http://server:4200/api python -P -m flows.site.deploy
 
-It starts nothing: `nanochat up` does, and calls this; `deploy/` has sites whose servers and workers others start.
+`nanochat up` calls this; the sites in `deploy/`, whose servers and workers other programs start, run it as a command.
 """
 
 from __future__ import annotations
 
 import subprocess  # noqa: TID251 - Prefect's own command line
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
 
 from flows.site import prefect_environment
-from flows.site.automations import apply_automations, make_pools
-from flows.site.client import load
-from flows.site.server_check import expect
+from flows.site.automations import apply_automations
+from flows.site.prefect_settings import load_settings
+from flows.site.server_check import check_server
 from nanochat import settings
 from nanochat.errors import NanochatError
 
 PROJECT = Path(__file__).parents[2]
 POOLS = ("cpu", "gpu")
-SCHEDULED_AT_ONCE = 1
-"""Runs of the queue that schedules have for themselves."""
+CONCURRENT_SCHEDULED_RUNS = 1
+"""Limit of the queue for scheduled runs."""
 
 
 @dataclass(frozen=True)
-class Registered:
-    """What a server knows of us now."""
+class Deployed:
+    """What the server has now."""
 
     deployments: list[str]
     notified: bool
-    """Whether somebody is told of runs that failed or are stuck."""
+    """Whether a webhook is notified of failed and late runs."""
 
 
-def register() -> Registered:
-    """On the server of `PREFECT_API_URL`; pools that exist stay as they are, whatever their type.
+def deploy() -> Deployed:
+    """Deploys to the server of `PREFECT_API_URL`; existing pools stay as they are, whatever their type.
 
-    Raises `NanochatError` when the server does not take it.
+    Raises `NanochatError` when the server rejects a deployment.
     """
-    make_pools(POOLS)
-    _deploy()
+    _create_pools(POOLS)
+    _run_prefect_deploy()
     notified = apply_automations()
     with get_client(sync_client=True) as client:
         queue = client.read_work_queue_by_name("scheduled", work_pool_name="cpu")
-        client.update_work_queue(queue.id, concurrency_limit=SCHEDULED_AT_ONCE)
-        return Registered(sorted(found.name for found in client.read_deployments()), notified)
+        client.update_work_queue(queue.id, concurrency_limit=CONCURRENT_SCHEDULED_RUNS)
+        return Deployed(sorted(found.name for found in client.read_deployments()), notified)
 
 
-def _deploy() -> None:
+def _create_pools(names: Sequence[str]) -> None:
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        for name in names:
+            try:
+                client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+            except ObjectAlreadyExists:
+                continue
+
+
+def _run_prefect_deploy() -> None:
     yaml = str(PROJECT / "prefect.yaml")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", yaml]
     environment = settings.for_children()
@@ -60,12 +74,12 @@ def _deploy() -> None:
 
 
 def main() -> None:
-    """Says what is registered, or in one sentence why it is not."""
+    """Prints what is deployed, or one sentence with the reason of a failure."""
     settings.settle()
     try:
-        load()
-        expect(prefect_environment.api_url())
-        made = register()
+        load_settings()
+        check_server(prefect_environment.api_url())
+        made = deploy()
     except NanochatError as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"deployments {', '.join(made.deployments)}\nwebhook     {'set' if made.notified else 'none'}\n")

@@ -1,12 +1,12 @@
-"""The Prefect server a run works with: the one you name, the one that runs here already, or one started for the run.
+"""The Prefect server of a run: one that `PREFECT_API_URL` names, one that runs on this home, or one that it starts.
 
-    with server(home()) as api_url: ...
+    with running_server(home()) as api_url: ...
 
-Our own server lives in `<home>/prefect` (SQLite, loopback only). Whoever uses it holds a shared lock on `in-use`; the
-last one to leave stops it, and the server watches the lock itself, so that users who were killed leave no server
-behind: the kernel drops the locks of the dead. `server.json` says where it is, and is locked as long as it lives.
+Our own server lives in `<home>/prefect` (SQLite, loopback only). Every process that uses it holds a shared lock on
+`in-use`; the last one stops it. The server waits for that lock too, so it also ends when its users were killed: the
+kernel drops their locks. `server.json` contains its port, and is locked as long as it runs.
 
-Nothing here imports Prefect: its import (1.2 s) and the server's start (3 s, on a new home 10 s) can overlap.
+Does not import Prefect: that import (1.2 s) and the start of a server (3 s, on a new home 10 s) can overlap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import runpy
 import signal
 import socket
-import subprocess  # noqa: TID251 - the server is no stage's child
+import subprocess  # noqa: TID251 - a server is not the child of a stage
 import sys
 import tempfile
 import threading
@@ -28,109 +28,109 @@ from pathlib import Path
 from typing import IO
 
 from flows.site import prefect_environment, state_files
-from flows.site.server_check import ServerUnavailable, expect, healthy
-from flows.site.state_files import lock, open_state
+from flows.site.server_check import ServerUnavailable, check_server, is_healthy
+from flows.site.state_files import open_state, try_lock
 from nanochat.settings import settle
 
 PREFERRED_PORT = 4200
-START_LIMIT_S = 90.0
-STOP_LIMIT_S = 10.0
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
 
-RECORD = {"pid": int, "port": int, "services": bool}
+STATE_FIELDS = {"pid": int, "port": int, "services": bool}
 """Fields of `server.json`."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @contextmanager
-def server(home: Path, say: Say) -> Iterator[str]:
-    """The API address of a healthy Prefect server, for as long as the block lasts.
+def running_server(home: Path, log: Log) -> Iterator[str]:
+    """Yields the API address of a healthy Prefect server; `log` receives a line now and then while it starts.
 
-    `say` hears a line now and then while it starts. Raises `ServerUnavailable`.
+    Raises `ServerUnavailable`.
     """
-    with begin(home) as starting:
-        starting.wait(say)
+    with start_server(home) as starting:
+        starting.wait(log)
         yield starting.api_url
 
 
 @dataclass(frozen=True)
-class Starting:
+class StartingServer:
     """A server that may not answer yet."""
 
     api_url: str
-    wait: Callable[[Say], None]
-    """Returns when it does; raises `ServerUnavailable`."""
+    wait: Callable[[Log], None]
+    """Returns when it answers; raises `ServerUnavailable`."""
 
 
 @contextmanager
-def begin(home: Path, *, services: bool = False) -> Iterator[Starting]:
-    """Like `server` in two steps: its address is known at once, and something else can be done while it starts.
+def start_server(home: Path, *, services: bool = False) -> Iterator[StartingServer]:
+    """Like `running_server` in two steps: yields the address at once, so that the caller can work while it starts.
 
-    With `services` it also schedules runs and follows automations; raises `ServerUnavailable` if a run has started one
-    that does not.
+    With `services` the server also schedules runs and triggers automations; raises `ServerUnavailable` if a run has
+    started one without services.
     """
     if named := prefect_environment.api_url():
-        yield Starting(named, lambda _: expect(named))
+        yield StartingServer(named, lambda _: check_server(named))
         return
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     with open_state(folder / "in-use") as in_use:
-        fcntl.flock(in_use, fcntl.LOCK_SH)  # waits for a server that is on its way out
+        fcntl.flock(in_use, fcntl.LOCK_SH)  # waits for a server that is stopping
         api_url = prefect_environment.own_api_url(_find_or_start(folder, services))
         try:
-            yield Starting(api_url, lambda say: _wait(folder, api_url, say))
+            yield StartingServer(api_url, lambda log: _wait(folder, api_url, log))
         finally:
-            if lock(in_use):  # nobody else uses it
+            if try_lock(in_use):  # no other process uses it
                 _stop(folder)
 
 
-def revive(folder: Path) -> None:
-    """Starts a server with services again, at the address it had, for those who use it.
+def restart_server(folder: Path) -> None:
+    """Starts a server with services again, at its old address, which running processes use.
 
-    Raises `ServerUnavailable` when another program has the port now.
+    Raises `ServerUnavailable` when another program uses that port now.
     """
-    _find_or_start(folder, services=True, elsewhere=False)
+    _find_or_start(folder, services=True, other_ports=False)
 
 
-def _find_or_start(folder: Path, services: bool, *, elsewhere: bool = True) -> int:
-    """Port of the server on this home; two that begin together start one. `elsewhere`: any port will do."""
-    with open_state(folder / "starting") as starting, open_state(folder / "server.json") as record:
+def _find_or_start(folder: Path, services: bool, *, other_ports: bool = True) -> int:
+    """Port of the server on this home. Two processes that call this at once start one server."""
+    with open_state(folder / "starting") as starting, open_state(folder / "server.json") as state:
         fcntl.flock(starting, fcntl.LOCK_EX)
-        known = state_files.read(record, RECORD)
-        if not lock(record):
+        known = state_files.read(state, STATE_FIELDS)
+        if not try_lock(state):
             if not known:
                 raise ServerUnavailable(
-                    f"A Prefect server runs on this home, and `{folder / 'server.json'}` does not say where.",
+                    f"A Prefect server runs on this home, but `{folder / 'server.json'}` does not contain its port.",
                     hint=f"End the process `flows.site.server {folder}`, and try again.",
                 )
             if services and not known["services"]:
                 raise ServerUnavailable(
-                    "A run has started a Prefect server of its own, which ends with it and schedules nothing.",
-                    hint="`nanochat up` again when that run has ended.",
+                    "A run has started a Prefect server that ends with the run and schedules nothing.",
+                    hint="Call `nanochat up` again when that run has ended.",
                 )
             return known["port"]
-        port, claim = _free_port([known["port"]] if known else [], any_other=elsewhere)
-        # Before there is a process that could hold the lock: it never holds one on what a server before it wrote.
-        state_files.write(record, {"pid": 0, "port": port, "services": services})
-        with claim, (folder / "server.log").open("ab") as log:
+        port, claim = _free_port([known["port"]] if known else [], any_other=other_ports)
+        # Written before the process exists that will hold the lock: it never holds one on an older server's content.
+        state_files.write(state, {"pid": 0, "port": port, "services": services})
+        with claim, (folder / "server.log").open("ab") as log_file:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
                 [sys.executable, "-m", "flows.site.server", str(folder), str(port)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log_file,
                 stderr=subprocess.STDOUT,
                 env=prefect_environment.for_server(folder, port, services=services),
-                cwd=folder,  # no stranger's `prefect.toml` or `.env`
-                pass_fds=[record.fileno(), claim.fileno()],  # and with them the locks
-                start_new_session=True,  # Ctrl-C is meant for the run
+                cwd=folder,  # no unrelated `prefect.toml` or `.env`
+                pass_fds=[state.fileno(), claim.fileno()],  # and with them the locks
+                start_new_session=True,  # Ctrl-C is for the run
             )
         threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
-        state_files.write(record, {"pid": process.pid, "port": port, "services": services})
+        state_files.write(state, {"pid": process.pid, "port": port, "services": services})
         return port
 
 
 def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
-    """A port, and our claim to it: another home's server, which starts beside ours, finds the port free as well."""
+    """A free port, and a lock on its number: the server of another home, started at the same time, skips it."""
     for port in (*wanted, *((PREFERRED_PORT, 0) if any_other else ())):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,9 +138,9 @@ def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
                 probe.bind(("127.0.0.1", port))
                 number: int = probe.getsockname()[1]
                 claim = (Path(tempfile.gettempdir()) / f"nanochat-port-{number}").open("a")
-            except (OSError, OverflowError):  # taken; or claimed by another user; or no port
+            except (OSError, OverflowError):  # in use; locked by another user; not a port number
                 continue
-        if lock(claim):
+        if try_lock(claim):
             return number, claim
         claim.close()
     which = "No port" if any_other else f"The port {wanted[0]}"
@@ -149,49 +149,50 @@ def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
     )
 
 
-def alive(folder: Path) -> bool:
-    """Whether the server on this home lives."""
-    return state_files.held(folder / "server.json")
+def is_running(folder: Path) -> bool:
+    """Whether the process of the server on this home is alive."""
+    return state_files.is_locked(folder / "server.json")
 
 
-def _wait(folder: Path, api_url: str, say: Say) -> None:
-    began = said = time.monotonic()
-    while (waited := time.monotonic() - began) < START_LIMIT_S and alive(folder):
-        if healthy(api_url):
-            return expect(api_url, own=True)
-        if time.monotonic() - said > 2:
-            said = time.monotonic()
-            say(f"The Prefect server is starting ({waited:.0f} s; its first start takes longest).")
+def _wait(folder: Path, api_url: str, log: Log) -> None:
+    began = logged = time.monotonic()
+    while (waited := time.monotonic() - began) < START_TIMEOUT_S and is_running(folder):
+        if is_healthy(api_url):
+            return check_server(api_url, own=True)
+        if time.monotonic() - logged > 2:
+            logged = time.monotonic()
+            log(f"The Prefect server is starting ({waited:.0f} s; its first start takes longest).")
         time.sleep(POLL_S)
+    problem = "it does not answer" if is_running(folder) else "its process has ended"
     raise ServerUnavailable(
-        f"The Prefect server did not start: after {waited:.0f} s it {'is silent' if alive(folder) else 'has ended'}.",
-        hint=f"`{folder / 'server.log'}` says why; `--plain` runs without it.",
+        f"The Prefect server did not start: after {waited:.0f} s {problem}.",
+        hint=f"See `{folder / 'server.log'}`; `--plain` runs without a server.",
     )
 
 
 def _stop(folder: Path) -> None:
-    with open_state(folder / "server.json") as record:
-        pid = state_files.read(record, RECORD).get("pid", 0)
-    for end in (signal.SIGTERM, signal.SIGKILL):
-        if not pid or not alive(folder):  # without a number: it leaves by itself, with its last user
+    with open_state(folder / "server.json") as state:
+        pid = state_files.read(state, STATE_FIELDS).get("pid", 0)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not pid or not is_running(folder):  # without a pid: it ends by itself, after its last user
             return
         with suppress(ProcessLookupError):
-            os.kill(pid, end)
-        deadline = time.monotonic() + STOP_LIMIT_S
-        while alive(folder) and time.monotonic() < deadline:
+            os.kill(pid, number)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while is_running(folder) and time.monotonic() < deadline:
             time.sleep(POLL_S / 4)
 
 
-def _leave_with_the_last_user(folder: Path) -> None:
+def _stop_after_last_user(folder: Path) -> None:
     with (folder / "in-use").open("a") as in_use:
-        fcntl.flock(in_use, fcntl.LOCK_EX)  # comes when nobody uses the server any more
+        fcntl.flock(in_use, fcntl.LOCK_EX)  # succeeds when no process uses the server any more
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(STOP_LIMIT_S)
+        time.sleep(STOP_TIMEOUT_S)
         os._exit(0)
 
 
 def _serve(folder: Path, port: int) -> None:
-    threading.Thread(target=_leave_with_the_last_user, args=[folder], daemon=True).start()
+    threading.Thread(target=_stop_after_last_user, args=[folder], daemon=True).start()
     sys.argv = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     runpy.run_module("prefect", run_name="__main__")
 

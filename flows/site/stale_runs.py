@@ -1,10 +1,10 @@
-"""What should have happened to a flow run by now and has not: the keeper looks, and does it.
+"""Finds stale flow runs and sets their next state: crashed, scheduled again, cancelled, failed.
 
-Prefect moves a run when a process or an event does so. Processes are killed, and events are lost while the server is
-away; states are not lost. So the keeper reads the states of our runs every few seconds, and no run stays for ever in a
-state that nothing is left to change: `stale_run_rules.py` has the rules.
+Prefect changes the state of a run when a process or an event does so. Processes are killed, and events are lost while
+the server is away; states are not lost. So this reads the states of our runs every few seconds, and no run stays
+forever in a state that no process will change. `stale_run_rules.py` contains the rules.
 
-For a server without a keeper, one process beside it does the same:
+The site supervisor runs it as a thread. Beside a server without one, this process does the same:
 
     PREFECT_API_URL=http://server:4200/api python -P -m flows.site.stale_runs
 """
@@ -22,63 +22,64 @@ from types import FrameType
 from typing import Any
 
 from flows.site import prefect_environment
-from flows.site.client import Api, Unanswered, load
+from flows.site.client import Api, RequestFailed
+from flows.site.prefect_settings import load_settings
 from flows.site.server_check import ServerRefuses
-from flows.site.stale_run_rules import Known, Limits, Step, crashes_in_a_row, decide
+from flows.site.stale_run_rules import Limits, RunFacts, Transition, crashes_in_a_row, next_transition
 from nanochat import settings
 from nanochat.errors import BadConfig, NanochatError
 from nanochat.failures import to_nanochat_error
 
-LOOK_EVERY_S = 5.0
+CHECK_INTERVAL_S = 5.0
 FLOWS = ("nanochat", "evaluate", "sft-only", "ladder", "refresh", "stage", "verify-store", "gc")
-"""Names of our flows: a server may have runs of other people, and those are left alone."""
+"""Names of our flows: runs of other flows on the server are left alone."""
 
 
 @dataclass
-class _Watched:
-    """What we have seen of a run, and when, by our own clock."""
+class _Observed:
+    """What was read of a run, and when, by the local monotonic clock."""
 
     state_id: str = ""
     since_s: float = 0.0
-    beat: str = ""
-    beat_since_s: float = 0.0
+    heartbeat: str = ""
+    heartbeat_since_s: float = 0.0
     cancelling_since_s: float = 0.0
-    repeated: int = 0
-    told: set[str] = field(default_factory=set)
+    cancel_repeats: int = 0
+    logged: set[str] = field(default_factory=set)
 
 
-class Overdue:
-    """Looks at our runs on one server."""
+class StaleRuns:
+    """Checks our runs on one server."""
 
     def __init__(self, api_url: str, **limits: float) -> None:
         self.limits = Limits(**limits)
         self._api = Api(api_url)
-        self._watched: dict[str, _Watched] = {}
+        self._observed: dict[str, _Observed] = {}
         self._pools: dict[str, dict[str, Any]] = {}
         self._online: dict[str, bool] = {}
 
-    def look(self) -> list[str]:
-        """Does what is overdue, and tells it, each thing once.
+    def check(self) -> list[str]:
+        """Sets the next state of each stale run; returns lines for the log, each one once.
 
-        Raises `Unanswered` when the server does not answer, `ServerRefuses` when it does not let us in.
+        Raises `RequestFailed` when the server does not answer, `ServerRefuses` when it rejects the credentials.
         """
         try:
             runs = self._runs()
             deployments = {each["id"] for each in self._api.all("deployments/filter")} if runs else set()
             self._pools = {each["name"]: each for each in self._api.all("work_pools/filter")} if runs else {}
-        except Unanswered:
-            self._watched.clear()  # signs of life were lost too: count again
+        except RequestFailed:
+            self._observed.clear()  # heartbeats were lost as well: measure from the start
             raise
         self._online.clear()
-        self._watched = {run["id"]: self._watched.get(run["id"], _Watched()) for run in runs}
-        return [line for run in runs for line in self._mend(run, deployments)]
+        self._observed = {run["id"]: self._observed.get(run["id"], _Observed()) for run in runs}
+        return [line for run in runs for line in self._check_run(run, deployments)]
 
     def _runs(self) -> list[dict[str, Any]]:
         now = datetime.now(UTC)
         ours = {"name": {"any_": list(FLOWS)}}
-        busy = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
-        wanted = (
-            {"state": {"type": {"any_": busy}}},
+        active = ["RUNNING", "PENDING", "CANCELLING", "PAUSED"]
+        filters = (
+            {"state": {"type": {"any_": active}}},
             {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": now.isoformat()}},
             {
                 "state": {"type": {"any_": ["CRASHED"]}},
@@ -86,48 +87,49 @@ class Overdue:
                 "deployment_id": {"is_null_": False},
             },
         )
-        return [run for which in wanted for run in self._api.all("flow_runs/filter", flows=ours, flow_runs=which)]
+        return [run for each in filters for run in self._api.all("flow_runs/filter", flows=ours, flow_runs=each)]
 
-    def _mend(self, run: dict[str, Any], deployments: set[str]) -> Iterator[str]:
-        watched = self._watched[run["id"]]
+    def _check_run(self, run: dict[str, Any], deployments: set[str]) -> Iterator[str]:
+        observed = self._observed[run["id"]]
         try:
-            known = self._known(run, watched, deployments)
-            if known.state == "SCHEDULED" and known.missing == "worker" and known.unchanged_s > self.limits.unheard_s:
-                yield from _once(watched, f"{run['name']}: waits for a worker of the pool `{run['work_pool_name']}`.")
-            step = decide(known, self.limits)
-            if step is None or not self._set(run, step):
+            facts = self._facts(run, observed, deployments)
+            waits = facts.state == "SCHEDULED" and facts.missing == "worker"
+            if waits and facts.unchanged_s > self.limits.repeat_cancel_s:
+                yield from _once(observed, f"{run['name']}: waits for a worker of the pool `{run['work_pool_name']}`.")
+            transition = next_transition(facts, self.limits)
+            if transition is None or not self._set_state(run, transition):
                 return
-            if step.type == "CANCELLING":
-                watched.repeated += 1
-        except Unanswered as error:  # this run; the others may be mended all the same
-            yield from _once(watched, f"{run['name']}: {error}")
+            if transition.type == "CANCELLING":
+                observed.cancel_repeats += 1
+        except RequestFailed as error:  # for this run; the others can be repaired all the same
+            yield from _once(observed, f"{run['name']}: {error}")
             return
-        yield from _once(watched, f"{run['name']}: {step.name}. {step.message}")
+        yield from _once(observed, f"{run['name']}: {transition.name}. {transition.message}")
 
-    def _known(self, run: dict[str, Any], watched: _Watched, deployments: set[str]) -> Known:
+    def _facts(self, run: dict[str, Any], observed: _Observed, deployments: set[str]) -> RunFacts:
         now, kind = time.monotonic(), run["state_type"]
-        if watched.state_id != run["state_id"]:
-            watched.state_id, watched.since_s = run["state_id"], now
+        if observed.state_id != run["state_id"]:
+            observed.state_id, observed.since_s = run["state_id"], now
         if kind != "CANCELLING":
-            watched.cancelling_since_s, watched.repeated = 0.0, 0
+            observed.cancelling_since_s, observed.cancel_repeats = 0.0, 0
         else:
-            watched.cancelling_since_s = watched.cancelling_since_s or now
+            observed.cancelling_since_s = observed.cancelling_since_s or now
         if kind in ("RUNNING", "CANCELLING"):
-            beat = self._heartbeat(run)
-            if watched.beat_since_s == 0.0 or watched.beat != beat:
-                watched.beat, watched.beat_since_s = beat, now
+            heartbeat = self._newest_heartbeat(run)
+            if observed.heartbeat_since_s == 0.0 or observed.heartbeat != heartbeat:
+                observed.heartbeat, observed.heartbeat_since_s = heartbeat, now
         missing = self._missing(run, deployments) if kind in ("SCHEDULED", "CRASHED") else ""
         pool = self._pools.get(run["work_pool_name"] or "", {})
-        return Known(
+        return RunFacts(
             state=kind,
-            unchanged_s=now - watched.since_s,
-            silent_s=now - max(watched.beat_since_s, watched.since_s if kind == "RUNNING" else 0.0),
-            beaten=bool(watched.beat),
-            cancelling_s=now - (watched.cancelling_since_s or now),
-            repeated=watched.repeated,
-            aged_s=_age_s(run["state"]["timestamp"]),
+            unchanged_s=now - observed.since_s,
+            since_heartbeat_s=now - max(observed.heartbeat_since_s, observed.since_s if kind == "RUNNING" else 0.0),
+            has_heartbeat=bool(observed.heartbeat),
+            cancelling_s=now - (observed.cancelling_since_s or now),
+            cancel_repeats=observed.cancel_repeats,
+            state_age_s=_age_s(run["state"]["timestamp"]),
             missing=missing,
-            elsewhere=bool(pool) and pool["type"] != "process",
+            on_infrastructure=bool(pool) and pool["type"] != "process",
             crashes=self._crashes(run) if kind == "CRASHED" else 0,
             message=run["state"]["message"] or "",
         )
@@ -146,30 +148,30 @@ class Overdue:
     def _crashes(self, run: dict[str, Any]) -> int:
         return crashes_in_a_row(self._api.get(f"flow_run_states/?flow_run_id={run['id']}"))
 
-    def _heartbeat(self, run: dict[str, Any]) -> str:
-        """The id of its newest sign of life; empty before the first."""
-        beats = {
+    def _newest_heartbeat(self, run: dict[str, Any]) -> str:
+        """The id of its newest heartbeat event; empty before the first."""
+        heartbeats = {
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
         }
-        events = self._api.post("events/filter", filter={**beats, "order": "DESC"}, limit=1)["events"]
+        events = self._api.post("events/filter", filter={**heartbeats, "order": "DESC"}, limit=1)["events"]
         return events[0]["id"] if events else ""
 
-    def _set(self, run: dict[str, Any], step: Step) -> bool:
-        """Whether the run was still as we saw it, and is in another state now."""
+    def _set_state(self, run: dict[str, Any], transition: Transition) -> bool:
+        """Sets the state unless the run has changed since it was read; returns whether it was set."""
         if self._api.get(f"flow_runs/{run['id']}")["state_id"] != run["state_id"]:
             return False
-        state: dict[str, Any] = {"type": step.type, "name": step.name, "message": step.message}
-        if step.delay_s:
-            later = datetime.now(UTC) + timedelta(seconds=step.delay_s)
+        state: dict[str, Any] = {"type": transition.type, "name": transition.name, "message": transition.message}
+        if transition.delay_s:
+            later = datetime.now(UTC) + timedelta(seconds=transition.delay_s)
             state["state_details"] = {"scheduled_time": later.isoformat()}
         self._api.post(f"flow_runs/{run['id']}/set_state", state=state, force=True)
         return True
 
 
-def _once(watched: _Watched, line: str) -> Iterator[str]:
-    if line not in watched.told:
-        watched.told.add(line)
+def _once(observed: _Observed, line: str) -> Iterator[str]:
+    if line not in observed.logged:
+        observed.logged.add(line)
         yield line
 
 
@@ -177,34 +179,34 @@ def _age_s(timestamp: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()
 
 
-def watch(api_url: str, ending: threading.Event, say: Callable[[str], None]) -> None:
-    """Looks every few seconds, until the event is set; that the server does not answer is said once, until it does."""
-    overdue = Overdue(api_url)
-    trouble = ""
-    while not ending.wait(LOOK_EVERY_S):
+def watch_runs(api_url: str, ending: threading.Event, log: Callable[[str], None]) -> None:
+    """Checks every few seconds until the event is set; logs a continued problem with the server once."""
+    stale_runs = StaleRuns(api_url)
+    problem = ""
+    while not ending.wait(CHECK_INTERVAL_S):
         try:
-            for said in overdue.look():
-                say(said)
-            trouble = ""
-        except (Unanswered, ServerRefuses) as error:
+            for line in stale_runs.check():
+                log(line)
+            problem = ""
+        except (RequestFailed, ServerRefuses) as error:
             kind = type(error).__name__
-            if kind != trouble:
-                say(str(error))
-            trouble = kind
-        except Exception as error:  # noqa: BLE001 - whatever it is: nobody else looks after the other runs
-            if repr(error) != trouble:
-                say(str(to_nanochat_error(error, "the look at what is overdue")))
-            trouble = repr(error)
+            if kind != problem:
+                log(str(error))
+            problem = kind
+        except Exception as error:  # noqa: BLE001 - no other process checks the runs
+            if repr(error) != problem:
+                log(str(to_nanochat_error(error, "the check for stale runs")))
+            problem = repr(error)
 
 
 def main() -> None:
-    """For a server that others run: until it is told to end."""
+    """Checks the runs of a server that has no site supervisor, until a signal."""
     settings.settle()
     ending = threading.Event()
-    told: list[int] = []
+    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        told.append(number)
+        received.append(number)
         ending.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -214,16 +216,11 @@ def main() -> None:
         if not api_url:
             raise BadConfig("`PREFECT_API_URL` is not set.", hint="It names the server: `http://server:4200/api`.")
         prefect_environment.configure_client(api_url, settings.home() / "prefect")
-        load()
-        watch(api_url, ending, _say)
+        load_settings()
+        watch_runs(api_url, ending, lambda line: print(line, flush=True))  # noqa: T201 - the log of this process
     except NanochatError as error:
         sys.exit(f"error: {error}")
-    sys.exit(128 + told[0])
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    sys.exit(128 + received[0])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Small files that say where a server or a keeper is: `server.json`, `keeper.json`.
+"""Small files that name the process of a server or of a site supervisor: `server.json`, `site.json`.
 
-Such a file is locked as long as the process that it names lives; a lock is dropped by the kernel, whatever ends the
-process. So an unlocked file says nothing about the present, whatever is in it; and a locked one is about the process
-that holds the lock, whose number no other process can have.
+The process holds a lock on its file for as long as it lives; the kernel drops the lock when the process ends, however
+it ends. So the content of an unlocked file is out of date, and the pid in a locked one belongs to the lock's holder.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from typing import IO, Any
 
 from nanochat.errors import NanochatError
 
-MOST_BYTES = 1 << 16
-TRIES, TRY_EVERY_S = 5, 0.01
+MAX_BYTES = 1 << 16
+LOCK_ATTEMPTS, LOCK_RETRY_S = 5, 0.01
 
 
-def lock(file: IO[str], *, shared: bool = False) -> bool:
-    """Whether the file's lock could be had; it is held until the file is closed.
+def try_lock(file: IO[str], *, shared: bool = False) -> bool:
+    """Locks the file until it is closed; returns whether that succeeded.
 
-    Who only looks whether it is held has it for a moment too, so one refusal to lock it alone says nothing.
+    An exclusive lock is tried several times: `is_locked` holds a shared lock for a moment.
     """
-    for attempt in range(1 if shared else TRIES):
+    for attempt in range(1 if shared else LOCK_ATTEMPTS):
         if attempt:
-            time.sleep(TRY_EVERY_S)
+            time.sleep(LOCK_RETRY_S)
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -38,53 +37,52 @@ def lock(file: IO[str], *, shared: bool = False) -> bool:
 
 
 def open_state(path: Path) -> IO[str]:
-    """The file, made if it is missing; raises `NanochatError` when it cannot be used."""
+    """Opens the file, or creates it; raises `NanochatError` when it cannot be used."""
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
     except OSError as error:
-        raise unusable(path, error) from error
+        raise _unusable(path, error) from error
 
 
-def unusable(path: Path, error: OSError) -> NanochatError:
-    """What is said of a file that cannot be opened."""
+def _unusable(path: Path, error: OSError) -> NanochatError:
     return NanochatError(
         f"`{path}` cannot be used: {error.strerror or error}.",
-        hint="Move it away, or take another home (`NANOCHAT_HOME`): each user needs one of their own.",
+        hint="Move it away, or choose another home (`NANOCHAT_HOME`): each user needs a separate one.",
     )
 
 
-def held(path: Path) -> bool:
-    """Whether the process that the file is about lives."""
+def is_locked(path: Path) -> bool:
+    """Whether the process that the file names is alive."""
     try:
         with path.open() as file:
-            return not lock(file, shared=True)
+            return not try_lock(file, shared=True)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise unusable(path, error) from error
+        raise _unusable(path, error) from error
 
 
 def read(file: IO[str], fields: Mapping[str, type]) -> dict[str, Any]:
-    """What is in the file; empty when it is half-written, or of another program: all fields are there or none is."""
+    """The content; empty when it is not a complete record, with every field of the right type."""
     try:
-        found = json.loads(os.pread(file.fileno(), MOST_BYTES, 0))
+        found = json.loads(os.pread(file.fileno(), MAX_BYTES, 0))
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(found, dict) or not all(_fits(found.get(name), kind) for name, kind in fields.items()):
+    if not isinstance(found, dict) or not all(_is_valid(found.get(name), kind) for name, kind in fields.items()):
         return {}
     return found
 
 
-def _fits(value: object, kind: type) -> bool:
-    return type(value) is kind and (not isinstance(value, int) or 0 <= value < 1 << 31)  # a signal to -1 reaches all
+def _is_valid(value: object, kind: type) -> bool:
+    return type(value) is kind and (not isinstance(value, int) or 0 <= value < 1 << 31)  # kill(-1) ends all processes
 
 
 def write(file: IO[str], content: Mapping[str, Any]) -> None:
-    """Replaces what is in the file, in place: another file would not have the lock.
+    """Replaces the content in place, because a new file would not have the lock.
 
-    Spaces cover what was there before, so that it is one write, which a reader sees whole or not at all.
+    Spaces overwrite the rest of a longer record: it is one write, so a reader gets all of it or nothing.
     """
     number = file.fileno()
-    if os.fstat(number).st_size > MOST_BYTES:  # another program's
+    if os.fstat(number).st_size > MAX_BYTES:  # not one of our files
         os.ftruncate(number, 0)
     os.pwrite(number, json.dumps(content).encode().ljust(os.fstat(number).st_size), 0)

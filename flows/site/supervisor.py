@@ -1,10 +1,11 @@
-"""What `nanochat up` leaves running: it keeps a Prefect server and a worker for each work pool alive.
+"""The site supervisor, which `nanochat up` starts: it keeps a Prefect server and a worker for each work pool running.
 
     python -m flows.site.supervisor HOME POOL…
 
-A server or worker that dies is started again, the server at its old address. When the keeper ends, however it ends, all
-of it ends: the server leaves with its last user, and workers, with the runs they have started, are under a supervisor
-that holds a pipe to the keeper. `keeper.json` says who it is, and is locked as long as it lives.
+It restarts a server or worker that dies, the server at its old address. When it ends, however it ends, all of the site
+ends: the server stops after its last user, and each worker, with the runs it has started, is below a process supervisor
+(`nanochat/workers/supervisor.py`) that holds a pipe to this one. `site.json` contains its pid, and is locked as long as
+it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess  # noqa: TID251 - workers are no stage's children
+import subprocess  # noqa: TID251 - workers are not children of a stage
 import sys
 import threading
 import time
@@ -22,37 +23,38 @@ from types import FrameType
 from typing import Any
 
 from flows.site import prefect_environment, state_files
-from flows.site.client import load
-from flows.site.server import alive, begin, revive
+from flows.site.prefect_settings import load_settings
+from flows.site.server import is_running, restart_server, start_server
 from flows.site.server_check import ServerUnavailable, without_login
-from flows.site.stale_runs import watch
+from flows.site.stale_runs import watch_runs
 from nanochat import settings
 from nanochat.errors import NanochatError, Terminated
 
-LOOK_EVERY_S = 0.5
-RUNS_AT_ONCE = {"cpu": 4, "gpu": 1}
-"""Of a pool's worker: one that trains has all it needs for one stage, and two nodes of a training must not be one."""
-PATIENCE_S = 30.0
-"""A supervisor needs up to 20 s to end what does not want to end."""
-RESTARTS_WAIT_S = 5.0
-RECORD = {"pid": int, "api_url": str, "pools": list, "named": bool}
-"""Fields of `keeper.json`."""
+CHECK_INTERVAL_S = 0.5
+CONCURRENT_RUNS = {"cpu": 4, "gpu": 1}
+"""For each worker. A training stage uses the whole machine, and two nodes of one training must be two machines."""
+STOP_TIMEOUT_S = 30.0
+"""A process supervisor needs up to 20 s to end processes that ignore SIGTERM."""
+RESTART_DELAY_S = 5.0
+STATE_FILES = ("site.json", "keeper.json")  # plain-words: ok
+"""The second one belongs to a site that an earlier version started; it is read for one release."""
+STATE_FIELDS = {"pid": int, "api_url": str, "pools": list, "named": bool}
 
 
 @dataclass
 class Worker:
-    """A Prefect worker on a pool, under supervision."""
+    """A Prefect worker of a pool, below a process supervisor."""
 
     pool: str
     folder: Path
     process: subprocess.Popen[bytes] | None = None
-    started: float = field(default=-RESTARTS_WAIT_S)
+    started: float = field(default=-RESTART_DELAY_S)
 
-    def look(self) -> None:
-        """Starts it if it does not run; one that cannot run is not started more often than every few seconds."""
+    def ensure_running(self) -> None:
+        """Starts the worker if it does not run, but not more often than every few seconds."""
         if self.process is not None and self.process.poll() is None:
             return
-        if time.monotonic() - self.started < RESTARTS_WAIT_S:
+        if time.monotonic() - self.started < RESTART_DELAY_S:
             return
         self.started = time.monotonic()
         name = f"{socket.gethostname()} {self.pool}"
@@ -60,16 +62,16 @@ class Worker:
             [
                 sys.executable, "-m", "nanochat.workers.supervisor", str(self.folder / f"worker-{self.pool}.log"),
                 sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", "process",
-                "--name", name, "--limit", str(RUNS_AT_ONCE[self.pool]), "--install-policy", "never",
+                "--name", name, "--limit", str(CONCURRENT_RUNS[self.pool]), "--install-policy", "never",
             ],
             stdin=subprocess.PIPE,
             env=prefect_environment.for_worker(),
-            cwd=self.folder,  # no stranger's `prefect.toml` or `.env`
+            cwd=self.folder,  # no unrelated `prefect.toml` or `.env`
             start_new_session=True,
         )  # fmt: skip
 
-    def end(self) -> None:
-        """Asks the supervisor to end the worker and all below it."""
+    def stop(self) -> None:
+        """Requests the process supervisor to end the worker and all processes below it."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
 
@@ -77,85 +79,91 @@ class Worker:
         if self.process is None:
             return
         try:
-            self.process.wait(PATIENCE_S)
+            self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
 
 
-def record(folder: Path) -> dict[str, Any] | None:
-    """`pid`, `api_url`, `pools` and `named` (is the server another's?) of the keeper on this home, if there is one.
+def has_supervisor(folder: Path) -> bool:
+    """Whether a site supervisor runs on this home."""
+    return any(state_files.is_locked(folder / name) for name in STATE_FILES)
 
-    The address is empty while the server starts. Raises `NanochatError` when the file cannot be read.
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """State of the supervisor on this home, if one runs: `pid`, `api_url`, `pools`, `named`.
+
+    `named` means that `PREFECT_API_URL` names the server. The address is empty while our own server starts. Raises
+    `NanochatError` when the file cannot be read.
     """
-    path = folder / "keeper.json"
-    deadline = time.monotonic() + 6 * LOOK_EVERY_S
-    while state_files.held(path):
-        with state_files.open_state(path) as file:
-            if known := state_files.read(file, RECORD):
-                return known
-        if time.monotonic() > deadline:  # it writes again what was damaged
-            raise NanochatError(
-                f"A keeper is at work, and `{path}` does not say where.",
-                hint="End the process `flows.site.supervisor`.",
-            )
-        time.sleep(LOOK_EVERY_S / 4)
+    deadline = time.monotonic() + 6 * CHECK_INTERVAL_S
+    for path in (folder / name for name in STATE_FILES):
+        while state_files.is_locked(path):
+            with state_files.open_state(path) as file:
+                if known := state_files.read(file, STATE_FIELDS):
+                    return known
+            if time.monotonic() > deadline:  # the supervisor rewrites a damaged file
+                raise NanochatError(
+                    f"A site supervisor runs, but `{path}` does not contain its state.",
+                    hint="End the process `flows.site.supervisor`.",
+                )
+            time.sleep(CHECK_INTERVAL_S / 4)
     return None
 
 
-def keep(home: Path, pools: list[str]) -> None:
-    """Returns when a signal tells it to end. Raises `NanochatError` if another keeps, or a server fails."""
+def supervise(home: Path, pools: list[str]) -> None:
+    """Returns after a signal. Raises `NanochatError` if another supervisor runs on this home, or a server fails."""
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     named = bool(prefect_environment.api_url())
-    ending, at_work = threading.Event(), threading.Event()
+    ending, started = threading.Event(), threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
         ending.set()
-        if not at_work.is_set():  # a server that starts may take a minute
+        if not started.is_set():  # a start may take a minute
             raise Terminated(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, end)
-    with state_files.open_state(folder / "keeper.json") as file:
-        if not state_files.lock(file):
-            raise NanochatError("Another keeper is at work on this home.", hint="`nanochat down` ends it.")
-        known = {"pid": os.getpid(), "api_url": "", "pools": pools, "named": named}
-        state_files.write(file, known)  # at once: no word is left of a keeper before this one
-        with begin(home, services=True) as starting:
+    with state_files.open_state(folder / STATE_FILES[0]) as file:
+        if state_files.is_locked(folder / STATE_FILES[1]) or not state_files.try_lock(file):
+            raise NanochatError("Another site supervisor runs on this home.", hint="`nanochat down` ends it.")
+        state = {"pid": os.getpid(), "api_url": "", "pools": pools, "named": named}
+        state_files.write(file, state)  # at once, over the content of an earlier supervisor
+        with start_server(home, services=True) as starting:
             prefect_environment.configure_client(starting.api_url, folder)
-            load()
-            starting.wait(_say)
+            load_settings()
+            starting.wait(_log)
             workers = [Worker(pool, folder) for pool in pools]
-            known["api_url"] = without_login(starting.api_url)
-            at_work.set()
+            state["api_url"] = without_login(starting.api_url)
+            started.set()
             try:
                 if not named:
-                    threading.Thread(target=watch, args=[starting.api_url, ending, _say], daemon=True).start()
+                    threading.Thread(target=watch_runs, args=[starting.api_url, ending, _log], daemon=True).start()
                 while not ending.is_set():
-                    if state_files.read(file, RECORD) != known:
-                        state_files.write(file, known)
-                    ending.wait(LOOK_EVERY_S)
-                    if not named and not alive(folder):
-                        _say("the server has ended; starting it again")
-                        _revive(folder)
+                    if state_files.read(file, STATE_FIELDS) != state:
+                        state_files.write(file, state)
+                    ending.wait(CHECK_INTERVAL_S)
+                    if not named and not is_running(folder):
+                        _log("The server has ended; restarting it.")
+                        _restart_server(folder)
                     for worker in workers:
-                        worker.look()
+                        worker.ensure_running()
             finally:
                 for worker in workers:
-                    worker.end()
+                    worker.stop()
                 for worker in workers:
                     worker.wait()
 
 
-def _revive(folder: Path) -> None:
+def _restart_server(folder: Path) -> None:
     try:
-        revive(folder)
+        restart_server(folder)
     except ServerUnavailable as error:
-        _say(str(error))
-        time.sleep(RESTARTS_WAIT_S)
+        _log(str(error))
+        time.sleep(RESTART_DELAY_S)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
     sys.stdout.flush()
 
@@ -163,7 +171,7 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     settings.settle()
     try:
-        keep(Path(sys.argv[1]), sys.argv[2:])
+        supervise(Path(sys.argv[1]), sys.argv[2:])
     except NanochatError as error:
-        _say(str(error))
+        _log(str(error))
         sys.exit(1)

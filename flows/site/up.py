@@ -1,14 +1,14 @@
 """`nanochat up` and `nanochat down`: a Prefect server, workers and all deployments on this machine.
 
-`up` starts the keeper (`supervisor.py`), waits until server and workers are healthy, and registers what `prefect.yaml`
-says (`deploy.py`). It can be called again: what runs goes on, deployments and automations are renewed.
+`up` starts the site supervisor (`supervisor.py`), waits until server and workers are healthy, and deploys
+`prefect.yaml` (`deploy.py`). A second call only renews deployments and automations.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import subprocess  # noqa: TID251 - the keeper is no stage's child
+import subprocess  # noqa: TID251 - the supervisor is not a child of a stage
 import sys
 import time
 from collections.abc import Callable
@@ -18,181 +18,184 @@ from typing import Any, NoReturn
 
 import psutil
 
-from flows.site import prefect_environment
-from flows.site.client import Api, load
-from flows.site.server import START_LIMIT_S, STOP_LIMIT_S
-from flows.site.server_check import ServerUnavailable, expect, healthy, without_login
-from flows.site.supervisor import PATIENCE_S, record
+from flows.site import prefect_environment, supervisor
+from flows.site.client import Api
+from flows.site.prefect_settings import load_settings
+from flows.site.server import START_TIMEOUT_S, STOP_TIMEOUT_S, Log
+from flows.site.server_check import ServerUnavailable, check_server, is_healthy, without_login
+from flows.site.supervisor import read_state
 from nanochat import settings
 from nanochat.errors import NanochatError
 
 PROJECT = Path(__file__).parents[2]
+SUPERVISORS = ("flows.site.supervisor", "flows.site.keeper", "flows.keeper")  # plain-words: ok
+"""Module of the site supervisor, and its names in earlier versions."""
 POLL_S = 0.2
-CANCEL_LIMIT_S = 25.0
-
-Say = Callable[[str], None]
+CANCEL_TIMEOUT_S = 25.0
 
 
-def up(say: Say, *, gpu: bool) -> None:
-    """Returns when runs can be started. `gpu`: this machine does the work of the pool `gpu` too.
+def up(log: Log, *, gpu: bool) -> None:
+    """Returns when runs can be started. `gpu`: this machine also runs the worker of the pool `gpu`.
 
-    Raises `NanochatError` when the server, a worker or a deployment cannot be had.
+    Raises `NanochatError` when the server, a worker or a deployment fails.
     """
     if not (PROJECT / "prefect.yaml").exists():
         raise NanochatError(
-            "There is no `prefect.yaml` beside the flows: this is an installed package, not a checkout.",
-            hint="`nanochat up` works from a clone of the project.",
+            "There is no `prefect.yaml` beside the flows: this is an installed package, not a clone of the project.",
+            hint="`nanochat up` needs a clone.",
         )
     home = settings.home()
     folder = home / "prefect"
-    known = record(folder)
-    pools = ["cpu", *(["gpu"] if gpu else [])]
-    if known is None:
-        known = _start_keeper(home, pools, say)
+    state = read_state(folder)
+    if state is None:
+        state = _start_supervisor(home, ["cpu", *(["gpu"] if gpu else [])], log)
         try:
-            _register(known, folder, say)
-        except BaseException:  # an error or Ctrl-C: nothing half started is left behind
-            _end_keeper(folder, known["pid"])
+            _deploy(state, folder, log)
+        except BaseException:  # an error or Ctrl-C: no half-started site stays behind
+            _end_supervisor(folder, state["pid"])
             raise
     else:
-        known = _started(lambda: record(folder) is not None, known["pid"], folder, say) or _never_started(folder)
-        say("Up already; deployments and automations are renewed.")
-        _register(known, folder, say)
+        state = _wait_for_start(lambda: read_state(folder) is not None, state["pid"], folder, log) or _fail(folder)
+        log("Up already; deployments and automations are renewed.")
+        _deploy(state, folder, log)
 
 
-def _register(known: dict[str, Any], folder: Path, say: Say) -> None:
-    api_url, pools = (prefect_environment.api_url() if known["named"] else "") or known["api_url"], known["pools"]
+def _deploy(state: dict[str, Any], folder: Path, log: Log) -> None:
+    api_url, pools = (prefect_environment.api_url() if state["named"] else "") or state["api_url"], state["pools"]
     prefect_environment.configure_client(api_url, folder)
-    load()
-    expect(api_url, own=not known["named"])
-    from flows.site.deploy import register  # noqa: PLC0415 - Prefect reads its settings on import
+    load_settings()
+    check_server(api_url, own=not state["named"])
+    from flows.site.deploy import deploy  # noqa: PLC0415 - Prefect reads its settings on import
 
-    made = register()
+    made = deploy()
     _wait_for_workers(Api(api_url), pools, folder)
-    say(f"prefect     {without_login(api_url).removesuffix('/api')}")
-    say(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
-    say(f"deployments {', '.join(made.deployments)}")
+    log(f"prefect     {without_login(api_url).removesuffix('/api')}")
+    log(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
+    log(f"deployments {', '.join(made.deployments)}")
     if not made.notified:
-        say("webhook     none; `NANOCHAT_WEBHOOK=https://…` before `nanochat up` tells you of failed and stuck runs")
-    say("\nRun one from its page, or: nanochat run. `nanochat down` ends all of it.")
+        log("webhook     none; set `NANOCHAT_WEBHOOK=https://…` before `nanochat up` to be notified of failed runs")
+    log("\nStart a run from that page, or with `nanochat run`. `nanochat down` ends the site.")
 
 
-def down(say: Say) -> None:
-    """Cancels what runs in the workers, and ends workers and server. Raises `NanochatError` if they do not end."""
+def down(log: Log) -> None:
+    """Cancels the runs of the workers, and ends workers and server. Raises `NanochatError` if they do not end."""
     folder = settings.home() / "prefect"
-    known = record(folder)
-    if known is None:
-        say(f"Nothing is up in {settings.home()}.")
-        for other in elsewhere():
-            say(f"Up in {other}: `NANOCHAT_HOME={shlex.quote(str(other))} nanochat down` ends that.")
+    state = read_state(folder)
+    if state is None:
+        log(f"Nothing is up in {settings.home()}.")
+        for other in other_homes():
+            log(f"Up in {other}: `NANOCHAT_HOME={shlex.quote(str(other))} nanochat down` ends that site.")
         return
-    told = 0, 0
-    if known["api_url"] and not known["named"]:  # there, another machine may take the runs over
+    found = cancelled = 0
+    if state["api_url"] and not state["named"]:  # on a shared server, another machine may continue the runs
         try:
-            prefect_environment.configure_client(known["api_url"], folder)
-            told = _cancel_runs(Api(known["api_url"]))
-        except (NanochatError, OSError) as error:  # the workers end all the same
-            say(f"Its runs were not cancelled, they end with their workers: {error}")
-    _end_keeper(folder, known["pid"])
-    say(" ".join(["Down.", *_count(*told)]))
+            prefect_environment.configure_client(state["api_url"], folder)
+            found, cancelled = _cancel_runs(Api(state["api_url"]))
+        except (NanochatError, OSError) as error:  # the workers are ended all the same
+            log(f"Runs were not cancelled; they end with their workers: {error}")
+    _end_supervisor(folder, state["pid"])
+    log(" ".join(["Down.", *_cancel_summary(found, cancelled)]))
 
 
-def _count(asked: int, cancelled: int) -> list[str]:
+def _cancel_summary(found: int, cancelled: int) -> list[str]:
     runs = f"{cancelled} run{'s' if cancelled != 1 else ''}"
-    said = [f"{runs} cancelled; what was finished is kept."] if cancelled else []
-    if left := asked - cancelled:
-        said.append(f"{left} did not end in time, and ended with {'their workers' if left > 1 else 'its worker'}.")
-    return said
+    lines = [f"{runs} cancelled; finished stages are kept."] if cancelled else []
+    if left := found - cancelled:
+        lines.append(f"{left} did not end in time, and ended with {'their workers' if left > 1 else 'its worker'}.")
+    return lines
 
 
-def _end_keeper(folder: Path, pid: int) -> None:
-    """Returns when nothing of it is left; `pid` is of the process that holds the lock, so of no other."""
+def _end_supervisor(folder: Path, pid: int) -> None:
+    """Returns when all of the site has ended. `pid` belongs to the process that holds the lock."""
     try:
-        keeper = psutil.Process(pid)
-        keeper.terminate()
-        keeper.wait(PATIENCE_S + 2 * STOP_LIMIT_S)
+        process = psutil.Process(pid)
+        process.terminate()
+        process.wait(supervisor.STOP_TIMEOUT_S + 2 * STOP_TIMEOUT_S)
     except psutil.NoSuchProcess:
         return
     except psutil.TimeoutExpired as error:
         raise NanochatError(
-            "The keeper does not end.", hint=f"`{folder / 'keeper.log'}` may say why; its process is {pid}."
+            f"The site supervisor (process {pid}) does not end.", hint=f"See `{_log_path(folder)}`."
         ) from error
 
 
-def elsewhere() -> list[Path]:
-    """Homes on which a keeper of this user is at work."""
+def other_homes() -> list[Path]:
+    """Homes of this user's running site supervisors."""
     homes: set[Path] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error, ValueError, IndexError):
             command = process.cmdline()
-            if process.uids().real == os.getuid() and "flows.site.supervisor" in command:
-                homes.add(Path(command[command.index("flows.site.supervisor") + 1]))
+            if process.uids().real == os.getuid() and len(command) > 3 and command[2] in SUPERVISORS:
+                homes.add(Path(command[3]))
     return sorted(homes)
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA device is here (no import of torch for that)."""
+    """Whether this machine has an NVIDIA device; does not import torch."""
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _start_keeper(home: Path, pools: list[str], say: Say) -> dict[str, Any]:
+def _log_path(folder: Path) -> Path:
+    return folder / "supervisor.log"
+
+
+def _start_supervisor(home: Path, pools: list[str], log: Log) -> dict[str, Any]:
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "keeper.log"
-    with log.open("wb") as file:
-        keeper = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "flows.site.supervisor", str(home), *pools],
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder,
+    with _log_path(folder).open("wb") as log_file:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-m", SUPERVISORS[0], str(home), *pools],
+            stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, start_new_session=True, cwd=folder,
             env=settings.for_children(),
         )  # fmt: skip
     try:
-        return _started(lambda: keeper.poll() is None, keeper.pid, folder, say) or _never_started(folder)
+        return _wait_for_start(lambda: process.poll() is None, process.pid, folder, log) or _fail(folder)
     except BaseException:
-        _end_keeper(folder, keeper.pid)
+        _end_supervisor(folder, process.pid)
         raise
 
 
-def _never_started(folder: Path) -> NoReturn:
-    log = folder / "keeper.log"
-    last = (log.read_text(errors="replace").strip().splitlines() or ["It said nothing."])[-1]
-    raise ServerUnavailable(f"Prefect did not start: {last}", hint=f"`{log}` and `{folder / 'server.log'}` say more.")
+def _fail(folder: Path) -> NoReturn:
+    path = _log_path(folder)
+    last = (path.read_text(errors="replace").strip().splitlines() or ["no message"])[-1] if path.exists() else "no log"
+    raise ServerUnavailable(f"Prefect did not start: {last}", hint=f"See `{path}` and `{folder / 'server.log'}`.")
 
 
-def _started(lives: Callable[[], bool], pid: int, folder: Path, say: Say) -> dict[str, Any] | None:
-    """What the keeper has written when its server answers; nothing when it has ended, or takes too long."""
-    began = said = time.monotonic()
-    while lives() and time.monotonic() - began < START_LIMIT_S:
-        known = record(folder)
-        if known is not None and known["pid"] == pid and healthy(known["api_url"]):
-            return known
-        if time.monotonic() - said > 3:
-            said = time.monotonic()
-            say(f"The Prefect server is starting ({said - began:.0f} s; its first start takes longest).")
+def _wait_for_start(lives: Callable[[], bool], pid: int, folder: Path, log: Log) -> dict[str, Any] | None:
+    """The supervisor's state when its server answers; none when the supervisor ended, or the start takes too long."""
+    began = logged = time.monotonic()
+    while lives() and time.monotonic() - began < START_TIMEOUT_S:
+        state = read_state(folder)
+        if state is not None and state["pid"] == pid and is_healthy(state["api_url"]):
+            return state
+        if time.monotonic() - logged > 3:
+            logged = time.monotonic()
+            log(f"The Prefect server is starting ({logged - began:.0f} s; its first start takes longest).")
         time.sleep(POLL_S)
     return None
 
 
 def _wait_for_workers(api: Api, pools: list[str], folder: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
+    deadline = time.monotonic() + START_TIMEOUT_S
     for pool in pools:
         while not any(worker["status"] == "ONLINE" for worker in api.post(f"work_pools/{pool}/workers/filter")):
             if time.monotonic() > deadline:
                 raise ServerUnavailable(
-                    f"The worker for the pool `{pool}` did not start.", hint=f"`{folder / f'worker-{pool}.log'}`."
+                    f"The worker for the pool `{pool}` did not start.", hint=f"See `{folder / f'worker-{pool}.log'}`."
                 )
             time.sleep(POLL_S)
 
 
 def _cancel_runs(api: Api) -> tuple[int, int]:
-    """How many runs were told to end, and how many of them are *Cancelled*."""
-    busy = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}, "deployment_id": {"is_null_": False}}
-    ids = [run["id"] for run in api.all("flow_runs/filter", flow_runs=busy)]
+    """Cancels the active runs of deployments; returns how many there were, and how many became *Cancelled* in time."""
+    active = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}, "deployment_id": {"is_null_": False}}
+    ids = [run["id"] for run in api.all("flow_runs/filter", flow_runs=active)]
     state = {"type": "CANCELLING", "name": "Cancelling", "message": "`nanochat down`"}
     for run_id in ids:
         api.post(f"flow_runs/{run_id}/set_state", state=state)
-    told = {"id": {"any_": ids}}
-    deadline = time.monotonic() + CANCEL_LIMIT_S
-    while ids and time.monotonic() < deadline and api.post("flow_runs/filter", flow_runs={**busy, **told}):
+    these = {"id": {"any_": ids}}
+    deadline = time.monotonic() + CANCEL_TIMEOUT_S
+    while ids and time.monotonic() < deadline and api.post("flow_runs/filter", flow_runs={**active, **these}):
         time.sleep(POLL_S)
-    cancelled = {**told, "state": {"type": {"any_": ["CANCELLED"]}}}
+    cancelled = {**these, "state": {"type": {"any_": ["CANCELLED"]}}}
     return len(ids), len(api.all("flow_runs/filter", flow_runs=cancelled)) if ids else 0

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from flows.site import prefect_environment
-from flows.site.server import begin
+from flows.site.server import start_server
 from nanochat import settings
 from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
 from nanochat.config.pipeline import PipelineConfig
@@ -28,7 +28,7 @@ CONFIG = PipelineConfig(
 
 
 def main(runs: list[tuple[dict[str, Any], str]]) -> None:
-    with begin(settings.home()) as starting:
+    with start_server(settings.home()) as starting:
         prefect_environment.configure_client(starting.api_url, settings.home() / "prefect")
         from prefect import flow
 

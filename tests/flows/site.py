@@ -136,7 +136,7 @@ def up(home: Path, *, gpu: bool = False, folder: Path | None = None, **environme
     site = Site(home, environment, folder=folder)
     try:
         site.said = site.nanochat("up", "--gpu" if gpu else "--no-gpu")
-        site.api_url = json.loads((site.home / "prefect" / "keeper.json").read_text())["api_url"]
+        site.api_url = json.loads((site.home / "prefect" / "site.json").read_text())["api_url"]
         yield site
     finally:
         said = site.said_last = site.nanochat("down")

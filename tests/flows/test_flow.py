@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 
 from flows.site import prefect_environment
-from flows.site.server import begin, server
+from flows.site.server import running_server, start_server
 from nanochat.config.data import WorldConfig
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
@@ -123,7 +123,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     os.environ["NANOCHAT_HOME"] = str(home)
     graph = _load_graph()
     try:
-        with begin(home) as starting:
+        with start_server(home) as starting:
             prefect_environment.configure_client(starting.api_url, home / "prefect")
             _read_settings_again()
             import flows.pipeline
@@ -317,7 +317,7 @@ def test_the_form_shows_every_field_with_title_and_description(workshop: Worksho
 
 def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL")
-    with server(workshop.home, lambda _: None) as api_url:
+    with running_server(workshop.home, lambda _: None) as api_url:
         assert api_url == workshop.api_url
     with urllib.request.urlopen(f"{workshop.api_url}/health") as answer:
         assert answer.read() == b"true", "the second user stopped the server of the first"
@@ -325,7 +325,7 @@ def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeyp
 
 def test_a_named_server_that_is_silent_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    with pytest.raises(NanochatError, match="does not answer"), server(tmp_path, lambda _: None):
+    with pytest.raises(NanochatError, match="does not answer"), running_server(tmp_path, lambda _: None):
         pass
 
 
@@ -345,7 +345,10 @@ def test_a_server_older_than_we_are_is_one_sentence(tmp_path: Path, monkeypatch:
     with HTTPServer(("127.0.0.1", 0), _Old) as old:
         threading.Thread(target=old.serve_forever, daemon=True).start()
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{old.server_port}/api")
-        with pytest.raises(NanochatError, match=r"is version 2\.20\.1, older than"), server(tmp_path, lambda _: None):
+        with (
+            pytest.raises(NanochatError, match=r"has version 2\.20\.1"),
+            running_server(tmp_path, lambda _: None),
+        ):
             pass
         old.shutdown()
 

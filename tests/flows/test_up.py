@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.site.server import ServerUnavailable, _free_port
-from flows.site.stale_runs import Overdue
+from flows.site.server import _free_port
+from flows.site.server_check import ServerUnavailable
+from flows.site.stale_runs import StaleRuns
 from tests.flows.site import Site, ended, tiny, until, up
 
 pytestmark = [
@@ -29,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="workers are supervised on Linux only"),
 ]
 PROJECT = Path(__file__).parents[2]
-SECRET = "s3cr3t-of-nobody"
+SECRET = "s3cr3t-for-tests"
 SERVER_AWAY_S = 30
 
 
@@ -65,7 +66,7 @@ def test_two_servers_that_start_at_once_have_ports_of_their_own() -> None:
     assert again == first
 
 
-def test_who_waits_at_a_screen_goes_before_schedules(site: Site) -> None:
+def test_runs_of_people_go_before_scheduled_runs(site: Site) -> None:
     queues = {queue["name"]: queue for queue in site.post("work_pools/cpu/queues/filter")}
     assert queues["default"]["priority"] < queues["scheduled"]["priority"]
     assert queues["scheduled"]["concurrency_limit"] == 1
@@ -125,17 +126,17 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
     site.wait(run_id, lambda run: run["run_count"] == 2 and run["state_name"] == "Running")
     until(lambda: site.processes("nanochat.training"), "training that goes on")
 
-    until(lambda: "[rank 0] step" in site.log(run_id), "what the ranks say")
+    until(lambda: "[rank 0] step" in site.log(run_id), "log lines of the ranks")
 
-    (keeper,) = site.processes("flows.site.supervisor")
-    keeper.suspend()  # it would start the server again at once
+    (supervisor,) = site.processes("flows.site.supervisor")
+    supervisor.suspend()  # it would restart the server at once
     for server in site.processes("flows.site.server"):
         server.kill()
     metrics = max(site.home.glob("runs/**/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     before = metrics.stat().st_size
     time.sleep(SERVER_AWAY_S)
     assert metrics.stat().st_size > before, "training waits for the server"
-    keeper.resume()
+    supervisor.resume()
     until(lambda: site.run(run_id)["state_name"] == "Running", "the server to come back")
     assert site.processes("nanochat.training")
 
@@ -143,8 +144,8 @@ def test_a_run_outlives_its_own_death_its_server_and_its_worker_and_a_cancel_lea
         if "nanochat.workers.supervisor" not in worker.cmdline():
             worker.kill()
     until(lambda: not site.processes("nanochat.training"), "what the worker had started to end")
-    overdue = Overdue(site.api_url, dead_s=2)
-    until(overdue.look, "a dead run to be noticed")
+    stale_runs = StaleRuns(site.api_url, heartbeat_timeout_s=2)
+    until(stale_runs.check, "the dead run to be found")
     site.wait(run_id, lambda run: run["run_count"] == 3 and run["state_name"] == "Running")
     until(lambda: site.processes("nanochat.training"), "training that goes on again")
 
@@ -158,13 +159,13 @@ def test_down_counts_the_runs_that_it_has_cancelled(tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("my project")
     for name in ("random", "json", "sitecustomize", "flows", "nanochat", "prefect", "torch"):
         (folder / f"{name}.py").write_text(f"raise SystemExit('imported {name} of the working directory')")
-    proxies = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # nobody is there
+    proxies = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")  # no server listens there
     with up(Path("home"), folder=folder, **proxies) as site:
         assert site.home == folder / "home"
-        (keeper,) = site.processes("flows.site.supervisor")
-        assert {process.environ()["NANOCHAT_HOME"] for process in [keeper, *keeper.children(recursive=True)]} == {
-            str(site.home)
-        }
+        (supervisor,) = site.processes("flows.site.supervisor")
+        assert {
+            process.environ()["NANOCHAT_HOME"] for process in [supervisor, *supervisor.children(recursive=True)]
+        } == {str(site.home)}
         runs = [site.start(profile="demo", config=tiny("pretrain.horizon.amount=100000")) for _ in range(2)]
         for run in runs:
             site.wait(run, lambda run: run["state_name"] == "Running")

@@ -15,18 +15,18 @@ from nanochat import settings
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed")
 ROOT = str(Path(settings.__file__).parents[1])
 PROBE = """
-from flows.site.client import load
+from flows.site.prefect_settings import load_settings
 from nanochat.errors import BadConfig
 try:
-    load()
+    load_settings()
     print("fine")
 except BadConfig as error:
     print(error)
 """
 
 
-def said(folder: Path, **variables: str) -> str:
-    """What there is to say where these variables are set."""
+def message(folder: Path, **variables: str) -> str:
+    """The message of `load_settings` where these variables are set."""
     environment = {**os.environ, "PYTHONPATH": ROOT, "PREFECT_HOME": str(folder / "prefect-home"), **variables}
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROBE], cwd=folder, env=environment, capture_output=True, text=True
@@ -47,7 +47,7 @@ def said(folder: Path, **variables: str) -> str:
     ],
 )
 def test_a_bad_variable_is_named(tmp_path: Path, name: str, value: str, shown: bool) -> None:
-    line = said(tmp_path, **{name: value})
+    line = message(tmp_path, **{name: value})
     assert name.upper() in line or name.lower().removeprefix("prefect_client_") in line
     assert (value in line) is shown
     assert "\n" not in line and "pydantic" not in line
@@ -68,7 +68,7 @@ def test_a_bad_variable_is_named(tmp_path: Path, name: str, value: str, shown: b
 def test_a_bad_file_is_named(tmp_path: Path, file: str, text: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text(text)
-    line = said(tmp_path)
+    line = message(tmp_path)
     assert Path(file).name in line
     assert "pydantic" not in line
 
@@ -78,12 +78,12 @@ def test_a_bad_file_is_named(tmp_path: Path, file: str, text: str) -> None:
     [("ALL_PROXY", "socks5://127.0.0.1:9"), ("https_proxy", "ftp://x"), ("HTTP_PROXY", "http://[::1")],
 )
 def test_a_proxy_that_no_client_can_use_is_named(tmp_path: Path, name: str, value: str) -> None:
-    assert f"`{name}`" in said(tmp_path, **{name: value})
+    assert f"`{name}`" in message(tmp_path, **{name: value})
 
 
 def test_good_settings_are_fine(tmp_path: Path) -> None:
     (tmp_path / "prefect.toml").write_text('logging.level = "DEBUG"')
-    assert said(tmp_path, PREFECT_LOGGING_LEVEL="INFO") == "fine"
+    assert message(tmp_path, PREFECT_LOGGING_LEVEL="INFO") == "fine"
 
 
 @pytest.mark.parametrize("command", ["run", "up"])

@@ -1,4 +1,4 @@
-"""`server.json` and `keeper.json`, as killed processes, other programs and other users leave them."""
+"""`server.json` and `site.json`, as killed processes, other programs and other users leave them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WHOLE = '{"pid": 5, "port": 4200, "services": true}'
         "[" * 100_000,
     ],
 )
-def test_what_is_no_whole_record_counts_as_absent(tmp_path: Path, text: str | bytes) -> None:
+def test_an_incomplete_record_counts_as_absent(tmp_path: Path, text: str | bytes) -> None:
     path = tmp_path / "server.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with state_files.open_state(path) as file:
@@ -51,32 +51,32 @@ def test_a_shorter_record_replaces_a_longer_one(tmp_path: Path) -> None:
             assert state_files.read(file, FIELDS) == record
 
 
-def test_a_record_is_of_the_process_that_holds_its_lock(tmp_path: Path) -> None:
+def test_a_record_belongs_to_the_process_that_holds_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
-    assert not state_files.held(path)
+    assert not state_files.is_locked(path)
     path.write_text(WHOLE)
-    assert not state_files.held(path), "a number says nothing: another process may have it now"
+    assert not state_files.is_locked(path), "the pid may belong to another process now"
     code = "import sys; from pathlib import Path; from flows.site import state_files;"
     code += "f = state_files.open_state(Path(sys.argv[1]));"
-    code += "assert state_files.lock(f); print('held', flush=True); sys.stdin.read()"
+    code += "assert state_files.try_lock(f); print('locked', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(state_files.__file__).parents[1])},
     ) as holder:  # fmt: skip
         assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        assert state_files.held(path)
+        assert holder.stdout.readline() == "locked\n"
+        assert state_files.is_locked(path)
         holder.kill()
-    assert not state_files.held(path)
+    assert not state_files.is_locked(path)
 
 
-def test_a_look_at_a_lock_does_not_keep_it_from_anybody(tmp_path: Path) -> None:
+def test_checking_a_lock_does_not_prevent_locking(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
-    with state_files.open_state(path) as looks, state_files.open_state(path) as takes:
-        assert state_files.lock(looks, shared=True)
-        assert not state_files.lock(takes)
-        looks.close()
-        assert state_files.lock(takes)
+    with state_files.open_state(path) as checks, state_files.open_state(path) as takes:
+        assert state_files.try_lock(checks, shared=True)
+        assert not state_files.try_lock(takes)
+        checks.close()
+        assert state_files.try_lock(takes)
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(NanochatError, match=r"server\.json` cannot be used"):
         state_files.open_state(path)
     with pytest.raises(NanochatError, match=r"server\.json` cannot be used"):
-        state_files.held(path)
+        state_files.is_locked(path)
     (tmp_path / "file").write_text("")
     with pytest.raises(NanochatError, match="cannot be used"):
         state_files.open_state(tmp_path / "file" / "server.json")
