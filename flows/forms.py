@@ -1,4 +1,4 @@
-"""A step of `prefect deploy`: fills the form of a deployment with a profile's values, to be looked at and changed."""
+"""A step of `prefect deploy`: fills the form of a deployment with a profile's values, so that users can change them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from nanochat.profiles import profile as profile_named
 
 
 def fill(profile: str) -> dict[str, Any]:
-    """`config` and `compute` of a profile, as `prefect.yaml` hands them to a deployment's parameters."""
+    """`config` and `compute` of a profile; `prefect.yaml` passes them to a deployment's parameters."""
     named = profile_named(profile)
     return {"config": named.config.model_dump(mode="json"), "compute": named.compute.model_dump(mode="json")}

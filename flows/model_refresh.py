@@ -1,4 +1,4 @@
-"""A scheduled rerun on what is new, an examination beside the model in use, and a gate between the two."""
+"""A scheduled refresh of the model in use: train on new data, compare with it, and promote the better model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PREVIOUS = "chat/previous"
 
 @dataclass(frozen=True)
 class Contest(Handles):
-    """A candidate, and what the model in use makes of the same questions."""
+    """A candidate, and the evaluation of the model in use on the same questions."""
 
     candidate: Result
     champion_evaluation: Handle | None
@@ -55,18 +55,18 @@ def refresh_flow(
     store: str = "",
     gpu_pool: str = "",
 ) -> State[Any]:
-    """New shards are tokenized, a model is trained on them and examined beside the one in use; the better one is used.
+    """Tokenizes new shards, trains a model on them, compares it with the model in use, and promotes the better one.
 
     Args:
-        mode: `retrain`: from nothing, on all shards. `continue`: the base of the model in use reads the new ones.
-        alias: Names the model in use; it moves when the new one passes. `chat/previous` then names the old one.
-        least_gain: So much ChatCORE more than the model in use, on the same questions, does the new one need.
-        least_score: So much ChatCORE does it need in any case.
+        mode: `retrain`: from scratch, on all shards. `continue`: continue pretraining the base model on new ones.
+        alias: Names the model in use; it moves when the new model passes. `chat/previous` then names the old one.
+        least_gain: Required gain in ChatCORE over the model in use, on the same questions.
+        least_score: Required ChatCORE in any case.
         profile: A complete config with a name.
         config: Instead of the profile's.
-        compute: How to run, instead of the profile's way.
+        compute: How to run, instead of the profile's settings.
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
-        gpu_pool: Work pool that trains and examines; empty: this run does so itself.
+        gpu_pool: Work pool for training and evaluation; empty: this run does both itself.
     """
 
     def work() -> Said:
@@ -85,12 +85,12 @@ def refresh_flow(
 
 
 class NothingNew(NotFound):
-    """No shard that the model in use has not read."""
+    """The model in use was trained on all shards."""
 
 
 def _contest(run: PrefectRun, given: Asked, champion: Artifact | None, mode: str) -> Contest:
     if mode == "continue" and champion is None:
-        raise NotFound("There is no model in use that could go on.", hint="Run it once with `mode` at `retrain`.")
+        raise NotFound("There is no model in use to continue from.", hint="Run it once with `mode: retrain`.")
     if mode == "continue" and champion is not None:
         (base,) = branches.parents(champion, "base")
         try:
@@ -112,7 +112,7 @@ def _contest(run: PrefectRun, given: Asked, champion: Artifact | None, mode: str
 def _decide(
     given: Asked, champion: Artifact | None, made: Contest, alias: str, least_gain: float, least_score: float
 ) -> Said:
-    """Moves the alias or leaves it, and says why, also on a page."""
+    """Moves the alias or leaves it, and publishes a page with the reason."""
     publish_aliases(given.store, made.candidate)
     chat, scored = made.candidate.chat, made.candidate.chat_evaluation.metrics["chatcore"]
     before = made.champion_evaluation.metrics["chatcore"] if made.champion_evaluation is not None else None
@@ -124,15 +124,16 @@ def _decide(
             given.store.set_alias(PREVIOUS, champion.manifest)
         given.store.set_alias(alias, chat.manifest)
     said = (
-        Said(f"{alias} stays: nothing is new.", "Cached")
+        Said(f"{alias} is unchanged: there is no new data.", "Cached")
         if same
-        else Said(f"{alias} is {chat.key[:8]} now: ChatCORE {scored:.4f}, needed were {needed:.4f}.", "Promoted")
+        else Said(f"{alias} is now {chat.key[:8]}: ChatCORE {scored:.4f}, required {needed:.4f}.", "Promoted")
         if passes
-        else Said(f"{alias} stays: ChatCORE {scored:.4f}, needed were {needed:.4f}.", "Held back")
+        else Said(f"{alias} is unchanged: ChatCORE {scored:.4f}, required {needed:.4f}.", "Held back")
     )
     rows = [["candidate", link(chat.stage, chat.key), f"{scored:.4f}"]]
     if champion is not None and before is not None:
         rows.append(["in use", link(champion.stage, champion.key), f"{before:.4f}"])
-    page = f"# {said.message}\n\n{table('model artifact ChatCORE', rows, len(rows))}\n\nThe same questions for both."
+    scores = table("model artifact ChatCORE", rows, len(rows))
+    page = f"# {said.message}\n\n{scores}\n\nBoth models answered the same questions."
     put("gate", page, said.message)
     return said

@@ -1,4 +1,4 @@
-"""The page of all models so far, with their scores, best first."""
+"""The page of all models in the store with their scores, best first."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nanochat.store.store import Store
 KEY = "models"
 KINDS = {
     "pretrain": ("Base models", "evaluate_base", "bits_per_byte", 1),
-    "continue_pretrain": ("Base models that read on", "evaluate_base", "bits_per_byte", 1),
+    "continue_pretrain": ("Base models with continued pretraining", "evaluate_base", "bits_per_byte", 1),
     "sft": ("Chat models", "evaluate_chat", "chatcore", -1),
 }
-"""Stage → title, the stage that examines it, its score, and whether less (1) or more (-1) of it is better."""
+"""Stage → title, the stage that evaluates it, its score, and whether lower (1) or higher (-1) is better."""
 
 SHOWN = {"bits_per_byte": "bits_per_byte", "chatcore": "ChatCORE"}
-"""Score → the head of its column."""
+"""Score → head of its column."""
 
 
 def publish_models(store: Store) -> None:
-    """Renews the page; reads the manifests of models and their examinations, all at once."""
+    """Publishes the page; reads the manifests of models and their evaluations in parallel."""
     with ThreadPoolExecutor(4) as pool:
         stages = list(dict.fromkeys(name for stage, kind in KINDS.items() for name in (stage, kind[1])))
         found = dict(zip(stages, pool.map(lambda stage: list(store.manifests(stage)), stages), strict=True))
@@ -34,10 +34,10 @@ def publish_models(store: Store) -> None:
     bases = [*found["pretrain"], *found["continue_pretrain"]]
     depths = {base.key: str(base.config.get("model", {}).get("depth", "")) for base in bases}
     parts, count = ["# Models"], 0
-    for stage, (title, examined, score, sign) in KINDS.items():
+    for stage, (title, evaluate_stage, score, sign) in KINDS.items():
         if not found[stage] and stage == "continue_pretrain":
             continue
-        rows = list(_rows(found[stage], found[examined], aliases, depths, score, sign))
+        rows = list(_rows(found[stage], found[evaluate_stage], aliases, depths, score, sign))
         count += len(rows)
         heads = f"made key depth tokens {SHOWN[score]} took aliases"
         parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
@@ -46,17 +46,17 @@ def publish_models(store: Store) -> None:
 
 def _rows(
     models: Iterable[Manifest],
-    examinations: Iterable[Manifest],
+    evaluations: Iterable[Manifest],
     aliases: dict[str, list[str]],
     depths: dict[str, str],
     score: str,
     sign: int,
 ) -> Iterable[list[str]]:
     scores: dict[str, Any] = {}
-    for examination in examinations:
-        for references in examination.inputs.values():
+    for evaluation in evaluations:
+        for references in evaluation.inputs.values():
             for reference in references:
-                scores.setdefault(reference.key, examination.metrics.get(score))
+                scores.setdefault(reference.key, evaluation.metrics.get(score))
     unscored = float("inf")
     for model in sorted(models, key=lambda m: unscored if scores.get(m.key) is None else sign * scores[m.key]):
         made, found = model.producer, scores.get(model.key)

@@ -1,6 +1,6 @@
-"""What the Prefect UI shows of what a run made: a page for each artifact, and one for the run.
+"""Pages in the Prefect UI (markdown artifacts): one per artifact of the store, and one per run.
 
-Both of Prefect's UIs are served: tables, links and `data:` images work in both, mermaid only in the newer.
+Tables, links and `data:` images work in both of Prefect's UIs, mermaid only in the newer one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 
 from flows.calls import Made
-from flows.results_section import findings
+from flows.results_section import results
 from flows.site import prefect_environment
 from nanochat.console import duration, headline, number
 from nanochat.lineage.ancestry import ancestors
@@ -22,20 +22,20 @@ from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import InputRef, Manifest, Name
 from nanochat.store.store import Store
 
-met: dict[Name, Manifest] = {}
-"""Manifests this process has met: each is read at most once."""
+known_manifests: dict[Name, Manifest] = {}
+"""Manifests that this process has read: each is read at most once."""
 
 published: dict[str, UUID] = {}
-"""Name of each page that this process has published → its newest version."""
+"""Key of each page that this process has published → id of its newest version."""
 
 
 def page_key(stage: str, key: str) -> str:
-    """Name of an artifact's page: the same in every run that makes or reuses it, so that the page is its history."""
+    """Key of an artifact's page: the same in every run, so that the versions of the page are its history."""
     return f"{stage.replace('_', '-')}-{key[:16]}"
 
 
 def publish(store: Store, artifacts: Sequence[Artifact], summary: str, label: str) -> UUID:
-    """The page of a task's artifact in the UI, on hits too; several of one stage share a page."""
+    """Publishes the page of a task's artifacts, reused or not; returns its id. Several artifacts share one page."""
     manifest = artifacts[0].manifest
     key = page_key(manifest.stage, manifest.key)
     if len(artifacts) == 1:
@@ -45,14 +45,14 @@ def publish(store: Store, artifacts: Sequence[Artifact], summary: str, label: st
 
 
 def remember(made: Iterable[Made]) -> None:
-    """Links that are made from now on lead to the pages that other processes published."""
+    """Makes later links lead to the pages that other processes published."""
     for each in made:
         if each.page is not None:
             published[page_key(each.manifest.stage, each.manifest.key)] = each.page
 
 
 def put(key: str, markdown: str, description: str) -> UUID:
-    """Publishes a version of a page; links that are made from now on lead to it."""
+    """Publishes a version of a page; later links lead to it."""
     published[key] = cast(UUID, create_markdown_artifact(markdown, key=key, description=description))
     return published[key]
 
@@ -63,7 +63,7 @@ def _page_of_several(artifacts: Sequence[Artifact], summary: str, label: str) ->
         for each in artifacts
     )
     shards = table("artifact digest state result", rows, len(artifacts), most=len(artifacts))
-    return f"# {label}\n\n{summary}\n\n{shards}\n\n`nanochat show KEY` tells all of one."
+    return f"# {label}\n\n{summary}\n\n{shards}\n\n`nanochat show KEY` shows the manifest of one."
 
 
 def _state(manifest: Manifest, reused: bool) -> str:
@@ -71,15 +71,15 @@ def _state(manifest: Manifest, reused: bool) -> str:
 
 
 def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str:
-    """Markdown: what it is, lineage, inputs, metrics, files."""
-    lineage = fold([manifest, *ancestors(store, manifest, met)])
+    """Markdown of an artifact: summary, results, lineage, inputs, metrics, files."""
+    lineage = fold([manifest, *ancestors(store, manifest, known_manifests)])
     picture = base64.b64encode(as_svg(lineage, here=manifest.stage).encode()).decode()
     made = manifest.producer
     rows = [(name, reference) for name, references in manifest.inputs.items() for reference in references]
     parts = [
         f"# {manifest.stage} → {manifest.kind}",
         summary,
-        *findings(store, manifest),
+        *results(store, manifest),
         f"**{'Reused in this run' if reused else 'Computed in this run'}.** Made {made.started:%Y-%m-%d %H:%M} UTC in "
         f"{duration(made.seconds)} on `{made.host}` by nanochat {made.code_version} {_commit(manifest)}.",
         f"- key `{manifest.key}`\n- digest `{manifest.digest}`\n- store {store.objects.root}",
@@ -118,7 +118,7 @@ def link(stage: str, key: str) -> str:
 
 
 def address(page: str) -> str:
-    """Where a page is, from another one, in the face of the UI that one is in: its newest version, or all of them."""
+    """Relative address of a page, in the version of the UI in use: its newest version if known, else all versions."""
     prefix = prefect_environment.ui_prefix()
     place = f"artifact/{published[page]}" if page in published else f"key/{page}"
     return f"{f'{prefix}/artifacts' if prefix else '..'}/{place}"
@@ -131,7 +131,7 @@ def _metric_rows(metrics: Mapping[str, Any]) -> Iterable[list[str]]:
 
 
 def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> str:
-    """Markdown of the first `most` of so many rows; `none` if there is none. `bits_per_byte` is one head."""
+    """Markdown table of the first `most` of `count` rows, or `none`. Spaces separate `heads`; `_` becomes a space."""
     names = [head.replace("_", " ") for head in heads.split()]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for position, row in enumerate(rows):
@@ -143,7 +143,7 @@ def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> 
 
 
 def publish_run(name: str, run_id: str, outcome: Mapping[str, Made]) -> None:
-    """The run's own page: what became of each label, with links to the artifacts' pages."""
+    """Publishes the page of a run: artifact, state and result of each node, with links to the artifacts' pages."""
     rows = (
         [
             label,
@@ -157,5 +157,5 @@ def publish_run(name: str, run_id: str, outcome: Mapping[str, Made]) -> None:
         f"run-{run_id[:8]}",
         f"# {name}\n\n{table('stage artifact state result', rows, len(outcome), most=200)}\n\n"
         f"[All models so far]({address('models')})",
-        "What this run made, and what it reused.",
+        "What this run computed and reused.",
     )

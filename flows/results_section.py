@@ -1,4 +1,4 @@
-"""What a stage found, for its page: a curve of a training, a bar for each task of an examination, the report itself."""
+"""The results on an artifact's page: loss curve of a model, bar per task of an evaluation, the report itself."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WIDTH, HEIGHT, MARGIN, MOST_POINTS, BAR = 640, 190, 34, 200, 20
 LOSS, HELD_OUT, GREY = "#3b82f6", "#f97316", "#64748b"
 
 
-def findings(store: Store, manifest: Manifest) -> list[str]:
-    """Paragraphs of markdown; read are only the small files that they need."""
+def results(store: Store, manifest: Manifest) -> list[str]:
+    """Paragraphs of markdown; reads only the small files that they need."""
     if manifest.kind == "Model":
         lines = _read(store, manifest, "metrics.jsonl").splitlines()
         events = [event for line in lines if line and "smoothed_loss" in (event := json.loads(line))]
@@ -40,7 +40,7 @@ def findings(store: Store, manifest: Manifest) -> list[str]:
 
 
 def curve(events: Sequence[dict[str, float]]) -> str:
-    """Smoothed loss over steps as SVG, and what was evaluated on held-out rows, on a scale of its own."""
+    """SVG of the smoothed loss and of the validation metric over steps; each has a separate scale."""
     every = max(1, len(events) // MOST_POINTS)
     losses = [(event["done"], event["smoothed_loss"]) for event in [*events[::every], events[-1]]]
     name = next((name for event in events for name in event if name.startswith("validation_")), "")
@@ -65,10 +65,10 @@ def _series(points: Sequence[tuple[float, float]], last: float, colour: str, nam
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in placed) if len(points) <= 40 else ""
     at = x0 if side == "start" else x0 + width
-    said = f"{name} {points[0][1]:.4g} → {points[-1][1]:.4g}"
+    caption = f"{name} {points[0][1]:.4g} → {points[-1][1]:.4g}"
     return (
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/><g fill="{colour}">{dots}</g>'
-        f'<text x="{at}" y="20" fill="{colour}" text-anchor="{side}">{said}</text>'
+        f'<text x="{at}" y="20" fill="{colour}" text-anchor="{side}">{caption}</text>'
     )
 
 
@@ -77,7 +77,7 @@ def _tasks(tasks: dict[str, Any]) -> str:
         f"| {name.replace('_', ' ')} | {_bar(task['accuracy'])} | {task['accuracy']:.0%} | {task['baseline']:.0%} |"
         for name, task in tasks.items()
     ]
-    return "\n".join(["| task | | right | chance |", "| --- | --- | --- | --- |", *rows]) if rows else ""
+    return "\n".join(["| task | | correct | chance |", "| --- | --- | --- | --- |", *rows]) if rows else ""
 
 
 def _samples(samples: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Flows that look after the store: hash it again, and clear it up. Both say on a page what they found."""
+"""Flows that maintain the store: `verify-store` and `gc`. Each publishes a page with its findings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nanochat.store.verification import check_artifacts
 
 @flow(name="verify-store", persist_result=False)
 def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
-    """Hashes again what the store holds. Fails when something is damaged and not repaired.
+    """Hashes the payloads in the store again and compares. Fails when an artifact is damaged and not repaired.
 
     Args:
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
-        repair: Take damaged artifacts out, so that the next run makes them again.
+        repair: Move damaged artifacts to the trash, so that the next run computes them again.
     """
     try:
         opened = open_store(store or settings.store_url(), read_only=not repair)
@@ -35,18 +35,20 @@ def verify_flow(store: str = "", repair: bool = False) -> State[Any]:
         taken = repair_store(opened, found) if repair and damaged else None
     except NanochatError as error:
         return Failed(message=str(error), data=error)
-    said = f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed)."
+    summary = f"{found.whole} of {found.artifacts} artifacts are whole ({found.bytes / 1e6:,.1f} MB hashed)."
     unread = {path: error.message for path, error in found.unread.items()}
     rows = [[f"`{path}`", what] for path, what in (damaged | unread).items()]
-    page = f"# {said}\n\n{table('damaged what', rows, len(rows), most=200)}"
-    put("verify-store", page, said)
+    page = f"# {summary}\n\n{table('damaged what', rows, len(rows), most=200)}"
+    put("verify-store", page, summary)
     if damaged and not repair:
-        return Failed(message=f"{said} Run it with `repair`: the damaged ones go, and the next run makes them again.")
+        return Failed(
+            message=f"{summary} With `repair` the damaged ones move to the trash; the next run replaces them."
+        )
     if taken:
-        said += f" {len(taken.parts)} taken out; `nanochat gc --restore {taken.id}` takes that back."
+        summary += f" {len(taken.parts)} moved to the trash; `nanochat gc --restore {taken.id}` restores them."
     for path, message in unread.items():
-        return Failed(message=f"{said} `{path}` could not be read: {message}")
-    return Completed(message=said)
+        return Failed(message=f"{summary} `{path}` could not be read: {message}")
+    return Completed(message=summary)
 
 
 @flow(name="gc", persist_result=False)
@@ -56,27 +58,27 @@ def gc_flow(
     min_age_hours: Annotated[float, Field(ge=0)] = 24.0,
     delete: bool = False,
 ) -> State[Any]:
-    """Says what no alias, pinned run or recent run needs, and how much room it takes; deletes it if told to.
+    """Lists what no alias, pinned run or recent run needs, with its size; deletes it if `delete` is set.
 
-    What is deleted can be taken back for `NANOCHAT_TRASH_HOURS`, by `nanochat gc --restore`.
+    `nanochat gc --restore` restores deleted artifacts for `NANOCHAT_TRASH_HOURS`.
 
     Args:
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
-        keep_runs: What the newest so many runs made or reused stays.
-        min_age_hours: What is younger stays.
-        delete: Do it; otherwise it is only said.
+        keep_runs: Artifacts of this many newest runs stay.
+        min_age_hours: Younger artifacts stay.
+        delete: Delete; otherwise only list.
     """
     try:
         opened = open_store(store or settings.store_url(), read_only=not delete)
-        plan = find_garbage(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
-        rows = [[item.what, f"`{item.name}`", f"{item.bytes / 1e6:,.2f}", item.why] for item in plan.items]
-        said = f"{len(plan.items)} to delete, {plan.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
-        if delete and plan.items:
-            done = delete_garbage(opened, plan)
-            said = f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB; {plan.kept} artifacts stay."
+        garbage = find_garbage(opened, keep_runs=keep_runs, min_age_hours=min_age_hours)
+        rows = [[item.what, f"`{item.name}`", f"{item.bytes / 1e6:,.2f}", item.why] for item in garbage.items]
+        summary = f"{len(garbage.items)} to delete, {garbage.bytes / 1e6:,.1f} MB; {garbage.kept} artifacts stay."
+        if delete and garbage.items:
+            done = delete_garbage(opened, garbage)
+            summary = f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB; {garbage.kept} artifacts stay."
             if done.trash_id:
-                said += f" `nanochat gc --restore {done.trash_id}` takes that back."
+                summary += f" `nanochat gc --restore {done.trash_id}` restores them."
     except NanochatError as error:
         return Failed(message=str(error), data=error)
-    put("gc", f"# {said}\n\n{table('what name MB why', rows, len(rows), most=200)}", said)
-    return Completed(message=said)
+    put("gc", f"# {summary}\n\n{table('what name MB why', rows, len(rows), most=200)}", summary)
+    return Completed(message=summary)

@@ -235,7 +235,7 @@ def test_the_store_is_verified_and_cleared_up_by_flows(workshop: Workshop) -> No
     path.chmod(0o644)
     path.write_bytes(b"?" * path.stat().st_size)
     assert verify_flow(url, return_state=True).is_failed()
-    assert "1 taken out" in (verify_flow(url, repair=True, return_state=True).message or "")
+    assert "1 moved to the trash" in (verify_flow(url, repair=True, return_state=True).message or "")
     assert "8 of 8 artifacts are whole" in (verify_flow(url, return_state=True).message or "")
 
 
