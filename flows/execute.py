@@ -24,7 +24,7 @@ from flows.tasks import open_store
 from nanochat import settings
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
-from nanochat.config.overrides import parse
+from nanochat.config.overrides import merge, parse
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import BadConfig, NanochatError, Stopped
 from nanochat.failures import to_nanochat_error
@@ -96,15 +96,6 @@ def _over(named: C, given: Any, profiles: Sequence[C]) -> C:
     config = parse(type(named), merged)
     whole = merged == merge({}, changes)
     return named if whole and any(config == each for each in profiles) else config
-
-
-def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the changes, field by field down to those that hold no others."""
-    merged = dict(values)
-    for name, change in changes.items():
-        below = merged.get(name)
-        merged[name] = merge(below, change) if isinstance(below, Mapping) and isinstance(change, Mapping) else change
-    return merged
 
 
 def _address(store: str) -> str:

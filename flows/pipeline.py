@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.execute import Said, answered, asked, execute, title
 from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.graphs.pipeline import pipeline, publish_aliases
+from nanochat.profiles import PROFILES, profile_files
 
-ProfileName = Literal["demo", "cpu", "d12", "speedrun"]
+ProfileName = Annotated[str, Field(json_schema_extra={"enum": [*PROFILES, *profile_files()]})]
+"""The form lists built-in profiles, and the user's own as they are when `nanochat up` registers the deployments."""
 
 
 def run_name() -> str:

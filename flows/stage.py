@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -14,15 +14,12 @@ from flows.execute import Said, answered
 from flows.place import FLOW
 from flows.submit import expect_success
 from flows.tasks import open_store, stage_task
-from nanochat.config.base import Config
 from nanochat.config.compute import Compute
-from nanochat.config.overrides import parse
-from nanochat.errors import BadConfig, NotFound
+from nanochat.config.overrides import complete
+from nanochat.errors import NotFound
 from nanochat.graphs.pipeline import STAGES
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
-
-C = TypeVar("C", bound=Config)
 
 
 @flow(name=FLOW, flow_run_name="{label}", persist_result=False, validate_parameters=False)
@@ -54,8 +51,8 @@ def stage_flow(
         manifests = {name: [_manifest(opened, each) for each in given] for name, given in inputs.items()}
         given = {name: found if chosen.inputs[name].many else found[0] for name, found in manifests.items()}
         try:
-            call = Call(_complete(chosen.config_type, config, "config"), label, given)
-            how = _complete(Compute, compute, "compute")
+            call = Call(complete(chosen.config_type, config, "config"), label, given)
+            how = complete(Compute, compute, "compute")
             state: State[Any] = stage_task(chosen, label)(
                 stage=chosen, calls=Calls([call]), upstream=[], store=store, compute=how,
                 return_state=True,
@@ -67,30 +64,6 @@ def stage_flow(
         return Said(label, "Cached" if state.name == "Cached" else "")
 
     return answered(work)
-
-
-def _complete(kind: type[C], values: dict[str, Any], name: str) -> C:
-    """A config in which nothing is left out: the run that sends it has a profile, which nobody here knows.
-
-    Raises `BadConfig` naming the field that is missing, or that there is not.
-    """
-    parsed = parse(kind, values)
-    if missing := _missing(parsed.model_dump(mode="json"), values, name):
-        raise BadConfig(
-            f"`{missing}` is missing: a stage gets a complete config.",
-            hint="Is the nanochat that sent it of another version than the worker's?",
-        )
-    return parsed
-
-
-def _missing(whole: Mapping[str, Any], given: Mapping[str, Any], path: str) -> str:
-    for name, value in whole.items():
-        if name not in given:
-            return f"{path}.{name}"
-        below = isinstance(value, Mapping) and isinstance(given[name], Mapping)
-        if below and (found := _missing(value, given[name], f"{path}.{name}")):
-            return found
-    return ""
 
 
 def _manifest(store: Store, reference: Mapping[str, str]) -> Manifest:

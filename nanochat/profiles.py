@@ -1,17 +1,24 @@
-"""Complete configs with names: `demo` · `cpu` · `d12` · `speedrun`."""
+"""Complete configs with names: `demo` · `cpu` · `d12` · `speedrun`, and the user's own, in files."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from nanochat import settings
+from nanochat.config.base import Config
 from nanochat.config.chat import ChatEvaluationConfig, ConversationsConfig, MixtureItem, SFTConfig
 from nanochat.config.compute import Checkpointing, Compute, Parallelism, Tracking
 from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
-from nanochat.config.overrides import shown
+from nanochat.config.files import SUFFIXES, in_file, read_values
+from nanochat.config.overrides import merge, parse, shown
 from nanochat.config.pipeline import PipelineConfig, ReportConfig
 from nanochat.config.training import BaseEvaluationConfig, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
-from nanochat.errors import NotFound
+from nanochat.errors import BadConfig, NanochatError, NotFound
 
 CLIMBMIX = "hf://karpathy/climbmix-400b-shuffle@915333b4f8b8684f39aeaafea600fea6f43fb703"
 """6,543 shards of about 250 million characters, at a fixed revision; the last, `shard_06542`, is held out."""
@@ -131,10 +138,62 @@ SPEEDRUN = Profile(
 PROFILES: dict[str, Profile] = {"demo": DEMO, "cpu": CPU, "d12": D12, "speedrun": SPEEDRUN}
 
 
+class ProfileFile(Config):
+    """A profile in a file: its differences to another profile."""
+
+    base: Annotated[str, Field(min_length=1)]
+    """Name or file of the profile that it changes."""
+    summary: str = ""
+    """One line for `nanochat profiles`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the config that differ from the base, nested."""
+    compute: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `Compute` that differ from the base, nested."""
+
+
+def profile_files() -> dict[str, Path]:
+    """Name → file of the user's own profiles: `NANOCHAT_HOME/profiles/NAME.yaml`, `.yml` or `.json`."""
+    folder = settings.home() / "profiles"
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.stem: path for path in paths if path.suffix in SUFFIXES}
+
+
 def profile(name: str) -> Profile:
-    """The profile with this name. Raises `NotFound` listing the others."""
-    if name not in PROFILES:
-        near = difflib.get_close_matches(name, PROFILES, 1)
-        hint = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(f'`{known}`' for known in PROFILES)}."
+    """A built-in profile, one of the user's own by its name, or one in any file (`./mine.yaml`).
+
+    Raises `NotFound` for an unknown name, and `BadConfig` for a file with a wrong value.
+    """
+    return _profile(name, ())
+
+
+def _profile(name: str, derived: tuple[Path, ...]) -> Profile:
+    files = profile_files()
+    if name in PROFILES:
+        if name in files:
+            raise BadConfig(f"`{files[name]}` has the name of a built-in profile.", hint="Rename the file.")
+        return PROFILES[name]
+    path = files.get(name) or (Path(name) if name.endswith(SUFFIXES) else None)
+    if path is None:
+        known = [*PROFILES, *files]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(f'`{each}`' for each in known)}."
         raise NotFound(f"There is no profile `{shown(name)}`.", hint=hint)
-    return PROFILES[name]
+    if path in derived:
+        raise BadConfig(f"`{shown(path)}`: the profile is based on itself.")
+    return _from_file(path, (*derived, path))
+
+
+def _from_file(path: Path, derived: tuple[Path, ...]) -> Profile:
+    values = read_values(path)
+    try:
+        given = parse(ProfileFile, values)
+        changes = Compute.with_current_names(given.compute)
+    except NanochatError as error:
+        raise in_file(path, error) from None
+    base = _profile(given.base, derived)
+    try:
+        config = parse(PipelineConfig, merge(base.config.model_dump(mode="json"), given.config), "config")
+        compute = parse(Compute, merge(base.compute.model_dump(mode="json"), changes), "compute")
+    except NanochatError as error:
+        raise in_file(path, error) from None
+    return Profile(given.summary or f"`{given.base}`, changed by `{path.name}`.", config, compute)

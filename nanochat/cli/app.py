@@ -42,7 +42,17 @@ def between(least: float, most: float) -> Parameter:
     return Parameter(validator=validators.Number(gte=least, lte=most))
 
 
-ProfileName = Annotated[str, Parameter(help="A complete config: `demo`, `cpu`, `d12`, `speedrun`.")]
+ProfileName = Annotated[
+    str, Parameter(help="A complete config: `demo`, `cpu`, `d12`, `speedrun`, or one of your own: a name or a file.")
+]
+ConfigFile = Annotated[
+    str,
+    Parameter(
+        name="--config",
+        help="JSON or YAML file with a complete config, as `nanochat config` prints it, instead of the profile's; "
+        "`-`: standard input.",
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     Parameter(

@@ -14,13 +14,16 @@ from nanochat import settings
 from nanochat.cli.app import (
     Changes,
     ComputeChanges,
+    ConfigFile,
     ProfileName,
     StoreUrl,
     app,
     need_home,
     open_store,
     out,
+    warn,
 )
+from nanochat.errors import NanochatError
 
 if TYPE_CHECKING:
     from nanochat.config.compute import Compute
@@ -28,18 +31,24 @@ if TYPE_CHECKING:
     from nanochat.graphs.pipeline import Result
 
 
-def _configured(profile: str, changes: list[str] | None, compute: list[str] | None) -> tuple[PipelineConfig, Compute]:
+def _configured(
+    profile: str, file: str, changes: list[str] | None, compute: list[str] | None
+) -> tuple[PipelineConfig, Compute]:
     from nanochat import profiles
+    from nanochat.config.files import read_config
     from nanochat.config.overrides import override
+    from nanochat.config.pipeline import PipelineConfig
 
     chosen = profiles.profile(profile)
-    return override(chosen.config, changes or []), override(chosen.compute, compute or [])
+    config = read_config(PipelineConfig, file) if file else chosen.config
+    return override(config, changes or []), override(chosen.compute, compute or [])
 
 
 @app.command
 def run(
     *,
     profile: ProfileName = "demo",
+    config_file: ConfigFile = "",
     changes: Changes = None,
     compute: ComputeChanges = None,
     store: StoreUrl = "",
@@ -53,9 +62,9 @@ def run(
     Example: `nanochat run --profile demo --set sft.epochs=2`
     """
     if dry_run:
-        plan(profile=profile, changes=changes, compute=compute, store=store)
+        plan(profile=profile, config_file=config_file, changes=changes, compute=compute, store=store)
         return
-    config, how = _configured(profile, changes, compute)
+    config, how = _configured(profile, config_file, changes, compute)
     need_home()
     if plain:
         _run_plain(config, how, store, profile)
@@ -89,6 +98,7 @@ def say_where(result: Result) -> None:
 def fetch(
     *,
     profile: ProfileName = "demo",
+    config_file: ConfigFile = "",
     changes: Changes = None,
     compute: ComputeChanges = None,
     store: StoreUrl = "",
@@ -108,7 +118,7 @@ def fetch(
     from nanochat.sources.shard_list import fetch_listing
 
     began = time.monotonic()
-    config, how = _configured(profile, changes, compute)
+    config, how = _configured(profile, config_file, changes, compute)
     need_home()
     opened = open_store(store)
     with Screen(out) as screen:
@@ -121,7 +131,12 @@ def fetch(
 
 @app.command
 def plan(
-    *, profile: ProfileName = "demo", changes: Changes = None, compute: ComputeChanges = None, store: StoreUrl = ""
+    *,
+    profile: ProfileName = "demo",
+    config_file: ConfigFile = "",
+    changes: Changes = None,
+    compute: ComputeChanges = None,
+    store: StoreUrl = "",
 ) -> None:
     """Say what would run and why, before paying for it.
 
@@ -130,7 +145,7 @@ def plan(
     from nanochat.graphs.pipeline import Plan, pipeline
     from nanochat.scaling import derive_hyperparameters
 
-    config, _ = _configured(profile, changes, compute)
+    config, _ = _configured(profile, config_file, changes, compute)
     planned = Plan(open_store(store, read_only=True))
     pipeline(planned, config)
     table = Table(box=None, pad_edge=False)
@@ -146,17 +161,25 @@ def plan(
 
 @app.command
 def profiles() -> None:
-    """List the profiles."""
-    from nanochat.profiles import PROFILES
+    """List the profiles: those of nanochat, and your own in `NANOCHAT_HOME/profiles`.
+
+    A file `NAME.yaml` (or `.json`) there holds the differences to a `base`: `config: {sft: {epochs: 2}}`, `compute: …`.
+    """
+    from nanochat.profiles import PROFILES, profile, profile_files
 
     for name, known in PROFILES.items():
         out.print(f"{name:<10} {known.summary}")
+    for name in profile_files():
+        try:
+            out.print(f"{name:<10} {profile(name).summary}", markup=False)
+        except NanochatError as error:
+            warn(str(error))
 
 
 @app.command
-def config(profile: ProfileName = "demo", *, changes: Changes = None) -> None:
-    """Print a complete config as JSON.
+def config(profile: ProfileName = "demo", *, config_file: ConfigFile = "", changes: Changes = None) -> None:
+    """Print a complete config as JSON, for `nanochat run --config FILE`.
 
     Example: `nanochat config demo --set pretrain.depth=6`
     """
-    out.print(_configured(profile, changes, None)[0].model_dump_json(indent=2), markup=False)
+    out.print(_configured(profile, config_file, changes, None)[0].model_dump_json(indent=2), markup=False)

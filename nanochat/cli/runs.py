@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter, validators
@@ -9,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nanochat.cli.app import StoreUrl, app, between, fail_if_unreadable, open_store, out
+from nanochat.errors import BadConfig, NanochatError
 
 if TYPE_CHECKING:
     from nanochat.store.runs import Run
@@ -25,6 +27,9 @@ def runs(
     pin: Annotated[str, Parameter(group=PINS, help="Keep all that this run made, until it is unpinned.")] = "",
     unpin: Annotated[str, Parameter(group=PINS, help="Let `nanochat gc` decide again.")] = "",
     limit: Annotated[int, between(0, 1_000_000), Parameter(help="Show so many; 0: all.")] = 20,
+    config: Annotated[
+        bool, Parameter(negative="", help="Print the config of the run as JSON, for `nanochat run --config FILE`.")
+    ] = False,
     store: StoreUrl = "",
 ) -> None:
     """List the runs, newest first, or show one.
@@ -45,8 +50,14 @@ def runs(
         records.unpin(opened, chosen)
         out.print(f"{chosen} is not pinned any more.")
         return
+    if config and not run_id:
+        raise BadConfig("`--config` needs a run.", hint="For example `nanochat runs a1b2c3 --config`.")
     if run_id:
-        _show_run(records.find(opened, run_id))
+        chosen = records.find(opened, run_id)
+        if config:
+            out.print(json.dumps(chosen.record.config, indent=2), markup=False)
+        else:
+            _show_run(chosen)
         return
     found, unread = records.survey(opened, limit)
     if not found:
@@ -95,11 +106,12 @@ def _state(run: Run) -> str:
 def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
     """What differs from the profile as it is now: `sft.epochs=2`."""
     from nanochat.graphs.pipeline import flatten
-    from nanochat.profiles import PROFILES
+    from nanochat.profiles import profile as profile_named
 
-    if profile not in PROFILES:
+    try:
+        usual, here = flatten(profile_named(profile).config.canonical()), flatten(config)
+    except NanochatError:
         return ""
-    usual, here = flatten(PROFILES[profile].config.canonical()), flatten(config)
     found = [" ".join(f"{name}={value}".split()) for name, value in here.items() if usual.get(name) != value]
     more = f" … {len(found) - most} more" if most and len(found) > most else ""
     return escape(" ".join(found[: most or None]) + more)

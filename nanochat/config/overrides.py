@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from nanochat.config.base import Config
+from nanochat.config.base import AbsentMeans, Config
 from nanochat.errors import BadConfig
 
 C = TypeVar("C", bound=Config)
@@ -40,7 +40,7 @@ def override(config: C, changes: Iterable[str]) -> C:
 def _value(path: str, text: str) -> Any:
     """Parses `text` as JSON; text that is not JSON is returned as it is."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=unique_names)
     except json.JSONDecodeError:
         return text
     except ValueError as error:  # a repeated name, or a number with thousands of digits
@@ -52,7 +52,8 @@ def _value(path: str, text: str) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a dict. Raises `ValueError` for a repeated name."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name appears twice")
@@ -74,15 +75,51 @@ def shown(value: Any) -> str:
     return "".join(kept) + "…" * (len(text) > QUOTED)
 
 
-def parse(kind: type[C], values: dict[str, Any]) -> C:
-    """Parses a config from JSON values. Raises `BadConfig` naming the first wrong field."""
+def merge(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the changes, at every depth. A list is replaced as a whole."""
+    merged = dict(values)
+    for name, change in changes.items():
+        below = merged.get(name)
+        merged[name] = merge(below, change) if isinstance(below, Mapping) and isinstance(change, Mapping) else change
+    return merged
+
+
+def parse(kind: type[C], values: Any, path: str = "") -> C:
+    """Parses a config from JSON values. Raises `BadConfig` naming the first wrong field, below `path`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = shown(".".join(str(part) for part in first["loc"])) or kind.__name__
+        where = shown(".".join([*filter(None, [path]), *map(str, first["loc"])])) or kind.__name__
         message = first["msg"][0].lower() + first["msg"][1:]
         raise BadConfig(f"`{where}`: {message}, got `{shown(first.get('input'))}`.") from None
+
+
+def complete(kind: type[C], values: Any, path: str = "") -> C:
+    """Parses a config in which only fields may be missing that a key leaves out; they get their `AbsentMeans` value.
+
+    Raises `BadConfig` naming the first wrong or missing field.
+    """
+    return _completed(parse(kind, values, path), path)
+
+
+def _completed(value: Any, path: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_completed(each, f"{path}.{index}") for index, each in enumerate(value))
+    if not isinstance(value, Config):
+        return value
+    update: dict[str, Any] = {}
+    for name, field in type(value).model_fields.items():
+        where = f"{path}.{name}".lstrip(".")
+        absent = [mark.value for mark in field.metadata if isinstance(mark, AbsentMeans)]
+        if name in value.model_fields_set:
+            update[name] = _completed(getattr(value, name), where)
+        elif absent:
+            update[name] = absent[0]
+        else:
+            hint = "A complete config is needed, as `nanochat config` prints it."
+            raise BadConfig(f"`{where}` is missing.", hint=hint)
+    return value.model_copy(update=update)
 
 
 def _set(values: dict[str, Any], kind: type[Config], path: str, value: Any) -> None:

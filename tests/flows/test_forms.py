@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from nanochat.config.compute import Checkpointing, Compute, Parallelism
+from nanochat.config.overrides import complete
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import BadConfig
 from nanochat.profiles import PROFILES, profile
@@ -128,7 +129,6 @@ def test_what_a_config_does_not_have_is_refused_by_name(config: Any, compute: An
 
 
 def test_a_stage_that_is_sent_elsewhere_gets_a_complete_config() -> None:
-    complete = importlib.import_module("flows.stage")._complete
     whole = Compute(parallelism=Parallelism(ranks=2)).model_dump(mode="json")
     assert complete(Compute, whole, "compute") == Compute(parallelism=Parallelism(ranks=2))
     del whole["supervision"]["timeout_s"]

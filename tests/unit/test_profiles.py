@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from nanochat.config.chat import MixtureItem
 from nanochat.config.overrides import override
-from nanochat.errors import BadConfig, NotFound
-from nanochat.profiles import PROFILES, profile
+from nanochat.errors import BadConfig, NanochatError, NotFound
+from nanochat.profiles import PROFILES, profile, profile_files
 from nanochat.scaling import derive_hyperparameters
 
 
@@ -52,3 +55,71 @@ def test_a_wrong_field_or_value_is_named(change: str, says: str) -> None:
 def test_an_unknown_profile_names_the_nearest() -> None:
     with pytest.raises(NotFound, match="`demo`"):
         profile("demmo")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path))
+    (tmp_path / "profiles").mkdir()
+    return tmp_path
+
+
+MINE = """
+base: demo
+summary: A larger demo.
+config:
+  pretrain: {model: {depth: 6}, optimizer: {matrix_lr: 1e-3}}
+  conversations: {train: [{task: world, limit: 5}]}
+compute:
+  kernels: {compile: off}
+  ranks: 4
+"""
+
+
+def test_a_profile_in_a_file_changes_its_base(home: Path) -> None:
+    (home / "profiles" / "mine.yaml").write_text(MINE)
+    (home / "profiles" / "longer.json").write_text('{"base": "mine", "config": {"sft": {"epochs": 2}}}')
+    mine, longer, demo = profile("mine"), profile("longer"), PROFILES["demo"]
+    assert override(demo.config, ["pretrain.depth=6", "pretrain.optimizer.matrix_lr=0.001"]) == override(
+        mine.config, [f"conversations.train={demo.config.conversations.model_dump_json(include={'train'})[9:-1]}"]
+    )
+    assert mine.config.conversations.train == (MixtureItem(limit=5),)
+    assert mine.compute.kernels.compile == "off"
+    assert mine.compute.parallelism.ranks == 4
+    assert mine.compute.checkpoints == demo.compute.checkpoints
+    assert longer.config == override(mine.config, ["sft.epochs=2"])
+    assert longer.compute == mine.compute
+    assert profile(str(home / "profiles" / "mine.yaml")) == mine
+    assert (mine.summary, list(profile_files())) == ("A larger demo.", ["longer", "mine"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("base: demo\nconfg: {}", "`confg`: extra inputs are not permitted"),
+        ("config: {}", "`base`: field required"),
+        ("base: demo\nconfig: {sft: {epoch: 2}}", "`config.sft.epoch`: extra inputs are not permitted, got `2`."),
+        ("base: demo\nconfig: {sft: {epochs: 0}}", "`config.sft.epochs`: input should be greater than 0, got `0`."),
+        ("base: demo\ncompute: {parallelism: {rank: 0}}", "`compute.parallelism.rank`: extra inputs"),
+        ("base: demo\nconfig: 5", "`config`: input should be a valid"),
+        ("- 1", "`ProfileFile`: input should be"),
+        ("base: [", "is neither JSON nor YAML: "),
+        ("base: demo\nbase: cpu", "is neither JSON nor YAML: a name appears twice."),
+        ("base: mine", "the profile is based on itself."),
+        ("base: demmo", "There is no profile `demmo`. Did you mean `demo`?"),
+    ],
+)
+def test_a_wrong_profile_file_is_named_with_the_field(home: Path, text: str, says: str) -> None:
+    path = home / "profiles" / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(NanochatError) as caught:
+        profile("mine")
+    assert says in str(caught.value)
+    assert says.startswith("There is no profile") or str(caught.value).startswith(f"`{path}`")
+
+
+def test_a_file_does_not_replace_a_built_in_profile(home: Path) -> None:
+    (home / "profiles" / "cpu.yml").write_text("base: demo")
+    with pytest.raises(BadConfig, match="has the name of a built-in profile"):
+        profile("cpu")
+    assert profile("demo") == PROFILES["demo"]
