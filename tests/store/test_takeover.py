@@ -68,7 +68,7 @@ class Workers:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._stack.callback(worker.wait)
+        self._stack.enter_context(worker)
         self._stack.callback(worker.kill)
         return worker
 
