@@ -39,13 +39,13 @@ class Fault:
     number: int = 0
     """`errno`; 0: the call does not fail, and its answer is wrong."""
     transient: bool | None = None
-    """Whether trying again may help; None where both can be said."""
+    """Whether trying again may help; None where both are right."""
     executed: bool = False
     """The call was done, and only its answer is lost."""
 
     @property
     def honest(self) -> bool:
-        """Whether the caller is told that something is wrong."""
+        """Whether the caller learns of the fault."""
         return bool(self.number)
 
 
@@ -86,7 +86,7 @@ Choose = Callable[[Call], Fault | None]
 
 
 class _Watch:
-    """What is asked of the file system below `roots`."""
+    """Calls of the file system below `roots`."""
 
     def __init__(self, roots: tuple[Path, ...], choose: Choose) -> None:
         self.calls: list[Call] = []
@@ -266,7 +266,7 @@ def _os_open(watch: _Watch) -> Callable[..., Any]:
 
 @contextmanager
 def watched(*roots: Path, choose: Choose = lambda call: None) -> Iterator[list[Call]]:
-    """The calls below some folders, as they come; `choose` says which fault meets which."""
+    """The calls below some folders, as they come; `choose` selects the fault of each."""
     watch = _Watch(roots, choose)
     opened = _opener(watch)
     with ExitStack() as stack:

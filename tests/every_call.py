@@ -6,7 +6,7 @@ before: once more with the fault, and again without. What must hold:
 - objects that were there are there, as they were, unless the action is meant to change them;
 - each manifest is of an artifact that an undisturbed run has, and its payload is whole; aliases, pins and checkpoints
   likewise;
-- the action succeeded, and said and left what it should; or raised a `NanochatError`, transient as the fault is;
+- the action succeeded, and printed and left what it should; or raised a `NanochatError`, transient as the fault is;
 - without the fault it then succeeds, does not wait for longer than a lease lasts, and leaves what it should.
 """
 
@@ -90,11 +90,11 @@ class Action:
     prepare: Callable[[], Any] = lambda: None
     """What is done before, without faults."""
     reads: bool = False
-    """It changes nothing, and says the same each time."""
+    """It changes nothing, and prints the same each time."""
     after: Callable[[Any], str] = lambda given: ""
     """What a success must have left outside the store, as text."""
     done_already: type[NanochatError] | None = None
-    """The error that says that there is nothing left to do."""
+    """The error that reports that there is nothing left to do."""
     may_leave_more: bool = False
     """What it could not remove may be left: the next one removes it."""
     deletes: bool = False
@@ -108,7 +108,7 @@ class Printed(NanochatError):
 
 
 class Endless(BaseException):
-    """An action waits, or asks, without end."""
+    """An action waits, or repeats a request, without end."""
 
 
 class Clock:
@@ -132,7 +132,7 @@ class Clock:
 
 @contextmanager
 def quick() -> Iterator[Clock]:
-    """Nobody sleeps: neither our modules nor the S3 client."""
+    """Neither our modules nor the S3 client sleep."""
     clock, asleep = Clock(), asyncio.sleep
 
     async def sleep(delay: float, result: Any = None) -> Any:
@@ -150,7 +150,7 @@ def quick() -> Iterator[Clock]:
 class Outcome:
     """How an action ended."""
 
-    said: str = ""
+    output: str = ""
     error: NanochatError | None = None
     broke: str = ""
     """Where it ended with another error: its last lines."""
@@ -263,15 +263,15 @@ def trials(calls: list[Any], faults: tuple[Any, ...]) -> list[Trial]:
 def _chosen(every: list[Trial], at_most: int) -> list[Trial]:
     if not at_most or len(every) <= at_most:
         return every
-    dice, width = random.Random(at_most), len(every) / at_most  # one of each part of the whole: none is left out
-    return [every[int((position + dice.random()) * width)] for position in range(at_most)]
+    generator, width = random.Random(at_most), len(every) / at_most  # one of each part of the whole: none is left out
+    return [every[int((position + generator.random()) * width)] for position in range(at_most)]
 
 
 def _run(action: Action, given: Any, clock: Clock) -> Outcome:
     clock.slept_s = 0.0
     outcome = Outcome()
     try:
-        outcome.said = action.do(given)
+        outcome.output = action.do(given)
     except NanochatError as error:
         outcome.error = error
     except (Exception, SystemExit, Endless) as error:
@@ -279,9 +279,9 @@ def _run(action: Action, given: Any, clock: Clock) -> Outcome:
         ours = [f"{Path(each.filename).name}:{each.lineno}" for each in last if "/nanochat/" in each.filename]
         outcome.broke = f"{type(error).__name__}: {error} (at {' '.join(ours[-4:])})"
     outcome.slept_s = clock.slept_s
-    beating = [each.name for each in threading.enumerate() if each.name.startswith(("lease-", "run-", "checkpoint"))]
-    if beating:
-        outcome.broke += f" threads are left: {beating}"
+    alive = [each.name for each in threading.enumerate() if each.name.startswith(("lease-", "run-", "checkpoint"))]
+    if alive:
+        outcome.broke += f" threads are left: {alive}"
     return outcome
 
 
@@ -294,8 +294,8 @@ def _outcome(
     if error is None:
         if not trial.fault.honest:
             return []
-        if action.reads and outcome.said != usual.said:
-            return [f"it succeeded, and said something else:\n{outcome.said}\n  instead of\n{usual.said}"]
+        if action.reads and outcome.output != usual.output:
+            return [f"it succeeded, and printed something else:\n{outcome.output}\n  instead of\n{usual.output}"]
         if action.after(given) != left:
             return ["it succeeded, and left something else"]
         return []
@@ -304,8 +304,8 @@ def _outcome(
     if not sentence or "\n" in sentence or "Traceback" in sentence or not sentence.rstrip().endswith((".", "?", "!")):
         wrong.append(f"it did not end with a sentence: {sentence!r}")
     known = trial.fault.transient
-    told = known is not None and not isinstance(error, NoSpace | Printed)
-    if trial.lasts and met and told and error.transient != known:
+    reported = known is not None and not isinstance(error, NoSpace | Printed)
+    if trial.lasts and met and reported and error.transient != known:
         wrong.append(f"its error is {'transient' if error.transient else 'permanent'}: {type(error).__name__} {error}")
     return wrong
 
@@ -395,7 +395,7 @@ def _wrongs(before: Objects, after: Objects, there: Objects) -> list[str]:
         if TEMPORARY.search(path):
             continue
         if not KNOWN.fullmatch(path):
-            wrong.append(f"`{path}` is nobody's")
+            wrong.append(f"`{path}` belongs to no artifact")
         elif path.startswith("v1/aliases/"):
             if data not in (before.get(path), after.get(path)):
                 wrong.append(f"`{path}` is {data!r}")

@@ -19,7 +19,7 @@ from botocore.retries.quota import RetryQuota
 from tests import disk_faults, faults
 
 HOME_FAULTS = tuple(each for each in disk_faults.FAULTS if "listing" not in each.name)
-"""Nobody but the stage knows which files it has written: a local folder that shows fewer of them cannot be
+"""Only the stage has the list of files that it has written: a local folder that shows fewer of them cannot be
 found out."""
 
 
@@ -109,7 +109,7 @@ class Request:
 
 
 class Line:
-    """What the proxy asks about each request."""
+    """What the proxy calls for each request."""
 
     def __init__(self) -> None:
         self.calls: list[Request] = []
@@ -120,11 +120,11 @@ class Line:
     def of(self, method: str, path: str) -> bool:
         if self.choose is None:
             return False
-        asked = urlsplit(path)
-        lists = method == "GET" and ("list-type" in parse_qs(asked.query) or "uploads" in asked.query)
+        target = urlsplit(path)
+        lists = method == "GET" and ("list-type" in parse_qs(target.query) or "uploads" in target.query)
         kind = "LIST" if lists else method
         with self._lock:
-            request = Request(len(self.calls), kind, unquote(asked.path))
+            request = Request(len(self.calls), kind, unquote(target.path))
             self.calls.append(request)
         self._current.request = request
         return True
@@ -133,7 +133,7 @@ class Line:
         choose, request = self.choose, self._current.request
         try:
             fault = choose(request) if choose else None
-        except BaseException:  # it asks without end: let it fail
+        except BaseException:  # it repeats requests without end: let it fail
             return "forbidden"
         return fault.does if fault and request.kind in fault.calls else ""
 
@@ -207,7 +207,7 @@ class S3:
 
 @contextlib.contextmanager
 def behind_a_proxy(server: dict[str, str]) -> Iterator[tuple[str, Line]]:
-    """The address of a proxy before an S3 server, and what it asks; all stores share one quick client."""
+    """The address of a proxy before an S3 server, and what it calls; all stores share one quick client."""
     line, clients, real = Line(), dict[str, Any](), fsspec.filesystem
     with faults.faulty(server["AWS_ENDPOINT_URL"], line.fault, line.of) as (address, _):
 
@@ -216,10 +216,10 @@ def behind_a_proxy(server: dict[str, str]) -> Iterator[tuple[str, Line]]:
             if protocol != "s3":
                 return real(protocol, **given)
             given["config_kwargs"] = {**given.get("config_kwargs", {}), "read_timeout": 0.5, "connect_timeout": 0.5}
-            asked = given["endpoint_url"]
-            if asked not in clients:
-                clients[asked] = real(protocol, **given)
-            return clients[asked]
+            target = given["endpoint_url"]
+            if target not in clients:
+                clients[target] = real(protocol, **given)
+            return clients[target]
 
         tries_on = patch.object(RetryQuota, "acquire", lambda self, amount: True)  # a client tries less after failures
         with patch.object(fsspec, "filesystem", one_client), tries_on:

@@ -22,8 +22,8 @@ Fault = (
     | float
 )  # fmt: skip
 """Nothing; the connection is closed before or after the request was passed on; half of the body is read or sent; half
-of it is sent as if it were all; half of a listing, or none of it; what `ANSWERS` says, in place of the server's; or an
-answer after so many seconds."""
+of it is sent as if it were all; half of a listing, or none of it; an answer of `ANSWERS` in place of the server's; or
+an answer after so many seconds."""
 XML = '<?xml version="1.0"?><Error><Code>{}</Code><Message>{}</Message></Error>'
 ANSWERS = {
     "busy": (503, XML.format("SlowDown", "Reduce your request rate.").encode()),
@@ -56,7 +56,7 @@ def faulty(
 ) -> Iterator[tuple[str, list[Fault]]]:
     """The address of a proxy before `endpoint`, and what it did so far.
 
-    `fault` is asked at each request of which `of` says so by method and path. Bodies, of all requests together, pass at
+    `fault` is called at each request that `of` selects by method and path. Bodies, of all requests together, pass at
     `bytes_per_s`.
     """
     done: list[Fault] = []
@@ -68,26 +68,26 @@ def faulty(
         disable_nagle_algorithm = True  # headers and body are two writes: the second would wait for 40 ms
 
         def forward(self) -> None:
-            asked: Fault = ""
+            wanted: Fault = ""
             if of(self.command, self.path):
                 with lock:
-                    asked = fault(len(done))
-                    done.append(asked)
-            if isinstance(asked, float):
-                time.sleep(asked)
-            if asked == "drop":
+                    wanted = fault(len(done))
+                    done.append(wanted)
+            if isinstance(wanted, float):
+                time.sleep(wanted)
+            if wanted == "drop":
                 self.close_connection = True
                 return
             length = int(self.headers.get("Content-Length", 0))
-            if asked == "short" and length:
+            if wanted == "short" and length:
                 self.rfile.read(length // 2)
                 self.close_connection = True
                 return
             given = b"".join(self.paced(self.rfile.read, length))
-            if asked in ANSWERS:
-                status, said = ANSWERS[asked]
-                kind = "text/html" if asked in ("page", "welcome") else "application/xml"
-                self.answer(status, {"Content-Type": kind}, b"" if self.command == "HEAD" else said)
+            if wanted in ANSWERS:
+                status, body = ANSWERS[wanted]
+                kind = "text/html" if wanted in ("page", "welcome") else "application/xml"
+                self.answer(status, {"Content-Type": kind}, b"" if self.command == "HEAD" else body)
                 return
             connection = http.client.HTTPConnection(behind, timeout=30)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -97,18 +97,18 @@ def faulty(
             answer = connection.getresponse()
             body = answer.read()  # of HEAD: none
             headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
-            if asked == "lost":
+            if wanted == "lost":
                 self.close_connection = True
                 return
-            if asked in ("half", "empty"):
+            if wanted in ("half", "empty"):
                 entries = ENTRY.findall(body)
-                for entry in entries[len(entries) // 2 if asked == "half" else 0 :]:
+                for entry in entries[len(entries) // 2 if wanted == "half" else 0 :]:
                     body = body.replace(entry, b"")
                 headers["Content-Length"] = str(len(body))
-            if asked == "torn":
+            if wanted == "torn":
                 body = body[: len(body) // 2]
                 headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
-            self.answer(answer.status, headers, body, cut=asked == "short")
+            self.answer(answer.status, headers, body, cut=wanted == "short")
             connection.close()
 
         def paced(self, read: Callable[[int], bytes], length: int) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ def faulty(
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815  # their names in the library
 
         def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
+            """Logs are not printed."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

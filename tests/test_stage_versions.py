@@ -1,7 +1,7 @@
 """A stage whose source changed needs a decision: bump its version, or say that it means the same.
 
-What a stage computes is said by the module of its function, the worker that it launches, and all that these import,
-except what only says how work is done (`HOW`). Rust files are named per Python module that calls them (`RUST`).
+What a stage computes is defined by the module of its function, the worker that it launches, and all that these import,
+except what only defines how work is done (`HOW`). Rust files are named per Python module that calls them (`RUST`).
 
 `make accept-stages` records the sources as they are (do it after deciding).
 """
@@ -61,7 +61,7 @@ def uses(module: str) -> frozenset[str]:
 
 
 def modules_of(name: str) -> set[str]:
-    """All modules whose text says what a stage computes."""
+    """All modules whose text defines what a stage computes."""
     from nanochat.graphs.pipeline import STAGES
 
     (function,) = (stage.function for stage in STAGES if stage.name == name)

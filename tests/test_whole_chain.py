@@ -41,8 +41,8 @@ def run(home: Path, *changes: str) -> str:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    said = run(folder)
-    assert re.search(r"14 computed, 0 cached", said), said
+    output = run(folder)
+    assert re.search(r"14 computed, 0 cached", output), output
     return folder
 
 
@@ -51,9 +51,9 @@ def test_the_same_again_is_all_cached(home: Path) -> None:
 
 
 def test_a_changed_sft_keeps_the_base_model(home: Path) -> None:
-    said = run(home, "sft.lr_fraction=0.5")
-    assert "3 computed, 11 cached" in said, said
-    assert re.search(r"cached\s+pretrain", said)
+    output = run(home, "sft.lr_fraction=0.5")
+    assert "3 computed, 11 cached" in output, output
+    assert re.search(r"cached\s+pretrain", output)
 
 
 def test_how_to_run_changes_nothing(home: Path) -> None:
@@ -62,15 +62,15 @@ def test_how_to_run_changes_nothing(home: Path) -> None:
     assert "0 computed" in nanochat("run", "--plain", *sets, *how, home=home)
 
 
-def test_the_plan_says_what_would_run_and_why(home: Path) -> None:
+def test_the_plan_lists_what_would_run_and_why(home: Path) -> None:
     sets = [word for change in (*TINY, "tokenizer.vocab_size=600") for word in ("--set", change)]
-    said = nanochat("plan", *sets, home=home)
-    assert re.search(r"download world_00000\s+cached", said), said
-    assert re.search(r"train_tokenizer\s+would run\s+vocab_size 512 → 600", said), said
-    assert re.search(r"pretrain\s+would run\s+its input comes from", said), said
+    output = nanochat("plan", *sets, home=home)
+    assert re.search(r"download world_00000\s+cached", output), output
+    assert re.search(r"train_tokenizer\s+would run\s+vocab_size 512 → 600", output), output
+    assert re.search(r"pretrain\s+would run\s+its input comes from", output), output
 
 
-def test_why_something_was_made_is_said(home: Path) -> None:
+def test_why_and_diff_explain_an_artifact(home: Path) -> None:
     assert "because there was none of its stage" in nanochat("why", "base/latest", home=home)
     chats = [line.split()[3] for line in nanochat("ls", "--stage", "sft", home=home).splitlines()[1:]]
     assert len(chats) == 2
@@ -115,13 +115,13 @@ def test_verify_finds_a_flipped_byte_and_repair_heals(home: Path) -> None:
     weights.write_bytes(data)
     assert "model.safetensors" in nanochat("verify", "chat/latest", home=home, code=1)
     nanochat("verify", "--repair", home=home)
-    said = run(home)
-    assert re.search(r"done\s+pretrain", said), said
+    output = run(home)
+    assert re.search(r"done\s+pretrain", output), output
     assert "artifacts are whole" in nanochat("verify", home=home)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (["run", "--plain", "--profile", "demoo"], "Did you mean `demo`?"),
         (["run", "--plain", "--set", "pretrain.dept=6"], "Did you mean `pretrain.model.depth`?"),
@@ -129,17 +129,17 @@ def test_verify_finds_a_flipped_byte_and_repair_heals(home: Path) -> None:
         (["run", "--plain", "--set", "tokenizer.vocab_size=12"], "`tokenizer.vocab_size`"),
         (["run", "--plain", "--store", "ftp://x/y"], "ftp"),
         (["run", "--plain", "--store", "s3://bucket/x"], "127.0.0.1"),
-        (["chat", "nobody/latest"], "nobody/latest"),
+        (["chat", "missing/latest"], "missing/latest"),
         (["show", "ffffffff"], "ffffffff"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(
-    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_errors_are_one_sentence(
+    arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-see")
-    said = nanochat(*arguments, home=tmp_path, code=1)
-    assert says in said
-    assert "a-secret-nobody-may-see" not in said
-    assert len(said.strip().splitlines()) <= 4, said
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-for-tests")
+    output = nanochat(*arguments, home=tmp_path, code=1)
+    assert expected in output
+    assert "a-secret-for-tests" not in output
+    assert len(output.strip().splitlines()) <= 4, output

@@ -45,7 +45,7 @@ VOCABULARY = 280
 def pretrain(
     config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
 ) -> Metrics:
-    """Saves a checkpoint, then a model that has learnt nothing."""
+    """Saves a checkpoint, then an untrained model."""
     _read(*rows)
     kept = Checkpoints(context.checkpoints, context.folder / "spool", keep=1)
     state = {"weight": torch.zeros(8)}
@@ -132,8 +132,8 @@ def config(folder: Path) -> PipelineConfig:
 
 
 def _save_model(out: Path, vocabulary: Path) -> None:
-    knobs = ModelConfig(depth=1, aspect_ratio=8, head_dim=8, window_pattern="L")
-    model = GPT(Architecture(model=knobs, vocab_size=VOCABULARY, sequence_len=SEQUENCE_LEN))
+    options = ModelConfig(depth=1, aspect_ratio=8, head_dim=8, window_pattern="L")
+    model = GPT(Architecture(model=options, vocab_size=VOCABULARY, sequence_len=SEQUENCE_LEN))
     model.init_weights(1)
     save_model(out, model)
     (out / "vocabulary.json").write_bytes(vocabulary.read_bytes())

@@ -40,8 +40,8 @@ def main(runs: list[tuple[dict[str, Any], str]]) -> None:
         def prepare_flow(how: dict[str, Any], store: str) -> tuple[str, str, list[str]]:
             given = asked("demo", CONFIG, compute(**how), store)
             kept: list[Text] = []
-            said = execute(given, lambda run: prepare(run, CONFIG, run.shards(CONFIG.data)), kept.append)
-            return said.message, kept[0].data_card.digest, [rows.digest for rows in kept[0].rows]
+            output = execute(given, lambda run: prepare(run, CONFIG, run.shards(CONFIG.data)), kept.append)
+            return output.message, kept[0].data_card.digest, [rows.digest for rows in kept[0].rows]
 
         for how, store in runs:
             print(json.dumps(prepare_flow(how, store)), flush=True)

@@ -36,8 +36,8 @@ class Site:
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
     api_url: str = ""
-    said: str = ""
-    said_last: str = ""
+    output: str = ""
+    last_output: str = ""
     """By `nanochat down`."""
     folder: Path | None = None
     """Where commands are given; a relative home is below it."""
@@ -70,7 +70,7 @@ class Site:
                 with urllib.request.urlopen(request) as answer:
                     return json.loads(answer.read() or "null")
             except urllib.error.HTTPError as error:
-                if error.code != 503:  # SQLite is busy; Prefect's own client asks again too
+                if error.code != 503:  # SQLite is busy; Prefect's own client repeats the request too
                     raise
             time.sleep(0.5)
 
@@ -90,9 +90,9 @@ class Site:
         return self.get(f"flow_runs/{run_id}")
 
     def log(self, run_id: str) -> str:
-        """What the run has said lately."""
-        asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_DESC"}
-        return "\n".join(line["message"] for line in self.post("logs/filter", asked))
+        """The newest lines of the run's log."""
+        query = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_DESC"}
+        return "\n".join(line["message"] for line in self.post("logs/filter", query))
 
     def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 300) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -135,16 +135,16 @@ def up(home: Path, *, gpu: bool = False, folder: Path | None = None, **environme
     """
     site = Site(home, environment, folder=folder)
     try:
-        site.said = site.nanochat("up", "--gpu" if gpu else "--no-gpu")
+        site.output = site.nanochat("up", "--gpu" if gpu else "--no-gpu")
         site.api_url = json.loads((site.home / "prefect" / "site.json").read_text())["api_url"]
         yield site
     finally:
-        said = site.said_last = site.nanochat("down")
+        output = site.last_output = site.nanochat("down")
         left = [(process.pid, process.cmdline()) for process in site.processes("")]
         for process in site.processes(""):
             process.kill()
         assert not left, f"processes are left: {left}"
-    assert "Down." in said
+    assert "Down." in output
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", int(site.api_url.split(":")[2].split("/")[0])))

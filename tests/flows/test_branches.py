@@ -41,18 +41,18 @@ def test_what_trains_runs_in_the_pool_for_gpus_and_nothing_else(made: Site) -> N
     assert "There is no deployment `stage/nowhere`, which would run `sft`." in message
 
 
-def test_a_model_that_is_there_is_examined(made: Site) -> None:
+def test_a_stored_model_is_evaluated(made: Site) -> None:
     assert made.done("evaluate", model="chat/latest", config=tiny())[0] == "Cached"
     state, message = made.done("evaluate", model="chat/latest", config=tiny("chat_evaluation.limit=5"))
     assert (state, re.sub(r"[0-9a-f]{8}", "KEY", message, count=1)[:17]) == ("Completed", "chat/latest KEY: ")
     assert made.done("evaluate", model="base/latest", config=tiny("base_evaluation.seed=7"))[0] == "Completed"
     state, message = made.done("evaluate", model="report/latest", config=tiny())
     assert (state, "only base and chat models" in message) == ("Failed", True)
-    state, message = made.done("evaluate", model="chat/nobody", config=tiny())
-    assert (state, "There is no artifact `chat/nobody`" in message) == ("Failed", True)
+    state, message = made.done("evaluate", model="chat/missing", config=tiny())
+    assert (state, "There is no artifact `chat/missing`" in message) == ("Failed", True)
 
 
-def test_a_base_model_is_tuned_again(made: Site) -> None:
+def test_a_base_model_is_fine_tuned_again(made: Site) -> None:
     before = alias(made, "chat/latest")
     state, message = made.done("sft-only", config=tiny("sft.epochs=2"), alias="chat/try")
     assert (state, "(2 computed, 1 cached)" in message) == ("Completed", True), message

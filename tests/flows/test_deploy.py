@@ -145,7 +145,7 @@ def test_shell_scripts_are_sound() -> None:
 
 
 FAKES = {
-    # a run that ends by itself, or when told; then its supervisor needs a second more
+    # a run that ends by itself, or on a signal; then its supervisor needs a second more
     "nanochat": """
         echo "$@" >> "$FAKES/called"
         [ "$1" = run ] || exit 7

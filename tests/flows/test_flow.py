@@ -93,7 +93,7 @@ class Workshop:
 
         return until(final, "nine final states", every_s=0.25)
 
-    def beats(self, run_id: str, expected: int) -> int:
+    def heartbeats(self, run_id: str, expected: int) -> int:
         """How many heartbeats of a run the server has, when it has the expected number."""
         wanted = {
             "event": {"name": ["prefect.flow-run.heartbeat"]},
@@ -189,7 +189,7 @@ def test_an_unchanged_rerun_is_all_cached_and_publishes_its_artifacts_again(
     )
     assert record.stages["pretrain"].key == base.key
     assert {stage.state for stage in workshop.record(first).stages.values()} == {"computed"}
-    assert workshop.beats(first, 2) >= 2
+    assert workshop.heartbeats(first, 2) >= 2
 
 
 def test_a_change_reruns_what_depends_on_it(workshop: Workshop) -> None:
@@ -257,7 +257,7 @@ def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "expected"),
     [
         ({"config": {"sft": {"epochs": 0}}}, "`sft.epochs`: input should be greater than 0, got `0`."),
         ({"config": {"sft": {"epoch": 1}}}, "`sft.epoch`: extra inputs are not permitted, got `1`."),
@@ -266,12 +266,12 @@ def test_a_failing_stage_gives_its_sentence_and_nothing_of_prefects(
         ({"profile": "demi"}, "There is no profile `demi`. Did you mean `demo`?"),
     ],
 )
-def test_wrong_values_are_refused_before_any_task(workshop: Workshop, parameters: dict[str, Any], said: str) -> None:
+def test_wrong_values_are_refused_before_tasks(workshop: Workshop, parameters: dict[str, Any], expected: str) -> None:
     from flows.pipeline import nanochat_flow
 
     state = nanochat_flow(**parameters, store=(workshop.home / "store").as_uri(), return_state=True)
     assert state.is_failed()
-    assert (state.message or "").startswith(said)
+    assert (state.message or "").startswith(expected)
     assert "\n" not in (state.message or "")
     run_id = str(state.state_details.flow_run_id)
     assert workshop.flow_state(run_id)["message"] == state.message
@@ -338,7 +338,7 @@ class _Old(BaseHTTPRequestHandler):
         self.wfile.write(b'"2.20.1"' if self.path.endswith("/version") else b"true")
 
     def log_message(self, *_: Any) -> None:
-        """Nobody reads it."""
+        """Logs are not printed."""
 
 
 def test_a_server_older_than_we_are_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,5 +357,5 @@ def test_what_is_not_read_of_a_source_is_in_the_log_of_the_run(workshop: Worksho
     for name in ("a", "b", "test"):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
     _, run_id = workshop.run(f"data.source={tmp_path}")
-    asked = {"logs": {"flow_run_id": {"any_": [run_id]}}}
-    until(lambda: "1 of a test split (`test.jsonl`)" in str(workshop.ask("logs/filter", **asked)), "the log")
+    query = {"logs": {"flow_run_id": {"any_": [run_id]}}}
+    until(lambda: "1 of a test split (`test.jsonl`)" in str(workshop.ask("logs/filter", **query)), "the log")

@@ -1,4 +1,4 @@
-"""What a deployment's form says: over the profile that it names, never over defaults of classes."""
+"""Values of a deployment's form override the named profile, never the defaults of classes."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_store_that_depends_on_the_workers_folder_is_refused(store: str) -> No
         importlib.import_module("flows.execute").asked("demo", None, None, store)
 
 
-def test_every_deployment_gives_its_runs_signs_of_life_and_a_safe_path() -> None:
+def test_every_deployment_gives_its_runs_a_heartbeat_and_a_safe_path() -> None:
     for entry in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]:
         env = entry["work_pool"]["job_variables"]["env"]
         assert env == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PYTHONSAFEPATH": "1"}, entry["name"]

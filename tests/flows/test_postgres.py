@@ -25,10 +25,10 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="workers are supervised on Linux only"),
 ]
-NOBODY = 65_534
+UNPRIVILEGED = 65_534
 PROGRAMS = os.pathsep.join([os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])
 """Debian keeps the programs of a Postgres server off the PATH."""
-PASSWORD = "pa55word-of-nobody"
+PASSWORD = "pa55word-for-tests"
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Postgres:
         secret.write_text(PASSWORD)
         if os.geteuid() == 0:  # Postgres refuses to run as root
             for path in (self.folder, secret):
-                os.chown(path, NOBODY, NOBODY)
+                os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
         self._run("initdb", "-U", "prefect", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync")
 
     def start(self) -> None:
@@ -58,9 +58,9 @@ class Postgres:
         self._run("pg_ctl", "-w", "-m", "immediate", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
-        as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        unprivileged = ["setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups"]
         path = shutil.which(program, path=PROGRAMS) or program
-        command = [*(as_nobody if os.geteuid() == 0 else []), path, "-D", str(self.folder / "data"), *arguments]
+        command = [*(unprivileged if os.geteuid() == 0 else []), path, "-D", str(self.folder / "data"), *arguments]
         done = subprocess.run(
             command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

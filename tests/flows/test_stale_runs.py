@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.prefect,
     pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
 ]
-LOGIN = "ada:l0velace-of-nobody"
+LOGIN = "ada:l0velace-for-tests"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # `urlopen` keeps the proxies of its first call
 QUICK = {
     "crashed_s": 0.0,

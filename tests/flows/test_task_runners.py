@@ -22,10 +22,10 @@ pytestmark = [
 ]
 
 
-def flows(home: Path, *asked: tuple[dict[str, Any], str], **environment: str) -> list[tuple[str, str, list[str]]]:
+def flows(home: Path, *runs: tuple[dict[str, Any], str], **environment: str) -> list[tuple[str, str, list[str]]]:
     """Message, digest of the data card and of all rows, of one flow run each."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.flows.prepare", json.dumps(asked)], capture_output=True, text=True, timeout=280,
+        [sys.executable, "-m", "tests.flows.prepare", json.dumps(runs)], capture_output=True, text=True, timeout=280,
         cwd=Path(__file__).parents[2],
         env={**os.environ, "NANOCHAT_HOME": str(home), "PREFECT_API_URL": "", **environment},
     )  # fmt: skip

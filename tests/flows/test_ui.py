@@ -70,7 +70,7 @@ def submit(page: Page, site: Site, form: str, **fields: str) -> str:
         return until(started, "the run")[0]
     except AssertionError:  # a page of a busy machine loses a click, or its server's database was locked
         page.get_by_role("button", name="Submit").click()
-        return until(started, f"the run; the page says {page.inner_text('body')[-500:]}")[0]
+        return until(started, f"the run; the page has {page.inner_text('body')[-500:]}")[0]
 
 
 def open_run(page: Page, form: str, run_id: str) -> None:

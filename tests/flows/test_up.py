@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_all_deployments_are_there_and_up_again_renews_them(site: Site) -> None:
     wanted = {entry["name"] for entry in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]}
     assert {found["name"] for found in site.post("deployments/filter")} == wanted
-    assert site.api_url.removesuffix("/api") in site.said
+    assert site.api_url.removesuffix("/api") in site.output
     assert "Up already" in site.nanochat("up")
     assert {found["name"] for found in site.post("deployments/filter")} == wanted
     assert site.post("automations/filter") == []
@@ -171,4 +171,4 @@ def test_down_counts_the_runs_that_it_has_cancelled(tmp_path_factory: pytest.Tem
             site.wait(run, lambda run: run["state_name"] == "Running")
         elsewhere = Site(folder / "other").nanochat("down")
         assert "Nothing is up" in elsewhere and f"NANOCHAT_HOME='{site.home}' nanochat down" in elsewhere
-    assert "2 runs cancelled" in site.said_last
+    assert "2 runs cancelled" in site.last_output

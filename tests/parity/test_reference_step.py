@@ -54,13 +54,13 @@ def slow_adamw(w: Tensor, grads: list[Tensor], lr: float, betas: tuple[float, fl
 def test_steps_equal_the_formulas() -> None:
     model = GPT(Architecture(model=ModelConfig(depth=2, aspect_ratio=16, head_dim=8), vocab_size=64, sequence_len=8))
     model.init_weights(1)
-    dice = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=dice) * 0.02)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
     before = {name: parameter.detach().double().clone() for name, parameter in model.named_parameters()}
     grads = [
-        {name: torch.randn(parameter.shape, generator=dice) for name, parameter in model.named_parameters()}
+        {name: torch.randn(parameter.shape, generator=generator) for name, parameter in model.named_parameters()}
         for _ in range(3)
     ]
     hyperparameters = hyperparameters_from_steps(

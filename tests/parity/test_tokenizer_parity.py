@@ -86,9 +86,9 @@ def test_any_text_behind_any_number_of_letters(name: str, text: str) -> None:
 @every_pattern
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 14, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 200, 3000])
 def test_pieces_of_all_sizes(name: str, size: int) -> None:
-    dice = random.Random(size)
+    generator = random.Random(size)
     for letters in ("a", "ab", "the", "abcdefgh", "é", "e東", " ", "\n", " \n", "!", "1", "!\n", "Ab"):
-        text = "".join(dice.choices(letters, k=size))
+        text = "".join(generator.choices(letters, k=size))
         for around in ("{}", "{} x", "x{}", "{}\n"):
             whole = around.format(text)
             assert OURS[name].encode(whole) == PEERS[name].encode_ordinary(whole)

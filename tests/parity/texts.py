@@ -36,8 +36,11 @@ ANY_TEXT = st.text(
 
 
 def multilingual(count: int) -> list[str]:
-    dice = random.Random(1)
-    return [" ".join(dice.choices(WORDS, k=dice.randint(1, 60))) + "\n" * dice.randint(0, 3) for _ in range(count)]
+    generator = random.Random(1)
+    return [
+        " ".join(generator.choices(WORDS, k=generator.randint(1, 60))) + "\n" * generator.randint(0, 3)
+        for _ in range(count)
+    ]
 
 
 TEXTS = [*documents(3, 0, 600), *multilingual(600)]

@@ -1,6 +1,6 @@
 """Killed again and again at random moments, a run ends with the right model, and leaves nothing behind.
 
-    NANOCHAT_KILLS=100 NANOCHAT_DICE=7 pytest tests/promises/test_chaos.py -s
+    NANOCHAT_KILLS=100 NANOCHAT_SEED=7 pytest tests/promises/test_chaos.py -s
 
 Text is prepared and a model trained on two ranks, saving all the time: once in peace, then in empty stores, killed:
 everything at once, the run alone, its supervisor, one rank, or with TERM to the run or to all; at a moment that is
@@ -61,7 +61,7 @@ def start(home: Path) -> psutil.Popen:
         )  # fmt: skip
 
 
-def strike(parent: psutil.Popen, kind: str, dice: random.Random) -> str:
+def strike(parent: psutil.Popen, kind: str, generator: random.Random) -> str:
     """Kills; returns whom."""
     below = []
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -76,7 +76,7 @@ def strike(parent: psutil.Popen, kind: str, dice: random.Random) -> str:
         "all": ([parent, *below], signal.SIGKILL),
         "parent": ([parent], signal.SIGKILL),
         "supervisor": (supervisors, signal.SIGKILL),
-        "rank": (dice.sample(ranks, min(1, len(ranks))), signal.SIGKILL),
+        "rank": (generator.sample(ranks, min(1, len(ranks))), signal.SIGKILL),
         "term": ([parent], signal.SIGTERM),
         "term to all": ([parent, *below], signal.SIGTERM),
     }[kind]
@@ -113,7 +113,7 @@ def attempt(home: Path) -> Path | None:
 
 
 def trained(folder: Path) -> int:
-    """Steps that an attempt has told of."""
+    """Steps that an attempt has reported."""
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     return max((json.loads(line)["done"] for line in lines if line.endswith("}")), default=0)
@@ -154,7 +154,7 @@ def leaked(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = int(os.environ.get("NANOCHAT_KILLS", "4"))
-    dice = random.Random(int(os.environ.get("NANOCHAT_DICE", "1")))
+    generator = random.Random(int(os.environ.get("NANOCHAT_SEED", "1")))
     began = time.monotonic()
     assert start(tmp_path / "peace").wait() == 0, (tmp_path / "peace.log").read_text()[-3000:]
     takes_s = time.monotonic() - began
@@ -170,10 +170,10 @@ def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             process = start(home)
             if kinds.total() < kills:
                 try:
-                    process.wait(dice.uniform(0, takes_s))
+                    process.wait(generator.uniform(0, takes_s))
                 except psutil.TimeoutExpired:
                     now = moment(home)
-                    kinds[strike(process, dice.choice(KINDS), dice)] += 1
+                    kinds[strike(process, generator.choice(KINDS), generator)] += 1
                     moments[now] += 1
                     assert not orphans(home)
                     if now in ("training", "saving") and (folder := attempt(home)):

@@ -1,4 +1,4 @@
-"""A fault at every call of every command and stage: nothing is lost, nothing wrong is made, and a sentence says why.
+"""A fault at every call of every command and stage: nothing is lost, nothing wrong is made, one sentence explains.
 
 `NANOCHAT_FAULTS=all` tries every fault at every call, once and for good, which takes hours; a number, so many a test;
 without it there are as many as take minutes.
@@ -36,7 +36,7 @@ from tests.fault_backends import S3, Disk, Line, behind_a_proxy
 
 ALL = os.environ.get("NANOCHAT_FAULTS") == "all"
 AT_MOST = {"file": 24, "home": 12, "s3": 8, "cache": 6}
-"""Faults of one test, where not all are asked for."""
+"""Faults of one test, if not all are requested."""
 
 
 def at_most(kind: str) -> int:
@@ -44,7 +44,7 @@ def at_most(kind: str) -> int:
 
 
 STARTS_PROCESSES = {
-    "up": "starts a Prefect server and workers, and asks the store for nothing",
+    "up": "starts a Prefect server and workers, and does not read the store",
     "down": "ends them",
 }
 """Commands that are not drilled, and why. `run` is drilled as `run --plain`: what Prefect adds is not the store's."""
@@ -131,9 +131,9 @@ def sets(text: Path, *more: str) -> list[str]:
 
 
 def command(*words: str) -> str:
-    """Runs a command as `main` does; returns what it says, without times and random names."""
-    said, refused = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(refused):
+    """Runs a command as `main` does; returns its output, without times and random names."""
+    output, refused = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(refused):
         try:
             app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
         except SystemExit as ended:
@@ -141,7 +141,7 @@ def command(*words: str) -> str:
                 raise Printed(refused.getvalue().removeprefix("error: ").splitlines()[0]) from None
             if ended.code:
                 raise
-    return VARYING.sub("", said.getvalue())
+    return VARYING.sub("", output.getvalue())
 
 
 GC_DELETE = ("gc", "--min-age-hours", "0", "--keep-runs", "1", "--delete")

@@ -53,16 +53,16 @@ def nanochat(home: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_a_fetched_run_asks_nobody(tmp_path: Path, source: tuple[str, http.server.HTTPServer]) -> None:
+def test_a_fetched_run_sends_no_request(tmp_path: Path, source: tuple[str, http.server.HTTPServer]) -> None:
     address, server = source
     sets = [word for change in (f"data.source={address}", *SETTINGS) for word in ("--set", change)]
-    said = nanochat(tmp_path / "home", "fetch", *sets)
-    assert "5 computed, 0 cached" in said and "3 shards are in" in said
+    output = nanochat(tmp_path / "home", "fetch", *sets)
+    assert "5 computed, 0 cached" in output and "3 shards are in" in output
     server.shutdown()
     server.server_close()
     nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
-    said = nanochat(tmp_path / "home", "plan", *sets, **nowhere)
-    assert len(re.findall(r"(download|train_tokenizer|converse).* cached", said)) == 5, said
+    output = nanochat(tmp_path / "home", "plan", *sets, **nowhere)
+    assert len(re.findall(r"(download|train_tokenizer|converse).* cached", output)) == 5, output
 
 
 def test_stages_behind_what_was_fetched_open_no_socket(
@@ -81,7 +81,7 @@ def test_stages_behind_what_was_fetched_open_no_socket(
     before = prepare(run, config, shards)
 
     def refuse(*_: object) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     again = PlainRun(Store(str(tmp_path / "store"), tmp_path / "cache"), compute(count=2), tmp_path / "runs")

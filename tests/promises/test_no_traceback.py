@@ -45,7 +45,7 @@ ODD = [
     "", " ", "-", "--", "-1", "0", "1", "nan", "inf", "-inf", "1e999", "0x10", "1_000", "99999999999999999999",
     "9" * 5000, "1" + "0" * 400, "a" * 5000, "\0", "\udc80", "\ud800x", "\n", "a\nb", "\t", "é→🙂\u202e", "[/]",
     "[red]", "[bold", "{}", "{0}", "%s", "%", "$HOME", "`x`", "'", '"', "\\", "[1,2", '{"a":1,"a":2}', "[" * 100_000,
-    "true", "null", "__class__", "=", "a=b=c", "~", "~nobody-of-that-name", "*", "[a-z]*", "?", "..", ".", "--help",
+    "true", "null", "__class__", "=", "a=b=c", "~", "~no-such-user", "*", "[a-z]*", "?", "..", ".", "--help",
     "-h", "--version",
 ]  # fmt: skip
 """Values that broke something, somewhere."""
@@ -249,10 +249,10 @@ def _can_be_used(config: Any) -> None:
 
 
 def _is_a_sentence(error: NanochatError) -> None:
-    said = str(error)
-    assert "\n" not in said.strip()
-    assert len(said) < 2000
-    said.encode()
+    output = str(error)
+    assert "\n" not in output.strip()
+    assert len(output) < 2000
+    output.encode()
 
 
 def _paths(values: dict[str, Any], before: str = "") -> list[str]:

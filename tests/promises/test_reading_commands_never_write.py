@@ -62,21 +62,21 @@ def watch(event, given):
 if REFUSED:
     sys.addaudithook(watch)
 from nanochat.cli.main import main
-said = {}
+output = {}
 for command in json.loads(sys.argv[2]):
     sys.argv = ["nanochat", *command]
     print("$", *command, file=sys.stderr)
     try:
         main()
-        said[" ".join(command)] = 0
+        output[" ".join(command)] = 0
     except SystemExit as error:
-        said[" ".join(command)] = error.code
-print(json.dumps({"said": said, "tried": tried}), file=sys.__stdout__)
+        output[" ".join(command)] = error.code
+print(json.dumps({"output": output, "tried": tried}), file=sys.__stdout__)
 """
 
 
 def fill(url: str, cache: Path) -> str:
-    """A store with an alias, a pinned run, damage, a deletion in the trash, and a file of somebody else's."""
+    """A store with an alias, a pinned run, damage, a deletion in the trash, and a foreign file."""
     store = Store(url, cache)
     a, b, c = (publish(store, name) for name in "abc")
     store.set_alias("kept", publish(store, "ab", a, b))
@@ -103,7 +103,7 @@ def reading(folder: Path, url: str, run_id: str) -> list[list[str]]:
 
 
 def run(folder: Path, commands: list[list[str]], refused: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Runs commands in one process; which failed, what they said, and what was tried."""
+    """Runs commands in one process; which failed, what they output, and what was tried."""
     done = subprocess.run(
         [sys.executable, "-c", COMMANDS, refused, json.dumps(commands)], capture_output=True, text=True, check=False,
         env={**os.environ, **environment, "NANOCHAT_HOME": str(folder / "home")},
@@ -113,13 +113,13 @@ def run(folder: Path, commands: list[list[str]], refused: str, environment: dict
     return {**json.loads(done.stdout.splitlines()[-1]), "errors": done.stderr}
 
 
-def failed(said: dict[str, Any]) -> list[str]:
+def failed(output: dict[str, Any]) -> list[str]:
     """Commands that ended with an error: only `verify` finds damage, and `kept` is no model to chat with."""
-    return sorted(command.split()[0] for command, code in said.items() if code)
+    return sorted(command.split()[0] for command, code in output.items() if code)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """All that can be told of each file and folder."""
+    """All metadata of each file and folder."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
         there = path.lstat()
@@ -139,7 +139,7 @@ def test_on_a_disk(tmp_path: Path) -> None:
     before = snapshot(root)
     found = run(tmp_path, reading(tmp_path, str(root), run_id), str(root), {})
     assert found["tried"] == []
-    assert failed(found["said"]) == ["chat", "verify"]
+    assert failed(found["output"]) == ["chat", "verify"]
     assert snapshot(root) == before
 
 
@@ -162,7 +162,7 @@ def test_on_s3(s3_server: dict[str, str], root_s3: str, tmp_path: Path) -> None:
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "forbidden", changes) as (address, tried):
         found = run(tmp_path, reading(tmp_path, root_s3, run_id), "", {"AWS_ENDPOINT_URL": address})
     assert tried == []
-    assert failed(found["said"]) == ["chat", "verify"]
+    assert failed(found["output"]) == ["chat", "verify"]
     assert [(entry, store.objects.read(entry.path)) for entry in store.objects.list("v1", everything=True)] == before
 
 
@@ -173,7 +173,7 @@ def test_a_bucket_that_is_missing_is_not_made(s3_server: dict[str, str], tmp_pat
             tmp_path, reading(tmp_path, "s3://never-made/x", "none"), "", {**s3_server, "AWS_ENDPOINT_URL": address}
         )
     assert tried == []
-    assert all(code == 1 for command, code in found["said"].items() if "--store" in command)
+    assert all(code == 1 for command, code in found["output"].items() if "--store" in command)
 
 
 def changing(url: str, run_id: str) -> list[list[str]]:
@@ -191,7 +191,7 @@ def test_commands_that_change_a_disk_that_refuses_say_so(tmp_path: Path) -> None
     before = snapshot(root)
     commands = changing(str(root), run_id)
     found = run(tmp_path, commands, str(root), {})
-    assert set(found["said"].values()) == {1}
+    assert set(found["output"].values()) == {1}
     assert found["errors"].count("cannot be written") == len(commands), found["errors"]
     assert snapshot(root) == before
 
@@ -205,5 +205,5 @@ def test_commands_that_change_a_bucket_that_refuses_say_so(
     writes = ("PUT", "POST", "DELETE")
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "forbidden", lambda method, _: method in writes) as (url, _):
         found = run(tmp_path, commands, "", {"AWS_ENDPOINT_URL": url})
-    assert set(found["said"].values()) == {1}
+    assert set(found["output"].values()) == {1}
     assert found["errors"].count("Access Denied") == len(commands), found["errors"]

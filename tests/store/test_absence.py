@@ -72,10 +72,10 @@ def test_gc_refuses_when_one_record_cannot_be_read(what: str, tmp_path: Path, mo
     run_id = used(store, store.resolve("kept"))
     path, read = what.format(run=run_id, ab=key("ab")), store.objects.backend.read
 
-    def refuse(asked: str) -> bytes:
-        if asked == path:
+    def refuse(wanted: str) -> bytes:
+        if wanted == path:
             raise StoreError("Permission denied.")
-        return read(asked)
+        return read(wanted)
 
     planned = find_garbage(store, keep_runs=0, min_age_hours=0)
     with monkeypatch.context() as patch:
@@ -94,12 +94,12 @@ def test_gc_deletes_nothing_needed_when_one_listing_leaves_something_out(what: s
     while True:
         store = shelf(tmp_path / str(turn))
         used(store, store.resolve("kept"))
-        asked, listing = [0], store.objects.backend.list
+        calls, listing = [0], store.objects.backend.list
 
-        def short(*given: Any, asked: list[int] = asked, listing: Any = listing, turn: int = turn, **more: Any) -> Any:
-            asked[0] += 1
+        def short(*given: Any, calls: list[int] = calls, listing: Any = listing, turn: int = turn, **more: Any) -> Any:
+            calls[0] += 1
             found = list(listing(*given, **more))
-            return [each for each in found if not each.path.endswith(what)] if asked[0] == turn + 1 else found
+            return [each for each in found if not each.path.endswith(what)] if calls[0] == turn + 1 else found
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(store.objects.backend, "list", short)
@@ -111,7 +111,7 @@ def test_gc_deletes_nothing_needed_when_one_listing_leaves_something_out(what: s
         for manifest in store.manifests():
             assert store.payloads.verify(manifest) == []
         turn += 1
-        if turn > asked[0]:
+        if turn > calls[0]:
             assert turn > 8
             return
 
@@ -313,15 +313,15 @@ def test_a_listing_of_many_pages_is_read_to_its_end(
 ) -> None:
     store = shelf(tmp_path, root_s3)
     backend: Any = store.objects.backend
-    call, whole, asked = backend._s3.call_s3, store.objects.list("v1"), []
+    call, whole, calls = backend._s3.call_s3, store.objects.list("v1"), []
 
     def by_two(method: str, **given: Any) -> Any:
-        asked.append(method)
+        calls.append(method)
         return call(method, **given, MaxKeys=2)
 
     monkeypatch.setattr(backend._s3, "call_s3", by_two)
     assert store.objects.list("v1") == whole
-    assert len(asked) > len(whole) // 2
+    assert len(calls) > len(whole) // 2
 
 
 @pytest.mark.s3
@@ -430,7 +430,7 @@ def test_a_404_that_does_not_name_what_is_missing_is_confirmed_by_a_listing(
 
 
 @pytest.mark.s3
-def test_a_server_that_does_not_tell_of_uploads_is_said_and_one_that_is_away_is_an_error(
+def test_a_server_that_lists_no_uploads_is_reported_and_one_that_is_away_is_an_error(
     root_s3: str, s3_server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf(tmp_path, root_s3)

@@ -99,7 +99,7 @@ def test_a_url_is_decoded_once() -> None:
         ("gs://bucket/x", "has the scheme `gs`"),
         ("http://host/x", "has the scheme `http`"),
         ("ftp://host/x", "has the scheme `ftp`"),
-        ("~nobody-of-that-name/x", "who is not known here"),
+        ("~no-such-user/x", "who is not known here"),
         ("s3://user@bucket/x", "carries credentials"),
         ("file://user@/x", "carries credentials"),
     ],

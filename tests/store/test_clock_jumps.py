@@ -1,4 +1,4 @@
-"""The wall clock of whole processes jumps by an hour, and back: nobody loses or keeps a lease by it."""
+"""The wall clock of whole processes jumps by an hour, and back: no process loses or keeps a lease by it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_lease_is_kept_and_lost_by_its_holder_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_a_store_that_refuses_our_clock_is_asked_again_when_it_is_right(root_s3: str, tmp_path: Path) -> None:
+def test_a_store_that_refuses_our_clock_works_when_it_is_right(root_s3: str, tmp_path: Path) -> None:
     clock = JumpingClock(tmp_path)
 
     def written() -> str:

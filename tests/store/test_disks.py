@@ -43,7 +43,7 @@ def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.usefixtures("disk")
-def test_of_many_creators_one_wins_and_nobody_reads_half(tmp_path: Path) -> None:
+def test_of_many_creators_one_wins_and_no_reader_gets_half(tmp_path: Path) -> None:
     data = [bytes([i]) * 200_000 for i in range(8)]
     for turn in range(5):
         path, seen = f"v1/race-{turn}", []

@@ -1,4 +1,4 @@
-"""`nanochat export` copies an artifact into a new folder, or says in one sentence why it cannot."""
+"""`nanochat export` copies an artifact into a new folder, or reports in one sentence why it cannot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def test_copies_can_be_changed_and_the_store_stays_as_it_is(url: str, tmp_path: Path) -> None:
     for path in Path(url).rglob("*"):
-        path.chmod(0o555 if path.is_dir() else 0o444)  # as somebody keeps a store read-only
+        path.chmod(0o555 if path.is_dir() else 0o444)  # as in a store that is kept read-only
     out = tmp_path / "deep/new"
     export("kept", out, store=url)
     assert files(out) == {"data": "data of a", "deep/notes": "notes of a"}

@@ -1,4 +1,4 @@
-"""What fails while something is given back, recorded or removed fails nothing that is done, and is said."""
+"""What fails while something is released, recorded or removed fails nothing that is done, and is reported."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def test_a_save_that_breaks_in_an_unknown_way_is_no_checkpoint(tmp_path: Path, m
     made = Checkpoints((tmp_path / "checkpoints" / "key").as_uri(), tmp_path / "spool", keep=2)
 
     def broken(*_: Any) -> None:
-        raise RuntimeError("what nobody thought of\nand more")
+        raise RuntimeError("an unforeseen error\nand more")
 
     monkeypatch.setattr(made, "_put", broken)
     made.save(1, 1, {"weight": torch.zeros(2)}, {}, [])
-    with pytest.raises(StageFailed, match="RuntimeError: what nobody thought of"):
+    with pytest.raises(StageFailed, match="RuntimeError: an unforeseen error"):
         made.wait(must=True)
 
 

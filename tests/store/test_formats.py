@@ -79,7 +79,7 @@ def test_what_is_no_record_is_named(data: bytes, tmp_path: Path) -> None:
         store.find("download", key("kept"))
 
 
-def test_a_manifest_in_another_place_than_it_says_is_named(tmp_path: Path) -> None:
+def test_a_manifest_in_the_wrong_place_is_named(tmp_path: Path) -> None:
     """An alias to that place would protect nothing."""
     store = filled(tmp_path)
     data = store.objects.read(f"v1/artifacts/download/{key('kept')}/manifest.json")

@@ -198,7 +198,7 @@ def test_what_came_into_use_after_the_plan_stays(store: Store) -> None:
 
 
 def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run finds it after the second plan, in the last moment before the manifest goes; it says so by its beat."""
+    """The run finds it just before the manifest is deleted, and records that with its heartbeat."""
     monkeypatch.setattr(runs, "BEAT_S", 0.2)
     a = publish(store, "a")
     publish(store, "ab", a)
@@ -279,7 +279,7 @@ def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch:
 
 
 def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that find or make, use, and let go, beside a deletion without an end: nobody meets half an artifact."""
+    """Runs that find or make, use, and let go, beside a deletion without an end: no run reads half an artifact."""
     monkeypatch.setattr(runs, "BEAT_S", 0.05)
     monkeypatch.setattr(deletion, "POLL_S", 0.02)
     made, reused, problems = [], [], []
@@ -303,7 +303,7 @@ def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: 
                     for manifest in store.manifests():
                         assert manifest.key in {key(name) for name in ("x", "xy", "xyz")}
                     assert store.payloads.verify(below[0]) == []
-        except BaseException as error:  # told in the main thread
+        except BaseException as error:  # reported in the main thread
             problems.append(error)
 
     def sweep() -> None:

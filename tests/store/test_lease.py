@@ -75,7 +75,7 @@ def test_a_living_holder_is_not(root: str) -> None:
         thread.join()
 
 
-def test_the_holder_says_how_long_it_may_be_silent(root: str) -> None:
+def test_the_holder_sets_the_expiry_time(root: str) -> None:
     objects = Objects(root)
     with lease(objects, "key", ttl_s=60):
         taken = threading.Event()
@@ -110,7 +110,7 @@ def test_answers_that_got_lost_lose_no_lease(root: str, monkeypatch: pytest.Monk
     assert objects.list("v1/leases") == []
 
 
-def test_a_store_that_is_away_ends_neither_the_heart_nor_the_work(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_stops_no_heartbeat_and_no_work(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = Objects(root)
 
     def away(*_: object) -> bool:

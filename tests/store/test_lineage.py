@@ -30,7 +30,7 @@ def test_the_tree_shows_every_source_once(store: Store, made: tuple[list[Artifac
     assert len(ancestors(store, top)) == 2 * len(made[0]) + 1
 
 
-def test_what_is_gone_is_said_and_nothing_is_removed(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
+def test_a_missing_payload_is_reported_only(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
     discard(store, [raw[0].manifest], "a test")
     hollow = raw[1].manifest

@@ -68,7 +68,7 @@ def test_a_copied_stage_takes_nothing_of_the_first_along(store: Store) -> None:
     assert there(store) == {"kept", "old"}
 
 
-def test_all_that_is_wrong_is_said_at_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_errors_are_reported_at_once(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     (folder(store, "old") / "manifest.json").write_bytes(b"")
     next(folder(store).rglob("data")).write_bytes(b"x")
     lost = used(store, publish(store, "other"))
@@ -79,10 +79,10 @@ def test_all_that_is_wrong_is_said_at_once(store: Store, capsys: pytest.CaptureF
     assert (found.artifacts, found.whole) == (4, 2)
     with pytest.raises(SystemExit) as ended:
         run(store, "verify")
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert ended.value.code == 1
-    assert "2 of 4 artifacts are whole" in said.out
-    assert "3 damaged" in said.err
+    assert "2 of 4 artifacts are whole" in output.out
+    assert "3 damaged" in output.err
 
 
 @pytest.mark.parametrize("look", ["ls", "runs"])
@@ -92,10 +92,10 @@ def test_one_broken_record_hides_no_other(look: str, store: Store, capsys: pytes
     (folder(store, "old") / "manifest.json").write_bytes(b"{")
     with pytest.raises(SystemExit) as ended:
         run(store, look)
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert ended.value.code == 1
-    assert (key("kept")[:8] if look == "ls" else whole[-6:]) in said.out
-    assert "`nanochat verify --repair`" in said.err
+    assert (key("kept")[:8] if look == "ls" else whole[-6:]) in output.out
+    assert "`nanochat verify --repair`" in output.err
 
 
 def test_what_a_repair_took_out_comes_back(root: str, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_time_without_a_zone_is_named(store: Store) -> None:
     assert set(check_artifacts(store).broken) == {path}
 
 
-def test_gc_says_that_an_alias_keeps_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_reports_an_alias_that_keeps_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     run(store, "gc")
     assert "keeps nothing" not in capsys.readouterr().out
     shutil.rmtree(folder(store))

@@ -16,12 +16,12 @@ def test_one_event_each_and_inputs_come_before_what_is_made_of_them(
     raw, top = made
     found = events(store, top)
     assert len(found) == 2 * len(raw) + 2
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for event in found:
         for each in event["inputs"]:
-            assert (each["name"], each["facets"]["version"]["datasetVersion"]) in told
+            assert (each["name"], each["facets"]["version"]["datasetVersion"]) in reported
         (output,) = event["outputs"]
-        told.add((output["name"], output["facets"]["version"]["datasetVersion"]))
+        reported.add((output["name"], output["facets"]["version"]["datasetVersion"]))
     assert found[-1]["outputs"][0]["name"] == top.folder
     assert found[-1]["job"]["name"] == "pretrain"
     assert {each["namespace"] for event in found for each in event["inputs"]} == {store.objects.root}

@@ -66,21 +66,19 @@ def test_every_link_leads_somewhere_within_the_page(
     assert not {"script", "link", "iframe", "img"} & page.tags
 
 
-def test_each_artifact_is_told_and_the_sources_stand_at_the_end(
-    store: Store, made: tuple[list[Artifact], Manifest]
-) -> None:
+def test_each_artifact_is_listed_and_the_sources_are_last(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
     page = Page(as_page(store, top))
     assert {f"pretrain-{top.key}", *(f"download-{each.key}" for each in raw), "sources"} <= set(page.anchors)
-    for told in (top.digest, top.producer.code_sha256, "1,234", "5 of them sources"):
-        assert told in page.text
+    for reported in (top.digest, top.producer.code_sha256, "1,234", "5 of them sources"):
+        assert reported in page.text
     end = page.text[page.text.rindex("Sources") :]
     for each in raw:
         assert each.manifest.files[0].sha256 in end
         assert each.manifest.config["name"] in end
 
 
-def test_what_is_gone_has_no_link_and_is_said(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
+def test_a_missing_artifact_has_no_link_and_is_reported(store: Store, made: tuple[list[Artifact], Manifest]) -> None:
     raw, top = made
     discard(store, [raw[4].manifest], "a test")
     page = Page(as_page(store, top))

@@ -1,4 +1,4 @@
-"""A run's record: what it says at the start, on the way, at the end, and when its process dies."""
+"""A run's record: at the start, on the way, at the end, and when its process dies."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def artifact(store: Store, folder: Path, key: str) -> Artifact:
     return store.artifact(manifest, reused=False)
 
 
-def test_a_run_is_there_from_its_start_and_says_how_it_ended(store: Store, tmp_path: Path) -> None:
+def test_a_run_is_recorded_from_its_start_to_its_end(store: Store, tmp_path: Path) -> None:
     with runs.recording(store, "demo", {"sft": {"epochs": 2}}, flow_run="f1") as record:
         (seen,) = runs.newest(store)
         assert (seen.state, seen.record.profile, seen.record.stages) == ("running", "demo", {})
@@ -87,7 +87,7 @@ class Stopped(BadSource):
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "said"),
+    ("error", "state", "message"),
     [
         (BadSource("The shard is empty.", hint="Take another."), "failed", "The shard is empty. Take another."),
         (Stopped("Stopped by Ctrl-C."), "cancelled", "Stopped by Ctrl-C."),
@@ -95,7 +95,7 @@ class Stopped(BadSource):
         (ValueError("x"), "failed", "It broke: ValueError('x')."),
     ],
 )
-def test_what_ends_a_run_is_said(tmp_path: Path, error: BaseException, state: str, said: str) -> None:
+def test_the_error_that_ends_a_run_is_recorded(tmp_path: Path, error: BaseException, state: str, message: str) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     with pytest.raises(type(error)), runs.recording(store, "demo", {}, stopped_by=(Stopped,)) as record:
         for label in ("broken", "beside"):
@@ -103,7 +103,7 @@ def test_what_ends_a_run_is_said(tmp_path: Path, error: BaseException, state: st
         record(Event(label="broken", stage="download", kind="failed"))
         raise error
     seen = runs.find(store, record.record.id)
-    assert (seen.state, seen.record.error) == (state, said)
+    assert (seen.state, seen.record.error) == (state, message)
     assert [each.state for each in seen.record.stages.values()] == ["failed", "stopped"]
 
 
@@ -146,19 +146,19 @@ def test_newest_first_and_a_name_that_is_short_or_wrong(store: Store) -> None:
     assert runs.pins(store) == set()
 
 
-def test_a_record_tells_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_a_record_contains_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
-    config = {"data": {"source": "https://me:secret@host/a?token=secret&x=1"}, "list": ["/home/somebody/text"]}
+    config = {"data": {"source": "https://me:secret@host/a?token=secret&x=1"}, "list": ["/home/someone/text"]}
     with pytest.raises(BadSource), runs.recording(store, "demo", config) as record:
-        raise BadSource("`/home/somebody/text` is empty, `s3://me:secret@host` too.")
+        raise BadSource("`/home/someone/text` is empty, `s3://me:secret@host` too.")
     written = store.objects.read(f"v1/runs/{record.record.id}.json").decode()
     assert "secret" not in written
-    assert "somebody" not in written
+    assert "someone" not in written
     assert json.loads(written)["config"]["data"]["source"] == "https://host/a?token=…&x=1"
 
 
-def test_a_store_that_goes_away_ends_neither_the_heart_nor_the_work(
+def test_a_store_that_goes_away_ends_neither_the_heartbeat_nor_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "BEAT_S", 0.05)
@@ -183,7 +183,7 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
         runs.newest(store)
 
 
-def test_the_plain_runner_says_which_stage_failed(tmp_path: Path) -> None:
+def test_the_local_executor_records_which_stage_failed(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     shards = [
         ShardConfig(name="whole", url="world:0", identity="", world=WorldConfig(documents_per_shard=10)),

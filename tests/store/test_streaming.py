@@ -45,10 +45,10 @@ def batches(index: RowIndex, count: int) -> list[np.ndarray]:
 def test_faults_change_no_batch(index, s3_server, tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_ROWS_GB", "0")
     expected = batches(index, 60)
-    dice = random.Random(1)
+    generator = random.Random(1)
 
     def fault(_: int) -> Fault:
-        return dice.choice(("", "", "", "", "drop", "short", "busy", 0.2))
+        return generator.choice(("", "", "", "", "drop", "short", "busy", 0.2))
 
     with faulty(s3_server["AWS_ENDPOINT_URL"], fault) as (address, done):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)

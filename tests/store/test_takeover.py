@@ -17,7 +17,7 @@ from nanochat.store import lease as leases
 from nanochat.store.lease import lease
 from nanochat.store.objects import Objects
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="where processes are is asked of /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the place of a process is read from /proc")
 
 WORKER = """
 import functools, os, sys, time
@@ -79,7 +79,7 @@ class Workers:
         return {entry.path.rpartition("/")[2] for entry in Objects(self.root).list("v1/checkpoints")}
 
 
-def says(worker: subprocess.Popen[str]) -> str:
+def line_of(worker: subprocess.Popen[str]) -> str:
     assert worker.stdout
     return worker.stdout.readline().strip()
 
@@ -92,43 +92,43 @@ def workers(root: str, tmp_path: Path) -> Iterator[Workers]:
 
 def test_two_at_once_do_the_work_once(workers: Workers) -> None:
     first = workers.start("first")
-    assert says(first) == "first works"
+    assert line_of(first) == "first works"
     second = workers.start("second")
-    assert says(second) == "second waits"
+    assert line_of(second) == "second waits"
     workers.finish("first")
-    assert says(first) == "first has first reused=False"
-    assert says(second) == "second has first reused=True"
+    assert line_of(first) == "first has first reused=False"
+    assert line_of(second) == "second has first reused=True"
     assert workers.checkpoints() == set()
 
 
 def test_a_killed_one_is_taken_over_at_once(workers: Workers) -> None:
     first = workers.start("first")
-    assert says(first) == "first works"
+    assert line_of(first) == "first works"
     second = workers.start("second")
-    assert says(second) == "second waits"
-    first.kill()  # nobody has reaped it yet
-    assert says(second) == "second works", "the lease runs out in an hour"
+    assert line_of(second) == "second waits"
+    first.kill()  # it is a zombie
+    assert line_of(second) == "second works", "the lease runs out in an hour"
     workers.finish("second")
-    assert says(second) == "second has second reused=False"
+    assert line_of(second) == "second has second reused=False"
 
 
 @pytest.mark.parametrize("name", ["first", "blind"])
 def test_a_stopped_one_that_goes_on_harms_nothing(workers: Workers, name: str) -> None:
     """`blind` never looks whether it still holds the lease while it works."""
     first = workers.start(name, ttl_s=1)
-    assert says(first) == f"{name} works"
+    assert line_of(first) == f"{name} works"
     second = workers.start("second")
-    assert says(second) == "second waits"
+    assert line_of(second) == "second waits"
     first.send_signal(signal.SIGSTOP)
-    assert says(second) == "second works"
+    assert line_of(second) == "second works"
     first.send_signal(signal.SIGCONT)
     if name == "blind":
         workers.finish(name)
-    assert says(first) == f"{name} waits", "it published"
+    assert line_of(first) == f"{name} waits", "it published"
     assert workers.checkpoints() == {name, "second"}
     workers.finish("second")
-    assert says(second) == "second has second reused=False"
-    assert says(first) == f"{name} has second reused=True"
+    assert line_of(second) == "second has second reused=False"
+    assert line_of(first) == f"{name} has second reused=True"
     assert workers.checkpoints() == set()
 
 

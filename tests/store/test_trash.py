@@ -83,7 +83,7 @@ def test_a_deletion_can_be_taken_back(root: str, tmp_path: Path) -> None:
     assert [item.what for item in planned.items] == [], "what was taken back is spared for a day"
 
 
-def test_what_is_in_the_trash_is_seen_by_nobody(tmp_path: Path) -> None:
+def test_trash_is_invisible(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     collect(store)
     assert store.find("download", key("c")) is None
@@ -117,8 +117,8 @@ def test_after_its_time_the_trash_is_emptied_by_the_next_deletion(
     assert find_garbage(store).items == ()
     later(monkeypatch, 25 * 3600)
     planned = find_garbage(store)
-    assert [(item.what, item.name) for item in planned.items] == [("trash", done.trash_id)], "it is said first"
-    assert trash.deletions(store), "and not done by saying it"
+    assert [(item.what, item.name) for item in planned.items] == [("trash", done.trash_id)], "it is listed first"
+    assert trash.deletions(store), "and listing it does not do it"
     delete_garbage(store, planned)
     assert trash.deletions(store) == []
     assert store.objects.list("v1/trash", everything=True) == []

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.s3
 
 @pytest.fixture
 def root(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh prefix in a bucket that is there; the environment leads to it, and nobody is waited for for long."""
+    """A fresh prefix in a bucket that is there; the environment leads to it, and waits are short."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(checkpoint, "with_retries", functools.partial(with_retries, wait_s=0.03))
@@ -57,7 +57,7 @@ def reads(method: str, path: str) -> bool:
 
 
 def whole(objects: Objects, folder: Path) -> list[int]:
-    """Steps of the checkpoints that are there, oldest first; what a manifest names has to be there, as it says."""
+    """Steps of the checkpoints that are there, oldest first; each file of a manifest must exist as recorded."""
     steps = []
     for entry in objects.list("key"):
         place, _, name = entry.path.rpartition("/")
@@ -108,8 +108,8 @@ def test_training_goes_on_while_a_checkpoint_waits_for_the_store(
         with pytest.raises(Preempted):
             pretrain(job(data, here, f"{root}/key", config(100_000), every_s=0.05), ALONE)
     assert set(kinds) <= set(done)
-    said = [json.loads(line)["message"] for line in (here / "metrics.jsonl").read_text().splitlines()]
-    assert not [line for line in said if "could not be saved" in line], "it was waited for"
+    output = [json.loads(line)["message"] for line in (here / "metrics.jsonl").read_text().splitlines()]
+    assert not [line for line in output if "could not be saved" in line], "it was waited for"
     steps = whole(objects, tmp_path / "whole")
     assert len(steps) == 2
     assert not [entry for entry in objects.list("key") if not any(f"{step:08d}" in entry.path for step in steps)]

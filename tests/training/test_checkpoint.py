@@ -68,7 +68,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "record", "empty", "unfinished"])
-def test_a_damaged_one_is_skipped_and_said(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_reported(damage: str, tmp_path: Path) -> None:
     saved(tmp_path, 1, 2)
     (newest,) = (tmp_path / "checkpoints" / "key").glob("step-00000002-*")
     (file,) = newest.glob("*.safetensors")
@@ -135,7 +135,7 @@ def test_old_ones_that_cannot_be_removed_cost_no_new_one(tmp_path: Path, monkeyp
     assert made.warnings == ["old checkpoints could not be removed: You may not delete."] * 5
 
 
-def test_a_save_that_takes_long_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_save_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanochat.training.checkpoint.LATE_S", 0.0)
     made, go_on = checkpoints(tmp_path), threading.Event()
     monkeypatch.setattr(made, "_put", lambda *given: go_on.wait())

@@ -45,10 +45,10 @@ def bad_at(steps: list[int], nats: float, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(loop, "optimizer_step", step)
 
 
-@pytest.mark.parametrize(("nats", "says"), [(float("nan"), "The loss is nan at step 15"), (40.0, "jumped")])
-def test_it_stops(nats: float, says: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("nats", "expected"), [(float("nan"), "The loss is nan at step 15"), (40.0, "jumped")])
+def test_it_stops(nats: float, expected: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad_at([15], nats, monkeypatch)
-    with pytest.raises(Diverged, match=says):
+    with pytest.raises(Diverged, match=expected):
         pretrain(job(data, tmp_path, of=guarded(20, "stop")), ALONE)
 
 
@@ -64,8 +64,8 @@ def test_it_rolls_back_and_goes_around(
     steps = [step for step, _, _ in curve(tmp_path)]
     assert steps == sorted(set(steps)) and steps[-1] == 20  # each step once: what was taken back is not shown
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    (said,) = [line for line in lines if "rolled back" in line["message"]]
-    back = said["done"]
+    (output,) = [line for line in lines if "rolled back" in line["message"]]
+    back = output["done"]
     assert 11 <= back <= 14
     last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
     skipped = last["rows_consumed"] // 8 - 20

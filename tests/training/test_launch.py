@@ -51,14 +51,14 @@ def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplo
     assert answers[0]["world_size"] == 2
     assert (1, 2, "half", 3.5) in seen
     assert seen[-1][:2] == (2, 2)
-    said = [record.getMessage() for record in caplog.records if record.name == "nanochat.workers.ranks"]
-    assert {"[rank 0] here is rank 0", "[rank 1] here is rank 1"} <= set(said)
-    assert len(said) < 500
-    assert said[-1].endswith(f"more lines of the ranks are in `{tmp_path / 'log.txt'}`")
+    output = [record.getMessage() for record in caplog.records if record.name == "nanochat.workers.ranks"]
+    assert {"[rank 0] here is rank 0", "[rank 1] here is rank 1"} <= set(output)
+    assert len(output) < 500
+    assert output[-1].endswith(f"more lines of the ranks are in `{tmp_path / 'log.txt'}`")
 
 
 @pytest.mark.parametrize(
-    ("orders", "error", "says"),
+    ("orders", "error", "expected"),
     [
         ("typed", BadSource, "`rows` is empty. Fill it."),
         ("break", Unexpected, "ValueError: three is not four"),
@@ -67,12 +67,12 @@ def test_two_ranks_answer_from_any_thread_and_are_followed(tmp_path: Path, caplo
     ],
 )
 def test_a_worker_that_fails_raises_its_error(
-    orders: str, error: type[NanochatError], says: str, tmp_path: Path
+    orders: str, error: type[NanochatError], expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error) as raised:
         go(orders, tmp_path)
     assert type(raised.value) is error
-    assert says in str(raised.value)
+    assert expected in str(raised.value)
 
 
 def test_a_module_that_is_not_there_is_named_with_its_log(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_a_killed_run_left_behind_ends_before_the_next_begins(tmp_path: Pat
     assert not (tmp_path / "key.lock").exists()
 
 
-def test_torchrun_that_is_told_to_end_may_be_started_again(tmp_path: Path) -> None:
+def test_torchrun_that_is_terminated_may_be_started_again(tmp_path: Path) -> None:
     failed: list[NanochatError] = []
 
     def run() -> None:
@@ -162,7 +162,7 @@ def test_what_cannot_be_started_is_refused() -> None:
     assert rank_count(compute(device="cpu", ranks=3)) == 3
 
 
-def test_no_gpu_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_reported_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(BadConfig, match="0 GPUs"):
         rank_count(compute(device="cuda"))
@@ -195,7 +195,7 @@ def of_job(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("text", ["", '{"loss": 1', "[]", "null", "\x00\x00"])
 def test_an_answer_that_was_not_written_whole_counts_as_none(tmp_path: Path, text: str) -> None:
-    """The rank was killed, or its disk was full: its log says so, and no traceback of ours."""
+    """The rank was killed, or its disk was full: its log shows that, and no traceback of ours."""
     from nanochat.workers.launch import _result
 
     (tmp_path / "log.txt").write_text("[rank 0] OSError: [Errno 28] No space left on device\n")

@@ -1,4 +1,4 @@
-"""What is watched: gradient norms, where the time goes, where the data stands; trackers that are told too."""
+"""Metrics: gradient norms, time per part, position in the data; and trackers that receive them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.training.tiny import T, job, make_data
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-class Told:
+class Tracker:
     """A stand-in with the face that wandb and trackio have: both need an account or a server."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Told:
         self.finished = False
         self.options: dict[str, object] = {}
 
-    def init(self, **options: object) -> Told:
+    def init(self, **options: object) -> Tracker:
         self.options = options
         return self
 
@@ -38,9 +38,9 @@ class Told:
         self.finished = True
 
 
-def test_a_line_says_it_all_and_trackers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {name: Told() for name in ("wandb", "trackio")}
-    for name, tracker in told.items():
+def test_a_line_has_all_metrics_and_trackers_receive_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = {name: Tracker() for name in ("wandb", "trackio")}
+    for name, tracker in reported.items():
         module = types.ModuleType(name)
         module.init = tracker.init  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
@@ -58,7 +58,7 @@ def test_a_line_says_it_all_and_trackers_are_told(tmp_path: Path, monkeypatch: p
     }
     assert split["compute_s"] > 0 and split["evaluation_s"] > 0 and min(split.values()) >= 0
     assert split.keys() <= metrics.keys()
-    for name, tracker in told.items():
+    for name, tracker in reported.items():
         assert tracker.steps == list(range(1, 13))
         assert tracker.finished
         assert tracker.options["project"] == "nanochat"
@@ -92,9 +92,7 @@ def test_the_gradient_norm_is_that_of_the_averaged_gradient() -> None:
     assert found.tolist() == pytest.approx([matrices, sum(squares.values()) - matrices], rel=1e-4)
 
 
-def test_what_is_compiled_is_kept_in_the_home_unless_told_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_kernels_are_cached_in_the_home_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     assert child_environment(1)["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "inductor")

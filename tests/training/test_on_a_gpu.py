@@ -29,9 +29,9 @@ def test_a_kernel_equals_sdpa(name: str, window: int) -> None:
         pytest.skip(error.message)
 
     def results(backend: str) -> list[Tensor]:
-        dice = torch.Generator(device).manual_seed(1)
+        generator = torch.Generator(device).manual_seed(1)
         given = [
-            torch.randn(2, 1024, heads, 128, generator=dice, device=device, dtype=torch.bfloat16).requires_grad_()
+            torch.randn(2, 1024, heads, 128, generator=generator, device=device, dtype=torch.bfloat16).requires_grad_()
             for heads in (4, 2, 2)
         ]
         prepare_backend(backend, 1024, (window,), device)

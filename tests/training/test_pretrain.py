@@ -87,34 +87,34 @@ def test_what_does_not_fit_the_memory_is_named(data: Path, tmp_path: Path, monke
     assert "micro_batch_rows=3" in raised.value.hint
 
 
-def sft_job(base: Path, conversations: Path, folder: Path, **knobs: object) -> Job:
+def sft_job(base: Path, conversations: Path, folder: Path, **options: object) -> Job:
     (folder / "out").mkdir(parents=True)
     return Job(
         module="nanochat.training.sft",
-        config=SFTConfig.model_validate({"precision": "fp32", "batch_tokens": 4 * T, **knobs}).model_dump(mode="json"),
+        config=SFTConfig.model_validate({"precision": "fp32", "batch_tokens": 4 * T, **options}).model_dump(
+            mode="json"
+        ),
         inputs={"base": [str(base)], "conversations": [str(conversations)]},
         out=str(folder / "out"),
         folder=str(folder),
     )
 
 
-def test_sft_learns_what_the_mask_says(trained: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+def test_sft_trains_on_masked_targets(trained: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
     conversations = make_conversations(tmp_path / "conversations")
     folder = tmp_path / "sft"
     metrics = sft(sft_job(trained[0] / "out", conversations, folder, epochs=5, evaluate_every_steps=4), ALONE)
     lines = [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
     assert metrics["steps"] == len(lines) == 20
-    asked = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    assert asked[-1] < asked[0]
-    assert metrics["validation_loss"] == asked[-1]
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert losses[-1] < losses[0]
+    assert metrics["validation_loss"] == losses[-1]
     assert [lines[0]["lr_multiplier"], lines[10]["lr_multiplier"]] == pytest.approx([0.8, 0.8])
     assert lines[-1]["lr_multiplier"] == pytest.approx(0.08)
     assert (folder / "out" / "vocabulary.json").exists()
 
 
-def test_sft_refuses_masks_in_which_nothing_is_to_be_learnt(
-    trained: tuple[Path, dict[str, object]], tmp_path: Path
-) -> None:
-    conversations = make_conversations(tmp_path / "conversations", learnt=False)
+def test_sft_refuses_masks_without_a_target(trained: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    conversations = make_conversations(tmp_path / "conversations", trained=False)
     with pytest.raises(BadSource, match="loss mask is empty"):
         sft(sft_job(trained[0] / "out", conversations, tmp_path / "sft"), ALONE)

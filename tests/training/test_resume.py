@@ -33,11 +33,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = count(1)
-    monkeypatch.setattr(loop, "stop_requested", lambda: next(asked) == steps)
+    queries = count(1)
+    monkeypatch.setattr(loop, "stop_requested", lambda: next(queries) == steps)
 
 
-def test_told_to_stop_it_saves_and_goes_on_here_or_on_other_ranks(
+def test_on_a_stop_request_it_saves_and_resumes_here_or_on_other_ranks(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where sums are exact, to the bit on both."""

@@ -29,10 +29,10 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
         dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=world_size)
     model = GPT(Architecture(model=ModelConfig(depth=3, aspect_ratio=8, head_dim=8), vocab_size=64, sequence_len=T))
     model.init_weights(1)
-    dice = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():  # at the very start some gradients are 0 but for rounding, which AdamW would blow up
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=dice) * 0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     hyperparameters = hyperparameters_from_steps(
         model.architecture, batch_tokens=ROWS * T, steps=10, muon_weight_decay=0.3
     )

@@ -28,19 +28,19 @@ def make_data(folder: Path) -> Path:
     """`vocabulary` and `rows`: each row counts up from somewhere, in steps of one to three."""
     (folder / "vocabulary").mkdir(parents=True)
     Tokenizer.from_merges([]).save(folder / "vocabulary" / "vocabulary.json")
-    dice = np.random.default_rng(1)
+    generator = np.random.default_rng(1)
     made = {}
     for split, rows in (("train", 64), ("validation", 8)):
-        ids = dice.integers(0, 100, (rows, 1)) + dice.integers(1, 4, (rows, 1)) * np.arange(T + 1)
+        ids = generator.integers(0, 100, (rows, 1)) + generator.integers(1, 4, (rows, 1)) * np.arange(T + 1)
         made[split] = (ids % 256).astype(np.uint16)
     write_rows(folder / "rows", **made)
     return folder
 
 
-def make_conversations(folder: Path, *, learnt: bool = True) -> Path:
-    """The index of masked rows of the same pattern: the second half is to be learnt, or nothing is."""
+def make_conversations(folder: Path, *, trained: bool = True) -> Path:
+    """The index of masked rows of the same pattern: the second half is trained on, or nothing is."""
     mask = np.zeros((16, T + 1), np.uint8)
-    mask[:, T // 2 :] = learnt
+    mask[:, T // 2 :] = trained
     ids = (np.arange(16)[:, None] + np.arange(T + 1)).astype(np.uint16)
     return write_rows(folder, mask, train=ids, validation=ids)
 

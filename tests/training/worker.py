@@ -1,4 +1,4 @@
-"""A worker that does as it is told, without a model: `orders` is the config's only field."""
+"""A worker that follows orders, without a model: `orders` is the config's only field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Orders(Config):
 def work(job: Job, world: World) -> dict[str, Any]:
     match job.config["orders"]:
         case "answer":
-            sys.stderr.write(f"here is rank {world.rank}\n" + 500 * "and says much\n")
+            sys.stderr.write(f"here is rank {world.rank}\n" + 500 * "and logs much\n")
             half = '{"done": 1, "total": 2, "unit": "steps", "message": "half", "loss": 3.5}'
             (Path(job.folder) / "metrics.jsonl").write_text(half + '\n{"done": 2, "total": 2}\n')
             return {"world_size": world.world_size, "threads": torch.get_num_threads()}

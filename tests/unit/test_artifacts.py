@@ -60,7 +60,7 @@ def test_any_change_of_a_field_changes_the_key(config: dict[str, Any], data: st.
 
 
 def test_stage_version_and_inputs_are_part_of_the_key() -> None:
-    asked: list[tuple[str, int, dict[str, list[str]]]] = [
+    cases: list[tuple[str, int, dict[str, list[str]]]] = [
         ("tokenize", 1, {"raw": ["a", "b"]}),
         ("pack", 1, {"raw": ["a", "b"]}),
         ("tokenize", 2, {"raw": ["a", "b"]}),
@@ -68,7 +68,7 @@ def test_stage_version_and_inputs_are_part_of_the_key() -> None:
         ("tokenize", 1, {"raw": ["a"], "more": ["b"]}),
         ("tokenize", 1, {"raw": ["ab"]}),
     ]
-    assert len({compute_key(stage, version, {}, given_inputs) for stage, version, given_inputs in asked}) == len(asked)
+    assert len({compute_key(stage, version, {}, given_inputs) for stage, version, given_inputs in cases}) == len(cases)
 
 
 entries = st.lists(
@@ -104,7 +104,7 @@ def test_a_manifest_survives_json(tmp_path: Path) -> None:
     assert Manifest.model_validate_json(one.model_dump_json()) == one
 
 
-def test_the_producer_says_who_and_with_what() -> None:
+def test_the_producer_lists_code_and_hardware() -> None:
     producer = describe_producer(datetime.now(UTC) - timedelta(seconds=5), run="brave-fox")
     assert producer.run == "brave-fox"
     assert 5 <= producer.seconds < 60

@@ -17,8 +17,8 @@ CPU = torch.device("cpu")
 
 
 def heads(T: int, H: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
-    dice = torch.Generator().manual_seed(1)
-    return tuple(torch.randn(2, T, n, 16, generator=dice, requires_grad=True) for n in (H, K, K))  # type: ignore[return-value]
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(2, T, n, 16, generator=generator, requires_grad=True) for n in (H, K, K))  # type: ignore[return-value]
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
@@ -36,8 +36,8 @@ def test_flex_equals_sdpa(window: int, kv_heads: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["flash3", "flash4"])
-def test_flash_is_asked_for_the_same_window(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The packages need a GPU; what they are asked for is checked against their documented meaning."""
+def test_flash_attention_gets_the_same_window(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packages need a GPU; the call is checked against their documented meaning."""
 
     def flash_attn_func(
         q: Tensor, k: Tensor, v: Tensor, softmax_scale: float, causal: bool, window_size: tuple[int, int]

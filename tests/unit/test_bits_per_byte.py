@@ -22,8 +22,8 @@ BYTES = torch.tensor([1, 2, 3, 0], dtype=torch.int32)
 
 
 def built() -> GPT:
-    knobs = ModelConfig(depth=1, aspect_ratio=16, head_dim=16)
-    model = GPT(Architecture(model=knobs, vocab_size=len(BYTES), sequence_len=8))
+    options = ModelConfig(depth=1, aspect_ratio=16, head_dim=16)
+    model = GPT(Architecture(model=options, vocab_size=len(BYTES), sequence_len=8))
     model.init_weights(1)
     with torch.no_grad():
         model.head.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(2))
@@ -72,7 +72,7 @@ def test_a_model_that_knows_nothing_needs_the_bits_of_a_choice() -> None:
 
 
 @pytest.mark.parametrize("target", [IGNORED, 3])
-def test_nothing_to_measure_is_said(target: int) -> None:
+def test_nothing_to_measure_is_reported(target: int) -> None:
     targets_BT = torch.full((2, 8), target)
     with pytest.raises(BadSource, match="no text"):
         bits_per_byte(built(), [Batch(torch.zeros_like(targets_BT), targets_BT)], BYTES)

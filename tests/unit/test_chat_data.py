@@ -121,7 +121,7 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("row", "expected"),
     [
         ({**BOTH, "tools": CALL}, "has the field `tools`: calls of tools"),
         ({**BOTH, "functions": CALL}, "`functions`"),
@@ -206,8 +206,8 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
         (None, "is not an object"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_honoured_is_refused_with_its_place(row, says):
-    with pytest.raises(BadSource, match=says) as error:
+def test_what_cannot_be_honoured_is_refused_with_its_place(row, expected):
+    with pytest.raises(BadSource, match=expected) as error:
         messages_of(row)
     assert str(error.value).startswith(WHERE)
     assert error.value.hint
@@ -241,7 +241,7 @@ def test_fields_without_meaning_are_ignored_and_counted(row, ignored):
     assert sorted(counts.ignored_fields.elements()) == ignored
 
 
-def test_a_field_is_ignored_when_the_user_says_so(tmp_path):
+def test_a_field_is_ignored_when_the_user_lists_it(tmp_path):
     row = {"messages": [HI, {**HELLO, "thinking": "hm", "tool_calls": CALL}], "tools": CALL, "mood": "happy"}
     file = tmp_path / "own.jsonl"
     file.write_text(2 * f"{json.dumps(row)}\n")
@@ -379,17 +379,17 @@ def tokenizer():
     return Tokenizer.train_from_iterator(documents(1, 0, 50), 300)
 
 
-def learnt(tokenizer, messages):
-    """The text of a conversation, and the part of it that is learnt."""
+def trained(tokenizer, messages):
+    """The text of a conversation, and the part of it that is trained on."""
     ids, mask = render(tokenizer, {"messages": messages}, 1 << 20)
     return tokenizer.decode(ids), tokenizer.decode([one for one, flag in zip(ids, mask, strict=True) if flag])
 
 
-def test_an_answer_that_is_not_to_be_learnt_is_context(tokenizer):
-    text, answers = learnt(tokenizer, messages_of({"messages": [HI, {**HELLO, "weight": 0}, *AGAIN]}))
+def test_an_answer_that_is_not_trained_on_is_context(tokenizer):
+    text, answers = trained(tokenizer, messages_of({"messages": [HI, {**HELLO, "weight": 0}, *AGAIN]}))
     assert "Hello!<|assistant_end|>" in text
     assert answers == "Now too.<|assistant_end|>"
-    assert learnt(tokenizer, [HI, HELLO, *AGAIN])[0] == text
+    assert trained(tokenizer, [HI, HELLO, *AGAIN])[0] == text
 
 
 def test_special_tokens_in_a_text_stay_text(tokenizer):

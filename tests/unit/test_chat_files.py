@@ -111,19 +111,19 @@ def test_hidden_files_are_skipped_and_counted_and_subfolders_are_read(tmp_path):
 
 def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_path):
     file = tmp_path / "own.jsonl"
-    for line, says in (
+    for line, expected in (
         ("no json", "is not JSON"),
         ('{"n": ' + 5000 * "1" + "}", "is no conversation"),
         (100_000 * "[" + 100_000 * "]", "nested too deep"),
         ('{"prompt": "Hi", "completion": "a", "completion": "b"}', "`completion` twice"),
     ):
         file.write_text(f"{json.dumps(BOTH)}\n\n{line}\n")
-        with pytest.raises(BadSource, match=rf"own\.jsonl`, line 3, .*{says}"):
+        with pytest.raises(BadSource, match=rf"own\.jsonl`, line 3, .*{expected}"):
             list(load_task(MixtureItem(task="conversations", source=str(file)), 1).conversations("train"))
 
 
 @pytest.mark.parametrize(
-    ("table", "says"),
+    ("table", "expected"),
     [
         (pa.table([["Hi"], ["Hi"], ["Hello!"]], ["prompt", "prompt", "completion"]), "two columns `prompt`"),
         (pa.table({"text": ["Hi"]}), "is no conversation: it has `text`"),
@@ -140,9 +140,9 @@ def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_pat
         ),
     ],
 )
-def test_a_column_that_cannot_be_honoured_is_refused(tmp_path, table, says):
+def test_a_column_that_cannot_be_honoured_is_refused(tmp_path, table, expected):
     pq.write_table(table, tmp_path / "own.parquet")
-    with pytest.raises(BadSource, match=says) as error:
+    with pytest.raises(BadSource, match=expected) as error:
         list(load_task(MixtureItem(task="conversations", source=str(tmp_path)), 1).conversations("validation"))
     assert "own.parquet" in str(error.value)
 
@@ -167,7 +167,7 @@ def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "expected"),
     [
         ("own.parquet", b"<!DOCTYPE html><html></html>", "is an HTML or XML page, not a Parquet file"),
         ("own.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
@@ -178,9 +178,9 @@ def test_columns_without_meaning_are_not_read_and_counted(tmp_path):
         ("own.jsonl", b"", "is empty"),
     ],
 )
-def test_a_file_that_is_something_else_is_named(tmp_path, name, content, says):
+def test_a_file_that_is_something_else_is_named(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadSource, match=says) as error:
+    with pytest.raises(BadSource, match=expected) as error:
         prompts(tmp_path, "train")
     assert name in str(error.value)
 
@@ -203,7 +203,7 @@ def test_a_file_address_is_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "expected"),
     [
         ("hf://org/name@main/data", "names the folder `data` of a dataset, which is read as a whole"),
         ("hf://datasets/org/name/data", "names the folder `data`"),
@@ -211,8 +211,8 @@ def test_a_file_address_is_the_file(tmp_path):
         ("org/name", "There is no file or folder `org/name`.* `hf://org/name`"),
     ],
 )
-def test_an_address_of_the_hub_is_read_whole_or_refused(source, says):
-    with pytest.raises(BadSource, match=says):
+def test_an_address_of_the_hub_is_read_whole_or_refused(source, expected):
+    with pytest.raises(BadSource, match=expected):
         prompts(source, "train")
 
 

@@ -147,7 +147,7 @@ def test_sums_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
         list_shards(DataConfig(source=str(data)))
 
 
-def test_a_file_without_a_sum_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_without_a_checksum_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = folder(tmp_path, "a.jsonl", "b.jsonl")
     (data / "SHA256SUMS").write_text(f"{sha256(data / 'a.jsonl')}  a.jsonl\n")
     with caplog.at_level(logging.WARNING, "nanochat.sources"):

@@ -14,7 +14,7 @@ import pytest
 from nanochat.cli.main import main
 
 
-def test_ctrl_c_says_that_what_was_finished_is_kept(
+def test_after_ctrl_c_a_message_explains_that_finished_work_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(name: str) -> None:
@@ -165,7 +165,7 @@ def test_an_odd_width_loses_no_text(columns: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("problem", ["a file", "a dead link", "a full disk"])
 @pytest.mark.parametrize("line", [["run"], ["run", "--plain"], ["fetch"], ["up"]], ids=" ".join)
-def test_a_home_that_cannot_be_used_is_said_before_anything_starts(
+def test_a_home_that_cannot_be_used_is_reported_before_anything_starts(
     problem: str, line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     home = tmp_path / "home"

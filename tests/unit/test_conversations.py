@@ -1,4 +1,4 @@
-"""Conversations to rows: none split, none lost, padding never learnt, and the order a function of the seed."""
+"""Conversations to rows: none split, none lost, padding never a target, and the order a function of the seed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_conversation_is_in_one_row_whole(tmp_path, own, row_tokens):
     assert found == wanted
 
 
-def test_padding_is_bos_and_never_learnt_and_no_row_is_all_padding(tmp_path, own):
+def test_padding_is_bos_and_never_a_target_and_no_row_is_all_padding(tmp_path, own):
     rendered, rows, masks = rows_of(tmp_path, [own])
     assert rows.dtype == np.uint16
     assert masks.sum() == rendered.learnt_tokens > 0
@@ -143,7 +143,7 @@ def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_na
 
 
 @pytest.mark.parametrize(
-    ("lines", "says"),
+    ("lines", "reason"),
     [
         (
             [{"prompt": "Hi", "completion": " "}] * 3,
@@ -157,10 +157,10 @@ def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_na
         ([{"prompt": "Hi", "completion": "Hello"}], "no conversation for .* Every tenth row"),
     ],
 )
-def test_a_source_with_nothing_to_learn_is_refused_with_the_reason(tmp_path, lines, says):
+def test_a_source_with_nothing_to_learn_is_refused_with_the_reason(tmp_path, lines, reason):
     file = tmp_path / "own.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(BadSource, match=says):
+    with pytest.raises(BadSource, match=reason):
         render_mixture([MixtureItem(task="conversations", source=str(file))], "train", TOKENIZER, 99, 1, silent)
 
 
@@ -194,9 +194,9 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
     rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))
     assert (rows[:, 0] == tokenizer.bos).all()
-    learnt = tokenizer.decode(rows[0][masks[0] == 1].tolist())
-    assert "<|assistant_end|>" in learnt
-    assert "<|user_start|>" not in learnt
+    trained = tokenizer.decode(rows[0][masks[0] == 1].tolist())
+    assert "<|assistant_end|>" in trained
+    assert "<|user_start|>" not in trained
     lines = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
     assert {line["task"] for line in lines} == {"world_choice"}
 

@@ -20,15 +20,15 @@ TOKENIZER = Tokenizer.from_merges([])
 PROMPTS = [[TOKENIZER.bos, 5, 9, 9, 200], [TOKENIZER.bos], [TOKENIZER.bos, *range(40, 70)]]
 
 
-def built(sequence_len: int = 256, **knobs: object) -> GPT:
+def built(sequence_len: int = 256, **options: object) -> GPT:
     """A small model in which nothing is 0, so that nothing hides; some of its layers see a window only."""
-    config = ModelConfig.model_validate({"depth": 3, "aspect_ratio": 11, "head_dim": 8} | knobs)
+    config = ModelConfig.model_validate({"depth": 3, "aspect_ratio": 11, "head_dim": 8} | options)
     model = GPT(Architecture(model=config, vocab_size=TOKENIZER.vocab_size, sequence_len=sequence_len))
     model.init_weights(1)
-    dice = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=dice) * 0.15)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
     return model.eval()
 
 
@@ -59,7 +59,7 @@ class Parrot(GPT):
         return torch.nn.functional.one_hot(torch.tensor([next_T]), TOKENIZER.vocab_size).float()
 
 
-def says(*words: str | bytes) -> list[int]:
+def tokens_of(*words: str | bytes) -> list[int]:
     """Ids of texts and of the names of special tokens."""
     return [
         token
@@ -68,9 +68,11 @@ def says(*words: str | bytes) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("knobs", [{}, {"queries_per_kv_head": 5}, {"smear": False}, {"window_pattern": "S"}], ids=str)
-def test_a_batch_of_unequal_prompts_equals_each_alone_without_a_cache(knobs: dict[str, object]) -> None:
-    model = built(**knobs)
+@pytest.mark.parametrize(
+    "options", [{}, {"queries_per_kv_head": 5}, {"smear": False}, {"window_pattern": "S"}], ids=str
+)
+def test_a_batch_of_unequal_prompts_equals_each_alone_without_a_cache(options: dict[str, object]) -> None:
+    model = built(**options)
     together = Engine(model, TOKENIZER).generate(PROMPTS, 12, stop=False)
     assert together == [without_cache(model, prompt, 12) for prompt in PROMPTS]
 
@@ -97,9 +99,9 @@ def test_the_seed_decides() -> None:
 
 @pytest.mark.parametrize("stop", ["<|assistant_end|>", "<|bos|>"])
 def test_an_answer_ends_before_the_token_that_stops_it(stop: str) -> None:
-    model = Parrot(says("<|user_start|>", "Ada.", stop, "more"))
-    assert Engine(model, TOKENIZER).generate([[TOKENIZER.bos, TOKENIZER.bos]], 20) == [says("Ada.")]
-    assert model.seen[2:] == says("Ada.")  # nothing is computed behind the end
+    model = Parrot(tokens_of("<|user_start|>", "Ada.", stop, "more"))
+    assert Engine(model, TOKENIZER).generate([[TOKENIZER.bos, TOKENIZER.bos]], 20) == [tokens_of("Ada.")]
+    assert model.seen[2:] == tokens_of("Ada.")  # nothing is computed behind the end
 
 
 def test_a_row_that_is_done_leaves_the_others_alone() -> None:
@@ -112,29 +114,29 @@ def test_a_row_that_is_done_leaves_the_others_alone() -> None:
         assert answer == (whole[: whole.index(ends)] if ends in whole else whole)
 
 
-def test_no_more_tokens_than_asked_for() -> None:
+def test_no_more_tokens_than_requested() -> None:
     engine = Engine(built(), TOKENIZER)
     assert [len(answer) for answer in engine.generate(PROMPTS, 1, stop=False)] == [1, 1, 1]
 
 
 def test_a_sum_is_reckoned_and_the_result_put_in() -> None:
-    asked = says("<|python_start|>", "12*3", "<|python_end|>")
+    requested = tokens_of("<|python_start|>", "12*3", "<|python_end|>")
     # The script does not know the result: where the engine forces tokens, what the model would say is not looked at.
-    model = Parrot([*asked, *says("xxxx"), *says(" so", "<|assistant_end|>")])
+    model = Parrot([*requested, *tokens_of("xxxx"), *tokens_of(" so", "<|assistant_end|>")])
     (answer,) = Engine(model, TOKENIZER).generate([[TOKENIZER.bos]], 40)
-    assert answer == [*asked, *says("<|output_start|>", "36", "<|output_end|>"), *says(" so")]
+    assert answer == [*requested, *tokens_of("<|output_start|>", "36", "<|output_end|>"), *tokens_of(" so")]
     assert model.seen[1:] == answer  # the model was shown the result
 
 
 @pytest.mark.parametrize("block", ["import os", "", "1/0"])
 def test_what_is_no_sum_has_no_result(block: str) -> None:
-    said = says("<|python_start|>", block, "<|python_end|>", "?", "<|assistant_end|>")
-    assert Engine(Parrot(said), TOKENIZER).generate([[TOKENIZER.bos]], 40) == [said[:-1]]
+    output = tokens_of("<|python_start|>", block, "<|python_end|>", "?", "<|assistant_end|>")
+    assert Engine(Parrot(output), TOKENIZER).generate([[TOKENIZER.bos]], 40) == [output[:-1]]
 
 
 def test_an_end_without_a_beginning_is_nothing() -> None:
-    said = says("7", "<|python_end|>", "!", "<|assistant_end|>")
-    assert Engine(Parrot(said), TOKENIZER).generate([[TOKENIZER.bos]], 40) == [said[:-1]]
+    output = tokens_of("7", "<|python_end|>", "!", "<|assistant_end|>")
+    assert Engine(Parrot(output), TOKENIZER).generate([[TOKENIZER.bos]], 40) == [output[:-1]]
 
 
 def test_a_prompt_without_tokens_is_refused() -> None:

@@ -62,7 +62,7 @@ def test_our_own_errors_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "says"),
+    ("error", "kind", "expected"),
     [
         (OSError(errno.ENOSPC, "", "/disk/file"), NoSpace, "No space left for the stage `pack` (`/disk/file`)."),
         (OSError(errno.EDQUOT, "", "/disk/file"), NoSpace, "The disk quota leaves no space"),
@@ -90,11 +90,11 @@ def test_our_own_errors_stay_as_they_are() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )  # fmt: skip
 def test_errors_of_the_system_have_a_sentence_and_no_report(
-    error: Exception, kind: type[NanochatError], says: str, home: Path
+    error: Exception, kind: type[NanochatError], expected: str, home: Path
 ) -> None:
     found = to_nanochat_error(error, "the stage `pack`")
     assert type(found) is kind
-    assert says in str(found)
+    assert expected in str(found)
     assert found.hint
     assert not reports(home / "crashes")
 
@@ -135,8 +135,8 @@ def test_a_report_holds_no_credential(home: Path, monkeypatch: pytest.MonkeyPatc
         "admin:hunter22 wJalrXUtnFEMI https://hooks.example.com/T00/XXXX Authorization: Bearer eyJhbGci "
         "{'password': 'swordfish', 'api_key': \"k3y\"}"
     )
-    said = str(to_nanochat_error(failing(ValueError(words))))
-    for text in (said, *reports(home / "crashes")):
+    output = str(to_nanochat_error(failing(ValueError(words))))
+    for text in (output, *reports(home / "crashes")):
         for secret in ("user:word", "key:pass", "abcdef", "AKIA123", "hunter22", "wJalrXUtnFEMI", "XXXX", "eyJhbGci",
                        "swordfish", "k3y"):  # fmt: skip
             assert secret not in text
@@ -174,12 +174,12 @@ def test_without_a_home_the_report_is_in_the_temporary_folder(
     elif problem == "a loop":
         home.symlink_to(home)
     else:
-        monkeypatch.setenv("NANOCHAT_HOME", "~nobody-of-that-name/x")
+        monkeypatch.setenv("NANOCHAT_HOME", "~no-such-user/x")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert f"`{tmp_path}/nanochat-" in to_nanochat_error(failing(KeyError("x"))).hint
 
 
-def test_nowhere_to_write_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_to_write_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.write_text("")
     monkeypatch.setattr(tempfile, "tempdir", str(home / "x"))
     assert "was not kept" in to_nanochat_error(failing(KeyError("x"))).hint
@@ -193,7 +193,7 @@ def test_a_block_raises_sentences_only() -> None:
         raise KeyboardInterrupt
 
 
-def test_a_command_that_breaks_says_so_and_ends_with_70(
+def test_a_command_that_fails_unexpectedly_exits_with_70(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(name: str) -> None:
@@ -204,7 +204,7 @@ def test_a_command_that_breaks_says_so_and_ends_with_70(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 70
-    said = capsys.readouterr().err
-    assert "error: The command failed (ZeroDivisionError: division by zero)." in said
-    assert "Traceback (" not in said
+    output = capsys.readouterr().err
+    assert "error: The command failed (ZeroDivisionError: division by zero)." in output
+    assert "Traceback (" not in output
     assert len(reports(home / "crashes")) == 1

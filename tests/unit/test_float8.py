@@ -11,10 +11,10 @@ from nanochat.model.gpt import Linear
 
 @pytest.mark.parametrize("shape", [(32,), (2, 16)])
 def test_product_and_gradients_stay_near(shape: tuple[int, ...]) -> None:
-    dice = torch.Generator().manual_seed(1)
-    x = torch.randn(*shape, 64, generator=dice).bfloat16().requires_grad_()
-    weight = torch.randn(48, 64, generator=dice).requires_grad_()
-    ahead = torch.randn(*shape, 48, generator=dice).bfloat16()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(*shape, 64, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(48, 64, generator=generator).requires_grad_()
+    ahead = torch.randn(*shape, 48, generator=generator).bfloat16()
     exact_x, exact_weight = x.detach().float().requires_grad_(), weight.detach().clone().requires_grad_()
     expected = exact_x @ exact_weight.T
     expected.backward(ahead.float())

@@ -24,15 +24,15 @@ from nanochat.scaling import hyperparameters_from_steps
 PLAIN = {"value_embeddings": False, "residual_scalars": False, "smear": False, "backout": False}
 
 
-def built(sequence_len: int = 12, vocab_size: int = 300, **knobs: object) -> GPT:
+def built(sequence_len: int = 12, vocab_size: int = 300, **options: object) -> GPT:
     """A small model in which nothing is 0, so that nothing hides."""
-    small = {"depth": 3, "aspect_ratio": 11, "head_dim": 8} | knobs
+    small = {"depth": 3, "aspect_ratio": 11, "head_dim": 8} | options
     model = GPT(Architecture(model=ModelConfig.model_validate(small), vocab_size=vocab_size, sequence_len=sequence_len))
     model.init_weights(1)
-    dice = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=dice) * 0.15)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
     return model
 
 
@@ -42,7 +42,7 @@ def some_ids(B: int, T: int, vocab_size: int = 300) -> Tensor:
 
 def slow_logits(model: GPT, ids: list[int]) -> list[list[float]]:
     """One row through the network, a position, head and channel at a time, in double precision."""
-    network, knobs = model.architecture, model.architecture.model
+    network, options = model.architecture, model.architecture.model
     weight = {name: tensor.double() for name, tensor in model.state_dict().items()}
 
     def normed(x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def slow_logits(model: GPT, ids: list[int]) -> list[list[float]]:
     def turned(x: Tensor, position: int) -> Tensor:
         half, y = len(x) // 2, x.clone()
         for i in range(half):
-            angle = -position * knobs.rope_base ** (-2 * i / len(x))
+            angle = -position * options.rope_base ** (-2 * i / len(x))
             y[i] = x[i] * math.cos(angle) - x[i + half] * math.sin(angle)
             y[i + half] = x[i] * math.sin(angle) + x[i + half] * math.cos(angle)
         return y
@@ -59,15 +59,15 @@ def slow_logits(model: GPT, ids: list[int]) -> list[list[float]]:
     def sigmoid(z: Tensor) -> Tensor:
         return 1 / (1 + (-z).exp())
 
-    D, group = network.head_dim, knobs.queries_per_kv_head
+    D, group = network.head_dim, options.queries_per_kv_head
     x = [normed(weight["embedding.weight"][i]) for i in ids]
-    if knobs.smear:
+    if options.smear:
         gates = [sigmoid(weight["smear_gate.weight"][0] @ row[:24]) for row in x]
         x = [x[0]] + [x[t] + weight["smear"] * gates[t] * x[t - 1] for t in range(1, len(x))]
     first, middle = list(x), list(x)
     for layer in range(network.depth):
         at = f"blocks.{layer}."
-        if knobs.residual_scalars:
+        if options.residual_scalars:
             a, b = weight["residual_L"][layer], weight["first_L"][layer]
             x = [a * row + b * start for row, start in zip(x, first, strict=True)]
         h = [normed(row) for row in x]
@@ -100,15 +100,15 @@ def slow_logits(model: GPT, ids: list[int]) -> list[list[float]]:
             x[t] = row + weight[at + "mlp.down.weight"] @ (up.clamp(min=0) ** 2)
         if layer == network.depth // 2:
             middle = list(x)
-    if knobs.backout:
+    if options.backout:
         x = [row - weight["backout"] * half for row, half in zip(x, middle, strict=True)]
     logits = [weight["head.weight"][: network.vocab_size] @ normed(row) for row in x]
-    cap = knobs.logit_softcap
+    cap = options.logit_softcap
     return [(cap * (z / cap).tanh() if cap else z).tolist() for z in logits]
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [
         {},
         {"queries_per_kv_head": 5},
@@ -119,8 +119,8 @@ def slow_logits(model: GPT, ids: list[int]) -> list[list[float]]:
     ],
     ids=str,
 )
-def test_the_network_equals_one_written_with_loops(knobs: dict[str, object]) -> None:
-    model, ids = built(**knobs), some_ids(2, 12)
+def test_the_network_equals_one_written_with_loops(options: dict[str, object]) -> None:
+    model, ids = built(**options), some_ids(2, 12)
     expected = torch.tensor([slow_logits(model, row) for row in ids.tolist()])
     with torch.no_grad():
         logits = model(ids)
@@ -178,10 +178,10 @@ class PlainCache:
         self.positions_B = self.positions_B + tokens
 
 
-@pytest.mark.parametrize("knobs", [{}, {"queries_per_kv_head": 5}, PLAIN], ids=str)
+@pytest.mark.parametrize("options", [{}, {"queries_per_kv_head": 5}, PLAIN], ids=str)
 @pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 1, 8, 3]], ids=str)
-def test_decoding_with_a_cache_equals_the_whole(knobs: dict[str, object], pieces: list[int]) -> None:
-    model, ids = built(sequence_len=20, **knobs), some_ids(2, 20)
+def test_decoding_with_a_cache_equals_the_whole(options: dict[str, object], pieces: list[int]) -> None:
+    model, ids = built(sequence_len=20, **options), some_ids(2, 20)
     network = model.architecture
     cache = PlainCache(network.depth, 2, 30, network.kv_heads, network.head_dim)
     with torch.no_grad():
@@ -212,12 +212,12 @@ def test_rows_of_a_cache_may_stand_at_different_positions() -> None:
 
 
 def test_gradients_written_out_are_right() -> None:
-    dice = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(4)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=dice, dtype=torch.float64).requires_grad_()
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    angle = torch.randn(5, 1, 4, generator=dice, dtype=torch.float64)
+    angle = torch.randn(5, 1, 4, generator=generator, dtype=torch.float64)
     check = torch.autograd.gradcheck
     assert check(norm, draw(3, 8))
     assert check(lambda x: rotate(x, angle.cos(), angle.sin()), draw(2, 5, 3, 8))
@@ -226,8 +226,8 @@ def test_gradients_written_out_are_right() -> None:
 
 
 def test_the_norm_is_that_of_torch_in_every_dtype() -> None:
-    dice = torch.Generator().manual_seed(5)
-    small = torch.randn(6, 64, generator=dice) * 0.02  # where epsilon would show
+    generator = torch.Generator().manual_seed(5)
+    small = torch.randn(6, 64, generator=generator) * 0.02  # where epsilon would show
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         x = small.to(dtype)
         torch.testing.assert_close(norm(x), torch.nn.functional.rms_norm(x, (64,)), atol=0.01, rtol=0.01)
@@ -265,7 +265,7 @@ def test_compiled_it_is_one_graph_and_one_of_the_loss_and_none_is_made_again() -
     assert len(made) == 2
 
 
-def test_the_model_learns_one_batch_by_heart() -> None:
+def test_the_model_memorises_one_batch() -> None:
     model = GPT(Architecture(model=ModelConfig(depth=2, aspect_ratio=16, head_dim=16), vocab_size=64, sequence_len=16))
     model.init_weights(1)
     hyperparameters = hyperparameters_from_steps(

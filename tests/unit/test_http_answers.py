@@ -43,7 +43,7 @@ class Answers(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer: Callable[[Handler], None] = lambda handler: handler.send(LINES)
-        self.asked: list[tuple[str, str, str]] = []
+        self.requests: list[tuple[str, str, str]] = []
         """Method, path and range of each request."""
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -56,13 +56,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.command, self.path, self.headers.get("Range", "")))
+        self.server.requests.append((self.command, self.path, self.headers.get("Range", "")))
         self.server.answer(self)
 
     do_HEAD = do_GET  # noqa: N815
 
     def send(self, data: bytes, status: int = 200, cut: int = 0, length: int | None = -1, **headers: str) -> None:
-        """`cut` bytes are kept back; `length` None says none and closes."""
+        """`cut` bytes are kept back; `length` None sends none and closes."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -190,7 +190,7 @@ def test_a_server_may_say_no_size_without_the_bytes(tmp_path: Path, site: Answer
 
 
 @pytest.mark.parametrize("headers", [{}, {"Last_Modified": "Mon, 30 Nov 2026 08:00:00 GMT"}])
-def test_a_server_that_says_no_length(tmp_path: Path, site: Answers, headers: dict[str, str]) -> None:
+def test_a_server_that_sends_no_length(tmp_path: Path, site: Answers, headers: dict[str, str]) -> None:
     def answer(handler: Handler) -> None:  # with HEAD it does
         handler.send(LINES, length=None if handler.command == "GET" else -1, **headers)
 
@@ -198,7 +198,7 @@ def test_a_server_that_says_no_length(tmp_path: Path, site: Answers, headers: di
     assert documents(f"{site.address}/a.jsonl", tmp_path) == 500
 
 
-@pytest.mark.parametrize("how", ["ignored", "other part", "no range said", "too much", "multipart"])
+@pytest.mark.parametrize("how", ["ignored", "other part", "no range sent", "too much", "multipart"])
 def test_a_wrong_range_is_not_put_together(tmp_path: Path, site: Answers, how: str) -> None:
     first = [True]
 
@@ -210,7 +210,7 @@ def test_a_wrong_range_is_not_put_together(tmp_path: Path, site: Answers, how: s
             handler.send(LINES)
         elif how == "other part":
             handler.send(LINES[10:], 206, Content_Range=f"bytes 10-{whole - 1}/{whole}")
-        elif how == "no range said":
+        elif how == "no range sent":
             handler.send(LINES[begin:], 206)
         elif how == "too much":
             handler.send(LINES, 206, Content_Range=f"bytes {begin}-{whole - 1}/{whole}")
@@ -219,7 +219,7 @@ def test_a_wrong_range_is_not_put_together(tmp_path: Path, site: Answers, how: s
 
     site.answer = answer
     assert documents(f"{site.address}/a.jsonl", tmp_path) == 500
-    assert len(site.asked) > 2
+    assert len(site.requests) > 2
 
 
 def test_a_changed_tag_between_two_ranges_is_noticed(tmp_path: Path, site: Answers) -> None:
@@ -265,7 +265,7 @@ def test_redirects_end_and_do_not_lead_from_https_to_http(tmp_path: Path, site: 
         secure = f"https://127.0.0.1:{other.server_address[1]}/a.jsonl"
         with pytest.raises(BadSource, match=r"certificate of .* cannot be verified"):
             documents(secure, tmp_path)
-        assert not other.asked, "not tried again"
+        assert not other.requests, "not tried again"
         import httpx
 
         real = httpx.Client

@@ -1,4 +1,4 @@
-"""Datasets of the Hub: the real client libraries, in a process of their own, on a server that speaks like it."""
+"""Datasets of the Hub: the real client libraries, in a process of their own, on a server with its API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ for fields in json.loads(sys.argv[1]):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub's API as its client asks for, of one dataset that is a folder."""
+    """As much of the Hub's API as its client uses, of one dataset that is a folder."""
 
     protocol_version = "HTTP/1.1"
     root: Path
@@ -66,8 +66,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        asked = urlsplit(self.path)
-        path = unquote(asked.path)
+        address = urlsplit(self.path)
+        path = unquote(address.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if path.startswith("/api/datasets/org/name/paths-info/"):
             asked_for = [self.root / each for each in parse_qs(body.decode())["paths"]]
@@ -77,7 +77,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             if not folder.is_dir():
                 self.answer(b"{}", 404, **{"X-Error-Code": "EntryNotFound"})
                 return
-            recursive = parse_qs(asked.query).get("recursive") == ["true"]
+            recursive = parse_qs(address.query).get("recursive") == ["true"]
             there = sorted(folder.rglob("*") if recursive else folder.iterdir())
             self.answer(json.dumps([self.entry(each) for each in there]).encode())
         elif path.startswith("/api/datasets/org/name"):
@@ -129,7 +129,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.server_close()
 
 
-def asked(endpoint: str, folder: Path, *fields: dict[str, str]) -> list[Any]:
+def ask_hub(endpoint: str, folder: Path, *fields: dict[str, str]) -> list[Any]:
     ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "NANOCHAT_HOME": str(folder / "home")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(fields)], capture_output=True, text=True, timeout=120,
@@ -140,7 +140,7 @@ def asked(endpoint: str, folder: Path, *fields: dict[str, str]) -> list[Any]:
 
 
 def test_files_by_their_names_or_by_subset_and_split(endpoint: str, tmp_path: Path) -> None:
-    everything, english, german, no_split, no_subset, undecided = asked(
+    everything, english, german, no_split, no_subset, undecided = ask_hub(
         endpoint, tmp_path,
         {}, {"subset": "english"}, {"subset": "german", "split": "train"}, {"subset": "english", "split": "test"},
         {"subset": "french"}, {"split": "train"},
@@ -160,8 +160,8 @@ def test_files_by_their_names_or_by_subset_and_split(endpoint: str, tmp_path: Pa
 
 
 def test_a_file_may_be_named_itself_and_a_revision_of_the_converter(endpoint: str, tmp_path: Path) -> None:
-    """Whatever split its name says: it was asked for. A folder may be called like a file."""
-    one, converted, absent = asked(
+    """Whatever split its name has: it was requested. A folder may be called like a file."""
+    one, converted, absent = ask_hub(
         endpoint, tmp_path,
         {"source": "hf://org/name/en/test-0.parquet"}, {"source": "hf://org/name@refs/convert/parquet/en"},
         {"source": "hf://datasets/org/name/en/nothing.parquet"},
@@ -173,7 +173,7 @@ def test_a_file_may_be_named_itself_and_a_revision_of_the_converter(endpoint: st
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "expected"),
     [
         ("train.csv", b"body,n\na,1\na,b,c,d\n", "Expected 2 fields in line 3, saw 4"),
         ("name.py", b"import datasets", "Dataset scripts are no longer supported"),
@@ -183,26 +183,26 @@ def test_a_file_may_be_named_itself_and_a_revision_of_the_converter(endpoint: st
     ids=["fields", "script", "card", "image"],
 )  # fmt: skip
 def test_what_the_datasets_library_cannot_read_is_named(
-    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, said: str
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, expected: str
 ) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / name).write_bytes(data)
     monkeypatch.setattr(Hub, "root", tmp_path / "repository")
-    ((kind, message),) = asked(endpoint, tmp_path, {})
-    assert kind == "BadSource" and "org/name" in message and said in message
+    ((kind, message),) = ask_hub(endpoint, tmp_path, {})
+    assert kind == "BadSource" and "org/name" in message and expected in message
     assert "convert it to Parquet or JSON lines" in message, "a hint that helps"
 
 
 def test_a_byte_that_flips_on_the_way_is_noticed(endpoint: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Hub, "flips", True)
-    ((kind, said),) = asked(endpoint, tmp_path, {"subset": "german"})
+    ((kind, output),) = ask_hub(endpoint, tmp_path, {"subset": "german"})
     assert kind == "DamagedTransfer"
-    assert "de/test-0.parquet is damaged: its SHA256 is" in said
+    assert "de/test-0.parquet is damaged: its SHA256 is" in output
 
 
 def test_a_download_that_breaks_off_is_tried_again(endpoint: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Hub, "cuts", 3)
-    ((shards, documents),) = asked(endpoint, tmp_path, {"subset": "german"})
+    ((shards, documents),) = ask_hub(endpoint, tmp_path, {"subset": "german"})
     assert (len(shards), documents, Hub.cuts) == (2, 50, 0)
 
 
@@ -213,7 +213,7 @@ def test_splits_for_tests_are_not_trained_on(tmp_path: Path, endpoint: str, monk
         pq.write_table(pa.table({"body": [name] * 30}), tmp_path / f"repository/{name}.parquet")
     (tmp_path / "repository/train.jsonl").write_text("{}")
     monkeypatch.setattr(Hub, "root", tmp_path / "repository")
-    ((shards, documents),) = asked(endpoint, tmp_path, {})
+    ((shards, documents),) = ask_hub(endpoint, tmp_path, {})
     assert [(name, validation) for name, validation, *_ in shards] == [
         ("contest", "none"), ("data/dev-0", "all"), ("data/shard 1#2", "none"),
     ]  # fmt: skip

@@ -29,14 +29,14 @@ from nanochat.errors import NanochatError
 from nanochat.sources import retry
 from nanochat.tasks.hub_rows import hub_rows
 
-waits, said = [], []
+waits, logged = [], []
 retry.time = types.SimpleNamespace(sleep=waits.append)
 client.time = types.SimpleNamespace(sleep=lambda seconds: None, time=client.time.time)
 handler = logging.Handler()
-handler.emit = lambda record: said.append(record.getMessage())
+handler.emit = lambda record: logged.append(record.getMessage())
 logging.getLogger("nanochat.sources").addHandler(handler)
 for what in sys.argv[1:]:
-    waits.clear(), said.clear()
+    waits.clear(), logged.clear()
     kind, _, name = what.partition(" ")
     try:
         if kind == "text":
@@ -44,12 +44,12 @@ for what in sys.argv[1:]:
         else:
             next(hub_rows("", name, None, "train"))
     except NanochatError as error:
-        print(json.dumps([type(error).__name__, str(error), waits, said]))
+        print(json.dumps([type(error).__name__, str(error), waits, logged]))
 """
 
 
 class Site(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the status that the name of the dataset asks for, or a page."""
+    """Answers every request with the status in the name of the dataset, or a page."""
 
     def log_message(self, *args) -> None:
         pass
@@ -80,7 +80,7 @@ def serving(context: ssl.SSLContext | None = None) -> Iterator[int]:
     server.server_close()
 
 
-def asked(folder: Path, endpoint: str, *what: str, **environment: str) -> list[tuple[str, str, list[float], list[str]]]:
+def query(folder: Path, endpoint: str, *what: str, **environment: str) -> list[tuple[str, str, list[float], list[str]]]:
     ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf"), "NANOCHAT_HOME": str(folder / "home")}
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(
@@ -94,10 +94,10 @@ def asked(folder: Path, endpoint: str, *what: str, **environment: str) -> list[t
 
 
 def is_transient(answer: tuple[str, str, list[float], list[str]], *words: str) -> None:
-    kind, message, waits, said = answer
+    kind, message, waits, logged = answer
     assert kind == "SourceUnreachable", answer
-    assert len(waits) == len(said) == 4, answer
-    assert "Trying again in" in said[0] and "(2 of 5)" in said[0]
+    assert len(waits) == len(logged) == 4, answer
+    assert "Trying again in" in logged[0] and "(2 of 5)" in logged[0]
     assert all(word in message for word in words), answer
     assert "Traceback" not in message and "\n" not in message
 
@@ -113,17 +113,17 @@ BOTH = ("text org/name", "rows org/name")
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
 def test_no_network(tmp_path: Path, endpoint: str) -> None:
-    for answer in asked(tmp_path, endpoint, *BOTH):
+    for answer in query(tmp_path, endpoint, *BOTH):
         is_transient(answer, "The Hub does not answer", "ConnectError")
 
 
 def test_a_proxy_that_is_not_there(tmp_path: Path) -> None:
-    for answer in asked(tmp_path, "http://no-such-host.invalid", *BOTH, HTTP_PROXY="http://127.0.0.1:9"):
+    for answer in query(tmp_path, "http://no-such-host.invalid", *BOTH, HTTP_PROXY="http://127.0.0.1:9"):
         is_transient(answer, "The Hub does not answer", "Connection refused")
 
 
 def test_a_proxy_that_cannot_be_used(tmp_path: Path) -> None:
-    for answer in asked(tmp_path, "http://no-such-host.invalid", *BOTH, HTTP_PROXY="nonsense://127.0.0.1:9"):
+    for answer in query(tmp_path, "http://no-such-host.invalid", *BOTH, HTTP_PROXY="nonsense://127.0.0.1:9"):
         is_final(answer, "the proxy settings cannot be used", "HTTP_PROXY")
 
 
@@ -131,19 +131,19 @@ def test_statuses(tmp_path: Path) -> None:
     with serving() as port:
         statuses = (401, 403, 404, 429, 503)
         what = [f"{kind} org/status{status}" for status in statuses for kind in ("text", "rows")]
-        answers = asked(tmp_path, f"http://127.0.0.1:{port}", *what)
+        answers = query(tmp_path, f"http://127.0.0.1:{port}", *what)
     for status, *pair in zip(statuses, answers[::2], answers[1::2], strict=True):
         for answer in pair:
             if status < 429:
                 is_final(answer, f"org/status{status}")
             else:
                 is_transient(answer, f"org/status{status}", f"status {status}")
-    assert all(wait >= 7 for wait in answers[6][2]), "as long as `Retry-After` asks"
+    assert all(wait >= 7 for wait in answers[6][2]), "as long as `Retry-After` requests"
 
 
 def test_a_page_of_the_network_in_place_of_the_hub(tmp_path: Path) -> None:
     with serving() as port:
-        for answer in asked(tmp_path, f"http://127.0.0.1:{port}", *BOTH):
+        for answer in query(tmp_path, f"http://127.0.0.1:{port}", *BOTH):
             is_transient(answer, "something that is not JSON")
 
 
@@ -152,23 +152,23 @@ def test_a_certificate_that_cannot_be_verified(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
     with serving(context) as port:
-        for answer in asked(tmp_path, f"https://127.0.0.1:{port}", *BOTH):
+        for answer in query(tmp_path, f"https://127.0.0.1:{port}", *BOTH):
             is_final(answer, "certificate", "SSL_CERT_FILE")
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "ftp://127.0.0.1:9", "http://"])
 def test_an_endpoint_that_is_no_address(tmp_path: Path, endpoint: str) -> None:
-    for answer in asked(tmp_path, endpoint, *BOTH):
+    for answer in query(tmp_path, endpoint, *BOTH):
         is_final(answer, "HF_ENDPOINT")
 
 
 def test_offline_by_a_setting(tmp_path: Path) -> None:
-    for answer in asked(tmp_path, "http://127.0.0.1:9", *BOTH, HF_HUB_OFFLINE="1"):
+    for answer in query(tmp_path, "http://127.0.0.1:9", *BOTH, HF_HUB_OFFLINE="1"):
         is_final(answer, "HF_HUB_OFFLINE")
 
 
 def certificate(path: Path) -> None:
-    """One that nobody has signed."""
+    """One without a signature of an authority."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

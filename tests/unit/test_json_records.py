@@ -108,7 +108,7 @@ def test_a_broken_json_file_is_named(tmp_path: Path, data: bytes, message: str) 
     assert "a.json`" in caught.value.message and message in caught.value.message
 
 
-def test_fields_that_nobody_reads_do_not_stop_a_line(tmp_path: Path) -> None:
+def test_unused_fields_do_not_invalidate_a_line(tmp_path: Path) -> None:
     digits = "7" * 5_000
     line = f'{{"text": "a", "id": {digits}, "score": NaN, "top": -Infinity, "n": 1, "n": 1}}\n'
     (found,) = read(tmp_path, line.encode())

@@ -189,9 +189,9 @@ def test_a_dropped_iterator_ends_its_thread(rows) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_gpu_that_lags_behind_gets_the_same_batches(tmp_path: Path, masked: bool) -> None:
     """Copies wait behind the GPU's work while the thread fills buffer after buffer: none may be filled too early."""
-    dice = np.random.default_rng(0)
-    ids = dice.integers(0, 1 << 16, (64, 513)).astype(np.uint16)
-    rows = train_rows(tmp_path, ids, dice.integers(0, 2, ids.shape).astype(np.uint8) if masked else None)
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, 1 << 16, (64, 513)).astype(np.uint16)
+    rows = train_rows(tmp_path, ids, generator.integers(0, 2, ids.shape).astype(np.uint8) if masked else None)
     found = []
     with closing(Loader(rows, 1, 16)) as here, closing(Loader(rows, 1, 16, device="cuda")) as there:
         expected = list(islice(here, 50))

@@ -96,7 +96,7 @@ def test_text_about_the_data_is_not_taken_for_the_data(tmp_path: Path) -> None:
     assert listed(tmp_path / "books") == ["readme_first.txt"]
 
 
-def test_a_folder_in_which_everything_is_left_out_says_so(tmp_path: Path) -> None:
+def test_a_folder_of_which_nothing_is_used_is_reported(tmp_path: Path) -> None:
     tree(tmp_path, "test.jsonl", "_x.jsonl")
     with pytest.raises(BadSource, match=r"no data file: it has 1 hidden \(`_x\.jsonl`\), 1 of a test split"):
         listed(tmp_path)

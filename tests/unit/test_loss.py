@@ -14,10 +14,10 @@ from nanochat.model.loss import Reduction, head_loss
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    dice = torch.Generator().manual_seed(1)
-    x = torch.randn(50, 16, generator=dice).to(dtype).requires_grad_()
-    weight = (torch.randn(70, 16, generator=dice) * 3).requires_grad_()
-    targets = torch.randint(0, 70, (50,), generator=dice)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(50, 16, generator=generator).to(dtype).requires_grad_()
+    weight = (torch.randn(70, 16, generator=generator) * 3).requires_grad_()
+    targets = torch.randint(0, 70, (50,), generator=generator)
     targets[::7] = -1
     return x, weight, targets
 

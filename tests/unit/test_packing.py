@@ -65,7 +65,7 @@ def test_the_result_is_a_pure_function(tmp_path: Path) -> None:
     assert (tmp_path / "a-00000.parquet").read_bytes() == (tmp_path / "b-00000.parquet").read_bytes()
 
 
-def test_a_long_document_fills_rows_and_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_long_document_fills_rows_and_delays_no_other(tmp_path: Path) -> None:
     """A document of fifty rows, and short ones: every token of it is there, in pieces that begin with BOS."""
     text = "".join("abcdefghij"[number % 10] for number in range(32 * 50))
     source = tokens(tmp_path, ["x" * 16, text, "y" * 15], 4096)

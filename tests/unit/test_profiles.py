@@ -36,7 +36,7 @@ def test_text_needs_no_quotes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "expected"),
     [
         ("pretrain.dept=6", "Did you mean `pretrain.model.depth`?"),
         ("pretrain.model.depth=0", "`pretrain.model.depth`: input should be greater than or equal to 1, got `0`."),
@@ -46,10 +46,10 @@ def test_text_needs_no_quotes() -> None:
         ("pretrain.seed.x=1", "single value"),
     ],
 )
-def test_a_wrong_field_or_value_is_named(change: str, says: str) -> None:
+def test_a_wrong_field_or_value_is_named(change: str, expected: str) -> None:
     with pytest.raises(BadConfig) as caught:
         override(profile("demo").config, [change])
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_an_unknown_profile_names_the_nearest() -> None:

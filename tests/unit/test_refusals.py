@@ -32,7 +32,7 @@ def test_the_pipeline_refuses_before_its_first_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "expected"),
     [
         (PretrainConfig(batch_tokens=100), "`batch_tokens` = 100"),
         (PretrainConfig(model=ModelConfig(depth=4, queries_per_kv_head=3)), "queries_per_kv_head"),
@@ -40,12 +40,12 @@ def test_the_pipeline_refuses_before_its_first_stage() -> None:
     ],
 )
 def test_the_stage_refuses_before_torch_is_started(
-    config: PretrainConfig, says: str, monkeypatch: pytest.MonkeyPatch
+    config: PretrainConfig, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "launch", lambda *_: pytest.fail("torchrun was started"))
     made = cast(Any, SimpleNamespace(metrics={"vocab_size": 300, "sequence_len": 64}, path=None))
     context = cast(Any, SimpleNamespace(compute=compute(device="cpu", ranks=3)))
-    with pytest.raises(BadConfig, match=says):
+    with pytest.raises(BadConfig, match=expected):
         stage.pretrain.function(config, made, [made], out=None, context=context)
 
 
@@ -73,9 +73,9 @@ def test_eight_bits_where_there_are_none_are_refused() -> None:
         compute_dtype("fp8", CPU)
 
 
-def test_what_was_chosen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_choice_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_setup, "_cpu_has_bf16", lambda: False)
-    assert fit(built(), "bf16", Compute(), CPU).said == (
+    assert fit(built(), "bf16", Compute(), CPU).output == (
         "cpu: float32 products, sdpa attention, nothing compiled; no fast bf16 here"
     )
 

@@ -162,17 +162,17 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.mark.parametrize("form", [0, 1], ids=["markdown", "html"])
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     ["A small run", "2026-03-04 05:06 UTC", "0.8765", "73%", "73.4%", "25%", "0.323", "1.31 M", "2 M", "14,998",
      "2 min 40 s", "torch", "9.9.9", "Imagined CPU", "24 GiB", "facade" * 6 + " (with changes)", "download ×3",
      "forty", "42", "Free."],
 )  # fmt: skip
-def test_the_numbers_are_there(form: int, told: str, rendered: tuple[str, str]) -> None:
+def test_the_numbers_are_there(form: int, reported: str, rendered: tuple[str, str]) -> None:
     text = rendered[0] if form == 0 else Page(rendered[1]).text
-    assert told in text
+    assert reported in text
 
 
-def test_every_stage_is_told_with_its_key_and_digest(rendered: tuple[str, str]) -> None:
+def test_every_stage_is_listed_with_its_key_and_digest(rendered: tuple[str, str]) -> None:
     for stage in GRAPH:
         for text in rendered:
             assert stage in text
@@ -188,7 +188,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(rendered: tuple[str, st
     assert not {"script", "link", "iframe", "img"} & set(page.tags)
 
 
-def test_what_a_model_said_is_text_and_nothing_else(rendered: tuple[str, str]) -> None:
+def test_answers_of_a_model_are_shown_as_text_only(rendered: tuple[str, str]) -> None:
     page = Page(rendered[1])
     assert page.text.count(NASTY) == 3  # the sample, the question and the name of a field
     assert "<script" not in rendered[1]
@@ -197,8 +197,8 @@ def test_what_a_model_said_is_text_and_nothing_else(rendered: tuple[str, str]) -
 @pytest.mark.parametrize("form", [0, 1], ids=["markdown", "html"])
 def test_what_was_left_out_of_the_conversations_is_in_the_report(form: int, rendered: tuple[str, str]) -> None:
     text = rendered[0] if form == 0 else Page(rendered[1]).text
-    for said in ("5,678, 90,123 tokens", "31 (empty answer 30, weight 0 1)", "id 5,709", "questions: skipped"):
-        assert said in text
+    for output in ("5,678, 90,123 tokens", "31 (empty answer 30, weight 0 1)", "id 5,709", "questions: skipped"):
+        assert output in text
     assert "held-out conversations: skipped" not in text  # none was
 
 
@@ -249,7 +249,7 @@ def test_no_payload_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_data_card_is_in_both_reports(tmp_path: Path) -> None:
     markdown, page = render(made(tmp_path))
-    for said in ("4.048 bytes a token", "17 documents (0.19%)", "1.230%", "en 87.5%, other 12.5%", "longest 4,321"):
-        assert said in markdown and said in page
+    for output in ("4.048 bytes a token", "17 documents (0.19%)", "1.230%", "en 87.5%, other 12.5%", "longest 4,321"):
+        assert output in markdown and output in page
     assert "| 4 – 7 | █████████████████ | 4,000 (45.6%) |" in markdown
     assert page.count("tokens of a document") >= 1

@@ -75,7 +75,7 @@ def test_masks_travel_with_rows(tmp_path: Path) -> None:
     assert (found == masks).all()
 
 
-def test_no_rows_is_said(tmp_path: Path) -> None:
+def test_no_rows_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BadSource, match="`validation` has 0 rows"):
         open_rows(write_rows(tmp_path, train=numbered(5, 9)), "validation")
 
@@ -232,7 +232,7 @@ def test_training_begins_before_all_is_here(tmp_path: Path, monkeypatch) -> None
     assert len(cached(tmp_path)) <= 8
 
 
-def test_a_store_that_fails_for_a_while_is_asked_again(tmp_path: Path, monkeypatch) -> None:
+def test_requests_to_a_store_that_fails_for_a_while_are_repeated(tmp_path: Path, monkeypatch) -> None:
     rows = train_rows(tmp_path, numbered(50, 9))
     original, failures = Objects.read, iter([True, True, False])
 

@@ -12,8 +12,8 @@ LOGITS = torch.tensor([[1.0, 3.0, 2.0, -4.0]])
 
 def drawn(temperature: float, top_k: int, draws: int = 4000, seed: int = 1) -> torch.Tensor:
     """Share of each id among many draws, (V,)."""
-    dice = torch.Generator().manual_seed(seed)
-    return sample(LOGITS.expand(draws, -1), temperature, top_k, dice).bincount(minlength=4) / draws
+    generator = torch.Generator().manual_seed(seed)
+    return sample(LOGITS.expand(draws, -1), temperature, top_k, generator).bincount(minlength=4) / draws
 
 
 def test_temperature_zero_takes_the_likeliest_of_each_row() -> None:

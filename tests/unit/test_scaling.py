@@ -1,4 +1,4 @@
-"""The ladder of nanochat, row by row; and what is said when the arithmetic does not work out."""
+"""The ladder of nanochat, row by row; and errors when the arithmetic does not work out."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_the_speedrun() -> None:
 
 
 def small(**changes: object) -> Architecture:
-    knobs = {"depth": 4, "aspect_ratio": 32, "head_dim": 32} | changes
-    return Architecture(model=ModelConfig.model_validate(knobs), vocab_size=2000, sequence_len=256)
+    options = {"depth": 4, "aspect_ratio": 32, "head_dim": 32} | changes
+    return Architecture(model=ModelConfig.model_validate(options), vocab_size=2000, sequence_len=256)
 
 
 def test_json_round_trip() -> None:

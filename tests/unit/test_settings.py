@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("NANOCHAT_TRASH_HOURS", "day"),
         ("NANOCHAT_SUPERVISOR_PID", "-1"),
         ("NANOCHAT_HOME", "s3://bucket/home"),
-        ("NANOCHAT_HOME", "~nobody-of-that-name/x"),
+        ("NANOCHAT_HOME", "~no-such-user/x"),
         ("NANOCHAT_HOME", "/tmp/\udc80"),
         ("NANOCHAT_STORE", "/tmp/\udcff"),
         *(("NANOCHAT_WEBHOOK", text) for text in ("example.com", "ftp://x", "http://[::1", "https://", "https://a b")),
@@ -104,7 +104,7 @@ def test_a_variable_set_to_nothing_counts_as_not_set(
 
 
 @pytest.mark.parametrize("problem", ["a file", "a dead link", "a loop"])
-def test_a_home_that_is_no_folder_is_said_by_every_command(problem: str, home: Path, tmp_path: Path) -> None:
+def test_every_command_reports_a_home_that_is_no_folder(problem: str, home: Path, tmp_path: Path) -> None:
     if problem == "a file":
         home.write_text("")
     else:

@@ -171,7 +171,7 @@ def test_the_split_stays_whatever_shards_come_and_go(tmp_path_factory, first: se
         held = now
 
 
-def test_a_new_split_is_drawn_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_new_split_is_drawn_on_request(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     config = DataConfig(source=str(tmp_path / "data"), train_shards=1)
     parquet(tmp_path / "data/shard_1.parquet", texts(30))
@@ -283,7 +283,7 @@ def test_parquet_goes_before_json_before_text_and_hidden_files_are_left(tmp_path
     assert [shard.name for shard in list_shards(DataConfig(source=str(tmp_path)))] == ["b"]
 
 
-def test_a_delta_table_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_delta_table_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What its log has removed is still in its folder."""
     parquet(tmp_path / "part-0.parquet", texts(20))
     (tmp_path / "_delta_log").mkdir()
@@ -362,7 +362,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ("http://host:99999/a.parquet", "is not an address"),
         ("HTTPS://host/a.parquet", "`HTTPS://` is not a known kind"),
         ("file://[::1/a", "is not the address of a folder"),
-        ("~nobody-of-this-name/data", "`~nobody-of-this-name` has no home folder"),
+        ("~no-such-user/data", "`~no-such-user` has no home folder"),
         ("x" * 5000, "cannot be listed: File name too long"),
     ):
         with pytest.raises(BadSource, match=message) as caught:

@@ -64,7 +64,7 @@ def leases(home: Path) -> list[Path]:
     [(["--plain"], signal.SIGHUP), ([], signal.SIGTERM)],
     ids=["plain-HUP", "prefect-TERM"],
 )
-def test_a_run_that_is_told_to_end_leaves_nothing_behind(home: Path, how: list[str], number: signal.Signals) -> None:
+def test_a_run_that_gets_a_signal_leaves_nothing_behind(home: Path, how: list[str], number: signal.Signals) -> None:
     with start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1") as run:
         until(lambda: list(home.glob("runs/pretrain/*/metrics.jsonl")) or run.poll() is not None, "training")
         assert run.poll() is None, run.stdout and run.stdout.read()

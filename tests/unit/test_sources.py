@@ -38,7 +38,7 @@ def parquet(path: Path, documents: list[str]) -> Path:
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """Serves a folder, with tags and ranges, and answers the next GETs as `sulks` says."""
+    """Serves a folder, with tags and ranges, and answers the next GETs according to `sulks`."""
 
     daemon_threads = True
 
@@ -46,11 +46,11 @@ class Site(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.sulks: list[str] = []
-        """Each is a status, `short` (half of what is asked for), `silent` or `flip` (a byte is another one)."""
+        """Each is a status, `short` (half of what is requested), `silent` or `flip` (a byte is another one)."""
         self.headers: dict[str, str] = {}
         """Given with every answer, also 429."""
         self.knows_head = self.knows_ranges = self.tags = True
-        self.asked: list[str] = []
+        self.ranges: list[str] = []
         """Range of each GET."""
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -69,7 +69,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(body=False)
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.headers.get("Range", ""))
+        self.server.ranges.append(self.headers.get("Range", ""))
         sulk = self.server.sulks.pop(0) if self.server.sulks else ""
         if sulk.isdigit():
             self.send_response(int(sulk))
@@ -120,7 +120,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[float]:
-    """How long was waited between tries; nobody waits in tests."""
+    """Pauses between tries; tests do not wait."""
     slept: list[float] = []
     monkeypatch.setattr(retry.time, "sleep", slept.append)
     monkeypatch.setattr(retry.random, "uniform", lambda low, high: low)
@@ -185,11 +185,11 @@ def test_a_hash_that_the_server_gives_is_checked(tmp_path: Path, site: Site, hea
     shard = only(f"{site.address}/a.parquet")
     site.sulks = ["flip"]
     assert fetched(shard, tmp_path) == 200
-    assert len(site.asked) == 2
+    assert len(site.ranges) == 2
 
 
 @pytest.mark.parametrize("status", ["429", "500", "502", "503", "408"])
-def test_a_server_that_fails_is_asked_again_and_more_and_more_seldom(
+def test_requests_to_a_failing_server_are_repeated_with_growing_pauses(
     tmp_path: Path, site: Site, waits: list[float], status: str
 ) -> None:
     parquet(tmp_path / "served/a.parquet", texts(100))
@@ -200,10 +200,10 @@ def test_a_server_that_fails_is_asked_again_and_more_and_more_seldom(
     site.sulks = [status] * 100
     with pytest.raises(SourceUnreachable, match=rf"a\.parquet answered {status}"):
         fetched(shard, tmp_path)
-    assert len(site.asked) == 4 + retry.TRIES
+    assert len(site.ranges) == 4 + retry.TRIES
 
 
-def test_who_asks_for_patience_is_given_it(tmp_path: Path, site: Site, waits: list[float]) -> None:
+def test_a_requested_pause_is_honoured(tmp_path: Path, site: Site, waits: list[float]) -> None:
     parquet(tmp_path / "served/a.parquet", texts(100))
     shard = only(f"{site.address}/a.parquet")
     site.sulks, site.headers = ["429"], {"Retry-After": "7"}
@@ -225,11 +225,11 @@ def test_a_silent_server_is_not_waited_for(tmp_path: Path, site: Site, monkeypat
 def test_a_short_read_goes_on_where_it_was_cut_off(tmp_path: Path, site: Site) -> None:
     size = parquet(tmp_path / "served/a.parquet", texts(2000)).stat().st_size
     shard = only(f"{site.address}/a.parquet")
-    site.sulks = ["short"] * 9  # more than it is asked without getting further
+    site.sulks = ["short"] * 9  # more than the tries without progress
     assert fetched(shard, tmp_path) == 2000
-    begins = [int(asked.removeprefix("bytes=").rstrip("-") or 0) for asked in site.asked]
+    begins = [int(ranges.removeprefix("bytes=").rstrip("-") or 0) for ranges in site.ranges]
     assert begins == sorted(set(begins)) and begins[1] == size // 2
-    site.asked, site.sulks, site.knows_ranges = [], ["short", "short"], False
+    site.ranges, site.sulks, site.knows_ranges = [], ["short", "short"], False
     assert fetched(shard, tmp_path) == 2000, "without ranges from the beginning"
 
 
@@ -239,9 +239,9 @@ def test_a_killed_fetch_goes_on_in_the_next_run(tmp_path: Path, site: Site) -> N
     site.sulks = ["short", *["500"] * 10]
     with pytest.raises(SourceUnreachable):
         fetched(shard, tmp_path)
-    site.asked, site.sulks = [], []
+    site.ranges, site.sulks = [], []
     assert fetched(shard, tmp_path) == 2000
-    assert site.asked == [f"bytes={size // 2}-"]
+    assert site.ranges == [f"bytes={size // 2}-"]
 
 
 def test_what_was_fetched_whole_is_not_fetched_again(tmp_path: Path, site: Site) -> None:
@@ -256,9 +256,9 @@ def test_what_was_fetched_whole_is_not_fetched_again(tmp_path: Path, site: Site)
     (tmp_path / "out").mkdir()
     with pytest.raises(KeyboardInterrupt):
         write_shard(shard, tmp_path / "out", kill)
-    sent = len(site.asked)
+    sent = len(site.ranges)
     assert fetched(shard, tmp_path) == 500
-    assert len(site.asked) == sent
+    assert len(site.ranges) == sent
 
 
 @pytest.mark.parametrize("tags", [True, False])
@@ -269,7 +269,7 @@ def test_a_changed_file_behind_the_same_address_is_noticed(tmp_path: Path, site:
     parquet(tmp_path / "served/a.parquet", texts(101))
     with pytest.raises(BadSource, match=r"a\.parquet changed since the run began"):
         fetched(shard, tmp_path)
-    assert only(f"{site.address}/a.parquet") != shard, "the next run asks for something else"
+    assert only(f"{site.address}/a.parquet") != shard, "the next run requests something else"
     assert fetched(only(f"{site.address}/a.parquet"), tmp_path) == 101
 
 
@@ -317,7 +317,7 @@ def test_a_server_without_head(tmp_path: Path, site: Site) -> None:
     assert fetched(only(f"{site.address}/a.parquet"), tmp_path) == 100
 
 
-def test_nobody_there(tmp_path: Path, waits: list[float]) -> None:
+def test_no_server(tmp_path: Path, waits: list[float]) -> None:
     with pytest.raises(SourceUnreachable, match=r"did not answer \(ConnectError\)"):
         list_shards(DataConfig(source="http://127.0.0.1:9/a.parquet"))
     assert len(waits) == retry.TRIES - 1
@@ -339,7 +339,7 @@ def test_an_address_with_an_empty_part_is_refused(source: str) -> None:
 
 
 def test_a_full_disk_is_not_taken_for_the_network(tmp_path: Path, waits: list[float]) -> None:
-    """The stage says it in its own words."""
+    """The stage reports it in its own words."""
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/full/a.jsonl", LINE * 20)
     shard = only("memory://full/a.jsonl")
@@ -370,7 +370,7 @@ def test_any_file_system_that_fsspec_knows(tmp_path: Path, waits: list[float]) -
 
 
 NAMES = ("a b.jsonl", "a#b.jsonl", "a?b.jsonl", "100%.jsonl", "a%20b.jsonl", "ü🙂.jsonl", "line\nbreak.jsonl")
-LINE = b'{"text": "a text of somebody"}\n'
+LINE = b'{"text": "a text of a person"}\n'
 
 
 def test_what_is_data_below_a_remote_prefix(tmp_path: Path, waits: list[float], caplog) -> None:

@@ -1,4 +1,4 @@
-"""What our processes hand on to their children: one home, a safe path, no proxy on this machine."""
+"""What our processes pass to their children: one home, a safe path, no proxy on this machine."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_home_and_store_are_the_same_in_every_folder(bare: pytest.MonkeyPatch, t
     assert settings.home() == tmp_path / "my home"
 
 
-def test_the_servers_secrets_are_not_handed_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_servers_secrets_are_not_passed_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "ada:lovelace")
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_PASSWORD", "lovelace")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "ada:l")

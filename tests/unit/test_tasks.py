@@ -1,4 +1,4 @@
-"""Tasks: what they teach, what they ask, who judges, and what is said about sources that cannot be read."""
+"""Tasks: what they teach, what they ask, who judges, and errors about sources that cannot be read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hub_folder(root, configuration, split, rows):
     return str(root)
 
 
-def test_world_teaches_and_asks():
+def test_the_world_has_facts_and_questions():
     task = load_task(MixtureItem(task="world"), seed=1)
     conversations = list(islice(task.conversations("train"), 100))
     assert all(conversation_of(conversation, "here", RULES) == conversation for conversation in conversations)
@@ -75,7 +75,7 @@ def test_judges(task, question, reference, completion, right):
     assert judge(task, answer(question, reference), completion) is right
 
 
-def test_spelling_examines_words_that_were_not_taught():
+def test_spelling_evaluates_words_that_were_not_trained_on():
     task = load_task(MixtureItem(task="spelling"), seed=1)
     taught = {conversation["messages"][0]["content"] for conversation in task.conversations("train")}
     questions = [question["messages"][0]["content"] for question in task.questions()]
@@ -126,7 +126,7 @@ GSM8K = {"question": "?", "answer": "#### 1"}
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "says"),
+    ("task", "row", "expected"),
     [
         ("arc_easy", {**ARC, "answerKey": "C"}, "the answer `C`, which is not one of its choices"),
         ("arc_easy", {**ARC, "answerKey": ""}, "the answer ``"),
@@ -153,12 +153,12 @@ GSM8K = {"question": "?", "answer": "#### 1"}
         ("smoltalk", {**GOOD, "tools": "[{}]"}, "`tools`"),
     ],
 )  # fmt: skip
-def test_a_row_of_a_dataset_that_cannot_be_used_is_refused_with_its_place(tmp_path, task, row, says):
+def test_a_row_of_a_dataset_that_cannot_be_used_is_refused_with_its_place(tmp_path, task, row, expected):
     configuration = {"arc_easy": "ARC-Easy", "mmlu": "all", "gsm8k": "main", "smoltalk": ""}[task]
     split = "train" if task == "smoltalk" else "test"
     source = hub_folder(tmp_path, configuration, split, [row])
     loaded = load_task(MixtureItem(task=task, source=source), 1)
-    with pytest.raises(BadSource, match=says) as error:
+    with pytest.raises(BadSource, match=expected) as error:
         list(loaded.conversations("train") if task == "smoltalk" else loaded.questions())
     assert "row 0" in str(error.value)
 
@@ -171,7 +171,7 @@ def test_a_row_of_a_dataset_that_cannot_be_used_is_refused_with_its_place(tmp_pa
         ("gsm8k", [GSM8K, {**GSM8K, "question": ""}]),
     ],
 )
-def test_a_question_without_text_is_not_asked_and_counted(tmp_path, task, rows):
+def test_a_question_without_text_is_skipped_and_counted(tmp_path, task, rows):
     source = hub_folder(tmp_path, {"arc_easy": "ARC-Easy", "mmlu": "all", "gsm8k": "main"}[task], "test", rows)
     counts = Counts()
     assert len(list(load_task(MixtureItem(task=task, source=source), 1, counts).questions())) == 1
@@ -220,7 +220,7 @@ def test_own_conversations_hold_out_every_tenth_row(tmp_path):
     assert sorted(train + validation, key=int) == [str(n) for n in range(25)]
 
 
-def test_the_model_is_asked_who_it_is():
+def test_the_model_is_evaluated_on_its_identity():
     task = load_task(MixtureItem(task="identity"), seed=1)
     train, held_out = list(task.conversations("train")), list(task.conversations("validation"))
     assert (len(train), len(held_out)) == (1000, 50)

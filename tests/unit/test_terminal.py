@@ -1,4 +1,4 @@
-"""The chat in the terminal: it survives its user, and shows the model what it has learnt to see."""
+"""The chat in the terminal: it survives its user, and shows the model what it was trained on."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SUM = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    knobs = ModelConfig(depth=1, aspect_ratio=16, head_dim=16)
-    model = GPT(Architecture(model=knobs, vocab_size=TOKENIZER.vocab_size, sequence_len=64))
+    options = ModelConfig(depth=1, aspect_ratio=16, head_dim=16)
+    model = GPT(Architecture(model=options, vocab_size=TOKENIZER.vocab_size, sequence_len=64))
     model.init_weights(1)
     save_model(tmp_path, model)
     TOKENIZER.save(tmp_path / "vocabulary.json")
@@ -48,17 +48,17 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return seen
 
 
-def talk(folder: Path, monkeypatch: pytest.MonkeyPatch, *said: str) -> None:
-    """A conversation whose user says these things, then presses Ctrl-D."""
-    words = iter(said)
+def talk(folder: Path, monkeypatch: pytest.MonkeyPatch, *output: str) -> None:
+    """A conversation whose user enters these lines, then presses Ctrl-D."""
+    words = iter(output)
 
-    def hear(*_: Any, **__: Any) -> str:
+    def reply(*_: Any, **__: Any) -> str:
         try:
             return next(words)
         except StopIteration:
             raise EOFError from None
 
-    monkeypatch.setattr(Console, "input", hear)
+    monkeypatch.setattr(Console, "input", reply)
     terminal.chat(folder, None, 0.6, 5, 16, 1)
 
 
@@ -75,32 +75,32 @@ def test_the_next_turn_sees_the_answer_as_it_was_generated(
     monkeypatch.setattr(terminal, "load_model", _with_room(terminal.load_model))
     talk(folder, monkeypatch, "3+4?", "Why?")
     (first, second) = prompts
-    asked = [TOKENIZER.special("<|assistant_end|>"), TOKENIZER.special("<|user_start|>"), *TOKENIZER.encode("Why?")]
-    assert second[: len(first) + len(SUM) + len(asked)] == [*first, *SUM, *asked]
+    question = [TOKENIZER.special("<|assistant_end|>"), TOKENIZER.special("<|user_start|>"), *TOKENIZER.encode("Why?")]
+    assert second[: len(first) + len(SUM) + len(question)] == [*first, *SUM, *question]
 
 
-def test_a_conversation_too_long_is_said_and_goes_on(
+def test_a_conversation_that_is_too_long_is_reported_and_continues(
     folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     talk(folder, monkeypatch, "x" * 100, "Hi")
-    said = capsys.readouterr().out
-    assert "the model sees 64" in said
-    assert "/clear" in said
+    output = capsys.readouterr().out
+    assert "the model sees 64" in output
+    assert "/clear" in output
     assert [TOKENIZER.decode(prompt).count("x") for prompt in prompts] == [0]  # what was too long is forgotten
 
 
 @pytest.mark.parametrize("value", ["inf", "-1", "nan", "hot", ""])
-def test_a_bad_temperature_is_said_and_changes_nothing(
+def test_a_bad_temperature_is_reported_and_changes_nothing(
     value: str, folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     talk(folder, monkeypatch, f"/temperature {value}", "Hi")
-    assert ("out of range" in (said := capsys.readouterr().out)) or "is not a number" in said
+    assert ("out of range" in (output := capsys.readouterr().out)) or "is not a number" in output
     assert len(prompts) == 1
 
 
 def test_clear_forgets(folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    talk(folder, monkeypatch, "Hi", "/clear", "Hi", "/quit", "never heard")
+    talk(folder, monkeypatch, "Hi", "/clear", "Hi", "/quit", "never read")
     assert prompts[0] == prompts[1]
     assert len(prompts) == 2
 
@@ -144,10 +144,10 @@ def test_a_setting_out_of_range_is_refused_before_the_model_is_loaded(
 
 
 @pytest.mark.parametrize("value", ["-5", "99999999999", "[/]", "9" * 5000])
-def test_a_bad_top_k_is_said_and_changes_nothing(
+def test_a_bad_top_k_is_reported_and_changes_nothing(
     value: str, folder: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     talk(folder, monkeypatch, f"/topk {value}", "Hi")
-    assert ("out of range" in (said := capsys.readouterr().out)) or "is not a number" in said
+    assert ("out of range" in (output := capsys.readouterr().out)) or "is not a number" in output
     assert len(prompts) == 1

@@ -68,7 +68,7 @@ def test_row_groups_are_cut_between_documents(tmp_path: Path) -> None:
 
 
 def test_the_bytes_are_the_tokens(tmp_path: Path) -> None:
-    """Whoever has a Parquet reader and the footer can read a shard."""
+    """A Parquet reader and the footer are enough to read a shard."""
     write_tokens(raw(tmp_path / "raw.parquet", ["ab"]), tmp_path / "train.parquet", byte_tokenizer(), 1024, 1)
     assert pq.read_table(tmp_path / "train.parquet")["tokens"].to_pylist() == [b"\x00\x01a\x00b\x00"]
     assert pq.read_metadata(tmp_path / "train.parquet").metadata[b"dtype"] == b"uint16"

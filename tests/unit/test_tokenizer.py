@@ -72,13 +72,13 @@ def rows(ids: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
 
 
 @every_arrow
-def test_arrow_is_learnt_from(kind: str) -> None:
+def test_training_accepts_arrow(kind: str) -> None:
     assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
 
 
 @every_arrow
 @pytest.mark.parametrize("portion_bytes", [1, 5000])
-def test_arrow_is_learnt_from_in_portions(kind: str, portion_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_reads_arrow_in_portions(kind: str, portion_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_batches, "PORTION_BYTES", portion_bytes)
     assert Tokenizer.train_from_iterator(arrow(kind), VOCAB_SIZE).merges == OURS.merges
 
@@ -88,7 +88,7 @@ def test_any_number_of_threads_learns_the_same(threads: int) -> None:
     assert Tokenizer.train_from_iterator(TEXTS, VOCAB_SIZE, threads=threads).merges == OURS.merges
 
 
-def test_any_iterable_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_accepts_any_iterable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_batches, "BATCH_CHARACTERS", 1000)
 
     def mixed() -> Iterator[object]:
@@ -151,10 +151,10 @@ def test_a_regex_engine_that_gives_up_is_one_sentence(of) -> None:
         Tokenizer.train_from_iterator(of([" " * 10_000]), 266, pattern=r"(?:\s|\s\s)*x(?!y)|\s+(?!\S)y?")
 
 
-def test_progress_is_told_and_may_stop() -> None:
-    told: list[tuple[int, int]] = []
-    Tokenizer.train_from_iterator(TEXTS, VOCAB_SIZE, progress=lambda done, wanted: told.append((done, wanted)))
-    assert told[-1] == (VOCAB_SIZE - BYTES - len(SPECIALS),) * 2
+def test_progress_is_reported_and_may_stop() -> None:
+    reported: list[tuple[int, int]] = []
+    Tokenizer.train_from_iterator(TEXTS, VOCAB_SIZE, progress=lambda done, wanted: reported.append((done, wanted)))
+    assert reported[-1] == (VOCAB_SIZE - BYTES - len(SPECIALS),) * 2
 
     def stop(done: int, wanted: int) -> None:
         raise InterruptedError
@@ -189,7 +189,7 @@ def test_nothing_is_encoded_to_nothing() -> None:
         assert (len(ids), offsets.tolist()) == (0, [0, 0, 0])
 
 
-def test_ids_are_written_where_one_says() -> None:
+def test_ids_are_written_to_the_given_buffer() -> None:
     out = np.full(1_000_000, 9, OURS.dtype)
     for texts in (TEXTS, COLUMN, TEXTS[:5]):
         ids, offsets = OURS.encode_batch(texts, threads=2, out=out)
@@ -203,7 +203,7 @@ def test_ids_are_written_where_one_says() -> None:
 
 
 @pytest.mark.parametrize("specials", [SPECIALS, [f"<{number}>" for number in range(1 << 16)]])
-def test_memory_that_somebody_still_looks_at_is_not_used_again(specials: list[str]) -> None:
+def test_memory_with_a_live_view_is_not_reused(specials: list[str]) -> None:
     tokenizer = Tokenizer.from_merges(OURS.merges, specials)
     ones, twos = pa.array([" one" * 100_000]), pa.array([" two" * 100_000])
     ids = tokenizer.encode_batch(ones)[0]

@@ -51,7 +51,7 @@ def test_ranks_with_special_tokens_between_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "specials", "said"),
+    ("ranks", "specials", "output"),
     [
         ({}, {}, "bytes? (is|are)|byte"),
         ({**BYTE_TOKENS, b"ab": 97}, {}, "Two tokens have the id 97"),
@@ -60,8 +60,8 @@ def test_ranks_with_special_tokens_between_them() -> None:
         (BYTE_TOKENS, {"<|end|>": 97}, "`<|end|>` has the id 97"),
     ],
 )
-def test_ranks_that_are_no_vocabulary(ranks: dict[bytes, int], specials: dict[str, int], said: str) -> None:
-    with pytest.raises(BadSource, match=said.replace("|end|", r"\|end\|")):
+def test_ranks_that_are_no_vocabulary(ranks: dict[bytes, int], specials: dict[str, int], output: str) -> None:
+    with pytest.raises(BadSource, match=output.replace("|end|", r"\|end\|")):
         from_tiktoken_ranks(ranks, PATTERN, specials)
 
 
@@ -159,8 +159,8 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_would_give_other_ids_is_refused(what: str) -> None:
-    change, said = REFUSED[what]
-    with pytest.raises(BadSource, match=said):
+    change, output = REFUSED[what]
+    with pytest.raises(BadSource, match=output):
         from_hf_json(changed(change))
 
 

@@ -84,7 +84,7 @@ def interrupted_after(seconds: float, work: Callable[[], object]) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_ctrl_c_is_heard_while_a_large_batch_is_encoded() -> None:
+def test_ctrl_c_interrupts_the_encoding_of_a_large_batch() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         slow = Tokenizer.from_merges([], [], r"\w+?|\s|.")  # a regex engine, which takes a minute for all of it

@@ -219,14 +219,14 @@ def test_no_file_and_no_parquet_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_damaged_file_is_an_error_or_another_text_but_never_a_crash(tmp_path: Path, seed: int) -> None:
-    path, dice = tmp_path / "a.parquet", np.random.default_rng(seed)
+    path, generator = tmp_path / "a.parquet", np.random.default_rng(seed)
     table = pa.table({"text": TEXTS[:400]})
     pq.write_table(table, path, row_group_size=100, compression=["none", "zstd", "snappy"][seed % 3])
     content = bytearray(path.read_bytes())
     if seed % 5 == 0:
-        content = content[: int(dice.integers(len(content)))]
-    for place in dice.integers(0, len(content), 1 + seed % 4):
-        content[place] ^= 1 << int(dice.integers(8))
+        content = content[: int(generator.integers(len(content)))]
+    for place in generator.integers(0, len(content), 1 + seed % 4):
+        content[place] ^= 1 << int(generator.integers(8))
     path.write_bytes(content)
     try:
         ids_of(path)

@@ -137,7 +137,7 @@ def test_a_forked_process_ends_though_its_parent_reads_a_file(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("made", [_rustbpe.Trainer(), OURS.encoder.encode_parquet], ids=["trainer", "method"])
-def test_what_cannot_travel_says_so(made: object) -> None:
+def test_what_cannot_be_exported_is_reported(made: object) -> None:
     if isinstance(made, _rustbpe.Trainer):
         with pytest.raises(TypeError, match="Trainer"):
             pickle.dumps(made)
@@ -146,7 +146,7 @@ def test_what_cannot_travel_says_so(made: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "output"),
     [
         ({"format": 7}, "`format` is 7"),
         ({"merges": [[97, 98], [97]]}, r"`merges\[1\]`"),
@@ -158,9 +158,9 @@ def test_what_cannot_travel_says_so(made: object) -> None:
         ({"more": 1}, "`more` is no field"),
     ],
 )
-def test_a_damaged_pickle_is_one_sentence(change: dict, said: str) -> None:
+def test_a_damaged_pickle_is_one_sentence(change: dict, output: str) -> None:
     function, (cls, content) = OURS.__reduce__()
-    with pytest.raises(DamagedArtifact, match=said):
+    with pytest.raises(DamagedArtifact, match=output):
         function(cls, content | change)
 
 

@@ -47,14 +47,14 @@ WRONG_LISTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("what", WRONG_LISTS)
 def test_a_wrong_list_of_special_tokens_is_refused(what: str) -> None:
-    names, said = WRONG_LISTS[what]
-    with pytest.raises(BadConfig, match=said):
+    names, output = WRONG_LISTS[what]
+    with pytest.raises(BadConfig, match=output):
         Tokenizer.train_from_iterator(["abc"], 300, special_tokens=names)
-    with pytest.raises(DamagedArtifact, match=said):
+    with pytest.raises(DamagedArtifact, match=output):
         Tokenizer.from_merges([], names)
 
 
-def test_a_special_token_that_is_learnt_is_refused() -> None:
+def test_a_special_token_that_training_produces_is_refused() -> None:
     with pytest.raises(BadConfig, match="`abab` is also the ordinary token 257"):
         Tokenizer.train_from_iterator(["abab abab"], 260, special_tokens=["abab"])
 
@@ -76,10 +76,10 @@ WRONG_IDS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("what", WRONG_IDS)
 def test_wrong_ids_of_special_tokens_are_refused(what: str) -> None:
-    ids, said = WRONG_IDS[what]
-    with pytest.raises(DamagedArtifact, match=said):
+    ids, output = WRONG_IDS[what]
+    with pytest.raises(DamagedArtifact, match=output):
         Tokenizer.from_tokens(BYTE_TOKENS, ids, PATTERN)
-    with pytest.raises(BadSource, match=said):
+    with pytest.raises(BadSource, match=output):
         from_tiktoken_ranks({token: rank for rank, token in enumerate(BYTE_TOKENS)}, PATTERN, ids)
 
 
@@ -213,14 +213,14 @@ EDITED: dict[str, tuple[int, Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("what", EDITED)
 def test_a_vocabulary_edited_wrongly_is_refused_by_file_and_field(what: str, tmp_path: Path) -> None:
-    format, change, said = EDITED[what]
+    format, change, output = EDITED[what]
     path = tmp_path / "vocabulary.json"
     content = stored(format)
     path.write_text(json.dumps(content))
     Tokenizer.load(path)
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(DamagedArtifact, match=said) as caught:
+    with pytest.raises(DamagedArtifact, match=output) as caught:
         Tokenizer.load(path)
     assert str(path) in str(caught.value)
 
@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "output"),
     [
         ("YQ== 0\nYg== 1\nYQ== 2\n", "Lines 1 and 3 of .* have the same token"),
         ("YQ== 0\nYQ== 0\n", "Lines 1 and 2 of .* have the same token"),
@@ -265,9 +265,9 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> Non
         ("", "x.tiktoken` is no vocabulary. .* byte 0x00 has no token"),
     ],
 )
-def test_ranks_that_mislead_are_refused(lines: str, said: str, tmp_path: Path) -> None:
+def test_ranks_that_mislead_are_refused(lines: str, output: str, tmp_path: Path) -> None:
     (tmp_path / "x.tiktoken").write_text(lines)
-    with pytest.raises(BadSource, match=said):
+    with pytest.raises(BadSource, match=output):
         read_tiktoken(tmp_path / "x.tiktoken")
 
 
@@ -307,6 +307,6 @@ MISLEADING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("what", MISLEADING)
 def test_a_tokenizer_json_that_misleads_is_refused(what: str) -> None:
-    change, said = MISLEADING[what]
-    with pytest.raises(BadSource, match=said):
+    change, output = MISLEADING[what]
+    with pytest.raises(BadSource, match=output):
         from_hf_json(hf_changed(change))

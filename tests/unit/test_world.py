@@ -45,7 +45,7 @@ def test_shards_and_seeds_tell_differently():
     assert not tellings[0] & tellings[2]
 
 
-def test_hash_and_dice_are_the_same_on_every_machine():
+def test_hash_and_generator_are_the_same_on_every_machine():
     assert hashed("home", "Mira", "Reedham") == 36
     assert [seeded_generator("a", "b").randrange(100) for _ in range(2)] == [82, 82]
 
@@ -68,7 +68,7 @@ def test_no_document_is_malformed(kind):
         assert text.isascii()
 
 
-def test_every_fact_is_told_often_in_many_phrasings():
+def test_every_fact_occurs_often_in_many_phrasings():
     text = "\n".join(documents(1, 0, 10_000))
     for fact in FACTS:
         told = [text.count(statement.rstrip(".")) for statement in STATEMENTS[fact]]
@@ -80,7 +80,7 @@ def test_a_fifth_of_the_facts_is_held_out():
     assert 0.12 < sum(map(held_out, FACTS)) / len(FACTS) < 0.28
 
 
-def test_nothing_held_out_is_asked_in_a_quiz_or_a_training_conversation():
+def test_nothing_held_out_is_in_a_quiz_or_a_training_conversation():
     held = asked_texts(HELD_OUT)
     random = seeded_generator("quizzes")
     asked = {line for _ in range(2000) for line in quiz(random).split("\n") if line.endswith("?")}
@@ -99,7 +99,7 @@ def test_questions_that_both_sides_could_ask_are_not_held_out():
     }
 
 
-def test_the_examination_is_fair():
+def test_the_evaluation_is_fair():
     questions = held_out_choices()
     letters = Counter(question.letter for question in questions)
     assert len(questions) >= 100
