@@ -32,7 +32,7 @@ RUST = {
     "nanochat.tokenizer.formats": (),
     "nanochat.data.document_stats": ("column",),
     "nanochat.data.packing": ("pack",),
-    "nanochat.data.conversations": ("pack",),
+    "nanochat.data.conversation_rows": ("pack",),
 }
 """Module that calls the crate → the files and folders of the crate that it uses, beside those of what it imports."""
 

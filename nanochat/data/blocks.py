@@ -1,9 +1,9 @@
-"""Packed rows from the store, a block at a time, through a bounded local cache.
+"""Reads packed rows from the store, one block at a time, through a bounded local cache.
 
-1. an index (`nanochat.data.row_index`) says which blocks a split has: file in the store, size, SHA-256, rows;
-2. a few threads fetch the blocks of the group that is read and of the next one, in that order; a block is checked
-   against size and SHA-256, decompressed into the cache, and mapped;
-3. `take` waits for the first group, then copies rows out of the mapped blocks, and waits only for what is late.
+1. The index (`nanochat.data.row_index`) lists the blocks of a split: file in the store, size, SHA-256, rows.
+2. A few threads fetch the blocks of the current shuffle group and of the next one, in that order. They check size and
+   SHA-256, decompress the block into the cache, and map it.
+3. `take` waits for the whole first group, then copies rows out of mapped blocks and waits only for late blocks.
 
 The cache is shared by all processes of a machine: one fetches a block, the others find it. What no group needs goes,
 the oldest first, when the cache is over its limit; a block that another process has mapped lives on until it is done
@@ -33,22 +33,22 @@ from nanochat.store.cache import DiskCache
 from nanochat.store.objects import Objects
 
 Columns = tuple[np.ndarray, ...]
-"""Ids (N, T+1) and, for conversations, masks (N, T+1) uint8."""
+"""Ids (N, T+1) uint16 or uint32 and, for conversations, masks (N, T+1) uint8."""
 
 GROUPS_AHEAD = 2
-"""That are held at once: the one being read, and the next."""
+"""Groups that are held at once: the current one and the next."""
 FETCHES_AT_ONCE = 4
 GIVE_UP_S = 600.0
 PAUSE_S = (0.1, 10.0)
-"""Between two attempts, at first and at most."""
+"""Between two attempts: the first and the longest."""
 DAMAGED_TRIES = 3
 CHECKSUM_BYTES = 16
 
 
 class BlockReader:
-    """The blocks of the groups that are read, mapped ahead of time.
+    """Maps the blocks of shuffle groups ahead of time, and copies rows out of them.
 
-    `groups` come in the order in which they will be read. Use from one thread; close it in the end.
+    `groups` are in the order in which they will be read. Use it from one thread, and close it at the end.
     """
 
     def __init__(self, rows: RowSet, groups: Iterable[ShuffleGroup]) -> None:
@@ -57,9 +57,9 @@ class BlockReader:
         self._dtypes = [rows.dtype, np.dtype(np.uint8)][: 1 + rows.masked]
         self._groups: Iterator[ShuffleGroup] = iter(groups)
         self._held: deque[ShuffleGroup] = deque()
-        self._uses: Counter[int] = Counter()  # by how many of the held groups
+        self._uses: Counter[int] = Counter()  # block → number of held groups that need it
         self._mapped: dict[int, Columns | Future[Columns]] = {}
-        self._began = False
+        self._started = False
         self._closed = threading.Event()
         self._cache = _BlockCache(rows, self._closed)
         self._pool = ThreadPoolExecutor(FETCHES_AT_ONCE, "fetch")
@@ -68,17 +68,17 @@ class BlockReader:
     def take(
         self, blocks: np.ndarray, rows: np.ndarray, begin: int, empty: Callable[..., np.ndarray] = np.empty
     ) -> Columns:
-        """Copies of rows (N, T+1), each given by its block (N,) and its number there (N,).
+        """Copies rows: ids (N, T+1) and, for conversations, masks (N, T+1).
 
-        `empty` gives memory for a shape and a dtype. `begin` is that of the first row's group: groups before it are
-        read, and let go. Raises `StoreUnreachable` when a block could not be fetched for ten minutes,
-        `DamagedArtifact` when it is not what was published.
+        `blocks` (N,) int64 has the block of each row, `rows` (N,) int64 its index in the block. `begin` is the begin of
+        the first row's group: earlier groups are released. `empty` allocates memory for a shape and a dtype. Raises
+        `StoreUnreachable` if a block could not be fetched for ten minutes, `DamagedArtifact` if it is damaged.
         """
         while self._held and self._held[0].begin < begin:
             self._drop(self._held.popleft())
             self._hold(GROUPS_AHEAD)
-        if not self._began:  # with a whole group, so that no step waits for its rest
-            self._began = True
+        if not self._started:  # wait for the whole group once, so that no later step does
+            self._started = True
             for block in self._held[0].blocks.tolist():
                 self._wait(block)
         places = list(zip(blocks.tolist(), rows.tolist(), strict=True))
@@ -90,7 +90,7 @@ class BlockReader:
         return out
 
     def close(self) -> None:
-        """Ends the threads: fetches that run stop at their next attempt."""
+        """Stops the threads: running fetches end at their next attempt."""
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._cache.close()
@@ -172,7 +172,7 @@ class _BlockCache:
             file.write(_checksum(*columns))
 
     def _download(self, block: Block) -> bytes:
-        """The file of a block, checked; what can pass is tried again."""
+        """The verified file of a block; transient errors are retried."""
         began, pause_s, damaged = time.monotonic(), PAUSE_S[0], 0
         while True:
             try:
@@ -189,7 +189,7 @@ class _BlockCache:
                 return data
             damaged += 1
             if damaged == DAMAGED_TRIES:
-                raise _damaged(block, "is not what was published")
+                raise _damaged(block, "does not match its manifest")
 
 
 def _mapped(path: Path) -> np.ndarray | None:
@@ -211,5 +211,5 @@ def _checksum(*columns: np.ndarray) -> bytes:
 
 def _damaged(block: Block, what: str) -> DamagedArtifact:
     return DamagedArtifact(
-        f"`{block.path}` {what}.", hint="`nanochat verify --repair` takes it out; the next run makes it again."
+        f"`{block.path}` {what}.", hint="`nanochat verify --repair` removes it; the next run computes it again."
     )

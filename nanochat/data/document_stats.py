@@ -1,7 +1,7 @@
-"""What is known of each document of a token shard, beside its tokens: a hash, its length, roughly its language.
+"""Statistics of each document of a token shard: a hash, its length, and for a sample its language.
 
-`documents.parquet`, one row a document in the order of the tokens, training before validation; 16 bytes each. The data
-card is made of these files alone, so that it reads neither text nor tokens.
+`documents.parquet` has one row per document in the order of the tokens, training before validation; 16 bytes each. The
+data card is computed from these files alone, so that it reads neither text nor tokens.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SCHEMA = pa.schema(
 )
 ROW_GROUP_DOCUMENTS = 1 << 20
 LANGUAGE_SAMPLE = 32
-"""About so many documents of a file are looked at for their language: a third of a millisecond
-each, in which 200 kB are encoded."""
+"""Documents per file whose language is detected, roughly: one takes as long as encoding 200 kB."""
 LANGUAGE_BYTES = 400
+"""Bytes of a document that the detection reads."""
 
 
-class Ledger:
+class DocumentStatsWriter:
     """Writes `documents.parquet`."""
 
     def __init__(self, path: Path) -> None:
@@ -40,14 +40,14 @@ class Ledger:
         self._waiting: list[pa.RecordBatch] = []
         self._documents = 0
 
-    def add(self, noted: pa.RecordBatch) -> None:
-        """Documents as `note` notes them."""
-        self._waiting.append(noted)
-        self._documents += len(noted)
+    def add(self, stats: pa.RecordBatch) -> None:
+        """Appends the result of `document_stats_of`."""
+        self._waiting.append(stats)
+        self._documents += len(stats)
         if self._documents >= ROW_GROUP_DOCUMENTS:
             self._flush()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> DocumentStatsWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -60,14 +60,14 @@ class Ledger:
         self._waiting, self._documents = [], 0
 
 
-def note(batch: Batch, of_documents: int, *, validation: bool) -> pa.RecordBatch:
-    """Documents of a batch, as the ledger has them; `of_documents` is how many their file has.
+def document_stats_of(batch: Batch, file_documents: int, *, validation: bool) -> pa.RecordBatch:
+    """Statistics of the documents of a batch; `file_documents` is the number of documents in their file.
 
-    Which documents are looked at for their language depends on their hash: the same text, the same sample.
+    The sample for language detection depends on the hashes: the same text gives the same sample.
     """
     hashes = batch.hashes()
     languages: list[str | None] = [None] * len(batch)
-    for place in np.flatnonzero(hashes % max(1, of_documents // LANGUAGE_SAMPLE) == 0).tolist():
+    for place in np.flatnonzero(hashes % max(1, file_documents // LANGUAGE_SAMPLE) == 0).tolist():
         languages[place] = language(batch.beginning(place, LANGUAGE_BYTES))
     arrays = [
         pa.array(np.full(len(batch), validation)),
@@ -80,5 +80,5 @@ def note(batch: Batch, of_documents: int, *, validation: bool) -> pa.RecordBatch
 
 
 def language(text: bytes) -> str:
-    """The likeliest language of a beginning of text, as ISO 639 has it: `en`, `de`, `zh`; code counts as some."""
+    """The most likely ISO 639 language of a text: `en`, `de`, `zh`. Source code gets some language too."""
     return py3langid.classify(text.decode(errors="ignore"))[0]

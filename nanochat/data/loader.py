@@ -1,10 +1,10 @@
 """Batches for training and validation.
 
-The order of training is a pure function (`nanochat.data.order`): step s takes the positions [s*R, (s+1)*R) of the
-endless sequence of rows for a global batch of R rows. Rank r takes every W-th of them, in micro-batches. So the whole
-state is one integer, the rows consumed by all ranks together, and any world size and micro-batch sees the same global
-batches. A thread gathers rows ahead of time; for a GPU they travel as they are stored (uint16 mostly) from pinned
-memory, and are widened there.
+The order of training is a pure function (`nanochat.data.order`): step s reads positions [s*R, (s+1)*R) of the endless
+sequence of rows, for a global batch of R rows. Rank r reads every W-th of them, in micro-batches. So the whole state is
+one integer, the number of rows that all ranks consumed, and any world size and micro-batch size gives the same global
+batches. A thread prefetches rows. For a GPU they are copied from pinned memory in their stored dtype (mostly uint16),
+and widened to int64 on the device.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from nanochat.data.row_index import RowSet
 from nanochat.errors import BadConfig
 
 Places = tuple[np.ndarray, np.ndarray, int]
-"""Block (B,) and row in it (B,) of the rows of a batch, and the begin of the first one's group."""
+"""Block (B,) int64 and index in the block (B,) int64 of the rows of a batch, and the begin of the first row's group."""
 
 IGNORED = -1
-AHEAD_BATCHES = 8
-"""So that a thread that waits for its turn on the CPU makes no step wait."""
-FOUND_ROWS = 4096
-"""Whose places are computed at once (at most an epoch)."""
+"""Target of a token that is not trained on."""
+PREFETCHED_BATCHES = 8
+"""Enough that no step waits while the loader's thread waits for the CPU."""
+LOCATED_ROWS = 4096
+"""Rows whose places are computed at once (at most an epoch)."""
 
 
 class Batch(NamedTuple):
@@ -39,17 +40,17 @@ class Batch(NamedTuple):
     inputs_BT: Tensor  # noqa: N815  # the suffix is the shape
     """(B, T) int64."""
     targets_BT: Tensor  # noqa: N815
-    """(B, T) int64: the next token, or -1 where it is not to be learnt."""
+    """(B, T) int64: the next token, or -1 where it is not trained on."""
 
 
 class Loader:
     """Endless training batches of this rank.
 
-    `step()` yields the micro-batches of one optimizer step; `rows_consumed` is the state to save after it, and
-    `start_row` where a resumed run goes on. Iterating the loader yields micro-batches without end. `group_rows` is
-    part of the order, and smaller in tests (0: 2^29 tokens).
-    When the batch does not divide by the world size, ranks have unequal rows (`rank_rows`): weigh the loss by tokens.
-    Raises `BadConfig` when a rank would have no row.
+    `step()` yields the micro-batches of one optimizer step. `rows_consumed` is the state to save after it; a resumed
+    run passes it as `start_row`. Iterating the loader yields micro-batches without end. `group_rows` is part of the
+    order; tests set it lower (0: 2^29 tokens).
+    If the world size does not divide the batch, ranks have unequal numbers of rows (`rank_rows`): weight the loss by
+    tokens. Raises `BadConfig` if a rank would have no row.
     """
 
     def __init__(
@@ -75,28 +76,28 @@ class Loader:
         self.rank = rank
         self.world_size = world_size
         self.rank_rows = len(range(rank, batch_rows, world_size))
-        """Rows of one step on this rank."""
+        """Rows per step on this rank."""
         self.micro_batch_rows = min(micro_batch_rows or self.rank_rows, self.rank_rows)
         self.micro_batches = -(-self.rank_rows // self.micro_batch_rows)
-        """Micro-batches of one step on this rank; the last may be smaller."""
+        """Micro-batches per step on this rank; the last may be smaller."""
         self.rows_consumed = start_row
-        """Rows consumed by all ranks in whole steps, since the beginning of training."""
+        """Rows that all ranks consumed in complete steps since the start of training."""
         self.device = torch.device(device)
         self._order = Order(
             [block.rows for block in rows.blocks], seed, group_rows or max(1, GROUP_TOKENS // rows.row_tokens)
         )
         reader = BlockReader(rows, self._order.groups(start_row))
-        self._ahead = _Ahead(reader, self._gather(start_row), self.device)
+        self._prefetcher = _Prefetcher(reader, self._locate(start_row), self.device)
 
     @property
     def epoch(self) -> float:
-        """Times the rows were seen."""
+        """How often the rows were seen."""
         return self.rows_consumed / len(self.rows)
 
     def step(self) -> Iterator[Batch]:
         """The micro-batches of the next optimizer step."""
         for _ in range(self.micro_batches):
-            yield next(self._ahead)
+            yield next(self._prefetcher)
         self.rows_consumed += self.batch_rows
 
     def __iter__(self) -> Iterator[Batch]:
@@ -104,12 +105,12 @@ class Loader:
             yield from self.step()
 
     def close(self) -> None:
-        """Ends the thread."""
-        self._ahead.close()
+        """Stops the thread."""
+        self._prefetcher.close()
 
-    def _gather(self, start_row: int) -> Iterator[Places]:
-        """Where the rows of each micro-batch of this rank lie."""
-        steps = max(1, min(FOUND_ROWS, len(self.rows)) // self.rank_rows)
+    def _locate(self, start_row: int) -> Iterator[Places]:
+        """Yields the places of the rows of each micro-batch of this rank."""
+        steps = max(1, min(LOCATED_ROWS, len(self.rows)) // self.rank_rows)
         of_rank = np.arange(self.rank, self.batch_rows, self.world_size)
         while True:
             # (steps, rank_rows)
@@ -130,38 +131,38 @@ def sequential(
     device: torch.device | str = "cpu",
     limit_rows: int = 0,
 ) -> Iterator[Batch]:
-    """Each row once, in order, for validation: rank r takes every W-th of the first `limit_rows` (0: of all).
+    """Yields each row once, in order, for validation: rank r reads every W-th of the first `limit_rows` (0: all).
 
-    The last batch may be smaller, and ranks may have unequal numbers of batches (even none): add up sums and counts,
+    The last batch may be smaller, and ranks may have unequal numbers of batches, even none: accumulate sums and counts,
     and reduce once at the end.
     """
     count = min(limit_rows or len(rows), len(rows))
-    order = Order([block.rows for block in rows.blocks], None, group_rows=1)  # a block each: no more is fetched
+    order = Order([block.rows for block in rows.blocks], None, group_rows=1)  # one block per group
 
     def places() -> Iterator[Places]:
         for begin in range(rank, count, batch_rows * world_size):
             blocks, within, groups = order.find(np.arange(begin, count, world_size)[:batch_rows])
             yield blocks, within, int(groups[0])
 
-    ahead = _Ahead(BlockReader(rows, order.groups(0, count)), places(), torch.device(device))
+    prefetcher = _Prefetcher(BlockReader(rows, order.groups(0, count)), places(), torch.device(device))
     try:
-        yield from ahead
+        yield from prefetcher
     finally:
-        ahead.close()
+        prefetcher.close()
 
 
-class _Ahead:
-    """Takes rows on a thread, a few batches ahead, and yields them on the device."""
+class _Prefetcher:
+    """Reads rows in a thread, a few batches ahead, and yields them on the device."""
 
     def __init__(self, reader: BlockReader, batches: Iterator[Places], device: torch.device) -> None:
         self._reader = reader
         self._device = device
-        self._queue: queue.Queue[tuple[Tensor, ...] | BaseException | None] = queue.Queue(AHEAD_BATCHES)
+        self._queue: queue.Queue[tuple[Tensor, ...] | BaseException | None] = queue.Queue(PREFETCHED_BATCHES)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(batches,), name="loader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> _Ahead:
+    def __iter__(self) -> _Prefetcher:
         return self
 
     def __next__(self) -> Batch:
@@ -174,7 +175,7 @@ class _Ahead:
         if found is None:
             self.close()
             raise StopIteration
-        return Batch(*found) if self._device.type == "cpu" else _widened_there(found, self._device)
+        return Batch(*found) if self._device.type == "cpu" else _widen_on_device(found, self._device)
 
     def close(self) -> None:
         self._closed.set()
@@ -185,13 +186,13 @@ class _Ahead:
         on_gpu = self._device.type == "cuda"
         try:
             if on_gpu:
-                torch.cuda.set_device(self._device)  # or pinning would open a context on GPU 0, in every rank
+                torch.cuda.set_device(self._device)  # otherwise pinning opens a context on GPU 0 in every rank
             for places in batches:
                 columns = self._reader.take(*places, empty=_pinned if on_gpu else np.empty)
-                if not self._put(tuple(map(_signed, columns)) if on_gpu else _widened_here(*columns)):
+                if not self._put(tuple(map(_signed, columns)) if on_gpu else _widen_on_cpu(*columns)):
                     return
             self._put(None)
-        except BaseException as error:  # noqa: BLE001  # raised again where the batch is waited for
+        except BaseException as error:  # noqa: BLE001  # raised again in `__next__`
             self._put(error)
 
     def _put(self, found: tuple[Tensor, ...] | BaseException | None) -> bool:
@@ -205,31 +206,30 @@ class _Ahead:
 
 
 def _pinned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Memory from which a GPU copies while the CPU goes on.
+    """Pinned memory, from which a GPU copies asynchronously.
 
-    It comes from PyTorch's caching allocator, which hands a block out again only when the copies from it are done: as
-    many buffers turn as there are batches on their way, and none is overwritten.
+    PyTorch's caching allocator reuses a block only after all copies from it are complete, so none is overwritten.
     """
     return torch.empty(shape, dtype=getattr(torch, f"int{8 * dtype.itemsize}"), pin_memory=True).numpy().view(dtype)
 
 
 def _signed(column: np.ndarray) -> Tensor:
-    """The stored integers as a tensor of signed ones of the same width."""
+    """The stored unsigned integers as a tensor of signed ones of the same width."""
     return torch.from_numpy(column.view(f"i{column.dtype.itemsize}"))
 
 
-def _widened_here(ids: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, T) of ids (B, T+1), and of the mask (B, T+1) if there is one."""
+def _widen_on_cpu(ids: np.ndarray, mask: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) int64 from ids (B, T+1) and, if present, the mask (B, T+1)."""
     inputs, targets = ids[:, :-1].astype(np.int64), ids[:, 1:].astype(np.int64)
     if mask is not None:
         targets[mask[:, 1:] == 0] = IGNORED
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
-def _widened_there(columns: tuple[Tensor, ...], device: torch.device) -> Batch:
-    """The same on the device."""
+def _widen_on_device(columns: tuple[Tensor, ...], device: torch.device) -> Batch:
+    """Copies columns (B, T+1) to the device and widens them there to inputs and targets (B, T) int64."""
     ids, *masks = (column.to(device, non_blocking=True) for column in columns)
-    rows = ids.to(torch.int64) & ((1 << 8 * ids.element_size()) - 1)  # they were unsigned
+    rows = ids.to(torch.int64) & ((1 << 8 * ids.element_size()) - 1)  # the stored ids are unsigned
     targets_BT = rows[:, 1:]
     for mask in masks:
         targets_BT = torch.where(mask[:, 1:] != 0, targets_BT, IGNORED)

@@ -1,10 +1,9 @@
-"""Which row is trained on when: a pure function of the number of rows in each block, a seed, and a position.
+"""The order of training rows: a pure function of the number of rows in each block, a seed, and a position.
 
-Position p of the endless sequence of rows is in epoch p // N. An epoch reads the blocks in an order of its own, and
-cuts that order into groups of some blocks; in a group, its rows are shuffled. So at any position only one group's
-blocks are needed (two at its end), and they are known ahead: rows can be streamed through a bounded cache. Blocks come
-from all over the text, and a group has half a billion tokens, as much as a thousand steps of 2^19 take: what fits one
-group is shuffled as a whole.
+Position p of the endless sequence of rows is in epoch p // N. Each epoch shuffles the blocks, cuts their order into
+shuffle groups, and shuffles the rows inside each group. So a position needs the blocks of one group only (of two at its
+end), and these are known in advance: rows can be streamed through a bounded cache. The blocks of a group come from all
+over the text. A group has half a billion tokens, a thousand steps of 2^19; a smaller corpus is shuffled as a whole.
 """
 
 from __future__ import annotations
@@ -18,19 +17,20 @@ import numpy as np
 
 GROUP_TOKENS = 1 << 29
 ROUNDS = 8
+"""Of the Feistel network."""
 
 
 @dataclass(frozen=True, eq=False)
 class ShuffleGroup:
-    """A stretch of the sequence, and the blocks it needs."""
+    """A range of the sequence, and the blocks that it needs."""
 
     begin: int
     """Position of its first row."""
     rows: int
     blocks: np.ndarray
-    """(blocks,) int64: numbers of the blocks it reads, whole."""
+    """(blocks,) int64: numbers of its blocks; it contains all rows of each."""
     starts: np.ndarray
-    """(blocks,) int64: its rows, numbered through in the order of the blocks, begin a block here."""
+    """(blocks,) int64: index of the first row of each block, among the rows of the group before the shuffle."""
 
     @property
     def end(self) -> int:
@@ -38,31 +38,31 @@ class ShuffleGroup:
 
 
 class Order:
-    """The endless sequence of the rows of some blocks, shuffled by `seed`; without one, as they lie."""
+    """The endless sequence of the rows of some blocks, shuffled by `seed`, or in stored order if it is None."""
 
     def __init__(self, block_rows: Sequence[int], seed: int | None, group_rows: int) -> None:
         self.rows = int(sum(block_rows))
-        """Rows of an epoch."""
+        """Rows per epoch."""
         self._block_rows = np.asarray(block_rows, np.int64)
         self._seed = seed
         self._group_rows = group_rows
         self._epoch = lru_cache(maxsize=2)(self._groups_of_epoch)
 
     def group(self, position: int) -> ShuffleGroup:
-        """The group in which a position lies."""
+        """The group that contains a position."""
         epoch, offset = divmod(position, self.rows)
         begins, groups = self._epoch(epoch)
         return groups[int(np.searchsorted(begins, offset, "right")) - 1]
 
     def groups(self, position: int, end: int | None = None) -> Iterator[ShuffleGroup]:
-        """The groups from that of a position on, up to the position `end` or without end."""
+        """The groups from the one that contains `position`, up to the position `end` or without end."""
         while end is None or position < end:
             group = self.group(position)
             yield group
             position = group.end
 
     def find(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Block, row in the block, and begin of the group (N,) int64 of each position (N,); positions ascend."""
+        """Block, index in the block, and begin of the group, each (N,) int64, of ascending positions (N,) int64."""
         found = np.empty((3, len(positions)), np.int64)
         at = 0
         while at < len(positions):
@@ -78,13 +78,13 @@ class Order:
         return found[0], found[1], found[2]
 
     def _key(self, of: int, kind: int) -> np.ndarray:
-        """(1,) uint64 for a group (by its begin) or an epoch."""
+        """The key (1,) uint64 of a shuffle: of a group (by its begin, kind 1) or an epoch (kind 0)."""
         assert self._seed is not None
         seed, number = np.array([[self._seed % 2**64], [of % 2**64]], np.uint64)
         return _mix(_mix(_mix(seed) ^ number) + np.uint64(kind))
 
     def _groups_of_epoch(self, epoch: int) -> tuple[np.ndarray, list[ShuffleGroup]]:
-        """Its groups, and where each begins in it."""
+        """Begin of each group in the epoch, (groups,) int64, and the groups."""
         count = len(self._block_rows)
         order = np.arange(count)
         if self._seed is not None:
@@ -106,21 +106,21 @@ class Order:
 
 
 def shuffled(cells: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:
-    """Where a permutation of `count` takes the cells (N,), each less than `count`: (N,) int64.
+    """Applies a pseudorandom permutation of `count` to cells (N,) int64, each below `count`; returns (N,) int64.
 
-    A Feistel network over a x b >= count cells, walked until it lands below `count` (format-preserving encryption;
-    Black and Rogaway, 2002). It needs no memory and no time to start, at any count, and depends on no library's stream
-    of random numbers.
+    A Feistel network over a x b >= count cells, repeated until the result is below `count` (format-preserving
+    encryption with cycle walking; Black and Rogaway, 2002). It needs no memory and no setup at any count, and does not
+    depend on a library's random numbers.
     """
     a = np.uint64(int(np.ceil(np.sqrt(count))))
     b = np.uint64(-(-count // int(a)))
-    cells = _permuted(cells.astype(np.uint64), key, a, b)
+    cells = _permute(cells.astype(np.uint64), key, a, b)
     while (outside := cells >= np.uint64(count)).any():
-        cells[outside] = _permuted(cells[outside], key, a, b)
+        cells[outside] = _permute(cells[outside], key, a, b)
     return cells.astype(np.int64)
 
 
-def _permuted(cells: np.ndarray, key: np.ndarray, a: np.uint64, b: np.uint64) -> np.ndarray:
+def _permute(cells: np.ndarray, key: np.ndarray, a: np.uint64, b: np.uint64) -> np.ndarray:
     left, right = np.divmod(cells, b)  # left < a, right < b
     for number in range(0, ROUNDS, 2):
         left = (left + _mix(right ^ _mix(key + np.uint64(number))) % a) % a
@@ -129,7 +129,7 @@ def _permuted(cells: np.ndarray, key: np.ndarray, a: np.uint64, b: np.uint64) ->
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """Finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    """Finalizer of SplitMix64 (Steele, Lea and Flood, 2014), element by element on uint64."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,7 +1,7 @@
-"""Documents to rows of T+1 tokens, best fit.
+"""Packs the documents of a token shard into rows of T+1 tokens, best fit.
 
-The packing itself is the crate's; here it is given groups of some row groups at a time, so that memory stays bounded
-and any length of shard is searched as widely. Rows of a group do not depend on other groups.
+The Rust crate packs one packing group (some Parquet row groups) at a time. So memory is bounded, and the rows of a
+group do not depend on the other groups.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from nanochat.data.token_shards import TokenFile
 from nanochat.events import Reporter, silent
 
 GROUP_TOKENS = 1 << 24
-GROUP_ROWS = 64  # or so many rows, when they are long: what a group drops is less than one row
+GROUP_ROWS = 64  # the minimum for long rows: a group drops less than one row
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What became of the tokens of a file."""
+    """Counts of a packed file."""
 
     rows: int
     tokens: int
-    """All that were given; no row has padding."""
+    """Tokens of the file; no row has padding."""
     dropped_tokens: int
-    """Of them, those that did not fill a row."""
+    """Tokens at the end of a group that did not fill a row."""
     dtype: np.dtype
 
 
 def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: Reporter = silent) -> Packed:
-    """Packs the documents of a token file into the blocks of rows (N, row_tokens) of a split, in the folder `out`."""
+    """Packs a token file into the blocks of rows (N, row_tokens) of a split in the folder `out`."""
     file = TokenFile(source)
     done = dropped_tokens = 0
     with RowWriter(out, split, row_tokens, file.dtype) as writer:
@@ -48,7 +48,7 @@ def pack_tokens(source: Path, out: Path, split: str, row_tokens: int, progress: 
 
 
 def packing_groups(file: TokenFile, tokens: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Whole row groups put together until they have so many tokens: ids (tokens,) and offsets (documents + 1,)."""
+    """Yields row groups concatenated to at least `tokens` tokens: ids (tokens,), offsets (documents + 1,) int64."""
     ids: list[np.ndarray] = []
     offsets = [np.zeros(1, np.int64)]
     count = 0

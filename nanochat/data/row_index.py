@@ -1,4 +1,4 @@
-"""Which blocks of packed rows there are, where, and with how many rows: what a reader has to know before it reads."""
+"""The index of packed rows: which blocks exist, where, and with how many rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Split = Literal["train", "validation"]
 
 
 class Block(BaseModel):
-    """A file of rows in the store."""
+    """A file of packed rows in the store."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,34 +28,31 @@ class Block(BaseModel):
 
 
 class RowIndex(BaseModel):
-    """Which blocks there are, and where; written as JSON for who reads the rows."""
+    """The blocks of all splits; written as JSON for the processes that read the rows."""
 
     model_config = ConfigDict(frozen=True)
 
     store: str
-    """Root URL."""
+    """Root URL of the store."""
     cache: str
-    """Local folder of uncompressed blocks."""
+    """Local folder of the block cache."""
     row_tokens: int
     """T+1."""
     dtype: str
-    """Of an id: uint16 or uint32."""
+    """dtype of an id: `uint16` or `uint32`."""
     masked: bool
     blocks: dict[Split, list[Block]]
 
 
 def write_index(artifacts: Sequence[Artifact], folder: Path) -> Path:
-    """Writes the index of the rows of some `Rows`, or of `Conversations`; returns its file, for `open_rows`."""
+    """Writes the index of `Rows` or `Conversations` artifacts; returns its file, for `open_rows`."""
     path = folder / "rows.json"
     path.write_text(index_rows(artifacts).model_dump_json())
     return path
 
 
 def index_rows(artifacts: Sequence[Artifact]) -> RowIndex:
-    """The rows of the artifacts, numbered through in their order.
-
-    Raises `BadConfig` when they differ in T or dtype.
-    """
+    """The index of the artifacts' rows, in order. Raises `BadConfig` if they differ in T or dtype."""
     first = artifacts[0]
     shape = (first.metrics["sequence_len"], first.metrics["dtype"])
     blocks: dict[Split, list[Block]] = {"train": [], "validation": []}
@@ -102,8 +99,8 @@ class RowSet:
         self._rows = sum(block.rows for block in self.blocks)
         if not self._rows:
             raise BadSource(
-                f"`{split}` has 0 rows: there is less text than one row takes.",
-                hint="Give more text, hold out more documents (`data.validation_documents`), "
+                f"The split `{split}` has 0 rows: its text does not fill one row.",
+                hint="Add text, hold out more documents (`data.validation_documents`), "
                 "or make rows shorter (`rows.sequence_len`).",
             )
 
@@ -112,5 +109,5 @@ class RowSet:
 
 
 def open_rows(index: Path, split: Split) -> RowSet:
-    """The rows of one split, by the file of their index."""
+    """The rows of one split, from the file of an index."""
     return RowSet(RowIndex.model_validate_json(index.read_text()), split)

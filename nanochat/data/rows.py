@@ -1,8 +1,8 @@
-"""Packed rows as they lie in the store: blocks of fixed-width rows of T+1 tokens, each a Parquet file.
+"""The file format of packed rows: blocks of fixed-width rows of T+1 tokens, each a Parquet file.
 
-A block has a column `row` (fixed_size_binary, (T+1) little-endian ids) and, for conversations, a column `mask`
-(fixed_size_binary(T+1), 1 where the token is to be learnt), compressed. All blocks of a split are full but the last:
-whoever knows the number of rows knows what each file has. How they are read: `nanochat.data.blocks`.
+A block has a compressed column `row` (fixed_size_binary, T+1 little-endian ids) and, for conversations, a column `mask`
+(fixed_size_binary(T+1), 1 where the token is trained on). All blocks of a split but the last are full, so the number of
+rows determines the content of each file. `nanochat.data.blocks` reads them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from nanochat.errors import BadSource
 
 BLOCK_BYTES = 16 << 20
-"""Of ids in a block, uncompressed."""
+"""Uncompressed bytes of ids per block."""
 
 
 def rows_per_block(row_tokens: int, dtype: np.dtype) -> int:
@@ -31,9 +31,9 @@ def block_name(split: str, number: int) -> str:
 
 
 class RowWriter:
-    """Writes the rows of a split into a folder, a file a block; the first file appears with the first full block.
+    """Writes the rows of a split into a folder, one file per block.
 
-    Use as a context manager: leaving it writes the rest.
+    Use it as a context manager: the exit writes the last block, which may not be full.
     """
 
     def __init__(self, folder: Path, split: str, row_tokens: int, dtype: np.dtype, *, masked: bool = False) -> None:
@@ -43,14 +43,14 @@ class RowWriter:
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.masked = masked
         self.rows = 0
-        """Rows given so far."""
+        """Number of rows so far."""
         self.block_rows = rows_per_block(row_tokens, self.dtype)
         self._blocks = 0
         self._waiting: list[tuple[np.ndarray, ...]] = []
         self._waiting_rows = 0
 
     def write(self, rows: np.ndarray, masks: np.ndarray | None = None) -> None:
-        """Appends rows (N, T+1) of ids and, for a masked file, masks (N, T+1) of 0 and 1."""
+        """Appends ids (N, T+1) of any integer dtype and, for a masked file, masks (N, T+1) of 0 and 1."""
         columns = [np.ascontiguousarray(rows, self.dtype)]
         if self.masked:
             assert masks is not None
@@ -100,9 +100,9 @@ class RowWriter:
 
 
 def decode_block(data: bytes, row_tokens: int, dtype: np.dtype, *, masked: bool, name: str) -> tuple[np.ndarray, ...]:
-    """Ids (N, T+1) and, for masked rows, masks (N, T+1) uint8 of the file of a block.
+    """Decodes the file of a block: ids (N, T+1) of `dtype` and, for masked rows, masks (N, T+1) uint8.
 
-    Raises `BadSource`, with the file's `name`.
+    Raises `BadSource`, naming the file, if it has another format.
     """
     names = ["row", "mask"][: 1 + masked]
     try:
@@ -114,5 +114,5 @@ def decode_block(data: bytes, row_tokens: int, dtype: np.dtype, *, masked: bool,
                 raise ValueError(f"a row of {array.type.byte_width} bytes instead of {row_tokens * kind.itemsize}")
             columns.append(np.frombuffer(array.buffers()[1], kind, len(array) * row_tokens).reshape(-1, row_tokens))
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise BadSource(f"`{name}` is no file of packed rows: {str(error).splitlines()[0]}.") from error
+        raise BadSource(f"`{name}` is not a file of packed rows: {str(error).splitlines()[0]}.") from error
     return tuple(columns)

@@ -1,8 +1,8 @@
-"""Token shards: raw documents to token ids, in Parquet.
+"""Token shards: documents as token ids, in Parquet.
 
-One column `tokens` (binary, little-endian uint16 or uint32), a document a row, each beginning with BOS. A row group is
-about `row_group_tokens` tokens, cut between documents. Bytes are read back 20 times faster than Parquet's lists of
-integers, which it stores as INT32.
+One column `tokens` (binary, little-endian uint16 or uint32), one row per document, each beginning with BOS. A row group
+has about `row_group_tokens` tokens and ends between documents. Binary values are read 20 times faster than Parquet's
+lists of integers, which are stored as INT32.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat.data.document_stats import Ledger, note
+from nanochat.data.document_stats import DocumentStatsWriter, document_stats_of
 from nanochat.errors import BadSource
 from nanochat.events import Reporter, silent
 from nanochat.tokenizer.bpe import Tokenizer
 
-WRITES_BEHIND = 2
+PENDING_WRITES = 2
+"""Row groups that may wait for the thread that compresses them."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a token shard holds."""
+    """Counts of a token shard."""
 
     documents: int
     tokens: int
@@ -43,12 +44,12 @@ def write_tokens(
     progress: Reporter = silent,
     *,
     source: str = "",
-    ledger: Ledger | None = None,
+    stats: DocumentStatsWriter | None = None,
 ) -> Encoded:
-    """Encodes the documents of a raw file into `out`; memory is bounded by a few row groups and batches of documents.
+    """Encodes the documents of a raw file into `out`, holding only a few row groups in memory.
 
-    `threads` read and encode, while another compresses what is done. `source` is the digest of what
-    the raw file belongs to; the footer keeps it, with the vocabulary's, the dtype and the counts.
+    `threads` threads read and encode, another one compresses. The footer stores `source` (the digest of the raw shard),
+    the digest of the vocabulary, the dtype and the counts. `stats` receives the statistics of the documents.
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     schema = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
@@ -57,7 +58,7 @@ def write_tokens(
         pq.ParquetWriter(
             out, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=False
         ) as writer,
-        ThreadPoolExecutor(1, "writer") as behind,
+        ThreadPoolExecutor(1, "writer") as writer_thread,
     ):
         total = pq.read_metadata(raw).num_rows
         waiting = _Documents(dtype)
@@ -65,16 +66,16 @@ def write_tokens(
 
         def write(group: pa.ChunkedArray) -> None:
             table = pa.Table.from_arrays([group], schema=schema)
-            writing.append(behind.submit(writer.write_table, table, max(1, table.num_rows)))
-            if len(writing) > WRITES_BEHIND:
+            writing.append(writer_thread.submit(writer.write_table, table, max(1, table.num_rows)))
+            if len(writing) > PENDING_WRITES:
                 writing.popleft().result()
 
         for batch in tokenizer.encode_parquet(raw, threads=threads, before=tokenizer.bos):
             documents += len(batch)
             tokens += len(batch.ids)
             text_bytes += int(batch.byte_lengths().sum(dtype=np.int64))
-            if ledger is not None:
-                ledger.add(note(batch, total, validation=out.stem == "validation"))
+            if stats is not None:
+                stats.add(document_stats_of(batch, total, validation=out.stem == "validation"))
             waiting.add(batch.ids, batch.offsets)
             while (group := waiting.first(row_group_tokens)) is not None:
                 write(group)
@@ -96,16 +97,16 @@ def write_tokens(
 
 
 class _Documents:
-    """Documents that wait for their row group; their ids are not copied."""
+    """A queue of documents that wait for their row group; ids are not copied."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self._dtype = dtype
         self._waiting: deque[tuple[pa.BinaryArray, np.ndarray]] = deque()
-        """Documents, and where each begins and ends, in tokens."""
+        """Documents, and their offsets (documents + 1,) in tokens."""
         self._tokens = 0
 
     def add(self, ids: np.ndarray, offsets: np.ndarray) -> None:
-        """Appends documents: ids (tokens,) and where each begins and ends (documents + 1,)."""
+        """Appends documents: ids (tokens,) and offsets (documents + 1,)."""
         ids = np.ascontiguousarray(ids, self._dtype)
         buffers = [None, pa.py_buffer((offsets * ids.itemsize).astype(np.int32)), pa.py_buffer(ids)]
         array = pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, buffers, null_count=0)
@@ -113,7 +114,7 @@ class _Documents:
         self._tokens += len(ids)
 
     def first(self, tokens: int) -> pa.ChunkedArray | None:
-        """The fewest documents that have so many tokens; None if all have fewer."""
+        """Removes and returns the fewest documents with at least `tokens` tokens; None if all have fewer."""
         if self._tokens < tokens:
             return None
         chunks = []
@@ -133,7 +134,7 @@ class _Documents:
 
 
 class TokenFile:
-    """One file of a token shard, open for reading. Raises `BadSource` if it is not one."""
+    """One file of a token shard. Raises `BadSource` if it has another format."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -151,7 +152,7 @@ class TokenFile:
             raise BadSource(f"`{path}` is not a file of tokens ({str(error).splitlines()[0]}).") from error
 
     def row_groups(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Per row group: ids (tokens,) uint16 or uint32, and offsets (documents + 1,) int64 into them, from 0."""
+        """Yields the row groups: ids (tokens,) uint16 or uint32, and offsets (documents + 1,) int64 into them."""
         with pq.ParquetFile(self.path) as parquet:
             for group in range(parquet.metadata.num_row_groups):
                 array = parquet.read_row_group(group, columns=["tokens"]).column(0).combine_chunks()

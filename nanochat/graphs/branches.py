@@ -8,7 +8,7 @@ from typing import Any
 
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.config.training import PretrainConfig
-from nanochat.data.conversations import with_file_hashes
+from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.graphs.pipeline import Each, Handle, Handles, Result, Run, Text, finish, prepare
 from nanochat.lineage.ancestry import ancestors

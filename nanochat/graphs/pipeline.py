@@ -17,7 +17,7 @@ from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.data.conversations import with_file_hashes
+from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import NanochatError
 from nanochat.events import Reporter, Sink, StopRequest
 from nanochat.execution.stage import Stage

@@ -42,9 +42,9 @@ def data_card(
     )
     metrics["padded_share"] = total(rows, "padding_tokens") / max(row_tokens, 1)
     # reads one file of each shard's payload, without its tokens
-    ledgers = [partial(shard.store.payloads.read_file, shard.manifest, "documents.parquet") for shard in tokens]
+    readers = [partial(shard.store.payloads.read_file, shard.manifest, "documents.parquet") for shard in tokens]
     found = describe(
-        ledgers, config.most_languages, lambda done: context.progress(done, len(tokens), "shards", "counting")
+        readers, config.most_languages, lambda done: context.progress(done, len(tokens), "shards", "counting")
     )
     metrics["duplicate_documents"] = found["duplicates"]
     metrics["validation_documents_in_training"] = found["validation_in_training"]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nanochat.config.data import TokensConfig
-from nanochat.data.document_stats import Ledger
+from nanochat.data.document_stats import DocumentStatsWriter
 from nanochat.data.token_shards import Encoded, write_tokens
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.store.artifacts import RawShard, TokenShard, Vocabulary
@@ -25,14 +25,14 @@ def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out
     tokenizer = load_tokenizer(vocabulary.path / "vocabulary.json")
     threads = context.compute.data_workers.threads()
     metrics: Metrics = {"vocab_size": tokenizer.vocab_size}
-    with Ledger(out / "documents.parquet") as ledger:
+    with DocumentStatsWriter(out / "documents.parquet") as stats:
         for split in ("train", "validation"):
             file = raw.path / f"{split}.parquet"
             encoded = Encoded(documents=0, tokens=0, text_bytes=0)
             if file.exists():
                 encoded = write_tokens(
                     file, out / file.name, tokenizer, config.row_group_tokens, threads, context.progress,
-                    source=raw.digest, ledger=ledger,
+                    source=raw.digest, stats=stats,
                 )  # fmt: skip
             metrics[f"{split}_documents"] = encoded.documents
             metrics[f"{split}_tokens"] = encoded.tokens

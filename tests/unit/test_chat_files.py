@@ -10,7 +10,7 @@ import pytest
 
 from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.config.data import DataConfig
-from nanochat.data.conversations import with_file_hashes
+from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import BadConfig, BadSource
 from nanochat.sources.listing import list_files
 from nanochat.tasks.fields import Counts
@@ -218,7 +218,7 @@ def test_an_address_of_the_hub_is_read_whole_or_refused(source, expected):
 
 def test_the_home_of_an_unknown_user_is_refused_in_every_source():
     place = "~no-such-user/own.jsonl"
-    with pytest.raises(BadSource, match="the home of `~no-such-user` is not known"):
+    with pytest.raises(BadSource, match="`~no-such-user` has no home folder"):
         prompts(place, "train")
     with pytest.raises(BadSource, match="not known"):
         with_file_hashes(ConversationsConfig(train=(MixtureItem(task="conversations", source=place),)))
@@ -230,7 +230,7 @@ def test_the_home_of_an_unknown_user_is_refused_in_every_source():
 
 def test_a_file_of_another_format_is_refused_with_the_formats_of_chat_data(tmp_path):
     (tmp_path / "own.csv").write_text("prompt,completion\nHi,Hello!\n")
-    with pytest.raises(BadSource, match="is not a file of data") as error:
+    with pytest.raises(BadSource, match="is not a data file") as error:
         prompts(tmp_path / "own.csv", "train")
     assert ".jsonl" in error.value.hint and ".txt" not in error.value.hint
 
@@ -238,7 +238,7 @@ def test_a_file_of_another_format_is_refused_with_the_formats_of_chat_data(tmp_p
 def test_own_conversations_need_a_source(tmp_path):
     with pytest.raises(BadConfig, match="needs a `source`"):
         load_task(MixtureItem(task="conversations"), seed=1)
-    with pytest.raises(BadSource, match="no file of data"):
+    with pytest.raises(BadSource, match="no data file"):
         prompts(tmp_path, "train")
     with pytest.raises(BadSource, match="There is no file or folder"):
         prompts(tmp_path / "nowhere", "train")

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from nanochat.config.chat import ConversationsConfig, MixtureItem
-from nanochat.data import conversations as made
-from nanochat.data.conversations import questions_of, render_mixture, times_seen, with_file_hashes, write_rows
+from nanochat.data.conversation_rows import write_conversation_rows
+from nanochat.data.file_hashes import with_file_hashes
+from nanochat.data.mixture import questions_of, render_mixture, times_seen
 from nanochat.data.row_index import open_rows
 from nanochat.errors import BadConfig, BadSource
 from nanochat.events import silent
@@ -41,7 +42,7 @@ def render_bytes(_, conversation, max_tokens):
 
 @pytest.fixture(autouse=True)
 def bytes_for_tokens(monkeypatch):
-    monkeypatch.setattr(made, "render", render_bytes)
+    monkeypatch.setattr("nanochat.data.mixture.render", render_bytes)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def own(tmp_path):
 
 def rows_of(folder, items, row_tokens=101, seed=1):
     rendered = render_mixture(items, "train", TOKENIZER, row_tokens, 1, silent)
-    count = write_rows(rendered, folder, "train", row_tokens, BOS, seed)
+    count = write_conversation_rows(rendered, folder, "train", row_tokens, BOS, seed)
     rows = open_rows(index_folder(folder, row_tokens, "uint16", {"train": count}, masked=True), "train")
     return rendered, *every(rows)
 
@@ -76,7 +77,7 @@ def test_every_conversation_is_in_one_row_whole(tmp_path, own, row_tokens):
 def test_padding_is_bos_and_never_a_target_and_no_row_is_all_padding(tmp_path, own):
     rendered, rows, masks = rows_of(tmp_path, [own])
     assert rows.dtype == np.uint16
-    assert masks.sum() == rendered.learnt_tokens > 0
+    assert masks.sum() == rendered.trained_tokens > 0
     assert not masks[rows == BOS].any()
     assert masks.any(axis=1).all()
 
@@ -86,8 +87,8 @@ def test_repeats_and_limits(tmp_path, own):
     few = own.model_copy(update={"limit": 7})
     rendered, _, masks = rows_of(tmp_path, [twice, few])
     assert rendered.repeats.tolist() == [2] * 54 + [1] * 7
-    assert masks.sum() == rendered.learnt_tokens
-    assert rendered.seen_tokens > rendered.learnt_tokens
+    assert masks.sum() == rendered.trained_tokens
+    assert rendered.seen_tokens > rendered.trained_tokens
 
 
 def test_epochs_may_be_broken(own):
@@ -126,13 +127,15 @@ def test_long_conversations_are_cut_and_those_with_nothing_to_learn_are_left_out
     assert rendered.counts.other_split_rows == 6
     assert np.diff(rendered.offsets).max() == 30
     whole = render_mixture([own], "train", TOKENIZER, 1000, 1, silent)
-    assert whole.cut == 0 and not whole.counts.skipped
-    assert rendered.cut == int((np.diff(whole.offsets) > 30).sum()) - beyond > 0
-    assert f"{beyond} skipped (answer beyond row {beyond}); {rendered.cut} cut" in caplog.text
+    assert whole.truncated == 0 and not whole.counts.skipped
+    assert rendered.truncated == int((np.diff(whole.offsets) > 30).sum()) - beyond > 0
+    assert f"{beyond} skipped (answer beyond row {beyond}); {rendered.truncated} truncated" in caplog.text
 
 
 def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_named(own):
-    with pytest.raises(BadSource, match=r"in 54 of 54, the first answer begins beyond the row of 8 tokens") as error:
+    with pytest.raises(
+        BadSource, match=r"in 54 of 54, the first answer begins after the end of a row of 8 tokens"
+    ) as error:
         render_mixture([own], "train", TOKENIZER, 8, 1, silent)
     found = re.search(r"Raise `conversations\.sequence_len`, to (\d+) at least", str(error.value))
     assert found
@@ -147,7 +150,7 @@ def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_na
     [
         (
             [{"prompt": "Hi", "completion": " "}] * 3,
-            r"nothing to learn .*2 skipped \(empty answer 2, the first .*own\.jsonl`, line 2\)",
+            r"nothing to train on .*2 skipped \(empty answer 2, the first .*own\.jsonl`, line 2\)",
         ),
         (
             [[{"role": "assistant", "content": "Hi"}]] * 3,
@@ -165,7 +168,7 @@ def test_a_source_with_nothing_to_learn_is_refused_with_the_reason(tmp_path, lin
 
 
 def test_rows_are_well_filled_over_blocks(tmp_path, own, monkeypatch):
-    monkeypatch.setattr(made, "BLOCK_ROWS", 3)
+    monkeypatch.setattr("nanochat.data.conversation_rows.BLOCK_ROWS", 3)
     rendered, rows, _ = rows_of(tmp_path, [own])
     assert len(rows) > 6
     assert rendered.seen_tokens > 0.85 * rows.size
@@ -238,7 +241,7 @@ def test_questions_are_limited_and_each_item_must_have_some():
 
 @pytest.mark.parametrize("share", [{"repeats": 2}, {"weight": 1.0}])
 def test_a_share_of_the_questions_is_refused_and_not_ignored(share):
-    with pytest.raises(BadConfig, match="each question is asked once"):
+    with pytest.raises(BadConfig, match="each question is used once"):
         list(questions_of([MixtureItem(**share)], 1))
 
 
@@ -296,5 +299,5 @@ def test_a_source_is_checked_against_the_sum_of_the_item(tmp_path: Path) -> None
     before = with_file_hashes(ConversationsConfig(train=(MixtureItem(task="conversations", source=str(mine)),)))
     mine.write_text('{"prompt": "Hi", "completion": "Good day!"}\n')
     for expected in (config, before):
-        with pytest.raises(BadSource, match=r"mine\.jsonl` is not what the item's `sha256` says"):
+        with pytest.raises(BadSource, match=r"mine\.jsonl` does not match the item's `sha256`"):
             with_file_hashes(expected)

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 
 from nanochat.data import document_stats
 from nanochat.data.data_card import describe
-from nanochat.data.document_stats import Ledger, note
+from nanochat.data.document_stats import DocumentStatsWriter, document_stats_of
 from nanochat.data.token_shards import TokenFile, write_tokens
 from tests.unit.test_token_shards import byte_tokenizer, raw
 
 
 def noted(folder: Path, texts: list[str], *, held_out: bool = False) -> pa.Table:
-    """What the ledger has of these texts; a token a byte, and BOS."""
+    """The statistics of these texts; one token per byte, and BOS."""
     tokenizer = byte_tokenizer()
     batches = tokenizer.encode_parquet(raw(folder / "raw.parquet", texts), before=tokenizer.bos)
     return pa.Table.from_batches(
-        [note(batch, len(texts), validation=held_out) for batch in batches], document_stats.SCHEMA
+        [document_stats_of(batch, len(texts), validation=held_out) for batch in batches], document_stats.SCHEMA
     )
 
 
 def written(path: Path, training: list[str], validation: list[str]) -> bytes:
-    with Ledger(path) as to:
+    with DocumentStatsWriter(path) as to:
         for texts, held_out in ((training, False), (validation, True)):
             for batch in noted(path.parent, texts, held_out=held_out).to_batches():
                 to.add(batch)
@@ -75,11 +75,11 @@ def test_the_same_text_is_the_same_sample(tmp_path: Path, monkeypatch: pytest.Mo
     assert 5 < len(looked_at[0]) < 60
 
 
-def test_the_ledger_goes_with_the_tokens(tmp_path: Path) -> None:
+def test_the_statistics_are_of_the_same_documents(tmp_path: Path) -> None:
     texts = ["", "one", "zwei 🙂", "x" * 5000, "one"]
-    with Ledger(tmp_path / "documents.parquet") as to:
+    with DocumentStatsWriter(tmp_path / "documents.parquet") as to:
         source = raw(tmp_path / "raw.parquet", texts)
-        write_tokens(source, tmp_path / "train.parquet", byte_tokenizer(), 10, 2, source="d1g", ledger=to)
+        write_tokens(source, tmp_path / "train.parquet", byte_tokenizer(), 10, 2, source="d1g", stats=to)
     table = pq.read_table(io.BytesIO((tmp_path / "documents.parquet").read_bytes()))
     assert table["bytes"].to_pylist() == [len(text.encode()) for text in texts]
     assert table["tokens"].to_pylist() == [len(text.encode()) + 1 for text in texts]

@@ -124,7 +124,7 @@ def test_a_flipped_byte_in_the_store_is_found(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DamagedArtifact, match=r"`train-00000\.parquet` is not what was published"):
+    with pytest.raises(DamagedArtifact, match=r"`train-00000\.parquet` does not match its manifest"):
         every(rows)
     file.unlink()
     with pytest.raises(DamagedArtifact, match="is missing"):
@@ -134,10 +134,10 @@ def test_a_flipped_byte_in_the_store_is_found(tmp_path: Path) -> None:
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, train=numbered(50, 9))
-    with pytest.raises(BadSource, match=r"`train-00000\.parquet` is no file of packed rows"):
+    with pytest.raises(BadSource, match=r"`train-00000\.parquet` is not a file of packed rows"):
         every(open_rows(index_folder(tmp_path, 8, "uint16", {"train": 50}), "train"))
     (tmp_path / "train-00000.parquet").write_bytes(b"nonsense")
-    with pytest.raises(BadSource, match=r"`train-00000\.parquet` is no file of packed rows"):
+    with pytest.raises(BadSource, match=r"`train-00000\.parquet` is not a file of packed rows"):
         every(open_rows(index_folder(tmp_path, 9, "uint16", {"train": 50}), "train"))
 
 
