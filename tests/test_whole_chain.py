@@ -71,12 +71,12 @@ def test_the_plan_lists_what_would_run_and_why(home: Path) -> None:
 
 
 def test_why_and_diff_explain_an_artifact(home: Path) -> None:
-    assert "because there was none of its stage" in nanochat("why", "base/latest", home=home)
+    assert "because the store had no artifact of its stage" in nanochat("why", "base/latest", home=home)
     chats = [line.split()[3] for line in nanochat("ls", "--stage", "sft", home=home).splitlines()[1:]]
     assert len(chats) == 2
     assert re.search(r"because, unlike \w{8} of .*:\n  sft: ", nanochat("why", f"sft/{chats[0]}", home=home))
     assert "final_loss" in nanochat("diff", f"sft/{chats[1]}", f"sft/{chats[0]}", home=home)
-    assert "only like can be compared" in nanochat("diff", "base/latest", "chat/latest", home=home, code=1)
+    assert "only artifacts of one stage compare" in nanochat("diff", "base/latest", "chat/latest", home=home, code=1)
     assert "─ sft" in nanochat("lineage", "base/latest", "--down", home=home)
 
 

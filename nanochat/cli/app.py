@@ -1,4 +1,4 @@
-"""The program itself, and what its commands share."""
+"""The `nanochat` app, shared parameter types, and how commands open the store and fail."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ app = App(
     name="nanochat",
     help="Raw text in, a chat model out: every step cached, resumable, and traceable to the bytes it came from.",
     version_flags=["--version"],
-    suppress_keyboard_interrupt=False,  # `main` says what was kept
+    suppress_keyboard_interrupt=False,  # `main` prints what is kept
 )
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNEXPECTED, EXIT_BROKEN_PIPE = 1, 2, 70, 141
-"""Exit codes: an error with a sentence; arguments that cannot be read; a mistake of the program; nobody reads on."""
+"""Exit codes: an expected error; invalid arguments; a bug; the reader of the output has closed the pipe."""
 
 
-LEAST_ROOM_BYTES = 1 << 20
-"""A server and its database need more; with less they end without a word."""
+MIN_FREE_BYTES = 1 << 20
+"""A server and its database need more; with less they end without a message."""
 
 
 def between(least: float, most: float) -> Parameter:
-    """A number of the command line that is checked before the command begins."""
+    """Bounds of a number, which are checked before the command starts."""
     return Parameter(validator=validators.Number(gte=least, lte=most))
 
 
@@ -75,21 +75,21 @@ Reference = Annotated[str, Parameter(help="An alias (`chat/latest`), `stage/key`
 
 
 def open_store(url: str, *, read_only: bool = False) -> Store:
-    """The store that a command works on; `read_only` when it only looks."""
+    """The store of a command; `read_only` for commands that change nothing."""
     from nanochat.store.store import Store
 
     return Store(url or settings.store_url(), settings.home() / "cache", read_only=read_only)
 
 
 def need_home() -> None:
-    """Raises a `NanochatError` when the home cannot be written to, before anything is started in it."""
+    """Raises a `NanochatError` when the home is not writable, before a process starts there."""
     from nanochat.failures import convert_errors
 
     folder = settings.home()
     with convert_errors(f"the home `{folder}`"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(LEAST_ROOM_BYTES))
+            file.write(bytes(MIN_FREE_BYTES))
             file.flush()
 
 
@@ -110,6 +110,6 @@ def fail_if_unreadable(unread: dict[str, NanochatError]) -> None:
 
 
 def warn(line: str) -> None:
-    """Prints what went wrong beside the command."""
+    """Prints a note about a problem that does not end the command."""
     with suppress(OSError):
         err.print(Text.assemble(("note: ", "yellow"), line))

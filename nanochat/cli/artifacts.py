@@ -38,14 +38,14 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
     if manifests:
         out.print(table)
     elif stage and not unread:
-        _say_none_of(stage, {manifest.stage for manifest in opened.manifests()}, opened.objects.root)
+        _report_no_artifact(stage, {manifest.stage for manifest in opened.manifests()}, opened.objects.root)
     elif not unread:
-        out.print(f"Nothing in {opened.objects.root} yet; `nanochat run` makes something.", markup=False)
+        out.print(f"Nothing in {opened.objects.root} yet; `nanochat run` computes artifacts.", markup=False)
     fail_if_unreadable(unread)
 
 
-def _say_none_of(stage: str, stored: set[str], root: str) -> None:
-    """That there is no artifact of a stage; raises `NotFound` when there is no such stage at all."""
+def _report_no_artifact(stage: str, stored: set[str], root: str) -> None:
+    """Prints that a stage has no artifacts; raises `NotFound` when the stage does not exist."""
     from nanochat.graphs.pipeline import STAGES
 
     known = sorted({each.name for each in STAGES} | stored)
@@ -61,7 +61,7 @@ def _say_none_of(stage: str, stored: set[str], root: str) -> None:
 
 @app.command
 def show(reference: Reference, *, store: StoreUrl = "") -> None:
-    """Show an artifact: its manifest, whole.
+    """Show the complete manifest of an artifact.
 
     Example: `nanochat show chat/latest`
     """
@@ -73,10 +73,10 @@ def alias(
     name: str = "",
     reference: str = "",
     *,
-    remove: Annotated[str, Parameter(help="Take this alias away; what it points to stays.")] = "",
+    remove: Annotated[str, Parameter(help="Remove this alias; its artifact stays.")] = "",
     store: StoreUrl = "",
 ) -> None:
-    """Point an alias at an artifact, or say where it points; without a name: list them all.
+    """Point an alias at an artifact, or show its target; without a name: list all aliases.
 
     Example: `nanochat alias chat/production chat/latest`
     """
@@ -88,14 +88,14 @@ def alias(
     opened = open_store(store, read_only=not (remove or reference))
     if remove:
         opened.remove_alias(remove)
-        out.print(f"{remove} is no alias any more.")
+        out.print(f"{remove} is removed.")
         return
     if not name:
         aliases = opened.aliases()
         for known, target in aliases.items():
             out.print(f"{known} → {target.stage}/{target.key}", markup=False)
         if not aliases:
-            out.print(f"No aliases in {opened.objects.root}; a run sets some.", markup=False)
+            out.print(f"No aliases in {opened.objects.root}; runs set them.", markup=False)
         return
     if reference:
         opened.set_alias(name, opened.resolve(reference))

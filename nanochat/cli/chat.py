@@ -14,13 +14,13 @@ from nanochat.errors import NotFound
 def chat(
     model: Reference = "chat/latest",
     *,
-    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="Ask this, print the answer, and end.")] = "",
-    temperature: Annotated[float, between(0, 100), Parameter(help="0 always takes the likeliest token.")] = 0.6,
+    prompt: Annotated[str, Parameter(name=["--prompt", "-p"], help="Print the answer to this prompt, and exit.")] = "",
+    temperature: Annotated[float, between(0, 100), Parameter(help="0 always chooses the most likely token.")] = 0.6,
     top_k: Annotated[
-        int, between(0, 1 << 24), Parameter(help="Sample among so many of the likeliest tokens; 0: all.")
+        int, between(0, 1 << 24), Parameter(help="Sample from this many most likely tokens; 0: all.")
     ] = 50,
-    max_tokens: Annotated[int, between(1, 1 << 20), Parameter(help="Of one answer.")] = 256,
-    seed: Annotated[int, between(0, (1 << 63) - 1), Parameter(help="The same seed draws the same answer.")] = 42,
+    max_tokens: Annotated[int, between(1, 1 << 20), Parameter(help="Maximum length of one answer.")] = 256,
+    seed: Annotated[int, between(0, (1 << 63) - 1), Parameter(help="The same seed gives the same answer.")] = 42,
     store: StoreUrl = "",
 ) -> None:
     """Talk to a chat model in the terminal.

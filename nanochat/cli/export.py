@@ -14,7 +14,7 @@ from nanochat.errors import BadConfig
 from nanochat.system_errors import TRANSIENT, from_system
 
 STAGED = ".nanochat-export-"
-"""Beginning of a folder in which an export is put together."""
+"""Prefix of a folder in which an export is assembled."""
 
 
 @app.command
@@ -22,9 +22,7 @@ def export(
     reference: Reference,
     folder: Path,
     *,
-    overwrite: Annotated[
-        bool, Parameter(negative="", help="Into a folder with files in it: those of the same names are replaced.")
-    ] = False,
+    overwrite: Annotated[bool, Parameter(negative="", help="Replace files of the same names in the folder.")] = False,
     store: StoreUrl = "",
 ) -> None:
     """Copy an artifact's files into a folder; a model or vocabulary also gets the tokenizer in other formats.
@@ -47,11 +45,11 @@ def export(
         try:
             staged.mkdir(parents=True)
             for name in names:
-                # the bytes alone: the store's files may be read-only, or links
+                # only the bytes: the store's files may be read-only, or links
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, staged / name)
             names += _tokenizer_files(staged)
-            for name in names:  # whole files, by renaming: somebody may be reading those of before
+            for name in names:  # by renaming, because another program may read the old files
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (staged / name).replace(folder / name)
         except BaseException:
@@ -64,7 +62,7 @@ def export(
         if error.errno in TRANSIENT:
             raise from_system(error, f"the export to `{folder}`") from error
         named = str(error.filename2 or error.filename or folder)
-        if named.startswith(f"{source}{os.sep}"):  # it went while it was copied
+        if named.startswith(f"{source}{os.sep}"):  # it was deleted while it was copied
             raise from_system(error, "the store") from error
         raise BadConfig(
             f"`{named}` cannot be used: {error.strerror or error}.", hint="Name another folder to export to."
@@ -74,7 +72,7 @@ def export(
 
 
 def _tokenizer_files(folder: Path) -> list[str]:
-    """Writes a vocabulary in the formats of other tools too; the names of the files."""
+    """Writes a vocabulary in the formats of other tools; returns the names of the files."""
     from nanochat.tokenizer.bpe import Tokenizer
     from nanochat.tokenizer.formats import write_hf, write_tiktoken
 
@@ -87,11 +85,11 @@ def _tokenizer_files(folder: Path) -> list[str]:
 
 
 def _check_target(folder: Path, store: Path | None, *, overwrite: bool) -> None:
-    """Refuses a folder in which an export would mix with something else. What a killed export left is removed."""
+    """Refuses a folder that contains other files or is in the store; removes the remains of a killed export."""
     import shutil
 
     if os.path.lexists(folder) and not folder.is_dir():
-        raise BadConfig(f"`{folder}` is no folder.", hint="Name a folder that does not exist.")
+        raise BadConfig(f"`{folder}` is not a folder.", hint="Name a folder that does not exist.")
     if store and folder.resolve().is_relative_to(store.resolve()):
         raise BadConfig(f"`{folder}` is inside the store.", hint="Name a folder outside.")
     there = list(folder.iterdir()) if folder.is_dir() else []

@@ -19,17 +19,17 @@ FORM = Group("Form", validator=validators.MutuallyExclusive())
 def lineage(
     reference: Reference,
     *,
-    down: Annotated[bool, Parameter(negative="", help="What was made from it, instead.")] = False,
+    down: Annotated[bool, Parameter(negative="", help="Show what was made from it instead.")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", group=FORM, help="As JSON.")] = False,
     html: Annotated[
-        Path | None, Parameter(group=FORM, help="As a page in this file, with a picture and all that is known.")
+        Path | None, Parameter(group=FORM, help="As an HTML page in this file, with a picture and all manifests.")
     ] = None,
     openlineage: Annotated[
-        bool, Parameter(negative="", group=FORM, help="As OpenLineage events, a line each, oldest first.")
+        bool, Parameter(negative="", group=FORM, help="As OpenLineage events, one per line, oldest first.")
     ] = False,
     store: StoreUrl = "",
 ) -> None:
-    """What an artifact was made from, down to the raw shards and their hashes; or what was made from it.
+    """Show what an artifact was made from, down to the raw shards and their hashes; or what was made from it.
 
     Examples: `nanochat lineage chat/latest`, `nanochat lineage chat/latest --html lineage.html`
     """
@@ -66,9 +66,9 @@ def diff(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
     store: StoreUrl = "",
 ) -> None:
-    """What sets two artifacts of one stage apart: settings, data, code, machine, results.
+    """Compare two artifacts of one stage: config, data, code, machine, results.
 
-    Where their inputs differ, it says where that began.
+    Where inputs differ, it shows the first difference in their lineage.
 
     Example: `nanochat diff chat/production chat/latest`
     """
@@ -77,11 +77,13 @@ def diff(
     opened = open_store(store, read_only=True)
     old, new = opened.resolve(before), opened.resolve(after)
     if old.stage != new.stage:
-        raise WrongKind(f"`{before}` was made by {old.stage}, `{after}` by {new.stage}: only like can be compared.")
+        raise WrongKind(
+            f"`{before}` was made by {old.stage}, `{after}` by {new.stage}: only artifacts of one stage compare."
+        )
     found = {
-        "asked for": key_differences(opened, old, new),
-        "made by": [each for each in other_differences(old, new) if each.what != "metric"],
-        "came out": [each for each in other_differences(old, new) if each.what == "metric"],
+        "key": key_differences(opened, old, new),
+        "producer": [each for each in other_differences(old, new) if each.what != "metric"],
+        "metrics": [each for each in other_differences(old, new) if each.what == "metric"],
     }
     if as_json:
         out.print_json(data={name: [each.as_dict() for each in some] for name, some in found.items()})
@@ -98,7 +100,7 @@ def diff(
 
 @app.command
 def why(reference: Reference, *, store: StoreUrl = "") -> None:
-    """Why an artifact was made and not reused: what of its key had changed since the nearest one before it.
+    """Show why an artifact was computed and not reused: how its key differs from the closest earlier artifact.
 
     Example: `nanochat why base/latest`
     """
@@ -109,14 +111,14 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
     manifest = opened.resolve(reference)
     made = manifest.producer
     out.print(
-        f"{manifest.stage} {manifest.key[:8]} was made {made.started:%Y-%m-%d %H:%M}"
+        f"{manifest.stage} {manifest.key[:8]} was computed {made.started:%Y-%m-%d %H:%M}"
         + escape(f" by {made.run}") * bool(made.run)
     )
     near = closest_artifact(opened, manifest, before=manifest)
     if near is None:
-        out.print("because there was none of its stage in this store.")
+        out.print("because the store had no artifact of its stage.")
         return
     out.print(f"because, unlike {near.key[:8]} of {near.producer.ended:%Y-%m-%d %H:%M}:")
     for each in key_differences(opened, near, manifest):
         out.print(f"  {escape(str(each))}")
-    out.print(f"All of it: nanochat diff {near.key[:8]} {manifest.key[:8]}")
+    out.print(f"All differences: nanochat diff {near.key[:8]} {manifest.key[:8]}")

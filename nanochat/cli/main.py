@@ -12,26 +12,26 @@ from rich.text import Text
 from nanochat import settings
 from nanochat.cli import artifacts, chat, export, lineage, maintenance, run, runs, site  # noqa: F401 - fills `app`
 from nanochat.cli.app import EXIT_BROKEN_PIPE, EXIT_USAGE, app, err, fail, warn
-from nanochat.cli.signals import guarded
+from nanochat.cli.signals import run_with_signals
 from nanochat.console import drop_unwritten, settle_streams
 from nanochat.errors import BadConfig, NanochatError, Terminated
 from nanochat.failures import to_nanochat_error
 
 HELP = {"--help", "-h", "--version"}
 EMPTY = re.compile(r"((?P<name>--?[\w-]+)=)?\s*")
-"""An argument that says nothing: a command would do what it does by default, and not what was meant."""
+"""An empty argument: a command would use its default, which is not what the user wanted."""
 
 
 def main() -> None:
     """Runs a command; an error is one sentence and its hint, never a traceback."""
-    guarded(_main)
+    run_with_signals(_main)
 
 
 def _main() -> None:
     try:
         settle_streams()
-        threading.excepthook = _say_of_a_thread
-        if HELP.isdisjoint(sys.argv[1:]):  # help is of use in a bad environment too
+        threading.excepthook = _report_thread_error
+        if HELP.isdisjoint(sys.argv[1:]):  # help also works in an invalid environment
             settings.settle()
             for line in settings.check():
                 warn(line)
@@ -44,40 +44,40 @@ def _main() -> None:
         err.print("       [yellow]`nanochat --help` lists the commands, `nanochat COMMAND --help` their options.[/]")
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, Terminated) as stop:
-        err.print("\nStopped. What was finished is kept: the same command goes on from here.")
+        err.print("\nStopped. Finished stages are kept: the same command resumes.")
         sys.exit(stop.code if isinstance(stop, Terminated) else 130)
-    except BrokenPipeError:  # the reader has what it wanted
+    except BrokenPipeError:  # the reader of the output has ended
         sys.exit(EXIT_BROKEN_PIPE)
-    except Exception as error:  # noqa: BLE001 - whatever is left becomes one sentence
+    except Exception as error:  # noqa: BLE001 - any other error becomes one sentence
         fail(to_nanochat_error(error))
     finally:
         drop_unwritten()
 
 
 def command(arguments: list[str]) -> None:
-    """Runs the command that the arguments ask for. Raises a `NanochatError` or a `CycloptsError`."""
+    """Runs the command line. Raises a `NanochatError` or a `CycloptsError`."""
     for argument in arguments:
         _check(argument)
     app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _check(argument: str) -> None:
-    """Raises `BadConfig` at what no command can mean."""
+    """Raises `BadConfig` for an argument that is invalid for every command."""
     try:
         argument.encode()
     except UnicodeEncodeError:
         raise BadConfig(
-            f"The argument {argument[:100]!a} is no valid text in the encoding of this locale.",
-            hint="Set `PYTHONUTF8=1`, or rename what it names.",
+            f"The argument {argument[:100]!a} is not valid text in the encoding of this locale.",
+            hint="Set `PYTHONUTF8=1`, or rename the file or object.",
         ) from None
     if "\0" in argument:
         raise BadConfig(f"The argument {argument[:100]!a} has a NUL character.", hint="Leave it out.")
     if option := EMPTY.fullmatch(argument):
         which = f"The option `{option['name']}`" if option["name"] else "An argument"
-        raise BadConfig(f"{which} is empty.", hint="Is a variable of the shell not set? Without it the default counts.")
+        raise BadConfig(f"{which} is empty.", hint="Is a shell variable unset? Leave it out to use the default.")
 
 
-def _say_of_a_thread(failed: threading.ExceptHookArgs) -> None:
+def _report_thread_error(failed: threading.ExceptHookArgs) -> None:
     if failed.exc_value is not None and not isinstance(failed.exc_value, SystemExit):
         sentence = to_nanochat_error(failed.exc_value, f"the thread `{failed.thread.name if failed.thread else ''}`")
         warn(str(sentence))

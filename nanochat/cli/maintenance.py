@@ -21,11 +21,11 @@ def verify(
     reference: Annotated[str, Parameter(help="One artifact and all it was made from; empty: the whole store.")] = "",
     *,
     repair: Annotated[
-        bool, Parameter(negative="", help="Take damaged artifacts out, so that the next run makes them again.")
+        bool, Parameter(negative="", help="Move damaged artifacts to the trash; the next run computes them again.")
     ] = False,
     store: StoreUrl = "",
 ) -> None:
-    """Hash again what the store holds, and compare with the manifests.
+    """Hash the payloads in the store again, and compare with the manifests.
 
     Example: `nanochat verify chat/latest`
     """
@@ -40,10 +40,10 @@ def verify(
         manifests = [top, *ancestors(opened, top)]
     with out.status("hashing") as status:
 
-        def say(manifest: Manifest, position: int, count: int) -> None:
+        def report(manifest: Manifest, position: int, count: int) -> None:
             status.update(f"hashing {manifest.stage} {manifest.key[:8]} ({position} of {count})")
 
-        found = check_artifacts(opened, manifests, say)
+        found = check_artifacts(opened, manifests, report)
     for manifest, problems in found.damaged:
         for problem in problems:
             out.print(f"[red]damaged[/] {manifest.stage} {manifest.key[:8]}: {escape(problem)}")
@@ -55,10 +55,10 @@ def verify(
     damaged = len(found.damaged) + len(found.broken)
     if damaged and repair and (record := repair_store(opened, found)):
         for part in record.parts:
-            out.print(f"taken out: {part.name}", markup=False)
-        out.print(f"They are in the trash: `nanochat gc --restore {record.id}` takes this back.")
+            out.print(f"moved to the trash: {part.name}", markup=False)
+        out.print(f"`nanochat gc --restore {record.id}` restores them.")
     elif damaged and not repair:
-        hint = "`nanochat verify --repair` takes them out; the next run makes them again."
+        hint = "`nanochat verify --repair` moves them to the trash; the next run computes them again."
         fail(NanochatError(f"{damaged} damaged.", hint=hint))
     for error in found.unread.values():
         fail(error)
@@ -68,22 +68,20 @@ def verify(
 def gc(
     trash_id: Annotated[str, Parameter(help="With `--restore`: which deletion; by default the newest.")] = "",
     *,
-    keep_runs: Annotated[
-        int, between(0, 1_000_000), Parameter(help="What the newest so many runs made or reused stays.")
-    ] = 3,
-    min_age_hours: Annotated[float, between(0, 1_000_000), Parameter(help="What is younger stays.")] = 24.0,
+    keep_runs: Annotated[int, between(0, 1_000_000), Parameter(help="Artifacts of this many newest runs stay.")] = 3,
+    min_age_hours: Annotated[float, between(0, 1_000_000), Parameter(help="Younger artifacts stay.")] = 24.0,
     trash_hours: Annotated[
         float | None,
         between(0, 1_000_000),
-        Parameter(help="What is deleted can be taken back for so long (`NANOCHAT_TRASH_HOURS`, 24); 0: not at all."),
+        Parameter(help="How long a deletion can be restored (`NANOCHAT_TRASH_HOURS`, 24); 0: not at all."),
     ] = None,
-    delete: Annotated[bool, Parameter(negative="", help="Do it; otherwise it is only said.")] = False,
-    restore: Annotated[bool, Parameter(negative="", help="Take a deletion back.")] = False,
+    delete: Annotated[bool, Parameter(negative="", help="Delete; otherwise only list.")] = False,
+    restore: Annotated[bool, Parameter(negative="", help="Restore a deletion.")] = False,
     store: StoreUrl = "",
 ) -> None:
-    """Say what no alias, pinned run or recent run needs, and how much room it takes; with `--delete`, delete it.
+    """List what no alias, pinned run or recent run needs, with its size; with `--delete`, delete it.
 
-    What is deleted stays in the trash of the store for a day: `nanochat gc --restore` takes it back.
+    A deletion stays in the trash of the store for a day: `nanochat gc --restore` restores it.
 
     Examples: `nanochat gc --keep-runs 1 --delete`, `nanochat gc --restore`
     """
@@ -93,12 +91,12 @@ def gc(
     from nanochat.store.restore import restore_deletion
 
     if trash_id and not restore:
-        raise BadConfig(f"`{trash_id}` is for `--restore`.", hint=f"`nanochat gc --restore {trash_id}`")
+        raise BadConfig(f"The deletion `{trash_id}` needs `--restore`.", hint=f"`nanochat gc --restore {trash_id}`")
     if restore and delete:
         raise BadConfig("`--restore` and `--delete` exclude each other.")
     opened = open_store(store, read_only=not (delete or restore))
     if restore:
-        _say_restored(restore_deletion(opened, trash_id))
+        _report_restored(restore_deletion(opened, trash_id))
         return
     planned = find_garbage(opened, keep_runs=keep_runs, min_age_hours=min_age_hours, trash_hours=trash_hours)
     for note in planned.notes:
@@ -106,7 +104,7 @@ def gc(
     for name, target in opened.aliases().items():
         if opened.read(target.stage, target.key) is None:
             out.print(
-                f"The alias {name} points to {target.stage}/{target.key}, which is gone: it keeps nothing.",
+                f"The alias {name} points to {target.stage}/{target.key}, which is gone: it protects nothing.",
                 markup=False,
             )
     expired = {item.name for item in planned.items if item.what == "trash"}
@@ -114,7 +112,7 @@ def gc(
         if each.record.id not in expired:
             out.print(
                 f"In the trash: {each.record.id}, {len(each.record.parts)} deleted by {each.record.by}, "
-                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` takes it back.",
+                f"{each.bytes / 1e6:,.1f} MB; `nanochat gc --restore {each.record.id}` restores it.",
                 markup=False,
             )
     if not planned.items:
@@ -129,25 +127,25 @@ def gc(
     out.print(table)
     out.print(f"\n{len(planned.items)} to delete, {planned.bytes / 1e6:,.1f} MB; {planned.kept} artifacts stay.")
     if expired:
-        out.print(f"{len(expired)} in the trash for longer than {planned.trash_hours:g} h: for good.")
+        out.print(f"{len(expired)} in the trash for more than {planned.trash_hours:g} h: permanently.")
     if not delete:
-        out.print("Nothing was deleted; `nanochat gc --delete` does it.")
+        out.print("Nothing was deleted; `nanochat gc --delete` deletes.")
         return
-    done = delete_garbage(opened, planned, on_wait=lambda whom: out.print(f"waiting for {whom}"))
-    spared = f"; {len(done.spared)} spared, they came into use or went meanwhile" if done.spared else ""
+    done = delete_garbage(opened, planned, on_wait=lambda holder: out.print(f"waiting for {holder}"))
+    spared = f"; {len(done.spared)} kept, because they came into use or were deleted meanwhile" if done.spared else ""
     out.print(f"Deleted {len(done.items)}, {done.bytes / 1e6:,.1f} MB{spared}.")
     if done.trash_id:
         out.print(
-            f"`nanochat gc --restore {done.trash_id}` takes this back; "
-            f"after {planned.trash_hours:g} h the next `nanochat gc --delete` frees the room."
+            f"`nanochat gc --restore {done.trash_id}` restores this; "
+            f"after {planned.trash_hours:g} h the next `nanochat gc --delete` frees the space."
         )
 
 
-def _say_restored(restored: Restored) -> None:
+def _report_restored(restored: Restored) -> None:
     for part in restored.parts:
         out.print(f"restored {part.what} {part.name}", markup=False)
     for problem in restored.problems:
         out.print(f"[yellow]not restored[/] {escape(problem)}")
-    out.print(f"{len(restored.parts)} of the deletion {restored.id} are back; artifacts are spared for a day.")
+    out.print(f"{len(restored.parts)} of the deletion {restored.id} are restored; `gc` keeps the artifacts for a day.")
     if restored.problems:
         fail(NanochatError(f"{len(restored.problems)} could not be restored.", hint="They stay in the trash."))

@@ -24,9 +24,11 @@ PINS = Group("Pins", validator=validators.MutuallyExclusive())
 def runs(
     run_id: Annotated[str, Parameter(help="One run, with its stages: an id, its beginning or its end.")] = "",
     *,
-    pin: Annotated[str, Parameter(group=PINS, help="Keep all that this run made, until it is unpinned.")] = "",
-    unpin: Annotated[str, Parameter(group=PINS, help="Let `nanochat gc` decide again.")] = "",
-    limit: Annotated[int, between(0, 1_000_000), Parameter(help="Show so many; 0: all.")] = 20,
+    pin: Annotated[
+        str, Parameter(group=PINS, help="Protect the artifacts of this run from deletion, until it is unpinned.")
+    ] = "",
+    unpin: Annotated[str, Parameter(group=PINS, help="Remove that protection.")] = "",
+    limit: Annotated[int, between(0, 1_000_000), Parameter(help="Number of runs; 0: all.")] = 20,
     config: Annotated[
         bool, Parameter(negative="", help="Print the config of the run as JSON, for `nanochat run --config FILE`.")
     ] = False,
@@ -45,10 +47,10 @@ def runs(
         records.pin(opened, chosen)
         out.print(f"{chosen} is pinned.")
         return
-    if unpin:  # also one whose record is gone
+    if unpin:  # also a run whose record is gone
         chosen = unpin if unpin in records.pins(opened) else records.find(opened, unpin).record.id
         records.unpin(opened, chosen)
-        out.print(f"{chosen} is not pinned any more.")
+        out.print(f"{chosen} is unpinned.")
         return
     if config and not run_id:
         raise BadConfig("`--config` needs a run.", hint="For example `nanochat runs a1b2c3 --config`.")
@@ -62,7 +64,7 @@ def runs(
     found, unread = records.survey(opened, limit)
     if not found:
         fail_if_unreadable(unread)
-        out.print(f"No runs in {opened.objects.root} yet; `nanochat run` makes one.", markup=False)
+        out.print(f"No runs in {opened.objects.root} yet; `nanochat run` starts one.", markup=False)
         return
     table = Table(box=None, pad_edge=False)
     for title in ("started", "run", "", "profile", "changed", "computed", "cached", "took", "chat", ""):
@@ -104,7 +106,7 @@ def _state(run: Run) -> str:
 
 
 def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
-    """What differs from the profile as it is now: `sft.epochs=2`."""
+    """Differences from the profile's current values: `sft.epochs=2`."""
     from nanochat.graphs.pipeline import flatten
     from nanochat.profiles import profile as profile_named
 

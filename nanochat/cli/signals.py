@@ -1,6 +1,6 @@
-"""What a signal does to a command: SIGTERM and SIGHUP end it as Ctrl-C does, with leases given back and records ended.
+"""Signal handling of commands: SIGTERM and SIGHUP end a command as Ctrl-C does; leases are released, records ended.
 
-The second signal ends it at once. As the first process of a container a command has duties besides: see `main`.
+A second signal ends it at once. As the first process of a container, a command runs in a child: see `run_with_signals`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from types import FrameType
 from nanochat.errors import Terminated
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
-PATIENCE_S = 40.0
-"""Longer than a command's own patience with its stages and with a checkpoint that is being saved."""
+STOP_TIMEOUT_S = 40.0
+"""Longer than a command waits for its stages and for a checkpoint that is being saved."""
 
 
-def handle() -> None:
-    """Lets signals end this process as Ctrl-C does. One that was ignored from the start (`nohup`) stays ignored."""
-    if threading.current_thread() is not threading.main_thread():  # only there does Python handle signals
+def install_handlers() -> None:
+    """Makes signals end this process as Ctrl-C does. One that was ignored from the start (`nohup`) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         return
-    told: list[int] = []
+    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        if told:
-            os._exit(128 + told[0])
-        told.append(number)
-        watchdog = threading.Timer(PATIENCE_S, os._exit, [128 + number])
+        if received:
+            os._exit(128 + received[0])
+        received.append(number)
+        watchdog = threading.Timer(STOP_TIMEOUT_S, os._exit, [128 + number])
         watchdog.daemon = True
         watchdog.start()
         raise Terminated(number)
@@ -40,38 +40,36 @@ def handle() -> None:
             signal.signal(number, end)
 
 
-def guarded(command: Callable[[], None]) -> None:
-    """Runs a command so that signals end it in order.
+def run_with_signals(command: Callable[[], None]) -> None:
+    """Runs a command; signals end it in an orderly way.
 
-    The kernel gives the first process of a container no default handlers, and orphans to wait for, so there the command
-    runs in a child: the first process hands signals on, and stays until all others have ended, a supervisor that still
-    saves a checkpoint too.
+    The first process of a container has no default handlers, and must wait for orphans. So there the command runs in a
+    child: the first process forwards signals, and waits for all other processes, such as a supervisor that still saves
+    a checkpoint.
     """
     if os.getpid() == 1:
         child = os.fork()
         if child:
             sys.exit(_first_process(child))
-    handle()
+    install_handlers()
     command()
 
 
 def _first_process(child: int) -> int:
-    told = threading.Event()
     code = 0
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        told.set()
-        signal.alarm(int(PATIENCE_S))
+    def forward(number: int, frame: FrameType | None) -> None:
+        signal.alarm(int(STOP_TIMEOUT_S))
         with suppress(ProcessLookupError):
-            os.kill(child if child else -1, number)  # -1: all but us
+            os.kill(child if child else -1, number)  # -1: all other processes
 
-    def give_up(number: int, frame: FrameType | None) -> None:
+    def exit_now(number: int, frame: FrameType | None) -> None:
         os._exit(code)
 
     at_keyboard = () if sys.stdin and sys.stdin.isatty() else (signal.SIGINT, signal.SIGQUIT)
-    for number in (*ENDING, *at_keyboard):  # from a keyboard, the child gets them as well
-        signal.signal(number, hand_on)
-    signal.signal(signal.SIGALRM, give_up)
+    for number in (*ENDING, *at_keyboard):  # a terminal sends them to the child as well
+        signal.signal(number, forward)
+    signal.signal(signal.SIGALRM, exit_now)
     while True:
         try:
             ended, status = os.wait()

@@ -14,12 +14,12 @@ from nanochat.cli.app import app, need_home, out
 def up(
     *,
     gpu: Annotated[
-        bool | None, Parameter(help="Whether this machine does the work of the pool `gpu`; by default if it has one.")
+        bool | None, Parameter(help="Start a worker for the pool `gpu`; by default if this machine has a GPU.")
     ] = None,
 ) -> None:
     """Start a Prefect server, workers and all deployments on this machine, and leave them running.
 
-    Example: `nanochat up`, then start a run from the page it names
+    Example: `nanochat up`, then start a run from the page whose address it prints
     """
     from flows.site.up import has_gpu
     from flows.site.up import up as start
@@ -31,7 +31,7 @@ def up(
 
 @app.command
 def down() -> None:
-    """End what `nanochat up` started; runs in its workers are cancelled, what they finished is kept.
+    """End the site that `nanochat up` started; its runs are cancelled, their finished stages are kept.
 
     Example: `nanochat down`
     """

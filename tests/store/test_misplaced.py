@@ -220,9 +220,9 @@ def test_a_time_without_a_zone_is_named(store: Store) -> None:
     assert set(check_artifacts(store).broken) == {path}
 
 
-def test_gc_reports_an_alias_that_keeps_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_reports_an_alias_that_protects_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     run(store, "gc")
-    assert "keeps nothing" not in capsys.readouterr().out
+    assert "protects nothing" not in capsys.readouterr().out
     shutil.rmtree(folder(store))
     run(store, "gc")
     assert f"The alias kept points to download/{key('kept')}, which is gone" in capsys.readouterr().out

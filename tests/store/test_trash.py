@@ -301,7 +301,7 @@ def test_the_commands_say_what_they_did(
     store, url = shelf(tmp_path), str(tmp_path / "store")
     gc(keep_runs=0, min_age_hours=0, delete=True, store=url)
     (record,) = [each.record for each in trash.deletions(store)]
-    assert f"`nanochat gc --restore {record.id}` takes this back" in capsys.readouterr().out
+    assert f"`nanochat gc --restore {record.id}` restores this" in capsys.readouterr().out
     gc(store=url)
     assert f"In the trash: {record.id}" in capsys.readouterr().out
     gc(record.id, restore=True, store=url)

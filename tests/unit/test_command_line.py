@@ -1,4 +1,4 @@
-"""How the command line ends."""
+"""The command line: exit codes, output, arguments that are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_after_ctrl_c_a_message_explains_that_finished_work_is_kept(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
-    assert "What was finished is kept" in capsys.readouterr().err
+    assert "Finished stages are kept" in capsys.readouterr().err
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def run(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A line of bash in which `nanochat` is the command."""
+    """Runs a line of bash in which `nanochat` is the command."""
     command = f"{shlex.quote(sys.executable)} -m nanochat.cli"
     return subprocess.run(
         ["bash", "-c", line.replace("nanochat", command)], capture_output=True, text=True, timeout=120,
@@ -74,7 +74,7 @@ def test_an_unknown_stage_is_refused_with_those_that_exist(tmp_path: Path) -> No
 def test_a_number_out_of_its_bounds_is_refused_by_its_name(
     line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert at_the_door(line, monkeypatch, tmp_path) == 2
+    assert exit_code(line, monkeypatch, tmp_path) == 2
     assert line[1].partition("=")[0] in capsys.readouterr().err
 
 
@@ -82,35 +82,35 @@ def test_a_number_out_of_its_bounds_is_refused_by_its_name(
 def test_an_argument_that_is_empty_is_refused_not_ignored(
     line: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert at_the_door(line, monkeypatch, tmp_path) == 1
+    assert exit_code(line, monkeypatch, tmp_path) == 1
     assert "is empty" in capsys.readouterr().err
 
 
-def test_help_is_given_in_a_bad_environment(tmp_path: Path) -> None:
+def test_help_works_in_an_invalid_environment(tmp_path: Path) -> None:
     done = run("gc", "--help", folder=tmp_path, NANOCHAT_STOER="x", NANOCHAT_CACHE_GB="abc")
     assert (done.returncode, "--keep-runs" in done.stdout) == (0, True)
     done = run("ls", folder=tmp_path, NANOCHAT_STOER="x")
     assert (done.returncode, "Did you mean `NANOCHAT_STORE`?" in done.stderr) == (1, True)
 
 
-def test_two_things_at_once_are_refused(
+def test_exclusive_options_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert at_the_door(["runs", "--pin", "a", "--unpin", "b"], monkeypatch, tmp_path) == 2
-    assert at_the_door(["alias", "a/b", "--remove", "c/d"], monkeypatch, tmp_path) == 1
+    assert exit_code(["runs", "--pin", "a", "--unpin", "b"], monkeypatch, tmp_path) == 2
+    assert exit_code(["alias", "a/b", "--remove", "c/d"], monkeypatch, tmp_path) == 1
 
 
 @pytest.mark.parametrize("text", ["[/]", "[red]", "[bold", "a[/red]b"])
 def test_brackets_in_a_name_are_text(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert at_the_door(["config", "--set", f"report.title={text}"], monkeypatch, tmp_path) == 0
+    assert exit_code(["config", "--set", f"report.title={text}"], monkeypatch, tmp_path) == 0
     assert f'"title": "{text}"' in capsys.readouterr().out
-    assert at_the_door(["config", text], monkeypatch, tmp_path) == 1
+    assert exit_code(["config", text], monkeypatch, tmp_path) == 1
     assert f"`{text}`" in capsys.readouterr().err
 
 
-def at_the_door(line: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
+def exit_code(line: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> int:
     """The exit code of a command in this process."""
     monkeypatch.setattr(os, "environ", {**os.environ, "NANOCHAT_HOME": str(folder / "home")})
     monkeypatch.setattr(sys, "argv", ["nanochat", *line])
@@ -121,7 +121,7 @@ def at_the_door(line: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) 
     return 0
 
 
-def test_a_reader_that_goes_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     for command in ("config", "plan", "--help", "profiles"):
         done = shell(f"nanochat {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
         assert (done.stdout, done.stderr, done.returncode) == ("", "", 141), command
@@ -175,7 +175,7 @@ def test_a_home_that_cannot_be_used_is_reported_before_anything_starts(
         home.symlink_to(tmp_path / "nowhere")
     else:
         monkeypatch.setattr("nanochat.cli.app.tempfile.TemporaryFile", _full)
-    assert at_the_door(line, monkeypatch, tmp_path) == 1
+    assert exit_code(line, monkeypatch, tmp_path) == 1
     assert f"home `{home}`" in capsys.readouterr().err
 
 

@@ -72,7 +72,7 @@ def test_a_run_that_gets_a_signal_leaves_nothing_behind(home: Path, how: list[st
         run.send_signal(number)
         output, _ = run.communicate(timeout=300)
     assert run.returncode == 128 + number, output
-    assert "What was finished is kept" in output
+    assert "Finished stages are kept" in output
     assert "Traceback" not in output
     assert states(home) == ["cancelled"]
     assert leases(home) == []
@@ -81,11 +81,11 @@ def test_a_run_that_gets_a_signal_leaves_nothing_behind(home: Path, how: list[st
 
 def test_the_second_signal_ends_at_once(home: Path) -> None:
     code = (
-        "import time\nfrom nanochat.cli.signals import guarded\n"
+        "import time\nfrom nanochat.cli.signals import run_with_signals\n"
         "def stubborn():\n"
         "    try:\n        print('up', flush=True); time.sleep(600)\n"
         "    finally:\n        print('tidies', flush=True); time.sleep(600)\n"
-        "guarded(stubborn)"
+        "run_with_signals(stubborn)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}, stdout=subprocess.PIPE, text=True
@@ -100,8 +100,8 @@ def test_the_second_signal_ends_at_once(home: Path) -> None:
 
 def test_what_nohup_ignores_stays_ignored(home: Path) -> None:
     code = (
-        "import os, signal, time\nfrom nanochat.cli.signals import guarded\n"
-        "guarded(lambda: (os.kill(os.getpid(), signal.SIGHUP), print('goes on')))"
+        "import os, signal, time\nfrom nanochat.cli.signals import run_with_signals\n"
+        "run_with_signals(lambda: (os.kill(os.getpid(), signal.SIGHUP), print('goes on')))"
     )
     done = subprocess.run(
         ["nohup", sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True
@@ -116,7 +116,7 @@ def _namespace() -> tuple[str, ...]:
     return command
 
 
-def test_the_first_process_of_a_container_ends_in_order(home: Path) -> None:
+def test_the_first_process_of_a_container_ends_in_an_orderly_way(home: Path) -> None:
     """It is given no default handlers, and the orphans; its TERM comes from outside."""
     with start(
         home, "run", "--plain", *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1", prefix=_namespace()
@@ -126,17 +126,18 @@ def test_the_first_process_of_a_container_ends_in_order(home: Path) -> None:
         (first,) = psutil.Process(run.pid).children()
         first.terminate()
         output, _ = run.communicate(timeout=300)
-    assert "What was finished is kept" in output
+    assert "Finished stages are kept" in output
     assert run.returncode == 143, output
     assert states(home) == ["cancelled"]
     until(lambda: not processes(home), "its processes to end")
 
 
-def test_the_first_process_buries_orphans_and_waits_for_them(home: Path, tmp_path: Path) -> None:
+def test_the_first_process_waits_for_orphans(home: Path, tmp_path: Path) -> None:
     late = tmp_path / "late"
     code = (
-        "import subprocess, sys\nfrom nanochat.cli.signals import guarded\n"
-        f"guarded(lambda: subprocess.Popen(['sh', '-c', '(sleep 1; touch {late}) & exit 0']).wait() or sys.exit(3))"
+        "import subprocess, sys\nfrom nanochat.cli.signals import run_with_signals\n"
+        f"shell = ['sh', '-c', '(sleep 1; touch {late}) & exit 0']\n"
+        "run_with_signals(lambda: subprocess.Popen(shell).wait() or sys.exit(3))"
     )
     done = subprocess.run([*_namespace(), sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": ROOT})
     assert done.returncode == 3
