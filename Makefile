@@ -6,7 +6,7 @@ CRATE := rustbpe/Cargo.toml
 CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks demo test test-slow test-all check dead-code bench format size accept-stages
+.PHONY: help install hooks demo test test-slow test-all check dead-code bench format size accept-stages reference
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
@@ -77,3 +77,6 @@ size: ## Count lines per file, the largest first.
 
 accept-stages: $(VENV)/.installed-dev  ## Record the stages' sources, after their versions were increased where they compute something else.
 	$(BIN)/python -m tests.test_stage_versions
+
+reference: $(VENV)/.installed-dev  ## Write docs/reference from the code: environment variables, commands, config fields.
+	$(BIN)/python docs/generate.py
