@@ -15,26 +15,26 @@
 #     sbatch deploy/slurm.sh run --profile d12       any command of nanochat
 #     sbatch deploy/slurm.sh worker gpu              a Prefect worker for a pool of the server at PREFECT_API_URL
 #
-# `nanochat` has to be on the PATH, and NANOCHAT_STORE has to outlive the node: a bucket, or a folder that nodes share.
+# `nanochat` must be on the PATH, and NANOCHAT_STORE must outlive the node: a bucket, or a folder that nodes share.
 #
 # How it ends:
-# - the command ends by itself: with its exit code; Slurm does not start it again;
-# - 120 s before the time limit (and before a preemption, if the cluster gives notice) Slurm sends TERM: the command gets
-#   it, training saves a checkpoint, the job is put back into the queue, and goes on from there;
-# - `scancel`: the same, but a job that is no longer RUNNING is not put back;
-# - the node dies: Slurm itself puts it back (--requeue); at most `compute.checkpoints.every_s` of training is lost.
+# - the command ends by itself: with its exit code; Slurm does not restart it;
+# - 120 s before the time limit (and before a preemption, if the cluster gives notice) Slurm sends TERM to
+#   the command: training saves a checkpoint, the job is requeued, and resumes from there;
+# - `scancel`: the same, but a job that is no longer RUNNING is not requeued;
+# - the node fails: Slurm requeues the job (--requeue); at most `compute.checkpoints.every_s` of training is lost.
 set -uo pipefail
 
-: "${NANOCHAT_STORE:?has to name a store that outlives the node: s3://bucket/prefix or file:///a/shared/folder}"
+: "${NANOCHAT_STORE:?must name a store that outlives the node: s3://bucket/prefix or file:///a/shared/folder}"
 export NANOCHAT_STORE
-export PYTHONSAFEPATH=1   # the folder that the job runs in is not where Python looks for its modules
-# Caches, logs and the Prefect server's SQLite: on the node's own disk, since file locks over NFS are not to be trusted.
+export PYTHONSAFEPATH=1   # Python does not import modules from the job's folder
+# Caches, logs and the Prefect server's SQLite are on the node's own disk, because file locks over NFS are unreliable.
 export NANOCHAT_HOME="${NANOCHAT_HOME:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/nanochat-${SLURM_JOB_ID:-$$}}"
 mkdir -p "$NANOCHAT_HOME" && NANOCHAT_HOME=$(cd "$NANOCHAT_HOME" && pwd) || exit
 
 if [ "${1:-}" = worker ]; then
-  : "${PREFECT_API_URL:?has to name the Prefect server of the pool}"
-  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # signs of life: a run that shows none has crashed
+  : "${PREFECT_API_URL:?must name the Prefect server of the pool}"
+  export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # a run that sends none has crashed
   command=(prefect worker start --pool "${2:-gpu}" --type process --name "$(hostname) ${SLURM_JOB_ID:-}"
            --limit 1 --install-policy never)
 else
@@ -42,25 +42,25 @@ else
   command=(nanochat "$@")
 fi
 
-told='' child=''
-tell() {
-  told=yes
+signalled='' child=''
+forward() {
+  signalled=yes
   [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
 }
-trap tell TERM
+trap forward TERM
 
 "${command[@]}" &
 child=$!
-[ -z "$told" ] || tell   # it came before there was anybody to tell
-while kill -0 "$child" 2>/dev/null; do   # a signal ends `wait` before its time
+[ -z "$signalled" ] || forward   # the signal came before the command started
+while kill -0 "$child" 2>/dev/null; do   # a signal interrupts `wait`
   wait "$child"
 done
 wait "$child"
 code=$?
 
-if [ -n "$told" ]; then
-  echo "told to end; the command ended with $code"
-  # Training saves its checkpoint under a supervisor that outlives the run by up to 20 s, and would not outlive the job.
+if [ -n "$signalled" ]; then
+  echo "received TERM; the command ended with $code"
+  # Training saves its checkpoint below a supervisor that outlives the run by up to 20 s, but not the job.
   for _ in {1..30}; do
     pgrep -f "nanochat.workers.supervisor $NANOCHAT_HOME/" >/dev/null 2>&1 || break
     sleep 1

@@ -17,16 +17,16 @@ COPY pyproject.toml README.md LICENSE ./
 COPY rustbpe rustbpe
 COPY nanochat nanochat
 COPY flows flows
-# One copy, in the folder that deployments point at: beside `prefect.yaml`, as in a clone.
+# One copy, in the folder of the deployments: beside `prefect.yaml`, as in a clone.
 RUN maturin build --release --locked --out /wheel \
  && pip install --no-cache-dir --no-deps --target /srv/nanochat /wheel/*.whl
 
 FROM python:3.11.14-slim-bookworm
-# gcc: `torch.compile` on a GPU compiles its launchers when it runs. tini: a first process that buries the dead.
+# gcc: `torch.compile` on a GPU compiles its launchers at run time. tini: a first process that reaps zombies.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev tini \
  && rm -rf /var/lib/apt/lists/*
-# What we need is installed before what we are: changed sources do not bring torch again.
+# Dependencies first: changed sources do not install torch again.
 COPY constraints.txt pyproject.toml /tmp/
 RUN python -c "import tomllib; p = tomllib.load(open('/tmp/pyproject.toml', 'rb'))['project']; \
                print(*p['dependencies'], *p['optional-dependencies']['kubernetes'], sep='\n')" > /tmp/needed.txt \

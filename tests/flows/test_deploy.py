@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from nanochat.variables import VARIABLES
+
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -67,7 +69,7 @@ def test_every_environment_variable_is_known() -> None:
     from prefect.settings import Settings
     from prefect.settings.legacy import _get_settings_fields
 
-    ours = set(re.findall(r"`([A-Z_]+)`", (PROJECT / "nanochat/settings.py").read_text()))
+    ours = {variable.name for variable in VARIABLES}
     # prefect-kubernetes has settings of its own, and it is not a part of what we install for tests
     known = {*_get_settings_fields(Settings), *ours, "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"}
     assert "NANOCHAT_STORE" in known
@@ -161,7 +163,7 @@ FAKES = {
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with programs that say in `called` how they were called."""
+    """A folder with programs that log their calls in `called`."""
     for name, text in FAKES.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -190,7 +192,7 @@ def test_slurm_wants_a_store(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", ["scontrol requeue 17"]), ("COMPLETING", [])])
-def test_slurm_hands_the_signal_on_waits_and_requeues(
+def test_slurm_forwards_the_signal_waits_and_requeues(
     slurm: Path, monkeypatch: pytest.MonkeyPatch, state: str, requeued: list[str]
 ) -> None:
     monkeypatch.setenv("STATE", state)
