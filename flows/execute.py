@@ -32,7 +32,7 @@ from nanochat.graphs.pipeline import Handles
 from nanochat.profiles import PROFILES
 from nanochat.profiles import profile as profile_named
 from nanochat.store.artifacts import Artifact
-from nanochat.store.runs import recording
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 
 H = TypeVar("H", bound=Handles)
@@ -148,7 +148,7 @@ def execute(asked: Asked, graph: Callable[[PrefectRun], H], closing: Callable[[H
     CONTROL.get().on_start(flow_run.id or "", flow_run.ui_url or "")
     config = asked.config.canonical()
     flow_run_id = flow_run.id or ""
-    with recording(asked.store, asked.profile, config, flow_run=flow_run_id, stopped_by=(Stopped,)) as record:
+    with record_run(asked.store, asked.profile, config, flow_run=flow_run_id, stopped_by=(Stopped,)) as record:
         CONTROL.set(CONTROL.get().with_sink(record))
         return _execute(asked, graph, closing)
 

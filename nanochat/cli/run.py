@@ -77,11 +77,11 @@ def run(
 def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile: str) -> None:
     from nanochat.console import Screen, duration
     from nanochat.graphs.pipeline import PlainRun, pipeline, publish_aliases
-    from nanochat.store.runs import recording
+    from nanochat.store.run_recording import record_run
 
     began = time.monotonic()
     opened = open_store(store_url)
-    with Screen(out) as screen, recording(opened, profile, config.canonical()) as record:
+    with Screen(out) as screen, record_run(opened, profile, config.canonical()) as record:
         result = pipeline(PlainRun(opened, compute, settings.home() / "runs", (record, screen)), config)
         publish_aliases(opened, result)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")

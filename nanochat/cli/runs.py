@@ -13,7 +13,7 @@ from nanochat.cli.app import StoreUrl, app, between, fail_if_unreadable, open_st
 from nanochat.errors import BadConfig, NanochatError
 
 if TYPE_CHECKING:
-    from nanochat.store.runs import Run
+    from nanochat.store.runs import RecordedRun
 
 
 CHANGES_SHOWN = 3
@@ -81,7 +81,7 @@ def runs(
     fail_if_unreadable(unread)
 
 
-def _show_run(run: Run) -> None:
+def _show_run(run: RecordedRun) -> None:
     from nanochat.console import duration
 
     record = run.record
@@ -100,7 +100,7 @@ def _show_run(run: Run) -> None:
     out.print(table)
 
 
-def _state(run: Run) -> str:
+def _state(run: RecordedRun) -> str:
     colour = {"completed": "green", "running": "cyan", "cancelled": "yellow"}.get(run.state, "red")
     return f"[{colour}]{run.state}[/]"
 

@@ -35,7 +35,8 @@ def ancestors(store: ArtifactStore, manifest: Manifest, known: dict[Name, Manife
 
 def descendants(store: Store, manifest: Manifest) -> list[Manifest]:
     """Everything that was made from it, oldest first."""
-    reached, found = {manifest.name}, []
+    reached = {manifest.name}
+    found: list[Manifest] = []
     for each in oldest_first(list(store.manifests())):
         if any(ref.name in reached for ref in each.parents):
             reached.add(each.name)

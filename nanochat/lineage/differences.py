@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from nanochat.store.manifest import InputRef, Manifest
 from nanochat.store.store import Store
@@ -91,8 +91,9 @@ def other_differences(before: Manifest, after: Manifest) -> list[Difference]:
 def changes(before: Any, after: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """`(name, before, after)` of what differs in two values; nested names have dots."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for name in sorted(before.keys() | after.keys()):
-            yield from changes(before.get(name), after.get(name), f"{prefix}.{name}" if prefix else str(name))
+        old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
+        for name in sorted(old.keys() | new.keys()):
+            yield from changes(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
     elif before != after:
         yield prefix, before, after
 

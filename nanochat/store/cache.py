@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -162,7 +162,7 @@ class DiskCache:
             _remove(away)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None]:
         """Locks the whole cache, for short steps only: no other thread or process reads or changes it."""
         with self._on_disk():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ class DiskCache:
             lock.release()
 
     @contextlib.contextmanager
-    def _on_disk(self) -> Iterator[None]:
+    def _on_disk(self) -> Generator[None]:
         """Converts errors of the file system."""
         try:
             yield

@@ -1,9 +1,10 @@
-"""Single flight: of the runs that want one key at once, one works and the others wait.
+"""A lease makes one of several runs that need the same key do the work, while the others wait.
 
-A lease is a small object, created only if there is none, renewed by its holder's heartbeat, and taken over when it has
-not changed for the holder's `ttl_s` by the waiter's own monotonic clock, so that wall clocks that jump do no harm; at
-once, when its holder was a process of this machine that is gone. It saves work; what keeps results right is that
-publication is create-only, and that a holder asks `holds` before it changes what the next one would build on.
+A lease is a small object, created only if there is none, and renewed by its holder's heartbeat. A waiter takes it over
+when it has not changed for the holder's `ttl_s` by the waiter's own monotonic clock, so that wall clocks that jump do
+no harm; or at once, if its holder was a process of this machine that has ended. A lease only saves work. Results stay
+correct because publication is create-only, and because a holder calls `holds` before it changes what the next holder
+would build on.
 """
 
 from __future__ import annotations
@@ -15,41 +16,41 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nanochat.errors import NanochatError, StoreError
 from nanochat.store.objects import Objects
 
 POLL_S = 0.5
-MOST_REFUSALS = 20
-"""So many times in a row a store may refuse to create a lease and then say that there is none, or refuse to replace
-what it has just shown."""
+MAX_REFUSALS = 20
+"""Consecutive times that a store may refuse to create a lease and then have none, or refuse to replace the lease that
+it has just returned."""
 RELEASE_PAUSES_S = (0.2, 1.0, 0.0)
-"""Between tries to give a lease back; nobody else has to wait for it to run out then."""
+"""Pauses between attempts to release a lease. After a release no other process waits until the lease expires."""
 
 
 class LeaseLost(NanochatError):
-    """The lease went to another while this process was silent (stopped, asleep, or cut off from the store)."""
+    """Another process took the lease, because this one was suspended or cut off from the store and did not renew it."""
 
 
 class HeldLease:
-    """A lease that this process holds; `lost` once somebody else has taken it over."""
+    """A lease that this process holds; `lost` once another process has taken it over."""
 
     def __init__(self, objects: Objects, path: str, data: bytes) -> None:
         self.lost = False
         self._objects, self._path, self._data = objects, path, data
-        self._one_beat = threading.Lock()
+        self._renewing = threading.Lock()
 
     @property
     def fence(self) -> int:
-        """Grows by one with every takeover."""
+        """Fencing number: grows by one with every takeover."""
         return json.loads(self._data)["fence"]
 
     def renew(self) -> None:
-        """Shows that the holder lives."""
-        with self._one_beat:
+        """Writes the lease again, as a heartbeat."""
+        with self._renewing:
             record = json.loads(self._data)
             record["beat"] += 1
             data = json.dumps(record).encode()
@@ -59,18 +60,18 @@ class HeldLease:
                 self.lost = True
 
     def holds(self) -> bool:
-        """Asks the store, now: `lost` is only as new as the last beat, and a process may be stopped in between."""
+        """Whether the store has the lease now: `lost` is only as new as the last heartbeat."""
         if not self.lost:
             self.renew()
         return not self.lost
 
     def release(self) -> None:
-        """Gives it up, unless it is another's by now."""
+        """Deletes the lease, unless another process has it."""
         if not self.lost and self._is(self._data):
             self._objects.delete([self._path])
 
     def _is(self, data: bytes) -> bool:
-        # Asked after a refused swap too: the answer to a first try may have been lost, and only the second refused.
+        # Needed after a refused swap too: the response to a first attempt may be lost, and only the second refused.
         try:
             return self._objects.read(self._path) == data
         except FileNotFoundError:
@@ -80,28 +81,28 @@ class HeldLease:
 @contextlib.contextmanager
 def lease(
     objects: Objects, key: str, *, ttl_s: float = 20.0, on_wait: Callable[[str], None] = lambda holder: None
-) -> Iterator[HeldLease]:
-    """Waits for the lease of a key and holds it; `on_wait` is told who has it, once a holder."""
+) -> Generator[HeldLease]:
+    """Waits for the lease of a key and holds it; `on_wait` receives each other holder once."""
     held = _acquire(objects, f"v1/leases/{key}.json", ttl_s, on_wait)
     done = threading.Event()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         while not done.wait(ttl_s / 4) and not held.lost:
-            with contextlib.suppress(NanochatError, OSError):  # the store is away or full: the next beat may do
+            with contextlib.suppress(NanochatError, OSError):  # the store is away or full: the next one may succeed
                 held.renew()
 
-    heart = threading.Thread(target=beat, name=f"lease-{key[:8]}", daemon=True)
-    heart.start()
+    thread = threading.Thread(target=heartbeat, name=f"lease-{key[:8]}", daemon=True)
+    thread.start()
     try:
         yield held
     finally:
         done.set()
-        heart.join()
+        thread.join()
         _release(held)
 
 
 def _release(held: HeldLease) -> None:
-    """Gives a lease back. A store that fails does not fail the work, which is done: the lease runs out by itself."""
+    """Releases a lease. A store that fails does not fail the work, which is done: the lease expires."""
     for pause_s in RELEASE_PAUSES_S:
         try:
             held.release()
@@ -115,12 +116,12 @@ def _release(held: HeldLease) -> None:
 
 def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str], None]) -> HeldLease:
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:6]}"
-    told, seen, since, refusals = "", b"", time.monotonic(), 0
+    reported, seen, since, refusals = "", b"", time.monotonic(), 0
     while True:
-        if refusals == MOST_REFUSALS:
+        if refusals == MAX_REFUSALS:
             raise StoreError(
-                f"The store {objects.root} refuses to write `{path}`, and does not show why.",
-                hint="Does the store honour conditional writes, and is no proxy before it?",
+                f"The store {objects.root} refuses to write `{path}`, and does not return it.",
+                hint="Does the store support conditional writes, without a proxy in between?",
             )
         mine = _record(holder, 1, ttl_s)
         if objects.create(path, mine):
@@ -131,69 +132,70 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
             refusals += 1
             time.sleep(min(POLL_S, ttl_s / 4) if refusals > 1 else 0.0)
             continue
-        if now == mine:  # the answer to a first try was lost, and only the second refused
+        if now == mine:  # the response to a first attempt was lost, and only the second was refused
             return HeldLease(objects, path, mine)
         other = _parse(now)
         if now != seen:
             seen, since, refusals = now, time.monotonic(), 0
-        if time.monotonic() - since > other.get("ttl_s", ttl_s) or _is_gone(other.get("process")):
+        if time.monotonic() - since > other.get("ttl_s", ttl_s) or _has_ended(other.get("process", {})):
             mine = _record(holder, other.get("fence", 0) + 1, ttl_s)
             if objects.swap(path, mine, now):
                 return HeldLease(objects, path, mine)
             refusals += 1
-        if (name := other.get("holder", "another run")) != told:
-            told = name
+        if (name := other.get("holder", "another run")) != reported:
+            reported = name
             on_wait(name)
         time.sleep(min(POLL_S, ttl_s / 4))
 
 
 def _record(holder: str, fence: int, ttl_s: float) -> bytes:
-    return json.dumps({"holder": holder, "fence": fence, "beat": 0, "ttl_s": ttl_s, "process": _process()}).encode()
+    record = {"holder": holder, "fence": fence, "beat": 0, "ttl_s": ttl_s, "process": _this_process()}
+    return json.dumps(record).encode()
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """What is known of the holder; a field that is not what it should be is left out."""
+    """The record of a lease, without fields of a wrong type."""
     try:
-        record = json.loads(data)
+        record: object = json.loads(data)
     except (ValueError, RecursionError):
         return {}
     types = {"holder": str, "fence": int, "ttl_s": int | float, "process": dict}
-    known = record if isinstance(record, dict) else {}
+    known = cast("dict[str, Any]", record) if isinstance(record, dict) else {}
     return {name: known[name] for name, kind in types.items() if isinstance(known.get(name), kind)}
 
 
-def _process() -> dict[str, Any]:
-    """What tells this process from all others, now and later; empty where that cannot be known (not Linux).
+def _this_process() -> dict[str, Any]:
+    """Identifies this process among all others, now and later; empty where that is impossible (not Linux).
 
-    A place is a boot of a machine, a space of process ids in it (containers have one each, and may share a host name)
-    and a user, who sees all processes of his own.
+    A place is a boot of a machine, a namespace of process ids (each container has one; containers may share a host
+    name) and a user, because a user sees all of their own processes.
     """
     try:
-        if str(Path("/proc/self").readlink()) != str(os.getpid()):  # the `/proc` of another space
+        if str(Path("/proc/self").readlink()) != str(os.getpid()):  # the `/proc` of another namespace
             return {}
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         place = f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()} {os.getuid()}"
-        return {"place": place, "pid": os.getpid(), "born": _born(os.getpid())}
+        return {"place": place, "pid": os.getpid(), "born": _start_time(os.getpid())}
     except OSError:
         return {}
 
 
-def _born(pid: int) -> int:
+def _start_time(pid: int) -> int:
     """Clock ticks from boot to the start of a process, to recognise a reused id; 0 for a zombie."""
     state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return 0 if state in "ZX" else int(numbers[18])
 
 
-def _is_gone(process: Any) -> bool:
-    """Whether it is certain that the process has ended: it was of this place, and is not there."""
-    here = _process()
-    if not here or not isinstance(process, dict) or process.get("place") != here["place"]:
+def _has_ended(process: dict[str, Any]) -> bool:
+    """Whether it is certain that the process has ended: it was of this place, and does not exist."""
+    here = _this_process()
+    if not here or process.get("place") != here["place"]:
         return False
     pid, born = process.get("pid"), process.get("born")
     if not isinstance(pid, int) or not isinstance(born, int):
         return False
     try:
-        return _born(pid) != born
+        return _start_time(pid) != born
     except (FileNotFoundError, ProcessLookupError):
         return True
     except OSError:

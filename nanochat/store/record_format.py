@@ -1,9 +1,9 @@
-"""Records in the store, read: JSON in a format that this version knows."""
+"""Parses the records of the store: JSON with a format number."""
 
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,9 +13,9 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def parse_record(model: type[Record], data: bytes, path: str, what: str, *, hint: str) -> Record:
-    """The record in an object's bytes. `what` names it in the sentence of an error: `a manifest`.
+    """Parses a record. `what` names it in error messages: `a manifest`.
 
-    Raises `NewerFormat` when a newer version wrote it, `DamagedArtifact` when it is no such record.
+    Raises `NewerFormat` if a newer version wrote it, `DamagedArtifact` if it is not such a record.
     """
     try:
         content = json.loads(data)
@@ -26,8 +26,8 @@ def parse_record(model: type[Record], data: bytes, path: str, what: str, *, hint
 
 
 def check_format(content: object, known: int, path: str) -> None:
-    """Raises `NewerFormat` when a record says that it has a format above the known one."""
-    found = content.get("format", 1) if isinstance(content, dict) else 1
+    """Raises `NewerFormat` if the `format` of a record is greater than the known one."""
+    found = cast("dict[str, Any]", content).get("format", 1) if isinstance(content, dict) else 1
     if isinstance(found, int) and found > known:
         raise NewerFormat(
             f"`{path}` was written by a newer version (format {found}; this one reads up to {known}).",

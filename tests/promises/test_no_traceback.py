@@ -29,11 +29,12 @@ from nanochat.config.compute import Compute
 from nanochat.config.overrides import override, parse
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NanochatError, SourceUnreachable
+from nanochat.events import Event
 from nanochat.graphs import pipeline
 from nanochat.profiles import DEMO
 from nanochat.scaling import derive_hyperparameters
-from nanochat.store import runs
 from nanochat.store.producer import describe_producer
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from nanochat.tokenizer.bpe import Tokenizer
 
@@ -76,10 +77,9 @@ class Fuzzed:
         (folder / "file").write_text("a file")
         (folder / "loop").symlink_to(folder / "loop")
         store = Store(str(self.root), folder / "cache")
-        with runs.recording(store, "demo", PipelineConfig().canonical()) as record:
+        with record_run(store, "demo", PipelineConfig().canonical()) as record:
             raw = self._publish(store, "download", "RawShard", "0", {}, train_documents=3)
-            record.started("download [/]", "download")
-            record.ended("download [/]", raw, 0.1)
+            record(Event(label="download [/]", stage="download", kind="finished", key=raw.key, seconds=0.1))
             vocabulary = self._publish(store, "train_tokenizer", "Vocabulary", "1", {"raw": [raw]}, vocab_size=265)
             model = self._publish(store, "sft", "Model", "2", {"base": vocabulary}, final_loss=float(1))
             self._publish(store, "sft", "Model", "3", {"base": vocabulary}, note="[/red]")

@@ -14,9 +14,10 @@ import pytest
 from nanochat.cli.main import app
 from nanochat.store import runs
 from nanochat.store.repair import discard
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from tests.faults import faulty
-from tests.store.test_garbage import key, publish
+from tests.store.test_garbage import finished, key, publish
 
 READING: dict[str, list[list[str]]] = {
     "ls": [[], ["--stage", "download"]],
@@ -80,8 +81,8 @@ def fill(url: str, cache: Path) -> str:
     store = Store(url, cache)
     a, b, c = (publish(store, name) for name in "abc")
     store.set_alias("kept", publish(store, "ab", a, b))
-    with runs.recording(store, "demo", {}) as record:
-        record.ended("a", store.artifact(a, reused=True), 0.0)
+    with record_run(store, "demo", {}) as record:
+        record(finished(a))
     runs.pin(store, record.record.id)
     discard(store, [c], "a test")
     lost = publish(store, "lost")

@@ -16,7 +16,7 @@ from tests.clock import JumpingClock
 from tests.store.test_lease import HOLDER
 
 HOUR_S = 3600
-ELSEWHERE = "import nanochat.store.lease as leases; leases._process = dict" + HOLDER
+ELSEWHERE = "import nanochat.store.lease as leases; leases._this_process = dict" + HOLDER
 """One of which it cannot be known that it is gone."""
 WRITER = """
 import sys

@@ -14,10 +14,11 @@ import torch
 
 from nanochat.errors import NanochatError, StageFailed, StoreError, StoreUnreachable
 from nanochat.store import lease as lease_module
-from nanochat.store import runs
+from nanochat.store import run_recording, runs
 from nanochat.store.lease import lease
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from nanochat.training.checkpoint import Checkpoints
 from tests.faults import faulty
@@ -68,9 +69,9 @@ def test_a_lease_that_makes_no_sense_is_taken_over(record: str, objects: Objects
 def test_a_run_that_was_fine_is_fine_although_its_end_cannot_be_recorded(
     times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runs, "END_PAUSES_S", (0.001, 0.001, 0.0))
+    monkeypatch.setattr(run_recording, "END_PAUSES_S", (0.001, 0.001, 0.0))
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
-    with caplog.at_level(logging.WARNING), runs.recording(store, "demo", {}) as kept:
+    with caplog.at_level(logging.WARNING), record_run(store, "demo", {}) as kept:
         monkeypatch.setattr(store.objects, "write", failing(store.objects.write, times))
     (run,) = runs.newest(store)
     assert run.record.state == ("completed" if times == 1 else "running")
@@ -90,7 +91,7 @@ def test_a_run_whose_beginning_was_recorded_and_not_confirmed_has_ended(
             raise StoreUnreachable("The store is away.")
 
     monkeypatch.setattr(store.objects, "write", unconfirmed)
-    with pytest.raises(StoreUnreachable), runs.recording(store, "demo", {}):
+    with pytest.raises(StoreUnreachable), record_run(store, "demo", {}):
         pass
     (run,) = runs.newest(store)
     assert run.record.state == "failed"

@@ -10,6 +10,7 @@ from nanochat.errors import DamagedArtifact
 from nanochat.store import runs
 from nanochat.store.garbage import find_garbage
 from nanochat.store.restore import restore_deletion
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from tests.store.test_garbage import collect, key, publish
 
@@ -25,7 +26,7 @@ def test_they_are_left_alone_everywhere(name: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     kept, gone = publish(store, "kept"), publish(store, "gone")
     store.set_alias("chat/kept", kept)
-    with runs.recording(store, "demo", {}) as record:
+    with record_run(store, "demo", {}) as record:
         pass
     runs.pin(store, record.record.id)
     folders = [

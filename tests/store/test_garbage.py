@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import DamagedArtifact, NotFound
-from nanochat.store import deletion, reachability, runs, trash
+from nanochat.events import Event
+from nanochat.store import deletion, reachability, run_recording, runs, trash
 from nanochat.store.deletion import Deleted, delete_garbage
 from nanochat.store.garbage import GarbageItem, find_garbage
 from nanochat.store.lease import lease
 from nanochat.store.manifest import Manifest
 from nanochat.store.producer import describe_producer
+from nanochat.store.run_recording import RunRecorder, record_run
 from nanochat.store.s3 import Bucket
 from nanochat.store.store import Store
 
@@ -51,11 +53,16 @@ def publish(store: Store, name: str, *inputs: Manifest) -> Manifest:
         )  # fmt: skip
 
 
+def finished(manifest: Manifest) -> Event:
+    """The last event of a node that reused an artifact."""
+    return Event(label=manifest.key, stage=manifest.stage, kind="finished", key=manifest.key, cached=True)
+
+
 def used(store: Store, *manifests: Manifest) -> str:
     """Id of a run that ended and used them."""
-    with runs.recording(store, "demo", {}) as record:
+    with record_run(store, "demo", {}) as record:
         for manifest in manifests:
-            record.ended(manifest.key, store.artifact(manifest, reused=True), 0.0)
+            record(finished(manifest))
     return record.record.id
 
 
@@ -199,7 +206,7 @@ def test_what_came_into_use_after_the_plan_stays(store: Store) -> None:
 
 def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run finds it just before the manifest is deleted, and records that with its heartbeat."""
-    monkeypatch.setattr(runs, "BEAT_S", 0.2)
+    monkeypatch.setattr(run_recording, "HEARTBEAT_S", 0.2)
     a = publish(store, "a")
     publish(store, "ab", a)
     publish(store, "c")
@@ -214,7 +221,7 @@ def test_what_a_run_finds_while_it_is_deleted_is_put_back(store: Store, monkeypa
 
     monkeypatch.setattr(store.objects, "delete", find_first)
     waited: list[str] = []
-    with runs.recording(mine, "demo", {}) as record:
+    with record_run(mine, "demo", {}) as record:
         planned = find_garbage(store, keep_runs=0, min_age_hours=0)
         done = delete_garbage(store, planned, on_wait=waited.append)
         assert found[0] is not None
@@ -268,8 +275,8 @@ def test_a_payload_whose_manifest_no_listing_shows_stays(store: Store, monkeypat
 def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "SILENT_S", 0.5)
     a, _ = publish(store, "a"), publish(store, "b")
-    dead = runs.Recording(Store(store.objects.root, Path(tempfile.mkdtemp())), "demo", {}, "")
-    dead.ended("a", store.artifact(a, reused=True), 0)
+    dead = RunRecorder(Store(store.objects.root, Path(tempfile.mkdtemp())), "demo", {}, "")
+    dead(finished(a))
     dead.write()
     collect(store)
     assert there(store) == {"a"}, "what it wrote last counts for an hour"
@@ -280,7 +287,7 @@ def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch:
 
 def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that find or make, use, and let go, beside a deletion without an end: no run reads half an artifact."""
-    monkeypatch.setattr(runs, "BEAT_S", 0.05)
+    monkeypatch.setattr(run_recording, "HEARTBEAT_S", 0.05)
     monkeypatch.setattr(deletion, "POLL_S", 0.02)
     made, reused, problems = [], [], []
     stop = threading.Event()
@@ -289,7 +296,7 @@ def test_runs_go_on_while_others_delete(root: str, tmp_path: Path, monkeypatch: 
         try:
             for turn in range(6):
                 store = Store(root, tmp_path / f"cache {number} {turn}")
-                with runs.recording(store, "demo", {}):
+                with record_run(store, "demo", {}):
                     below: list[Manifest] = []
                     for name in ("x", "xy", "xyz"):
                         found = store.find("download", key(name))

@@ -45,7 +45,7 @@ def test_one_at_a_time(root: str) -> None:
 
 
 def test_a_killed_holder_of_another_machine_is_taken_over(root: str) -> None:
-    elsewhere = "import nanochat.store.lease as leases; leases._process = dict" + HOLDER
+    elsewhere = "import nanochat.store.lease as leases; leases._this_process = dict" + HOLDER
     with subprocess.Popen([sys.executable, "-c", elsewhere, root], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"

@@ -18,9 +18,10 @@ from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, 
 from nanochat.events import Event
 from nanochat.graphs.pipeline import PlainRun
 from nanochat.stages.download import download
-from nanochat.store import runs
+from nanochat.store import run_recording, runs
 from nanochat.store.artifacts import Artifact
 from nanochat.store.producer import describe_producer
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from tests.compute import compute
 from tests.waiting import until
@@ -29,11 +30,12 @@ DIES = """
 import sys, time
 from pathlib import Path
 from nanochat.events import Event
-from nanochat.store import runs
+from nanochat.store import run_recording, runs
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
-runs.BEAT_S = 0.1
+run_recording.HEARTBEAT_S = 0.1
 store = Store(sys.argv[1], Path(sys.argv[2]))
-with runs.recording(store, "demo", {}) as record:
+with record_run(store, "demo", {}) as record:
     record(Event(label="download shard", stage="download", kind="started"))
     store.find("download", "k" * 64)
     while runs.find(store, record.record.id).record.beat <= 2:
@@ -60,7 +62,7 @@ def artifact(store: Store, folder: Path, key: str) -> Artifact:
 
 
 def test_a_run_is_recorded_from_its_start_to_its_end(store: Store, tmp_path: Path) -> None:
-    with runs.recording(store, "demo", {"sft": {"epochs": 2}}, flow_run="f1") as record:
+    with record_run(store, "demo", {"sft": {"epochs": 2}}, flow_run="f1") as record:
         (seen,) = runs.newest(store)
         assert (seen.state, seen.record.profile, seen.record.stages) == ("running", "demo", {})
         for label in "ab":
@@ -97,7 +99,7 @@ class Stopped(BadSource):
 )
 def test_the_error_that_ends_a_run_is_recorded(tmp_path: Path, error: BaseException, state: str, message: str) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
-    with pytest.raises(type(error)), runs.recording(store, "demo", {}, stopped_by=(Stopped,)) as record:
+    with pytest.raises(type(error)), record_run(store, "demo", {}, stopped_by=(Stopped,)) as record:
         for label in ("broken", "beside"):
             record(Event(label=label, stage="download", kind="started"))
         record(Event(label="broken", stage="download", kind="failed"))
@@ -128,7 +130,7 @@ def test_a_run_whose_process_died_is_lost(store: Store, root: str, tmp_path: Pat
 def test_newest_first_and_a_name_that_is_short_or_wrong(store: Store) -> None:
     ids = []
     for _ in range(3):
-        with runs.recording(store, "demo", {}) as record:
+        with record_run(store, "demo", {}) as record:
             ids.append(record.record.id)
         time.sleep(1.1 if len(ids) < 3 else 0)
     assert [run.record.id for run in runs.newest(store)] == ids[::-1]
@@ -150,7 +152,7 @@ def test_a_record_contains_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", "/home/someone")
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     config = {"data": {"source": "https://me:secret@host/a?token=secret&x=1"}, "list": ["/home/someone/text"]}
-    with pytest.raises(BadSource), runs.recording(store, "demo", config) as record:
+    with pytest.raises(BadSource), record_run(store, "demo", config) as record:
         raise BadSource("`/home/someone/text` is empty, `s3://me:secret@host` too.")
     written = store.objects.read(f"v1/runs/{record.record.id}.json").decode()
     assert "secret" not in written
@@ -161,13 +163,13 @@ def test_a_record_contains_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_store_that_goes_away_ends_neither_the_heartbeat_nor_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "BEAT_S", 0.05)
+    monkeypatch.setattr(run_recording, "HEARTBEAT_S", 0.05)
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
 
     def away(*_: object) -> None:
         raise NoSpace("full")
 
-    with runs.recording(store, "demo", {}) as record:
+    with record_run(store, "demo", {}) as record:
         with monkeypatch.context() as patch:
             patch.setattr(store.objects, "write", away)
             time.sleep(0.2)
@@ -189,7 +191,7 @@ def test_the_local_executor_records_which_stage_failed(tmp_path: Path) -> None:
         ShardConfig(name="whole", url="world:0", identity="", world=WorldConfig(documents_per_shard=10)),
         ShardConfig(name="missing", url=str(tmp_path / "missing.txt"), identity=""),
     ]
-    with pytest.raises(NanochatError) as caught, runs.recording(store, "demo", {}) as record:
+    with pytest.raises(NanochatError) as caught, record_run(store, "demo", {}) as record:
         run = PlainRun(store, compute(count=1), tmp_path / "runs", (record,))
         run.map(download, shards, ["whole", "missing"])
     seen = runs.newest(store)[0].record

@@ -137,10 +137,10 @@ def held_by(
     objects: Objects, change: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """A lease whose holder is another process than this."""
-    process = leases._process()
+    process = leases._this_process()
     change(process)
     with monkeypatch.context() as patch:
-        patch.setattr(leases, "_process", lambda: process)
+        patch.setattr(leases, "_this_process", lambda: process)
         objects.create("v1/leases/key.json", leases._record("other", 1, 60))
     yield
 
@@ -176,7 +176,7 @@ def test_only_one_that_is_surely_gone_is_taken_over(
 
 
 def test_the_process_is_known_by_its_start() -> None:
-    process = leases._process()
+    process = leases._this_process()
     assert process["pid"] == os.getpid()
     assert process["born"] > 0
-    assert not leases._is_gone(process)
+    assert not leases._has_ended(process)

@@ -18,7 +18,7 @@ from nanochat.config.overrides import complete
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import BadConfig, NanochatError, NotFound
 from nanochat.profiles import PROFILES
-from nanochat.store.runs import recording
+from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 
 
@@ -109,7 +109,7 @@ def test_the_recorded_config_of_a_run_is_printed_and_read(
 ) -> None:
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path))
     config = PROFILES["cpu"].config
-    with recording(Store((tmp_path / "store").as_uri(), tmp_path / "cache"), "cpu", config.canonical()) as record:
+    with record_run(Store((tmp_path / "store").as_uri(), tmp_path / "cache"), "cpu", config.canonical()) as record:
         pass
     monkeypatch.setattr(out, "file", None)
     runs.runs(record.record.id, config=True)
