@@ -81,8 +81,8 @@ def _linked_into_the_store(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        (_file, "is no folder"), (_below_a_file, "cannot be used"), (_full, "is not empty"),
-        (_dead_link, "is no folder"),
+        (_file, "is not a folder"), (_below_a_file, "cannot be used"), (_full, "is not empty"),
+        (_dead_link, "is not a folder"),
         (_in_the_store, "inside the store"), (_linked_into_the_store, "inside the store"),
     ],
 )  # fmt: skip
