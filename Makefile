@@ -20,7 +20,7 @@ $(VENV)/.made:
 
 $(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt $(CRATE_SOURCES)
 	@echo "Installing into $(VENV) (torch is large: a few minutes the first time) …"
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

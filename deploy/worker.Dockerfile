@@ -29,7 +29,8 @@ RUN apt-get update \
 # Dependencies first: changed sources do not install torch again.
 COPY constraints.txt pyproject.toml /tmp/
 RUN python -c "import tomllib; p = tomllib.load(open('/tmp/pyproject.toml', 'rb'))['project']; \
-               print(*p['dependencies'], *p['optional-dependencies']['kubernetes'], sep='\n')" > /tmp/needed.txt \
+               groups = ('flows', 'hub', 'plots', 'kubernetes'); \
+               print(*p['dependencies'], *sum((p['optional-dependencies'][g] for g in groups), []), sep='\n')" > /tmp/needed.txt \
  && pip install --no-cache-dir -c /tmp/constraints.txt -r /tmp/needed.txt
 RUN useradd --uid 10001 --create-home nanochat \
  && install -d -o nanochat -g nanochat /var/lib/nanochat

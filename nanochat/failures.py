@@ -44,9 +44,11 @@ SIGNATURE = re.compile(
 )
 AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer)?\s*)[^\s'\",;]+")
 
-EXTRAS = {"prefect_dask": "nanochat[dask]", "dask": "nanochat[dask]", "prefect_ray": "nanochat[ray]",
-          "ray": "nanochat[ray]", "prefect_kubernetes": "nanochat[kubernetes]"}  # fmt: skip
-"""Module → what to install for it, where that is not its own name."""
+EXTRAS = {
+    "prefect": "flows", "fastapi": "flows", "sqlalchemy": "flows", "datasets": "hub", "matplotlib": "plots",
+    "prefect_dask": "dask", "dask": "dask", "prefect_ray": "ray", "ray": "ray", "prefect_kubernetes": "kubernetes",
+}  # fmt: skip
+"""Module → the group of optional dependencies that installs it."""
 
 
 def to_nanochat_error(error: BaseException, what: str = COMMAND, *, log: Path | None = None) -> NanochatError:
@@ -104,9 +106,10 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
             return _of_the_system(error, what)
         case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] not in ("nanochat", "flows"):
             package = name.partition(".")[0]
+            install = f"'nanochat[{EXTRAS[package]}]'" if package in EXTRAS else package
             return BadConfig(
                 f"{_capital(what)} needs the package `{package}`, which is not installed.",
-                hint=f"`pip install {EXTRAS.get(package, package)}`.",
+                hint=f"`pip install {install}`.",
             )
         case UnicodeEncodeError():
             return BadConfig(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LINE, SECOND, GREY = "#3b82f6", "#f97316", "#8a8f98"
 
@@ -45,6 +44,8 @@ def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
 
 def length_bars(lengths: Sequence[int]) -> str:
     """Documents by length: bar k counts those of 2^k tokens and more, up to the next."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(height=2.4)
     first = next((k for k, count in enumerate(lengths) if count), 0)
     axes.bar(range(first, len(lengths)), lengths[first:], color=LINE, width=0.85, align="edge")
@@ -84,6 +85,8 @@ def scaling_curve(points: Sequence[tuple[float, float, str]], law: Callable[[flo
 
 
 def _figure(height: float = 2.9) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.2, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -101,6 +104,9 @@ def _plain(axes: Axes) -> None:
 
 
 def _svg(figure: Figure) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "nanochat"}):  # or ids are random, and no report equals another
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})

@@ -83,7 +83,7 @@ def test_our_own_errors_stay_as_they_are() -> None:
         (RuntimeError("[enforce] can't allocate memory: 12 bytes"), NotEnoughMemory, "can't allocate memory"),
         (RuntimeError("can't start new thread"), SystemFailed, "threads"),
         (ModuleNotFoundError("x", name="wandb.sdk"), BadConfig, "pip install wandb`"),
-        (ModuleNotFoundError("x", name="prefect_dask"), BadConfig, "pip install nanochat[dask]`"),
+        (ModuleNotFoundError("x", name="prefect_dask"), BadConfig, "pip install 'nanochat[dask]'`"),
         (UnicodeEncodeError("ascii", "→", 0, 1, "no"), BadConfig, "PYTHONUTF8=1"),
         (invalid(), BadConfig, "`port` of Settings: input should be a valid integer"),
     ],
