@@ -57,7 +57,7 @@ def test_large_unsigned_ids_are_not_taken_for_negative_ones() -> None:
 @pytest.mark.parametrize(
     "texts",
     [{"text": ["a"]}, [{"text": "a"}], "a", b"a", bytearray(b"a"), memoryview(b"a"), None, 5, [None], [5], [["a"], 5]],
-    ids=repr,
+    ids=lambda texts: type(texts).__name__,
 )
 def test_what_is_no_text_is_not_guessed_at(texts: Any) -> None:
     with pytest.raises(TypeError, match=r"\w"):
