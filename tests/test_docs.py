@@ -14,6 +14,9 @@ FILES = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitl
 PAGES = [path for path in FILES if path.endswith(".md") and (ROOT / path).is_file()]
 FOLDERS = {"nanochat", "flows", "rustbpe", "tests", "benchmarks", "docs", "deploy", ".ci"}
 LATER = {"docs/adding_a_stage.md"}
+DEPLOYMENTS = {
+    f"nanochat/{entry['name']}" for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+}
 
 
 def headings(page: Path) -> set[str]:
@@ -39,7 +42,7 @@ def test_paths_that_are_named_exist(page: str) -> None:
     """A path in backticks that begins with a folder of the project, or is a file beside the page."""
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for path in re.findall(r"`([\w.-]+/[\w./*-]*)(?:::[\w:]+)?`", text):
-        if path.split("/")[0] in FOLDERS and path not in LATER:
+        if path.split("/")[0] in FOLDERS and path not in LATER | DEPLOYMENTS:
             assert list(ROOT.glob(path.rstrip("/"))), f"{page} names {path}"
 
 
