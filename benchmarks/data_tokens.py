@@ -34,7 +34,7 @@ from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
 from nanochat.store.store import Store
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.formats import write_tiktoken
+from nanochat.tokenizer.tiktoken_format import write_tiktoken
 from nanochat.world.documents import documents
 
 CORPUS = ROOT.parent / "shared/data/corpus"

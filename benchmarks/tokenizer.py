@@ -37,7 +37,8 @@ from benchmarks.tokenizer_peers import Work, column, missing, peers
 from benchmarks.tokenizer_texts import Texts, prepare
 from nanochat._rustbpe import PATTERNS
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.formats import write_hf, write_tiktoken
+from nanochat.tokenizer.huggingface_format import write_hf
+from nanochat.tokenizer.tiktoken_format import write_tiktoken
 
 
 @dataclass(frozen=True)

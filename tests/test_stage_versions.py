@@ -29,7 +29,9 @@ HOW = re.compile(
 """Modules that decide how work is done, or whose values are in the key anyway (`config`)."""
 RUST = {
     "nanochat.tokenizer.bpe": ("split", "train", "encode", "vocab", "parts", "text", "hash", "key", "memory", "spare"),
-    "nanochat.tokenizer.formats": (),
+    "nanochat.tokenizer.huggingface_format": (),
+    "nanochat.tokenizer.tiktoken_format": (),
+    "nanochat.tokenizer.training": (),
     "nanochat.data.document_stats": ("column",),
     "nanochat.data.packing": ("pack",),
     "nanochat.data.conversation_rows": ("pack",),

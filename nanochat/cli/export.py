@@ -74,7 +74,8 @@ def export(
 def _tokenizer_files(folder: Path) -> list[str]:
     """Writes a vocabulary in the formats of other tools; returns the names of the files."""
     from nanochat.tokenizer.bpe import Tokenizer
-    from nanochat.tokenizer.formats import write_hf, write_tiktoken
+    from nanochat.tokenizer.huggingface_format import write_hf
+    from nanochat.tokenizer.tiktoken_format import write_tiktoken
 
     if not (folder / "vocabulary.json").exists():
         return []

@@ -1,12 +1,12 @@
-"""The tokenizer: byte-pair encoding by our own crate.
+"""The tokenizer: byte-pair encoding by the crate `rustbpe`.
 
     tokenizer = Tokenizer.train_from_iterator(texts, vocab_size=32_768)
     ids = tokenizer.encode("Hello!")                       # a list
-    ids, offsets = tokenizer.encode_batch(texts)           # two arrays, and no Python object a token
+    ids, offsets = tokenizer.encode_batch(texts)           # two arrays, no Python object per token
 
-Ids of a vocabulary that is made here: 0..255 are bytes, then the merges in the order in which they were learnt, then
-the special tokens. `formats.py` reads vocabularies of other programs, whose ids may be in any order. In all of them,
-text never becomes a special token: those are put in by id, on purpose.
+Ids of a vocabulary that is trained here: 0..255 are bytes, then the merges in the order of training, then the special
+tokens. `tiktoken_format.py` and `huggingface_format.py` read vocabularies of other programs, whose ids may be in any
+order. No text is encoded to a special token: callers insert special tokens by id.
 """
 
 from __future__ import annotations
@@ -30,29 +30,26 @@ from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.config.base import canonical_json
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact, NoSuchToken
 from nanochat.tokenizer.special_tokens import check_special_tokens, number_special_tokens
-from nanochat.tokenizer.text_batches import Texts, arrow_chunks, as_strings, feed, is_arrow
+from nanochat.tokenizer.text_batches import Texts, arrow_chunks, as_strings, is_arrow
+from nanochat.tokenizer.training import BYTES, thread_count, train_merges
 from nanochat.tokenizer.vocabulary_file import parse_json, parse_vocabulary
 
 SPECIALS = (
     "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
     "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>",
 )  # fmt: skip
-BYTES = 256
-MOST_TOKENS = (1 << 21) - 1
-"""Bytes and merges that a vocabulary can have."""
-MOST_THREADS = 1 << 16
 WIDE_FROM = 1 << 16
-"""Vocabularies larger than this need 32 bits an id."""
+"""Vocabularies larger than this need 32 bits per id."""
 
 if _rustbpe.DEBUG_BUILD:
-    warnings.warn("nanochat's tokenizer is a debug build: it is many times slower", stacklevel=1)
+    warnings.warn("nanochat's tokenizer is a debug build, which is many times slower", stacklevel=1)
 
 Merges = Sequence[tuple[int, int]]
 Ids = Sequence[int] | np.ndarray
 
 
 class Tokenizer:
-    """A vocabulary, and how to use it. Threads may share one."""
+    """A vocabulary with its encoder and decoder. Threads may share one."""
 
     def __init__(
         self,
@@ -63,28 +60,28 @@ class Tokenizer:
         whole: bool = True,
         in_order: bool = False,
     ) -> None:
-        """Of parts that fit each other; to make one, take a class method, which says what the words mean.
+        """Builds a tokenizer from consistent parts; the class methods create them and describe the parameters.
 
-        Raises `DamagedArtifact` when a special token has the name or the id of another token.
+        Raises `DamagedArtifact` if a special token has the name or the id of another token.
         """
         if not _rustbpe.is_fast(pattern):
             known = ", ".join(_rustbpe.PATTERNS)
             warnings.warn(
-                f"The split pattern `{pattern:.200}` has no scanner of its own ({known} have): a regex engine runs it, "
-                "about fifty times slower.",
+                f"The split pattern `{pattern:.200}` has no scanner of its own, unlike {known}: a regex engine runs "
+                "it, about fifty times slower.",
                 stacklevel=3,
             )
         self.encoder = encoder
         self.pattern = pattern
         self._tokens = encoder.token_bytes()
         self.special_tokens: Mapping[str, int] = MappingProxyType(check_special_tokens(special_tokens, self._tokens))
-        """Name → id; read-only, as a vocabulary is."""
+        """Name → id; read-only."""
         self.whole = whole
-        """Whether a piece of text that is a token is that token, whatever the merges say."""
+        """Whether a piece of text that is a token is encoded as that token, even if the merges differ."""
         self.by_ranks = merges is None
-        """Whether merges follow tiktoken's rule, the lowest id first, and not a list."""
+        """Whether merges follow tiktoken's rule (lowest id first) and not a list."""
         self.in_order = in_order
-        """Whether ids are bytes, then merges in order, then special tokens: tiktoken's rule and the list are one."""
+        """Whether ids are bytes, then merges in order, then special tokens; tiktoken's rule then equals the list."""
         self._given_merges = merges
         self._special_names = {number: name for name, number in self.special_tokens.items()}
         self.vocab_size = max(len(self._tokens), *(number + 1 for number in self._special_names), BYTES)
@@ -93,11 +90,11 @@ class Tokenizer:
             raise DamagedArtifact("The ids of the special tokens do not follow those of the merges.")
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[type[Tokenizer], dict[str, Any]]]:
-        """For `pickle` and `copy`: what `save` writes, which is checked when it comes back."""
-        return _of_stored, (type(self), self._stored())
+        """For `pickle` and `copy`: the content of `save`, which is checked when it is loaded."""
+        return _from_stored, (type(self), self._stored())
 
     def __eq__(self, other: object) -> bool:
-        """Whether all ids mean the same."""
+        """Whether all ids have the same meaning."""
         return self is other or (isinstance(other, Tokenizer) and self.digest == other.digest)
 
     def __hash__(self) -> int:
@@ -119,67 +116,31 @@ class Tokenizer:
         threads: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tokenizer:
-        """Learns `vocab_size` ids in all, the bytes and special tokens among them; the texts are gone through once.
+        """Trains a vocabulary of `vocab_size` ids, including bytes and special tokens, in one pass over the texts.
 
-        Texts are str, UTF-8 bytes, lists of these, or Arrow, in any iterable; or Arrow itself. `progress(merges learnt,
-        merges wanted)` may raise to stop. Deterministic, whatever the number of threads (0: one a core). Raises
-        `BadConfig` when the vocabulary has no room for bytes and special tokens, the text does not hold so many merges,
-        or the pattern is no regular expression.
+        Texts are str, UTF-8 bytes, lists of these, or Arrow data, in any iterable; or Arrow data itself.
+        `progress(merges done, merges wanted)` may raise to stop. The result does not depend on the number of threads
+        (0: one per core). Raises `BadConfig` if `vocab_size` is too small for bytes and special tokens or too large for
+        the text, or if the pattern is not a regular expression.
         """
-        try:
-            specials = len(number_special_tokens(special_tokens, BYTES))
-        except DamagedArtifact as error:
-            raise BadConfig(error.message, hint=error.hint) from error
-        wanted = _whole_number(vocab_size, "tokenizer.vocab_size") - BYTES - specials
-        if wanted < 0:
-            raise BadConfig(
-                f"`tokenizer.vocab_size` = {vocab_size} has no room for bytes and special tokens.",
-                hint=f"Take at least {BYTES + specials}.",
-            )
-        if wanted + BYTES > MOST_TOKENS:
-            raise BadConfig(
-                f"`tokenizer.vocab_size` = {vocab_size} is more ids than a vocabulary can have.",
-                hint=f"Take at most {MOST_TOKENS + specials:,}.",
-            )
-        try:
-            trainer = _rustbpe.Trainer(_threads(threads), pattern)
-        except ValueError as error:
-            raise BadConfig(f"`{pattern:.200}` cannot split text: {error}.") from error
-
-        def counted(add: Callable[[Any], None]) -> Callable[[Any], None]:
-            def add_or_say(batch: Any) -> None:
-                try:
-                    add(batch)
-                except ValueError as error:  # a regex engine gave up
-                    raise BadConfig(f"`{pattern:.200}` cannot split text: {error}.") from error
-
-            return add_or_say
-
-        feed(texts, counted(trainer.add), counted(trainer.add_buffers))
-        merges = trainer.merges(wanted, (lambda done: progress(done, wanted)) if progress else None)
-        if len(merges) < wanted:
-            largest = BYTES + specials + len(merges)
-            raise BadConfig(
-                f"`tokenizer.vocab_size` = {vocab_size:,}: this text holds only {len(merges):,} merges.",
-                hint=f"Take at most {largest:,}, or more text.",
-            )
+        merges = train_merges(texts, vocab_size, special_tokens, pattern, threads, progress)
         try:
             return cls.from_merges(merges, special_tokens, pattern)
-        except DamagedArtifact as error:  # a special token is an ordinary one too, or the tokens are too long
+        except DamagedArtifact as error:  # a special token is also an ordinary one, or tokens are too long
             raise BadConfig(error.message, hint=error.hint) from error
 
     @classmethod
     def from_merges(cls, merges: Merges, special_tokens: Sequence[str] = SPECIALS, pattern: str = PATTERN) -> Tokenizer:
-        """Ids are bytes, `merges` in order, special tokens.
+        """A vocabulary whose ids are bytes, `merges` in order, special tokens.
 
-        Raises `DamagedArtifact` if merges name later ids, or a special token is listed twice or is an ordinary token.
+        Raises `DamagedArtifact` if a merge names a later id, or a special token is repeated or an ordinary token.
         """
         pairs = list(merges)
         names = number_special_tokens(special_tokens, BYTES + len(pairs))
         try:
             encoder = _rustbpe.Encoder(pairs, pattern)
         except (ValueError, OverflowError) as error:
-            raise DamagedArtifact(f"These merges are no vocabulary: {error}.") from error
+            raise DamagedArtifact(f"These merges are not a vocabulary: {error}.") from error
         return cls(encoder, names, pattern, pairs, in_order=True)
 
     @classmethod
@@ -191,15 +152,15 @@ class Tokenizer:
         merges: Merges | None = None,
         whole: bool = True,
     ) -> Tokenizer:
-        """Of bytes for each id, None where there are none; all single bytes must be there.
+        """A vocabulary from the bytes of each id, None for ids without a token; all single bytes must be included.
 
         `merges` are pairs of ids in order of priority; None: tiktoken's rule. With `whole`, a piece that is a token is
-        that token, whatever the merges say. Raises `DamagedArtifact` if this is no vocabulary.
+        encoded as that token, even if the merges differ. Raises `DamagedArtifact` if this is not a vocabulary.
         """
         listed = None if merges is None else list(merges)
         if b"" in tokens:
             raise DamagedArtifact(
-                f"The token {list(tokens).index(b'')} is empty.", hint="Give None where there is none."
+                f"The token {list(tokens).index(b'')} is empty.", hint="Use None for an id without a token."
             )
         names = check_special_tokens(special_tokens, tokens)
         ours = _merges_in_order(tokens, names) if whole else None
@@ -208,22 +169,22 @@ class Tokenizer:
         try:
             encoder = _rustbpe.Encoder.from_tokens(list(tokens), listed, pattern, whole)
         except (ValueError, OverflowError) as error:
-            raise DamagedArtifact(f"These tokens are no vocabulary: {error}.") from error
+            raise DamagedArtifact(f"These tokens are not a vocabulary: {error}.") from error
         return cls(encoder, names, pattern, listed, whole)
 
     @classmethod
     def load(cls, path: Path | str) -> Tokenizer:
-        """Reads `vocabulary.json`; raises `DamagedArtifact`, naming the field, if it is none."""
+        """Reads `vocabulary.json`. Raises `DamagedArtifact`, naming the field, if it is not a vocabulary."""
         content = Path(path).read_bytes()
         try:
-            return _of_stored(cls, parse_json(content))
+            return _from_stored(cls, parse_json(content))
         except DamagedArtifact as error:
-            raise DamagedArtifact(f"`{path}` is not a vocabulary of ours. {error.message}") from error
+            raise DamagedArtifact(f"`{path}` is not a vocabulary of nanochat. {error.message}") from error
         except ValueError as error:
-            raise DamagedArtifact(f"`{path}` is not a vocabulary of ours: {error}.") from error
+            raise DamagedArtifact(f"`{path}` is not a vocabulary of nanochat: {error}.") from error
 
     def save(self, path: Path | str) -> None:
-        """Writes `vocabulary.json`: format 1 if the ids are in our order, else format 2, which lists them all."""
+        """Writes `vocabulary.json`, in format 1 if ids are `in_order`, else in format 2, which lists all of them."""
         Path(path).write_text(canonical_json(self._stored()) + "\n", encoding="utf-8")
 
     def _stored(self) -> dict[str, Any]:
@@ -243,17 +204,17 @@ class Tokenizer:
 
     @cached_property
     def merges(self) -> list[tuple[int, int]]:
-        """Pairs of ids in order of priority; of a vocabulary made of ranks, those that tiktoken's rule amounts to."""
+        """Pairs of ids in order of priority; for a vocabulary of ranks, those equivalent to tiktoken's rule."""
         return derived_merges(self._tokens) if self._given_merges is None else list(self._given_merges)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what `save` writes, but for its last newline."""
+        """SHA-256 of the content that `save` writes, without its last newline."""
         return hashlib.sha256(canonical_json(self._stored()).encode()).hexdigest()
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The narrowest type of an id: uint16 up to 65,536 ids, else uint32."""
+        """The narrowest dtype of an id: uint16 up to 65,536 ids, else uint32."""
         return np.dtype(np.uint32 if self.vocab_size > WIDE_FROM else np.uint16)
 
     @property
@@ -261,17 +222,17 @@ class Tokenizer:
         return self.special("<|bos|>")
 
     def special(self, name: str) -> int:
-        """Id of a special token: `<|user_start|>`. Raises `NoSuchToken` if there is none of that name."""
+        """Id of a special token such as `<|user_start|>`. Raises `NoSuchToken` if there is none of that name."""
         if name not in self.special_tokens:
             raise NoSuchToken(f"This vocabulary has no special token `{name}`.")
         return self.special_tokens[name]
 
     def token_bytes(self) -> list[bytes | None]:
-        """(vocab_size,): bytes of every id, None for special tokens and for ids without a token."""
+        """Bytes of every id (vocab_size,), None for special tokens and for ids without a token."""
         return [*self._tokens, *[None] * (self.vocab_size - len(self._tokens))]
 
     def token_byte_lengths(self) -> np.ndarray:
-        """(vocab_size,) int32: bytes that each id stands for, 0 for special tokens."""
+        """Number of bytes of every id, (vocab_size,) int32; 0 for special tokens."""
         return np.array([len(token or b"") for token in self.token_bytes()], np.int32)
 
     def token_to_id(self, token: str | bytes) -> int | None:
@@ -307,7 +268,7 @@ class Tokenizer:
     # --- using it -----------------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; what looks like a special token is text. tiktoken calls this `encode_ordinary`."""
+        """Ids of a text. The names of special tokens are ordinary text, as in tiktoken's `encode_ordinary`."""
         return self.encoder.encode(text)
 
     def encode_batch(
@@ -320,13 +281,13 @@ class Tokenizer:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts in one array (N,) uint16 or uint32, and offsets (texts + 1,) int64 into it.
 
-        `before` and `after` are ids put around every text; `threads` 0 takes all cores. Of Arrow, no Python object is
-        made per text. `out` is an array of `dtype` to be written to, used again from call to call: the ids are then its
-        beginning. Raises `ValueError` if it is too small, `NoSuchToken` if `before` or `after` is no id.
+        `before` and `after` are ids added around every text; `threads` 0 uses all cores. For Arrow data, no Python
+        object is created per text. `out` is an array of `dtype` that is written to and can be reused: the returned ids
+        are its beginning. Raises `ValueError` if `out` is too small, `NoSuchToken` if `before` or `after` is not an id.
         """
         wide = self.dtype == np.uint32
         self._check_around(before, after)
-        threads = _threads(threads)
+        threads = thread_count(threads)
         if is_arrow(texts):
             return self.encoder.encode_buffers(arrow_chunks(texts), threads, wide, before, after, out)
         return self.encoder.encode_batch(as_strings(texts), threads, wide, before, after, out)
@@ -339,17 +300,17 @@ class Tokenizer:
         before: int | None = None,
         after: int | None = None,
     ) -> Iterator[_rustbpe.Batch]:
-        """Ids of a Parquet file's texts, in order, while it is read: some 4 MB of text at a time.
+        """Yields the ids of a Parquet file's texts, in order, about 4 MB of text at a time.
 
-        A batch has the `ids` (N,) and `offsets` (texts + 1,) that `encode_batch` gives, and can say more of its texts;
-        a null is an empty one, and bytes that are not UTF-8 become U+FFFD, in columns of bytes too. A field of a struct
-        is named by its parts, `("message", "content")`; a dot in a name is a part of the name. The threads that encode
-        read as well, so that reading takes none of its own; in memory are a few batches for each of them, whatever the
-        size of a row group. Raises `BadSource` when the file is damaged, or has no such column or several.
+        A batch has `ids` (N,) and `offsets` (texts + 1,) as from `encode_batch`, and byte lengths and hashes of its
+        texts. A null is an empty text, and bytes that are not UTF-8 become U+FFFD. A field of a struct is named by its
+        parts, `("message", "content")`; a dot in a name is part of the name. The same threads read and encode; each
+        holds a few batches in memory, whatever the size of a row group. Raises `BadSource` if the file is damaged, or
+        does not have exactly one such column.
         """
         wide = self.dtype == np.uint32
         self._check_around(before, after)
-        threads = _threads(threads)
+        threads = thread_count(threads)
         parts = [column] if isinstance(column, str) else list(column)
         try:
             yield from self.encoder.encode_parquet(os.fsencode(path), parts, threads, wide, before, after)
@@ -357,11 +318,11 @@ class Tokenizer:
             raise BadSource(f"`{path}` cannot be encoded: {str(error).rstrip('.')}.") from error
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        """Bytes of ids; special tokens give their names. Raises `NoSuchToken` (a `KeyError`) on an unknown id."""
-        known = _as_crate_takes(ids)
+        """Bytes of ids; special tokens become their names. Raises `NoSuchToken` (a `KeyError`) for an unknown id."""
+        known = _crate_ids(ids)
         try:
             return self.encoder.decode(known)
-        except (KeyError, OverflowError):  # special tokens are among them, or unknown ids
+        except (KeyError, OverflowError):  # special tokens or unknown ids
             return b"".join([self.id_to_bytes(int(number)) for number in known])
 
     def decode(self, ids: Ids) -> str:
@@ -373,7 +334,7 @@ class Tokenizer:
         return [self.decode(ids) for ids in batch]
 
     def decode_stream(self) -> DecodeStream:
-        """For ids that come one by one."""
+        """A decoder for ids that come one by one."""
         return DecodeStream(self)
 
     def _check_around(self, *ids: int | None) -> None:
@@ -385,43 +346,27 @@ class Tokenizer:
 
 
 class DecodeStream:
-    """Text of ids that come one by one: a character is given when its last byte is there."""
+    """Decodes ids that come one by one: returns a character once its last byte has arrived."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def step(self, *ids: int) -> str:
-        """The characters that these ids make whole."""
+        """The characters that these ids complete."""
         return self._decoder.decode(self._tokenizer.decode_bytes(ids))
 
     def end(self) -> str:
-        """U+FFFD if a character was left in its middle."""
+        """U+FFFD if the last character is incomplete."""
         return self._decoder.decode(b"", final=True)
 
 
-def _of_stored(cls: type[Tokenizer], content: Any) -> Tokenizer:
-    """The vocabulary that `Tokenizer._stored` describes. Raises `DamagedArtifact` if there is none."""
+def _from_stored(cls: type[Tokenizer], content: Any) -> Tokenizer:
+    """The vocabulary with the content `Tokenizer._stored`. Raises `DamagedArtifact` if it is not one."""
     fields = parse_vocabulary(content)
     if fields.tokens is None:
         return cls.from_merges(fields.merges or [], fields.special_tokens, fields.pattern)
     return cls.from_tokens(fields.tokens, fields.special_tokens, fields.pattern, fields.merges, fields.whole)
-
-
-def _whole_number(value: object, field: str) -> int:
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        pass
-    raise BadConfig(f"`{field}` is {value!r:.60}, not a whole number.")
-
-
-def _threads(threads: int) -> int:
-    number = _whole_number(threads, "threads")
-    if number < 0:
-        raise BadConfig(f"`threads` = {number}: there cannot be fewer than none.", hint="0 takes one a core.")
-    return min(number, MOST_THREADS)
 
 
 def _by_id(special_tokens: Mapping[str, int]) -> list[str]:
@@ -429,24 +374,24 @@ def _by_id(special_tokens: Mapping[str, int]) -> list[str]:
 
 
 def _merges_in_order(tokens: Sequence[bytes | None], special_tokens: Mapping[str, int]) -> list[tuple[int, int]] | None:
-    """The merges of a vocabulary whose ids are bytes, merges in order and special tokens; None of any other."""
+    """The merges of a vocabulary whose ids are bytes, merges in order and special tokens; None for any other."""
     if list(tokens[:BYTES]) != [bytes([byte]) for byte in range(BYTES)] or None in tokens:
         return None
     if sorted(special_tokens.values()) != list(range(len(tokens), len(tokens) + len(special_tokens))):
         return None
     try:
         merges = derived_merges(list(tokens))
-    except ValueError:  # no vocabulary at all
+    except ValueError:  # not a vocabulary
         return None
     known = len(merges) == len(tokens) - BYTES and all(max(pair) < BYTES + i for i, pair in enumerate(merges))
     return merges if known else None
 
 
-def _as_crate_takes(ids: Ids) -> list[int] | np.ndarray:
+def _crate_ids(ids: Ids) -> list[int] | np.ndarray:
     if not isinstance(ids, np.ndarray):
         return ids if isinstance(ids, list) else list(ids)
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and len(ids)):
-        raise TypeError(f"Ids are whole numbers in one row, (N,); this is an array {ids.shape} of {ids.dtype}.")
+        raise TypeError(f"Ids must be whole numbers (N,); this is an array {ids.shape} of {ids.dtype}.")
     if ids.dtype == np.uint64:
         return ids.tolist()  # int64 does not hold all of them
     return np.ascontiguousarray(ids if ids.dtype in (np.uint16, np.uint32, np.int64) else ids.astype(np.int64))

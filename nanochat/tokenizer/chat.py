@@ -1,11 +1,11 @@
-"""Conversations to ids, with a mask that says what the model is to learn.
+"""Renders conversations to token ids, with a mask of the tokens that are trained on.
 
     BOS  <|user_start|>Hi<|user_end|>  <|assistant_start|>Hello!<|assistant_end|>  …
     mask 0 everywhere but on                              Hello!<|assistant_end|>
 
-An assistant's message may have parts: text, python (learnt), and the python's output (not learnt: the engine writes
-it). A system message is put before the first user message; an empty one adds nothing. Of a message with
-`"learn": False` nothing is learnt.
+An assistant's message may have parts: text and python, which are trained on, and the output of the python, which is
+not, because the engine writes it. A system message is put before the first user message; an empty one adds nothing. A
+message with `"learn": False` is not trained on.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ BLOCKS = {
 
 
 def render(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
-    """Ids and mask (1: to be learnt) of a conversation, cut to `max_tokens`.
+    """Ids and mask (1: trained on) of a conversation, truncated to `max_tokens`.
 
-    Raises `BadSource`, naming the message, when user and assistant do not take turns or a part is unknown.
+    Raises `BadSource`, naming the message, if user and assistant do not take turns or a part is unknown.
     """
     ids, mask = [tokenizer.bos], [0]
     special = tokenizer.special_tokens
     for position, message in enumerate(_with_system_merged(conversation["messages"])):
         expected = "assistant" if position % 2 else "user"
         if message["role"] != expected:
-            raise BadSource(f"Message {position} is the {message['role']}'s, but it is the {expected}'s turn.")
+            raise BadSource(f"Message {position} is from the {message['role']}, but it is the {expected}'s turn.")
         if expected == "user":
-            asked = tokenizer.encode(_text(message, position))
-            ids += [special["<|user_start|>"], *asked, special["<|user_end|>"]]
-            mask += [0] * (len(asked) + 2)
+            question = tokenizer.encode(_text(message, position))
+            ids += [special["<|user_start|>"], *question, special["<|user_end|>"]]
+            mask += [0] * (len(question) + 2)
             continue
         learn = int(message.get("learn", True))
         ids.append(special["<|assistant_start|>"])
@@ -57,20 +57,20 @@ def render(tokenizer: Tokenizer, conversation: Mapping[str, Any], max_tokens: in
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """Ids of a conversation whose last message is the user's, up to where the assistant begins to speak."""
+    """Ids of a conversation whose last message is from the user, up to the start of the assistant's answer."""
     ids, _ = render(tokenizer, {"messages": messages}, 1 << 62)
     return [*ids, tokenizer.special("<|assistant_start|>")]
 
 
 def _with_system_merged(messages: Sequence[Message]) -> Sequence[Message]:
     if not messages:
-        raise BadSource("A conversation has no message.")
+        raise BadSource("The conversation has no message.")
     if messages[0]["role"] != "system":
         return messages
     if len(messages) < 2 or messages[1]["role"] != "user":
-        raise BadSource("Message 1 should be the user's: it follows the system's.")
-    system, asked = _text(messages[0], 0), _text(messages[1], 1)
-    merged = f"{system}\n\n{asked}" if system.strip() else asked
+        raise BadSource("Message 1 must be from the user: it follows the system message.")
+    system, question = _text(messages[0], 0), _text(messages[1], 1)
+    merged = f"{system}\n\n{question}" if system.strip() else question
     return [{"role": "user", "content": merged}, *messages[2:]]
 
 

@@ -1,4 +1,4 @@
-"""Texts as people have them (str, bytes, Arrow in all its forms), made ready for the compiled tokenizer."""
+"""Converts texts (str, bytes, any Arrow data) into what the compiled tokenizer takes."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import pyarrow as pa
 from nanochat.errors import BadSource
 
 BATCH_CHARACTERS = 1 << 23
-"""Single texts cross into the compiled tokenizer together, in batches of at least so many characters."""
+"""Single texts are passed to the compiled tokenizer in batches of at least this many characters."""
 
 PORTION_BYTES = 1 << 27
-"""Arrow's texts are learnt from in portions of about so many bytes."""
+"""Arrow data is passed to training in portions of about this size."""
 
 
 class ArrowArray(Protocol):
-    """What can be read as one Arrow array or record batch; PyArrow's, and other libraries'."""
+    """An Arrow array or record batch of any library."""
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
 
 class ArrowStream(Protocol):
-    """What can be read as Arrow arrays or record batches, one after the other: a column or table of any library."""
+    """A stream of Arrow arrays or record batches: a column or table of any library."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
 NARROW = (pa.string(), pa.binary())
-"""Arrow's types of texts with offsets of 32 bits."""
+"""Arrow types with 32-bit offsets."""
 WIDE = (pa.large_string(), pa.large_binary())
 STRINGS = (pa.string(), pa.large_string())
 BYTES = (pa.binary(), pa.large_binary())
 
 Texts = Iterable[str | bytes] | ArrowArray | ArrowStream
 Chunks = list[tuple[np.ndarray, np.ndarray]]
-"""UTF-8 bytes (uint8) of many texts, and offsets (texts + 1,) int32 or int64 into them; a pair per Arrow chunk."""
+"""Per Arrow chunk: UTF-8 bytes (bytes,) uint8 of its texts, and offsets (texts + 1,) int32 or int64 into them."""
 
 
 def is_arrow(texts: object) -> bool:
@@ -45,10 +45,10 @@ def is_arrow(texts: object) -> bool:
 
 
 def arrow_chunks(texts: Any) -> Chunks:
-    """The buffers of an Arrow column of strings, or of bytes that are UTF-8, not copied; nulls are empty texts.
+    """The buffers of an Arrow column of strings, or of UTF-8 bytes; nulls become empty texts.
 
-    Of tables, record batches and their like, the column `text` is taken, or the only one. Copied are only arrays with
-    nulls, string views and dictionaries. Raises `BadSource` when the column is of something else.
+    From a table or record batch, the column `text` is used, or the only column. Only arrays with nulls, string views
+    and dictionaries are copied. Raises `BadSource` for a column of another type.
     """
     column = pa.chunked_array(texts) if hasattr(texts, "__arrow_c_stream__") else pa.chunked_array([pa.array(texts)])
     return [_buffers(chunk) for chunk in column.chunks]
@@ -61,7 +61,7 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     if kind in (pa.string_view(), pa.binary_view()) or (kind is not array.type and kind in NARROW + WIDE):
         array = array.cast(pa.large_string() if kind in (pa.string_view(), *STRINGS) else pa.large_binary())
     if array.type not in NARROW + WIDE:
-        raise BadSource(f"This Arrow column is of {array.type}, not of strings.", hint="Cast it to `string`.")
+        raise BadSource(f"This Arrow column has the type {array.type}, not strings.", hint="Cast it to `string`.")
     width = np.int32 if array.type in NARROW else np.int64
     if array.null_count:
         array = array.fill_null(b"" if array.type in BYTES else "")
@@ -75,29 +75,29 @@ def _buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 def _text_field(rows: pa.StructArray) -> pa.Array:
     names = [field.name for field in rows.type]
     if names.count("text") > 1:
-        raise BadSource(f"{names.count('text')} of these columns are called `text`.", hint="Give one of them.")
+        raise BadSource(f"{names.count('text')} of these columns are named `text`.", hint="Pass one of them.")
     if "text" not in names and len(names) != 1:
         raise BadSource(
-            f"None of these columns is called `text`: {', '.join(names) or 'there are none'}.",
-            hint="Give the column of the texts.",
+            f"None of these columns is named `text`: {', '.join(names) or 'there are none'}.",
+            hint="Pass the column with the texts.",
         )
     return rows.flatten()[names.index("text") if "text" in names else 0]
 
 
 def as_strings(texts: Any) -> list[str]:
-    """An iterable of str and bytes as a list of str; bytes that are not UTF-8 become U+FFFD.
+    """A list of str from an iterable of str and bytes; bytes that are not UTF-8 become U+FFFD.
 
     Raises `TypeError` for anything else, and for a single text.
     """
-    _refuse_what_is_not_many(texts)
+    _check_several_texts(texts)
     return [text if type(text) is str else _as_string(text) for text in texts]
 
 
-def _refuse_what_is_not_many(texts: object) -> None:
+def _check_several_texts(texts: object) -> None:
     if isinstance(texts, (str, bytes, bytearray, memoryview)):
-        raise TypeError("This is one text; many are wanted, in a list or another iterable.")
-    if isinstance(texts, Mapping):  # its names would be taken for texts
-        raise TypeError(f"A text is str or bytes, not {type(texts).__name__}; give the values that are texts.")
+        raise TypeError("This is a single text; pass a list or another iterable of texts.")
+    if isinstance(texts, Mapping):  # iterating it would yield its keys
+        raise TypeError(f"A text is str or bytes, not {type(texts).__name__}; pass its values.")
 
 
 def _as_string(text: object) -> str:
@@ -109,12 +109,12 @@ def _as_string(text: object) -> str:
 
 
 def feed(texts: Any, strings: Callable[[list[str]], None], buffers: Callable[[Chunks], None]) -> None:
-    """Gives all texts of a source to `strings` and `buffers`, holding no more in memory at once than a batch.
+    """Passes all texts to `strings` and `buffers`, holding at most one batch in memory.
 
-    The source is Arrow, or an iterable whose items are single texts, lists of texts, or Arrow, as they come.
+    `texts` is Arrow data, or an iterable whose items are single texts, lists of texts, or Arrow data, in any mix.
     """
-    _refuse_what_is_not_many(texts)
-    if is_arrow(texts) and not isinstance(texts, pa.RecordBatchReader):  # a reader is better read batch by batch
+    _check_several_texts(texts)
+    if is_arrow(texts) and not isinstance(texts, pa.RecordBatchReader):  # a reader is read batch by batch
         _feed_arrow(texts, buffers)
         return
     waiting: list[str] = []
@@ -134,7 +134,7 @@ def feed(texts: Any, strings: Callable[[list[str]], None], buffers: Callable[[Ch
 
 
 def _feed_arrow(texts: Any, buffers: Callable[[Chunks], None]) -> None:
-    """In portions, so that Ctrl-C is heard between them."""
+    """Passes Arrow data in portions, so that Ctrl-C works between them."""
     portion: Chunks = []
     portion_bytes = 0
     for data, bounds in arrow_chunks(texts):

@@ -1,4 +1,4 @@
-"""Arithmetic a model may ask for; nothing is evaluated, an expression tree is walked.
+"""The calculator that a model can call: it walks an expression tree and never uses `eval`.
 
 `12 + 7*3` · `(2 - 5) / 4` · `"strawberry".count("r")`
 """
@@ -26,14 +26,14 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 
 def calculate(expression: str) -> str | None:
-    """The value as text; None for anything that is not such an expression, too long, or too large."""
+    """The value as text; None if the expression is not supported, too long, or its value too large."""
     expression = expression.strip()
     if not expression or len(expression) > MAX_CHARACTERS:
         return None
-    if not QUOTE.search(expression):  # a comma in a string is a letter to count, in a number it parts thousands
+    if not QUOTE.search(expression):  # a comma in a number separates thousands; in a string it is a letter to count
         expression = THOUSANDS.sub("", expression)
     try:
-        with warnings.catch_warnings(action="ignore"):  # a model's odd spelling is nothing to tell the user of
+        with warnings.catch_warnings(action="ignore"):  # a model's syntax warnings do not concern the user
             value = _value(ast.parse(expression, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 import rustbpe
 from nanochat._rustbpe import PATTERNS, is_fast, split_pieces
 from nanochat.tokenizer.bpe import SPECIALS, Tokenizer
-from nanochat.tokenizer.formats import from_tiktoken_ranks, tiktoken_ranks
+from nanochat.tokenizer.tiktoken_format import from_tiktoken_ranks, tiktoken_ranks
 from tests.parity.texts import ANY_TEXT, FORMS, TEXTS, code_points, first_difference
 
 VOCAB_SIZE = 1200

@@ -220,11 +220,11 @@ def test_the_home_of_an_unknown_user_is_refused_in_every_source():
     place = "~no-such-user/own.jsonl"
     with pytest.raises(BadSource, match="`~no-such-user` has no home folder"):
         prompts(place, "train")
-    with pytest.raises(BadSource, match="not known"):
+    with pytest.raises(BadSource, match="no home folder"):
         with_file_hashes(ConversationsConfig(train=(MixtureItem(task="conversations", source=place),)))
-    with pytest.raises(BadSource, match="not known"):
+    with pytest.raises(BadSource, match="no home folder"):
         list(load_task(MixtureItem(task="gsm8k", source=place), 1).conversations("train"))
-    with pytest.raises(BadSource, match="not known"):
+    with pytest.raises(BadSource, match="no home folder"):
         list_files(DataConfig(source=place))
 
 

@@ -110,25 +110,25 @@ def test_bytes_that_are_not_utf8_are_replaced() -> None:
 
 def test_one_text_is_not_many() -> None:
     for wrong in ("text", b"text"):
-        with pytest.raises(TypeError, match="This is one text"):
+        with pytest.raises(TypeError, match="This is a single text"):
             Tokenizer.train_from_iterator(wrong, 300)
-        with pytest.raises(TypeError, match="This is one text"):
+        with pytest.raises(TypeError, match="This is a single text"):
             OURS.encode_batch(wrong)
     with pytest.raises(TypeError, match="not int"):
         OURS.encode_batch([1])  # pyright: ignore[reportArgumentType]
 
 
 def test_columns_that_are_no_text() -> None:
-    with pytest.raises(BadSource, match="of int64, not of strings"):
+    with pytest.raises(BadSource, match="the type int64, not strings"):
         OURS.encode_batch(pa.array([1]))
-    with pytest.raises(BadSource, match="called `text`: a, b"):
+    with pytest.raises(BadSource, match="named `text`: a, b"):
         OURS.encode_batch(pa.table({"a": ["x"], "b": ["y"]}))
 
 
 def test_a_vocabulary_of_the_wrong_size_is_one_sentence() -> None:
-    with pytest.raises(BadConfig, match=r"`tokenizer\.vocab_size` = 264 has no room for bytes.*Take at least 265"):
+    with pytest.raises(BadConfig, match=r"`tokenizer\.vocab_size` = 264 is too small for the bytes.*Set at least 265"):
         Tokenizer.train_from_iterator(["abc"], 264)
-    with pytest.raises(BadConfig, match=r"holds only 2 merges. Take at most 267"):
+    with pytest.raises(BadConfig, match=r"has only 2 merges. Set at most 267"):
         Tokenizer.train_from_iterator(["abc"], 5000)
 
 

@@ -14,7 +14,8 @@ import pytest
 from nanochat._rustbpe import PATTERN
 from nanochat.errors import DamagedArtifact
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.formats import read_hf, read_tiktoken, write_hf, write_tiktoken
+from nanochat.tokenizer.huggingface_format import read_hf, write_hf
+from nanochat.tokenizer.tiktoken_format import read_tiktoken, write_tiktoken
 
 MILLION = 1 << 20
 BYTE_TOKENS = [bytes([byte]) for byte in range(256)]

@@ -130,7 +130,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([texts, pa.array([{"x": "b"}])], names=["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(BadSource, match="`text`"):
         ids_of(tmp_path / "a.parquet")
-    with pytest.raises(BadSource, match="2 of these columns are called `text`"):
+    with pytest.raises(BadSource, match="2 of these columns are named `text`"):
         OURS.encode_batch(pa.table([texts, texts], names=["text", "text"]))
 
 

@@ -150,12 +150,12 @@ def test_what_cannot_be_exported_is_reported(made: object) -> None:
     [
         ({"format": 7}, "`format` is 7"),
         ({"merges": [[97, 98], [97]]}, r"`merges\[1\]`"),
-        ({"merges": [[97, 1 << 40]]}, "no vocabulary"),
-        ({"merges": [[97, 400]]}, "no vocabulary"),
-        ({"pattern": "("}, "no vocabulary"),
+        ({"merges": [[97, 1 << 40]]}, "not a vocabulary"),
+        ({"merges": [[97, 400]]}, "not a vocabulary"),
+        ({"pattern": "("}, "not a vocabulary"),
         ({"specials": "<|bos|>"}, "`specials` is not a list"),
         ({"specials": ["<x>", "<x>"]}, "listed twice"),
-        ({"more": 1}, "`more` is no field"),
+        ({"more": 1}, "`more` is an unknown field"),
     ],
 )
 def test_a_damaged_pickle_is_one_sentence(change: dict, output: str) -> None:

@@ -14,16 +14,8 @@ import pytest
 from nanochat._rustbpe import PATTERN
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer.bpe import SPECIALS, Tokenizer
-from nanochat.tokenizer.formats import (
-    from_hf_json,
-    from_tiktoken_ranks,
-    hf_json,
-    read_hf,
-    read_tiktoken,
-    tiktoken_ranks,
-    write_hf,
-    write_tiktoken,
-)
+from nanochat.tokenizer.huggingface_format import from_hf_json, hf_json, read_hf, write_hf
+from nanochat.tokenizer.tiktoken_format import from_tiktoken_ranks, read_tiktoken, tiktoken_ranks, write_tiktoken
 from nanochat.world.documents import documents
 
 OURS = Tokenizer.train_from_iterator(documents(5, 0, 60), 400)
@@ -39,7 +31,7 @@ WRONG_LISTS: dict[str, tuple[Any, str]] = {
     "none": (None, "are a NoneType"),
     "a number": (["<|bos|>", 7], "is 7, of type int, not a name"),
     "bytes in it": ([b"<|bos|>"], "of type bytes, not a name"),
-    "empty": (["<|bos|>", ""], "is an empty text"),
+    "empty": (["<|bos|>", ""], "has an empty name"),
     "half a character": (["<\ud800>"], "lone surrogate"),
     "a byte": (["<|bos|>", "a"], "`a` is also the ordinary token 97"),
 }
@@ -61,12 +53,12 @@ def test_a_special_token_that_training_produces_is_refused() -> None:
 
 WRONG_IDS: dict[str, tuple[Any, str]] = {
     "one id": ({"<a>": 300, "<b>": 300}, "`<a>` and `<b>` have the same id, 300"),
-    "another's": ({"<a>": 97}, "`<a>` has the id 97, which is another token's"),
+    "another's": ({"<a>": 97}, "`<a>` has the id 97, which another token has"),
     "negative": ({"<a>": -1}, "has the id -1"),
     "huge": ({"<a>": 1 << 70}, "whole numbers below 16,777,216"),
     "a float": ({"<a>": 300.0}, r"has the id 300\.0"),
     "true": ({"<a>": True}, "has the id True"),
-    "empty": ({"": 300}, "empty text"),
+    "empty": ({"": 300}, "empty name"),
     "no name": ({300: 300}, "is 300, of type int"),
     "a byte": ({"a": 300}, "`a` is also the ordinary token 97"),
     "a list": (["<a>"], "are a list, not ids by name"),
@@ -141,13 +133,13 @@ def test_a_size_that_is_no_whole_number(size: Any) -> None:
 
 @pytest.mark.parametrize("size", [-1, 0, 264, -(10**30)])
 def test_a_size_without_room(size: int) -> None:
-    with pytest.raises(BadConfig, match="has no room for bytes and special tokens"):
+    with pytest.raises(BadConfig, match="is too small for the bytes and special tokens"):
         Tokenizer.train_from_iterator(["abc"], size)
 
 
 @pytest.mark.parametrize("size", [10**30, 1 << 63, 1 << 32, (1 << 21) + 9])
 def test_a_size_beyond_all_vocabularies(size: int) -> None:
-    with pytest.raises(BadConfig, match=r"Take at most 2,097,160"):
+    with pytest.raises(BadConfig, match=r"Set at most 2,097,160"):
         Tokenizer.train_from_iterator(["abc"], size)
     assert Tokenizer.train_from_iterator(["abc"], np.int64(267)).vocab_size == 267
 
@@ -189,19 +181,19 @@ EDITED: dict[str, tuple[int, Callable[[dict[str, Any]], object], str]] = {
     "merge of texts": (1, lambda s: s["merges"].append("ab"), r"`merges\[2\]` is 'ab'"),
     "merge of true": (1, lambda s: s["merges"].append([True, 98]), r"`merges\[2\]`"),
     "merge of later ids": (1, lambda s: s["merges"].append([300, 98]), "merge 2 names an id that comes later"),
-    "merge of huge ids": (1, lambda s: s["merges"].append([1 << 70, 98]), "no vocabulary"),
-    "merge of negative ids": (1, lambda s: s["merges"].append([-1, 98]), "no vocabulary"),
+    "merge of huge ids": (1, lambda s: s["merges"].append([1 << 70, 98]), "not a vocabulary"),
+    "merge of negative ids": (1, lambda s: s["merges"].append([-1, 98]), "not a vocabulary"),
     "no merges": (1, lambda s: s.update(merges=None), "`merges` is not a list"),
-    "a field too many": (1, lambda s: s.update(tokens=[]), "`tokens` is no field"),
+    "a field too many": (1, lambda s: s.update(tokens=[]), "`tokens` is an unknown field"),
     "a field missing": (2, lambda s: s.pop("whole"), "`whole` is missing"),
     "format as text": (1, lambda s: s.update(format="1"), "`format` is '1'"),
     "format true": (1, lambda s: s.update(format=True), "`format` is True"),
-    "no pattern": (1, lambda s: s.update(pattern=None), "`pattern` is no text"),
+    "no pattern": (1, lambda s: s.update(pattern=None), "`pattern` is not a string"),
     "no base64": (2, lambda s: s["tokens"].append("Y*Q=="), r"`tokens\[258\]` is 'Y\*Q=='"),
     "an empty token": (2, lambda s: s["tokens"].append(""), r"`tokens\[258\]`"),
     "a token twice": (2, lambda s: s["tokens"].append("YWI="), "token 258 has the bytes of another"),
     "one id twice": (2, lambda s: s["specials"].update({"<c>": 300}), "`<b>` and `<c>` have the same id, 300"),
-    "an id in use": (2, lambda s: s["specials"].update({"<c>": 9}), "`<c>` has the id 9, which is another"),
+    "an id in use": (2, lambda s: s["specials"].update({"<c>": 9}), "`<c>` has the id 9, which another"),
     "an id as text": (2, lambda s: s["specials"].update({"<c>": "9"}), "`<c>` has the id '9'"),
     "no truth": (2, lambda s: s.update(whole=1), "`whole` is not true or false"),
     "an id far away": (2, lambda s: s["specials"].update({"<c>": 1 << 40}), "whole numbers below"),
@@ -260,9 +252,9 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> Non
         ("YQ== +1\n", "Line 1 of"),
         ("YQ== -1\n", "Line 1 of"),
         ("YQ== " + "9" * 5000 + "\n", "Line 1 of"),
-        ("YQ== 99999999999\n", "x.tiktoken` is no vocabulary. The ids of a vocabulary"),
-        ("YQ== 0\nYg== 0\n", "x.tiktoken` is no vocabulary. Two tokens have the id 0"),
-        ("", "x.tiktoken` is no vocabulary. .* byte 0x00 has no token"),
+        ("YQ== 99999999999\n", "x.tiktoken` is not a vocabulary. Ids must be from"),
+        ("YQ== 0\nYg== 0\n", "x.tiktoken` is not a vocabulary. Two tokens have the id 0"),
+        ("", "x.tiktoken` is not a vocabulary. .* byte 0x00 has no token"),
     ],
 )
 def test_ranks_that_mislead_are_refused(lines: str, output: str, tmp_path: Path) -> None:
@@ -275,7 +267,7 @@ def test_ranks_that_mislead_are_refused(lines: str, output: str, tmp_path: Path)
     ("token", "rank"), [(b"ab", True), (b"ab", 300.0), (b"ab", "300"), (b"ab", None), ("ab", 300), (b"", 300)]
 )
 def test_ranks_of_wrong_types_are_refused(token: Any, rank: Any) -> None:
-    with pytest.raises(BadSource, match=r"The (ids of a vocabulary|token 300 is)"):
+    with pytest.raises(BadSource, match=r"(Ids must be from|The token 300 is)"):
         from_tiktoken_ranks({**tiktoken_ranks(OURS), token: rank})
 
 
@@ -299,9 +291,9 @@ MISLEADING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "merge of no token": (lambda s: s["model"]["merges"].append(["zzz", "a"]), r"`model\.merges\[135\]` names `zzz`"),
     "id as text": (lambda s: s["model"]["vocab"].update(zzzz="600"), "has '600'"),
     "id true": (lambda s: s["model"]["vocab"].update(zzzz=True), "Two tokens have the id|has True"),
-    "empty name": (added("", 400), "empty text"),
-    "merges of a text": (lambda s: s["model"].update(merges="abc"), "no `tokenizer.json`"),
-    "vocab of a list": (lambda s: s["model"].update(vocab=["a"]), "no `tokenizer.json`"),
+    "empty name": (added("", 400), "empty name"),
+    "merges of a text": (lambda s: s["model"].update(merges="abc"), "not a `tokenizer.json`"),
+    "vocab of a list": (lambda s: s["model"].update(vocab=["a"]), "not a `tokenizer.json`"),
 }
 
 
