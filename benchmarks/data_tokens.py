@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 from nanochat._rustbpe import PATTERNS
 from nanochat.config.compute import Compute, DataWorkers
 from nanochat.config.data import ShardConfig, TokenizerConfig, TokensConfig
-from nanochat.graphs.pipeline import Each, PlainRun
+from nanochat.execution.graph import Results
+from nanochat.execution.local import run_local
 from nanochat.stages.download import download
 from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
@@ -67,16 +68,22 @@ def measure(folder: Path = CORPUS) -> list[tuple[str, str, str]]:
 
 def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
     store = Store(str(scratch / "store"), scratch / "cache")
-    run = PlainRun(store, COMPUTE, scratch / "runs")
+
+    def run(graph: object) -> Results:
+        return run_local(graph, store, COMPUTE, scratch / "runs")
+
     files, vocab_size = shards(folder, scratch)
     learning = TokenizerConfig(vocab_size=vocab_size, max_characters=LEARN_CHARACTERS)
-    raws = run.map(download, [config(file) for file in files], [file.name for file in files])
+    downloads = [download(config(file), item=file.name) for file in files]
+    downloaded = run(downloads)
+    raws = [downloaded[node] for node in downloads]
     ratios: list[float] = []
     of_processor: list[float] = []
     speeds: list[float] = []
     for turn, learn in enumerate(raws):
-        vocabulary = run(train_tokenizer, learning, raw=[learn])
-        run(tokenize, TokensConfig(), raw=learn, vocabulary=vocabulary)  # what is imported and loaded once
+        trained = train_tokenizer(learning, raw=[learn])
+        vocabulary = run(trained)[trained]
+        run(tokenize(TokensConfig(), raw=learn, vocabulary=vocabulary))  # imports and loads what is loaded once
         peer = tiktoken_of(Tokenizer.load(vocabulary.path / "vocabulary.json"), scratch)
         unseen = [raw for raw in raws if raw is not learn]
         texts = [text for at, file in enumerate(files) if at != turn for text in texts_of(file)]
@@ -87,7 +94,9 @@ def _speed(folder: Path, scratch: Path) -> list[tuple[str, str, str]]:
             tokens += sum(map(len, ids))
         theirs, their_processor = time.perf_counter() - began, time.process_time() - processor
         began, processor = time.perf_counter(), time.process_time()
-        made = run.map(tokenize, [TokensConfig()] * THREADS, [""] * THREADS, raw=Each(unseen), vocabulary=vocabulary)
+        nodes = [tokenize(TokensConfig(), item=raw.key, raw=raw, vocabulary=vocabulary) for raw in unseen]
+        results = run(nodes)
+        made = [results[node] for node in nodes]
         ours, our_processor = time.perf_counter() - began, time.process_time() - processor
         assert sum(each.metrics["train_tokens"] for each in made) == tokens + len(texts)
         ratios.append(theirs / ours)
@@ -150,11 +159,13 @@ def _measure_memory(scratch: Path) -> None:
     """Both stages of a shard under a watch of this process's resident memory; prints bytes, bytes of text, seconds."""
     path = scratch / "large.parquet"
     subprocess.run([sys.executable, __file__, "--large", str(path)], check=True)
-    run = PlainRun(Store(str(scratch / "large-store"), scratch / "cache"), COMPUTE, scratch / "runs")
-    raw = run(download, config(path))
-    vocabulary = run(train_tokenizer, TokenizerConfig(vocab_size=1024, max_characters=2_000_000), raw=[raw])
+    store = Store(str(scratch / "large-store"), scratch / "cache")
+    raw = download(config(path))
+    vocabulary = train_tokenizer(TokenizerConfig(vocab_size=1024, max_characters=2_000_000), raw=[raw])
+    before = run_local(vocabulary, store, COMPUTE, scratch / "runs")
     began = time.perf_counter()
-    made = run(tokenize, TokensConfig(), raw=raw, vocabulary=vocabulary)
+    node = tokenize(TokensConfig(), raw=before[raw], vocabulary=before[vocabulary])
+    made = run_local(node, store, COMPUTE, scratch / "runs")[node]
     seconds = time.perf_counter() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) * 1024, made.metrics["train_bytes"], seconds)

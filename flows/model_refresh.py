@@ -1,4 +1,7 @@
-"""A scheduled refresh of the model in use: train on new data, compare with it, and promote the better model."""
+"""The `refresh` flow: trains a candidate on new shards, evaluates it beside the model in use, and promotes the better.
+
+The candidate is promoted if it passes a gate on its ChatCORE.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,45 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows.branches import artifact
-from flows.execute import Asked, Said, answered, asked, execute, title
+from flows.execute import RunSummary, execute, final_state
 from flows.pages import link, put, table
-from flows.pipeline import ProfileName
-from flows.submit import PrefectRun
+from flows.pipeline import ProfileName, build_pipeline
+from flows.request import RunRequest, parse_request, title
 from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NotFound
-from nanochat.graphs import branches
-from nanochat.graphs.pipeline import Handle, Handles, Result, pipeline, publish_aliases, with_file_hashes
-from nanochat.stages.conversations import converse
-from nanochat.stages.evaluate import evaluate_chat
-from nanochat.store.artifacts import Artifact
+from nanochat.execution.graph import Results
+from nanochat.graphs import resolve
+from nanochat.graphs.aliases import publish_aliases
+from nanochat.graphs.continue_pretraining import continue_pretraining
+from nanochat.graphs.evaluate import Evaluated, evaluate_chat_model
+from nanochat.graphs.pipeline import Chat
+from nanochat.store.artifacts import Model
 
 PREVIOUS = "chat/previous"
 
+Mode = Literal["retrain", "continue"]
+
 
 @dataclass(frozen=True)
-class Contest(Handles):
+class Comparison:
     """A candidate, and the evaluation of the model in use on the same questions."""
 
-    candidate: Result
-    champion_evaluation: Handle | None
+    candidate: Chat
+    in_use: Evaluated | None
 
-    def each(self, change: Any) -> Contest:
-        evaluation = change(self.champion_evaluation) if self.champion_evaluation is not None else None
-        return Contest(self.candidate.each(change), evaluation)
+
+@dataclass(frozen=True)
+class Gate:
+    """What the candidate needs to be promoted."""
+
+    alias: str
+    least_gain: float
+    least_score: float
+
+    def needed(self, score_in_use: float | None) -> float:
+        """The least ChatCORE of a candidate."""
+        return self.least_score if score_in_use is None else max(self.least_score, score_in_use + self.least_gain)
 
 
 def refresh_name() -> str:
@@ -45,7 +60,7 @@ def refresh_name() -> str:
 
 @flow(name="refresh", flow_run_name=refresh_name, persist_result=False, validate_parameters=False)
 def refresh_flow(
-    mode: Literal["retrain", "continue"] = "retrain",
+    mode: Mode = "retrain",
     alias: str = "chat/production",
     least_gain: float = 0.0,
     least_score: float = 0.0,
@@ -55,85 +70,75 @@ def refresh_flow(
     store: str = "",
     gpu_pool: str = "",
 ) -> State[Any]:
-    """Tokenizes new shards, trains a model on them, compares it with the model in use, and promotes the better one.
+    """Trains a model on new shards, evaluates it beside the model in use, and promotes it if it is better.
 
     Args:
-        mode: `retrain`: from scratch, on all shards. `continue`: continue pretraining the base model on new ones.
-        alias: Names the model in use; it moves when the new model passes. `chat/previous` then names the old one.
+        mode: `retrain` trains from scratch on all shards; `continue` continues pretraining on the new shards.
+        alias: Alias of the model in use. If the candidate passes, it moves, and `chat/previous` names the old model.
         least_gain: Required gain in ChatCORE over the model in use, on the same questions.
         least_score: Required ChatCORE in any case.
-        profile: A complete config with a name.
-        config: Instead of the profile's.
-        compute: How to run, instead of the profile's settings.
+        profile: A named, complete config.
+        config: Changed fields replace those of the profile.
+        compute: How to run; changed fields replace those of the profile.
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
-        gpu_pool: Work pool for training and evaluation; empty: this run does both itself.
+        gpu_pool: Work pool for training and evaluation; empty: this process.
     """
 
-    def work() -> Said:
-        given = asked(profile, config, compute, store, gpu_pool)
-        champion = artifact(given.store, alias) if alias in given.store.aliases() else None
+    def work() -> RunSummary:
+        request = parse_request(profile, config, compute, store, gpu_pool)
+        in_use = resolve.model(request.store, alias) if alias in request.store.aliases() else None
+        gate = Gate(alias, least_gain, least_score)
+
+        def finish(graph: Comparison, results: Results) -> RunSummary:
+            publish_aliases(request.store, graph.candidate, results)
+            return _decide(request, gate, in_use, graph, results)
+
         try:
-            return execute(
-                given,
-                lambda run: _contest(run, given, champion, mode),
-                lambda made: _decide(given, champion, made, alias, least_gain, least_score),
-            )
-        except NothingNew as nothing:
-            return Said(nothing.message, "Cached")
+            return execute(request, lambda: _build(request, in_use, mode), finish)
+        except resolve.NothingNew as nothing:
+            return RunSummary(nothing.message, "Cached")
 
-    return answered(work)
+    return final_state(work)
 
 
-class NothingNew(NotFound):
-    """The model in use was trained on all shards."""
-
-
-def _contest(run: PrefectRun, given: Asked, champion: Artifact | None, mode: str) -> Contest:
-    if mode == "continue" and champion is None:
+def _build(request: RunRequest, in_use: Model | None, mode: Mode) -> Comparison:
+    config = request.config
+    if mode == "retrain":
+        candidate = build_pipeline(request)
+    elif in_use is None:
         raise NotFound("There is no model in use to continue from.", hint="Run it once with `mode: retrain`.")
-    if mode == "continue" and champion is not None:
-        (base,) = branches.parents(champion, "base")
-        try:
-            candidate = branches.read_on(run, given.config, base)
-        except NotFound as error:
-            raise NothingNew(error.message) from error
     else:
-        candidate = pipeline(run, given.config)
-    if champion is None:
-        return Contest(candidate, None)
-    vocabulary = branches.vocabulary_of(champion)
-    (questions,) = run.map(converse, [with_file_hashes(given.config.conversations)], ["in use"], vocabulary=vocabulary)
-    (evaluation,) = run.map(
-        evaluate_chat, [given.config.chat_evaluation], ["in use"], model=champion, conversations=questions
-    )
-    return Contest(candidate, evaluation)
+        base = resolve.base_of(in_use)
+        shards = resolve.unread_shards(base, resolve.shards(config.data, request.store))
+        conversations = resolve.conversations(config.conversations)
+        candidate = continue_pretraining(config, base, resolve.vocabulary_of(base), shards, conversations)
+    if in_use is None:
+        return Comparison(candidate, None)
+    conversations = resolve.conversations(config.conversations)
+    vocabulary = resolve.vocabulary_of(in_use)
+    return Comparison(candidate, evaluate_chat_model(config, in_use, vocabulary, conversations, item="in use"))
 
 
-def _decide(
-    given: Asked, champion: Artifact | None, made: Contest, alias: str, least_gain: float, least_score: float
-) -> Said:
-    """Moves the alias or leaves it, and publishes a page with the reason."""
-    publish_aliases(given.store, made.candidate)
-    chat, scored = made.candidate.chat, made.candidate.chat_evaluation.metrics["chatcore"]
-    before = made.champion_evaluation.metrics["chatcore"] if made.champion_evaluation is not None else None
-    needed = max(least_score, before + least_gain) if before is not None else least_score
-    same = champion is not None and champion.key == chat.key
-    passes = not same and scored >= needed
-    if passes:
-        if champion is not None:
-            given.store.set_alias(PREVIOUS, champion.manifest)
-        given.store.set_alias(alias, chat.manifest)
-    said = (
-        Said(f"{alias} is unchanged: there is no new data.", "Cached")
-        if same
-        else Said(f"{alias} is now {chat.key[:8]}: ChatCORE {scored:.4f}, required {needed:.4f}.", "Promoted")
-        if passes
-        else Said(f"{alias} is unchanged: ChatCORE {scored:.4f}, required {needed:.4f}.", "Held back")
-    )
-    rows = [["candidate", link(chat.stage, chat.key), f"{scored:.4f}"]]
-    if champion is not None and before is not None:
-        rows.append(["in use", link(champion.stage, champion.key), f"{before:.4f}"])
-    scores = table("model artifact ChatCORE", rows, len(rows))
-    page = f"# {said.message}\n\n{scores}\n\nBoth models answered the same questions."
-    put("gate", page, said.message)
-    return said
+def _decide(request: RunRequest, gate: Gate, in_use: Model | None, graph: Comparison, results: Results) -> RunSummary:
+    """Moves the alias or not; the summary and a page give the reason."""
+    chat = results[graph.candidate.chat]
+    score = results[graph.candidate.chat_evaluation].metrics["chatcore"]
+    score_in_use = results[graph.in_use.evaluation].metrics["chatcore"] if graph.in_use else None
+    needed = gate.needed(score_in_use)
+    is_same = in_use is not None and in_use.key == chat.key
+    if is_same:
+        summary = RunSummary(f"{gate.alias} is unchanged: there is no new data.", "Cached")
+    elif score < needed:
+        summary = RunSummary(f"{gate.alias} is unchanged: ChatCORE {score:.4f}, required {needed:.4f}.", "Held back")
+    else:
+        if in_use is not None:
+            request.store.set_alias(PREVIOUS, in_use.manifest)
+        request.store.set_alias(gate.alias, chat.manifest)
+        message = f"{gate.alias} is now {chat.key[:8]}: ChatCORE {score:.4f}, required {needed:.4f}."
+        summary = RunSummary(message, "Promoted")
+    rows = [["candidate", link(chat.stage, chat.key), f"{score:.4f}"]]
+    if in_use is not None and score_in_use is not None:
+        rows.append(["in use", link(in_use.stage, in_use.key), f"{score_in_use:.4f}"])
+    models = table("model artifact ChatCORE", rows, len(rows))
+    put("gate", f"# {summary.message}\n\n{models}\n\nBoth were evaluated on the same questions.", summary.message)
+    return summary

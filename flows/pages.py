@@ -12,9 +12,9 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.calls import Made
 from flows.results_section import results
 from flows.site import prefect_environment
+from flows.task_data import CallResult
 from nanochat.console import duration, headline, number
 from nanochat.lineage.ancestry import ancestors
 from nanochat.lineage.picture import as_mermaid, as_svg, fold
@@ -44,9 +44,9 @@ def publish(store: Store, artifacts: Sequence[Artifact], summary: str, label: st
     return put(f"{key}-and-{len(artifacts) - 1}-more", _page_of_several(artifacts, summary, label), f"{label}.")
 
 
-def remember(made: Iterable[Made]) -> None:
+def remember(results: Iterable[CallResult]) -> None:
     """Makes later links lead to the pages that other processes published."""
-    for each in made:
+    for each in results:
         if each.page is not None:
             published[page_key(each.manifest.stage, each.manifest.key)] = each.page
 
@@ -142,7 +142,7 @@ def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> 
     return "\n".join(lines) if len(lines) > 2 else "none"
 
 
-def publish_run(name: str, run_id: str, outcome: Mapping[str, Made]) -> None:
+def publish_run(name: str, run_id: str, outcome: Mapping[str, CallResult]) -> None:
     """Publishes the page of a run: artifact, state and result of each node, with links to the artifacts' pages."""
     rows = (
         [

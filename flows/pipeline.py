@@ -1,4 +1,4 @@
-"""The flow, with its form in the Prefect UI."""
+"""The flow of the pipeline, with its form in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.execute import Said, answered, asked, execute, title
+from flows.execute import RunSummary, execute, final_state
+from flows.request import RunRequest, parse_request, title
 from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.graphs.pipeline import pipeline, publish_aliases
+from nanochat.execution.graph import Results
+from nanochat.graphs import resolve
+from nanochat.graphs.aliases import publish_aliases
+from nanochat.graphs.pipeline import Chat, pretrain_to_chat
 from nanochat.profiles import PROFILES, profile_files
 
 ProfileName = Annotated[str, Field(json_schema_extra={"enum": [*PROFILES, *profile_files()]})]
@@ -24,7 +28,7 @@ def run_name() -> str:
     return f"{(flow_run.parameters or {}).get('profile', 'demo')} · {title()}"
 
 
-# Prefect would refuse wrong values too, in several lines of its own words.
+# `validate_parameters` would refuse wrong values as well, but with several lines of Prefect's own text.
 @flow(name="nanochat", flow_run_name=run_name, persist_result=False, validate_parameters=False)
 def nanochat_flow(
     profile: ProfileName = "demo",
@@ -33,18 +37,28 @@ def nanochat_flow(
     store: str = "",
     gpu_pool: str = "",
 ) -> State[Any]:
-    """From raw text to a chat model and its report: what the store has is reused, the rest is computed.
+    """From raw text to a chat model and its report: reuses the artifacts in the store, and computes the rest.
 
     Args:
-        profile: A complete config with a name.
-        config: Every field of every stage. Changed here, it counts instead of the profile's.
-        compute: How to run, instead of the profile's way; no result depends on it.
+        profile: A named, complete config.
+        config: Every field of every stage; changed fields replace those of the profile.
+        compute: How to run; changed fields replace those of the profile. Results do not depend on it.
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
-        gpu_pool: Work pool that trains and examines, while this run holds no GPU; empty: it does so itself.
+        gpu_pool: Work pool for stages that train or evaluate; this run then needs no GPU. Empty: this process.
     """
 
-    def work() -> Said:
-        given = asked(profile, config, compute, store, gpu_pool)
-        return execute(given, lambda run: pipeline(run, given.config), lambda made: publish_aliases(given.store, made))
+    def work() -> RunSummary:
+        request = parse_request(profile, config, compute, store, gpu_pool)
 
-    return answered(work)
+        def finish(graph: Chat, results: Results) -> None:
+            publish_aliases(request.store, graph, results)
+
+        return execute(request, lambda: build_pipeline(request), finish)
+
+    return final_state(work)
+
+
+def build_pipeline(request: RunRequest) -> Chat:
+    """Resolves the sources of a request, and builds the graph of the pipeline."""
+    shards = resolve.shards(request.config.data, request.store)
+    return pretrain_to_chat(request.config, shards, resolve.conversations(request.config.conversations))

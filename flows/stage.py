@@ -1,4 +1,4 @@
-"""One stage as a flow of its own, for the pool where its resource is: `place.py` sends it there."""
+"""A flow that runs one stage, for the work pool that has the GPUs; `remote_stage.py` starts it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.calls import Call, Calls
 from flows.control import CONTROL
-from flows.execute import Said, answered
-from flows.place import FLOW
-from flows.submit import expect_success
+from flows.execute import RunSummary, final_state
+from flows.executor import expect_success
+from flows.remote_stage import FLOW
+from flows.task_data import Call, TaskCalls
 from flows.tasks import open_store, stage_task
 from nanochat.config.compute import Compute
 from nanochat.config.overrides import complete
 from nanochat.errors import NotFound
-from nanochat.graphs.pipeline import STAGES
+from nanochat.stages import all_stages
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
@@ -31,19 +31,19 @@ def stage_flow(
     store: str,
     compute: dict[str, Any],
 ) -> State[Any]:
-    """Makes one artifact, or finds it made. Started by a run of the pipeline, with all that it needs to know.
+    """Runs one stage, or finds its artifact in the store. Other flow runs start it, with all of its parameters.
 
     Args:
-        stage: Its name.
-        label: What to call it.
-        config: Its config.
+        stage: Name of the stage.
+        label: Name of the flow run.
+        config: Complete config of the stage.
         inputs: Name → `stage` and `key` of each artifact.
         store: `file:///…` or `s3://bucket/prefix`, which this machine can reach.
         compute: How to run.
     """
 
-    def work() -> Said:
-        known = {each.name: each for each in STAGES}
+    def work() -> RunSummary:
+        known = all_stages()
         if stage not in known:
             raise NotFound(f"There is no stage `{stage}`.", hint=f"There are {', '.join(known)}.")
         chosen = known[stage]
@@ -54,16 +54,16 @@ def stage_flow(
             call = Call(complete(chosen.config_type, config, "config"), label, given)
             how = complete(Compute, compute, "compute")
             state: State[Any] = stage_task(chosen, label)(
-                stage=chosen, calls=Calls([call]), upstream=[], store=store, compute=how,
+                stage=chosen, calls=TaskCalls([call]), upstream=[], store=store, compute=how,
                 return_state=True,
             )  # fmt: skip
         except BaseException:
-            CONTROL.get().stop.request("The run was told to end.")
+            CONTROL.get().stop.request("The run was stopped.")
             raise
         expect_success(label, state)
-        return Said(label, "Cached" if state.name == "Cached" else "")
+        return RunSummary(label, "Cached" if state.name == "Cached" else "")
 
-    return answered(work)
+    return final_state(work)
 
 
 def _manifest(store: Store, reference: Mapping[str, str]) -> Manifest:

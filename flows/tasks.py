@@ -1,15 +1,15 @@
-"""Stage → Prefect task: the only adaptor.
+"""One task of a flow run: runs its calls of a stage, and shows them in the UI.
 
-The store decides what is reused, so tasks run with `NO_CACHE`: on a hit the body has run too, has published its
-artifact to the UI, and returns Prefect's own *Cached* state.
+The store decides what is reused, so tasks run with `NO_CACHE`. With a cached artifact, the task publishes its page as
+well, and returns Prefect's *Cached* state.
 """
 
 from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -19,16 +19,17 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.calls import Batch, Call, Calls, Given, Made, Upstream
 from flows.control import CONTROL
 from flows.pages import publish, remember
-from flows.place import elsewhere
 from flows.progress import TaskProgress
+from flows.remote_stage import produce_in_pool
+from flows.task_data import CallInput, CallResult, TaskCalls, TaskResults, Upstream
 from nanochat import settings
 from nanochat.config.compute import Compute
-from nanochat.errors import NanochatError, StageFailed, Stopped
-from nanochat.events import Reporter
-from nanochat.execution.stage import Inputs, Stage
+from nanochat.errors import NanochatError, Stopped
+from nanochat.execution.attempt import Attempt
+from nanochat.execution.local import emit_finished
+from nanochat.execution.stage import Stage
 from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 
@@ -37,46 +38,60 @@ TURN_POLL_S = 0.5
 
 @lru_cache
 def open_store(url: str, *, read_only: bool = False) -> Store:
-    """One store a process and address: its connections and what it has verified are shared by the tasks."""
+    """One store per process and address: tasks share its connections and what it has verified."""
     return Store(url, settings.home() / "cache", read_only=read_only)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help."""
+    """Whether a retry may help."""
     return isinstance(state.data, NanochatError) and state.data.transient
 
 
 def run_calls(
-    stage: Stage, calls: Calls, upstream: list[Batch], store: str, compute: Compute, gpu_pool: str = ""
+    stage: Stage[Any, Any],
+    calls: TaskCalls,
+    upstream: Sequence[TaskResults],
+    store: str,
+    compute: Compute,
+    gpu_pool: str = "",
 ) -> Any:
     """Reuses or computes the artifacts of calls, one after the other, and publishes them to the UI.
 
-    Failed and Cancelled states carry the error's sentence, not a traceback; what was made before it is in the store.
+    Failed and Cancelled states carry the sentence of the error, not a traceback; artifacts of calls before it stay in
+    the store.
     """
     logger = get_run_logger()
     opened = open_store(store)
     progress = CONTROL.get().reporter(calls.label, stage.name)
-    made: list[Artifact] = []
+    artifacts: list[Artifact] = []
     try:
-        for batch in upstream:
-            remember(batch.made)
+        for results in upstream:
+            remember(results.results)
         for call in calls.calls:
-            page = TaskProgress(logger, bar=stage.resource == "gpu")
-            progress = CONTROL.get().with_sink(page).reporter(call.label, stage.name)
+            bar = TaskProgress(logger, bar=stage.resource == "gpu")
+            progress = CONTROL.get().with_sink(bar).reporter(call.label, stage.name)
             progress.emit("started")
             started = time.monotonic()
-            artifacts = {name: _artifacts(opened, given, upstream) for name, given in call.inputs.items()}
-            artifact = _artifact(stage, call, artifacts, opened, compute, gpu_pool, progress)
-            emit_finished(progress, artifact, time.monotonic() - started)
-            made.append(artifact)
-        page = publish(opened, made, stage.summary, calls.label)
+            attempt = Attempt(
+                stage=stage,
+                config=call.config,
+                inputs=_inputs(opened, call.inputs, upstream),
+                store=opened,
+                compute=compute,
+                folder_root=settings.home() / "runs",
+                progress=progress,
+                run_name=flow_run.name or "",
+            )
+            artifacts.append(_produce(attempt, call.label, gpu_pool))
+            emit_finished(progress, artifacts[-1], time.monotonic() - started)
+        page = publish(opened, artifacts, stage.summary, calls.label)
     except Stopped as stop:
         return Cancelled(message=stop.message)
     except NanochatError as error:
         progress.emit("failed", error=str(error))
         return Failed(message=str(error), data=error)
-    batch = Batch([Made(artifact.manifest, artifact.reused, page) for artifact in made])
-    return Completed(name="Cached", data=batch) if all(artifact.reused for artifact in made) else batch
+    results = TaskResults([CallResult(artifact.manifest, artifact.reused, page) for artifact in artifacts])
+    return Completed(name="Cached", data=results) if all(artifact.reused for artifact in artifacts) else results
 
 
 RUN_CALLS = task(
@@ -87,56 +102,38 @@ RUN_CALLS = task(
     retry_jitter_factor=0.5,
     retry_condition_fn=is_transient,
 )(run_calls)
-"""Not a decorator: workers of other processes find the function by its name."""
+"""Not a decorator: workers in other processes find the function by its name."""
 
 
-def emit_finished(progress: Reporter, artifact: Artifact, seconds: float) -> None:
-    """Reports the artifact of a node."""
-    progress.emit("finished", key=artifact.key, cached=artifact.reused, seconds=seconds, metrics=artifact.metrics)
+def stage_task(stage: Stage[Any, Any], label: str) -> Task[..., Any]:
+    """The task of a stage, with its name and description in the UI.
+
+    It has no tags: for those, Prefect requests concurrency limits from the server, and a busy SQLite takes two seconds.
+    """
+    return RUN_CALLS.with_options(
+        name=stage.name,
+        description=stage.summary,
+        task_run_name=label.replace("{", "{{").replace("}", "}}"),
+    )
 
 
-def _artifact(
-    stage: Stage,
-    call: Call,
-    inputs: Inputs,
-    store: Store,
-    compute: Compute,
-    gpu_pool: str,
-    progress: Reporter,
-) -> Artifact:
-    if (found := stage.find(call.config, inputs, store)) is not None:
+def _produce(attempt: Attempt[Any], label: str, gpu_pool: str) -> Artifact:
+    if attempt.stage.resource == "cpu":
+        return attempt.produce()
+    if (found := attempt.find()) is not None:
         return found
-    if gpu_pool and stage.resource == "gpu":
-        return _elsewhere(gpu_pool, stage, call, inputs, store, compute, progress)
-    with _turn(progress) if stage.resource == "gpu" else nullcontext():
-        return stage.run(
-            call.config,
-            inputs,
-            store=store,
-            compute=compute,
-            progress=progress,
-            folder_root=settings.home() / "runs",
-            run_name=flow_run.name or "",
-        )
-
-
-def _elsewhere(
-    pool: str, stage: Stage, call: Call, inputs: Inputs, store: Store, compute: Compute, progress: Reporter
-) -> Artifact:
-    state = elsewhere(pool, stage, call.config, inputs, call.label, store.objects.root, compute, progress)
-    if state.is_cancelled():
-        raise Stopped(f"`{call.label}` was cancelled in the pool `{pool}`.")
-    made = store.read(stage.name, stage.key(call.config, inputs))
-    if not state.is_completed() or made is None:
-        raise StageFailed(f"`{call.label}` failed in the pool `{pool}`: {state.message or state.name}")
-    return store.artifact(made, reused=False)
+    if gpu_pool:
+        return produce_in_pool(gpu_pool, attempt, label)
+    with _training_lock(attempt):
+        return attempt.produce()
 
 
 @contextmanager
-def _turn(progress: Reporter) -> Iterator[None]:
-    """One stage that trains at a time on this machine, over all runs: a lock that a killed run cannot keep.
+def _training_lock(attempt: Attempt[Any]) -> Iterator[None]:
+    """One stage that trains or evaluates at a time on this machine, across all runs.
 
-    (A slot of Prefect's global limits outlives its holder: the next run would wait for ever.)
+    It is a file lock, which ends with its process. A slot of Prefect's concurrency limits outlives a killed run, and
+    the next run would wait forever.
     """
     settings.home().mkdir(parents=True, exist_ok=True)
     with (settings.home() / "training.lock").open("w") as file:
@@ -145,29 +142,19 @@ def _turn(progress: Reporter) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                progress.log("waiting for its turn")
+                attempt.progress.log("waiting for another stage that trains on this machine")
                 time.sleep(TURN_POLL_S)
         yield
 
 
-def _artifacts(store: Store, given: Given | Sequence[Given], upstream: Sequence[Batch]) -> Artifact | list[Artifact]:
-    if isinstance(given, Sequence):
-        return [_input(store, each, upstream) for each in given]
-    return _input(store, given, upstream)
+def _inputs(
+    store: Store, inputs: Mapping[str, CallInput | Sequence[CallInput]], upstream: Sequence[TaskResults]
+) -> dict[str, Artifact | list[Artifact]]:
+    def artifact(given: CallInput) -> Artifact:
+        manifest = upstream[given.task].results[given.result].manifest if isinstance(given, Upstream) else given
+        return store.artifact(manifest, reused=True)
 
-
-def _input(store: Store, given: Given, upstream: Sequence[Batch]) -> Artifact:
-    manifest = upstream[given.task].made[given.place].manifest if isinstance(given, Upstream) else given
-    return store.artifact(manifest, reused=True)
-
-
-def stage_task(stage: Stage, label: str) -> Task[..., Any]:
-    """The task with what the UI shows of a stage.
-
-    No tags: for those Prefect asks the server for limits, and a SQLite that is written to answers with two seconds.
-    """
-    return RUN_CALLS.with_options(
-        name=stage.name,
-        description=stage.summary,
-        task_run_name=label.replace("{", "{{").replace("}", "}}"),
-    )
+    return {
+        name: [artifact(each) for each in given] if isinstance(given, Sequence) else artifact(given)
+        for name, given in inputs.items()
+    }

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.stages import all_stages
+
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).parent / "stage_versions.json"
 CRATE = ROOT / "rustbpe/src"
@@ -64,10 +66,7 @@ def uses(module: str) -> frozenset[str]:
 
 def modules_of(name: str) -> set[str]:
     """All modules whose text defines what a stage computes."""
-    from nanochat.graphs.pipeline import STAGES
-
-    (function,) = (stage.function for stage in STAGES if stage.name == name)
-    found, waiting = set[str](), {function.__module__}
+    found, waiting = set[str](), {all_stages()[name].function.__module__}
     while waiting:
         module = waiting.pop()
         found.add(module)
@@ -97,9 +96,7 @@ def source_digest(name: str) -> str:
 
 
 def stages() -> dict[str, int]:
-    from nanochat.graphs.pipeline import STAGES
-
-    return {stage.name: stage.version for stage in STAGES}
+    return {name: stage.version for name, stage in all_stages().items()}
 
 
 def recorded() -> dict[str, dict[str, object]]:

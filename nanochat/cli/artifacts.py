@@ -46,9 +46,9 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
 
 def _report_no_artifact(stage: str, stored: set[str], root: str) -> None:
     """Prints that a stage has no artifacts; raises `NotFound` when the stage does not exist."""
-    from nanochat.graphs.pipeline import STAGES
+    from nanochat.stages import all_stages
 
-    known = sorted({each.name for each in STAGES} | stored)
+    known = sorted(all_stages().keys() | stored)
     if stage not in known:
         near = difflib.get_close_matches(stage[:100], known, 1)
         there = ", ".join(f"`{name}`" for name in known)

@@ -1,4 +1,4 @@
-"""Commands that make something, and talk to what was made."""
+"""Commands that run the pipeline, plan it, and show its settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from nanochat.errors import NanochatError
 if TYPE_CHECKING:
     from nanochat.config.compute import Compute
     from nanochat.config.pipeline import PipelineConfig
-    from nanochat.graphs.pipeline import Result
 
 
 def _configured(
@@ -54,10 +53,10 @@ def run(
     store: StoreUrl = "",
     plain: Annotated[bool, Parameter(negative="", help="Without Prefect: in this process, no server.")] = False,
     dry_run: Annotated[
-        bool, Parameter(negative="", help="Only say what would run and why; as `nanochat plan`.")
+        bool, Parameter(negative="", help="Only print what would run and why, as `nanochat plan` does.")
     ] = False,
 ) -> None:
-    """Run the pipeline: what the store has is reused, the rest is computed.
+    """Run the pipeline: reuses the artifacts in the store and computes the rest.
 
     Example: `nanochat run --profile demo --set sft.epochs=2`
     """
@@ -76,21 +75,21 @@ def run(
 
 def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile: str) -> None:
     from nanochat.console import Screen, duration
-    from nanochat.graphs.pipeline import PlainRun, pipeline, publish_aliases
+    from nanochat.execution.local import run_local
+    from nanochat.graphs import resolve
+    from nanochat.graphs.aliases import publish_aliases
+    from nanochat.graphs.pipeline import pretrain_to_chat
     from nanochat.store.run_recording import record_run
 
-    began = time.monotonic()
+    started = time.monotonic()
     opened = open_store(store_url)
     with Screen(out) as screen, record_run(opened, profile, config.canonical()) as record:
-        result = pipeline(PlainRun(opened, compute, settings.home() / "runs", (record, screen)), config)
-        publish_aliases(opened, result)
-    out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
-    say_where(result)
-
-
-def say_where(result: Result) -> None:
-    """What the newcomer does next."""
-    out.print(f"report  {result.report.path / 'report.html'}", markup=False)
+        shards = resolve.shards(config.data, opened)
+        graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations))
+        results = run_local(graph, opened, compute, settings.home() / "runs", (record, screen))
+        publish_aliases(opened, graph, results)
+    out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - started)}.")
+    out.print(f"report  {results[graph.report].path / 'report.html'}", markup=False)
     out.print('chat    nanochat chat -p "Hello!"')
 
 
@@ -103,29 +102,31 @@ def fetch(
     compute: ComputeChanges = None,
     store: StoreUrl = "",
     new_split: Annotated[
-        bool, Parameter(negative="", help="Draw the validation sample anew: models of before cannot be compared.")
+        bool, Parameter(negative="", help="Draw a new validation sample: earlier models cannot be compared.")
     ] = False,
 ) -> None:
-    """Fill the store ahead, for machines without a network: shards, vocabulary, conversations.
+    """Fetch shards and conversations into the store, and train the vocabulary: later runs need no network.
 
-    What the source has now is pinned in the store: `nanochat run` with the same settings asks nobody from then on.
-    `nanochat fetch` again looks for what is new.
+    The store keeps a snapshot of the source's list of files, which `nanochat run` with the same settings uses from then
+    on. `nanochat fetch` again updates the snapshot.
 
     Example: `nanochat fetch --profile speedrun --store s3://bucket/nanochat`
     """
     from nanochat.console import Screen, duration
-    from nanochat.graphs.pipeline import PlainRun, gather
+    from nanochat.execution.local import run_local
+    from nanochat.graphs import pipeline, resolve
     from nanochat.sources.shard_list import fetch_listing
 
-    began = time.monotonic()
+    started = time.monotonic()
     config, how = _configured(profile, config_file, changes, compute)
     need_home()
     opened = open_store(store)
     with Screen(out) as screen:
         screen.say(f"source  {config.data.source}")
         shards = fetch_listing(config.data, opened, new_split=new_split)
-        gather(PlainRun(opened, how, settings.home() / "runs", (screen,)), config, shards)
-    out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
+        graph = pipeline.fetch(config, shards, resolve.conversations(config.conversations))
+        run_local(graph, opened, how, settings.home() / "runs", (screen,))
+    out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - started)}.")
     out.print(f"{len(shards)} shards are in {opened.objects.root}: runs on them need no network.", markup=False)
 
 
@@ -138,22 +139,25 @@ def plan(
     compute: ComputeChanges = None,
     store: StoreUrl = "",
 ) -> None:
-    """Say what would run and why, before paying for it.
+    """Print what would run and why. Changes nothing.
 
     Example: `nanochat plan --set tokenizer.vocab_size=4096`
     """
-    from nanochat.graphs.pipeline import Plan, pipeline
+    from nanochat.execution.plan import plan as plan_graph
+    from nanochat.graphs import resolve
+    from nanochat.graphs.pipeline import pretrain_to_chat
     from nanochat.scaling import derive_hyperparameters
 
     config, _ = _configured(profile, config_file, changes, compute)
-    planned = Plan(open_store(store, read_only=True))
-    pipeline(planned, config)
+    opened = open_store(store, read_only=True)
+    shards = resolve.shards(config.data, opened, keep=False)
+    graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations))
     table = Table(box=None, pad_edge=False)
     for title in ("stage", "", "why"):
         table.add_column(title)
-    for entry in planned.entries:
+    for entry in plan_graph(graph, opened):
         state = "[cyan]cached[/]" if entry.artifact else "[green]would run[/]"
-        table.add_row(escape(entry.label), state, entry.artifact.key[:8] if entry.artifact else escape(entry.why))
+        table.add_row(escape(entry.node.label), state, entry.artifact.key[:8] if entry.artifact else escape(entry.why))
     out.print(table)
     training = derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     out.print(f"\npretraining: {training.describe()}")

@@ -107,7 +107,7 @@ def _state(run: RecordedRun) -> str:
 
 def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
     """Differences from the profile's current values: `sft.epochs=2`."""
-    from nanochat.graphs.pipeline import flatten
+    from nanochat.config.overrides import flatten
     from nanochat.profiles import profile as profile_named
 
     try:

@@ -160,3 +160,11 @@ def _paths(values: dict[str, Any]) -> list[list[str]]:
         for name, value in values.items()
         for below in ([[], *_paths(value)] if isinstance(value, dict) else [[]])
     ]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"depth": 4}}` → `{"model.depth": 4}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nanochat.config.chat import ConversationsConfig, SFTConfig
 from nanochat.config.data import ShardConfig, TokenizerConfig
@@ -12,7 +14,7 @@ from nanochat.config.pipeline import PipelineConfig, ReportConfig
 from nanochat.config.training import PretrainConfig
 from nanochat.errors import BadConfig, SourceUnreachable
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.graphs.pipeline import Each, Result, Run
+from nanochat.graphs.pipeline import Chat, Text
 from nanochat.store.artifacts import Conversations, Model, RawShard, Report, TokenShard, Vocabulary
 
 sulks = threading.Event()
@@ -96,21 +98,22 @@ def report(config: ReportConfig, base: Model, chat: Model, *, out: Path, context
     return {}
 
 
-def pipeline(run: Run, config: PipelineConfig) -> Result:
+def pretrain_to_chat(config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig) -> Chat:
     names = [f"shard_{position:05}" for position in range(config.data.world.shards)]
-    shards = [ShardConfig(name=name, url="world:0", identity=str(config.data.world.seed)) for name in names]
-    if config.data.source != "world":
-        run.shards(config.data)
-    raw = run.map(download, shards, names)
-    vocabulary = run(train_tokenizer, config.tokenizer, raw=raw)
-    tokens = run.map(
-        tokenize, [ReportConfig(title=name) for name in names], names, raw=Each(raw), vocabulary=vocabulary
-    )
-    conversations = run(converse, config.conversations, vocabulary=vocabulary)
-    base = run(pretrain, config.pretrain, tokens=tokens)
-    chat = run(sft, config.sft, conversations=conversations)
-    return Result(
-        raw=raw, vocabulary=vocabulary, tokens=tokens, rows=[], data_card=vocabulary, base=base, base_evaluation=base,
-        conversations=conversations, chat=chat, chat_evaluation=chat,
-        report=run(report, config.report, base=base, chat=chat),
+    raw = [
+        download(ShardConfig(name=name, url="world:0", identity=str(config.data.world.seed)), item=name)
+        for name in names
+    ]
+    vocabulary = train_tokenizer(config.tokenizer, raw=raw)
+    tokens = [
+        tokenize(ReportConfig(title=name), item=name, raw=shard, vocabulary=vocabulary)
+        for name, shard in zip(names, raw, strict=True)
+    ]
+    rendered = converse(conversations, vocabulary=vocabulary)
+    base = pretrain(config.pretrain, tokens=tokens)
+    chat = sft(config.sft, conversations=rendered)
+    unused: Any = []
+    return Chat(
+        text=Text(raw, vocabulary, tokens, unused, unused), base=base, base_evaluation=unused, conversations=rendered,
+        chat=chat, chat_evaluation=unused, report=report(config.report, base=base, chat=chat),
     )  # fmt: skip

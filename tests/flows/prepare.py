@@ -16,7 +16,9 @@ from flows.site.server import start_server
 from nanochat import settings
 from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.graphs.pipeline import Text, prepare
+from nanochat.execution.graph import Results
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import prepare_text
 from tests.compute import compute
 
 SHARDS = 5
@@ -32,16 +34,18 @@ def main(runs: list[tuple[dict[str, Any], str]]) -> None:
         prefect_environment.configure_client(starting.api_url, settings.home() / "prefect")
         from prefect import flow
 
-        from flows.execute import asked, execute
+        from flows.execute import execute
+        from flows.request import parse_request
 
         starting.wait(lambda _: None)
 
         @flow(name="prepare", validate_parameters=False)
         def prepare_flow(how: dict[str, Any], store: str) -> tuple[str, str, list[str]]:
-            given = asked("demo", CONFIG, compute(**how), store)
-            kept: list[Text] = []
-            output = execute(given, lambda run: prepare(run, CONFIG, run.shards(CONFIG.data)), kept.append)
-            return output.message, kept[0].data_card.digest, [rows.digest for rows in kept[0].rows]
+            request = parse_request("demo", CONFIG, compute(**how), store)
+            graph = prepare_text(CONFIG, resolve.shards(CONFIG.data, request.store))
+            kept: list[Results] = []
+            summary = execute(request, lambda: graph, lambda _, results: kept.append(results))
+            return summary.message, kept[0][graph.data_card].digest, [kept[0][rows].digest for rows in graph.rows]
 
         for how, store in runs:
             print(json.dumps(prepare_flow(how, store)), flush=True)

@@ -130,7 +130,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
 
             starting.wait(lambda _: None)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(flows.pipeline, "pipeline", graph.pipeline)
+                patch.setattr(flows.pipeline, "pretrain_to_chat", graph.pretrain_to_chat)
                 yield Workshop(starting.api_url, home, graph)
     finally:
         os.environ.clear()

@@ -42,8 +42,10 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-def asked(profile_name: str, config: Any, compute: Any, tmp_path: Path) -> Any:
-    return importlib.import_module("flows.execute").asked(profile_name, config, compute, (tmp_path / "s").as_uri())
+def parsed(profile_name: str, config: Any, compute: Any, tmp_path: Path) -> Any:
+    return importlib.import_module("flows.request").parse_request(
+        profile_name, config, compute, (tmp_path / "s").as_uri()
+    )
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -63,7 +65,7 @@ def test_a_part_of_a_config_changes_that_and_leaves_the_profile(name: str, tmp_p
     named = DEPLOYMENTS[name]["parameters"]["profile"]
     before = flat(profile(named).config.model_dump(mode="json"))
     for change in CHANGES:
-        after = flat(asked(named, change, None, tmp_path).config.model_dump(mode="json"))
+        after = flat(parsed(named, change, None, tmp_path).config.model_dump(mode="json"))
         assert after == {**before, **flat(change)}, change
 
 
@@ -71,12 +73,12 @@ def test_a_part_of_a_config_changes_that_and_leaves_the_profile(name: str, tmp_p
 def test_a_part_of_compute_changes_that_and_leaves_the_profile(name: str, tmp_path: Path) -> None:
     before = profile(name).compute.model_dump()
     after = {**before, "supervision": {**before["supervision"], "timeout_s": 5}}
-    assert asked(name, None, {"supervision": {"timeout_s": 5}}, tmp_path).compute.model_dump() == after
-    assert asked(name, {}, {}, tmp_path).compute == profile(name).compute
+    assert parsed(name, None, {"supervision": {"timeout_s": 5}}, tmp_path).compute.model_dump() == after
+    assert parsed(name, {}, {}, tmp_path).compute == profile(name).compute
 
 
 def test_a_form_with_fields_from_before_the_groups_is_read(tmp_path: Path) -> None:
-    given = asked("demo", None, {"silence_s": 5, "ranks": 3, "parallelism": {"nodes": 2}}, tmp_path).compute
+    given = parsed("demo", None, {"silence_s": 5, "ranks": 3, "parallelism": {"nodes": 2}}, tmp_path).compute
     assert (given.supervision.watchdog_timeout_s, given.parallelism.ranks, given.parallelism.nodes) == (5, 3, 2)
     assert given.checkpoints == PROFILES["demo"].compute.checkpoints
 
@@ -85,10 +87,10 @@ def test_a_form_filled_with_another_profile_means_the_one_that_it_names(tmp_path
     """Nothing else was changed in it; one changed field makes it count as a whole."""
     demo, speedrun = PROFILES["demo"], PROFILES["speedrun"]
     filled, how = demo.config.model_dump(mode="json"), demo.compute.model_dump(mode="json")
-    given = asked("speedrun", filled, how, tmp_path)
+    given = parsed("speedrun", filled, how, tmp_path)
     assert (given.config, given.compute) == (speedrun.config, speedrun.compute)
     filled["sft"]["epochs"] = 2
-    assert asked("speedrun", filled, how, tmp_path).config == demo.config.model_copy(
+    assert parsed("speedrun", filled, how, tmp_path).config == demo.config.model_copy(
         update={"sft": demo.config.sft.model_copy(update={"epochs": 2})}
     )
 
@@ -97,14 +99,14 @@ def test_what_the_command_line_hands_over_is_not_read_again(tmp_path: Path) -> N
     """Settings may make one profile's way that of another."""
     how = PROFILES["demo"].compute.model_copy(update={"checkpoints": Checkpointing()})
     assert how == PROFILES["cpu"].compute
-    assert asked("demo", None, how, tmp_path).compute == how
+    assert parsed("demo", None, how, tmp_path).compute == how
 
 
 def test_a_form_of_an_older_version_gets_new_fields_from_the_profile(tmp_path: Path) -> None:
     old = PROFILES["demo"].config.model_dump(mode="json")
     del old["rows"]
     del old["pretrain"]["batch_tokens"]
-    assert asked("demo", old, None, tmp_path).config == PROFILES["demo"].config
+    assert parsed("demo", old, None, tmp_path).config == PROFILES["demo"].config
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_form_of_an_older_version_gets_new_fields_from_the_profile(tmp_path: P
 )
 def test_what_a_config_does_not_have_is_refused_by_name(config: Any, compute: Any, named: str, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=f"^`{named}`"):
-        asked("demo", config, compute, tmp_path)
+        parsed("demo", config, compute, tmp_path)
 
 
 def test_a_stage_that_is_sent_elsewhere_gets_a_complete_config() -> None:
@@ -143,7 +145,7 @@ def test_a_stage_that_is_sent_elsewhere_gets_a_complete_config() -> None:
 @pytest.mark.parametrize("store", ["mine", "./mine", "../mine"])
 def test_a_store_that_depends_on_the_workers_folder_is_refused(store: str) -> None:
     with pytest.raises(BadConfig, match="depends on the folder of the worker"):
-        importlib.import_module("flows.execute").asked("demo", None, None, store)
+        importlib.import_module("flows.request").parse_request("demo", None, None, store)
 
 
 def test_every_deployment_gives_its_runs_a_heartbeat_and_a_safe_path() -> None:

@@ -23,7 +23,9 @@ import psutil
 import pytest
 
 from nanochat.config.overrides import override
-from nanochat.graphs.pipeline import PlainRun, prepare
+from nanochat.execution.local import run_local
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import prepare_text
 from nanochat.profiles import profile
 from nanochat.stages.pretrain import pretrain
 from nanochat.store import deletion, reachability
@@ -47,10 +49,10 @@ def run(home: Path) -> None:
     config = override(profile("demo").config, [*TINY, *CHANGES])
     store = Store((home / "store").as_uri(), home / "cache")
     how = compute(device="cpu", ranks=2, count=2, every_s=0.02)
-    plain = PlainRun(store, how, home / "runs")
-    text = prepare(plain, config, plain.shards(config.data))
-    base = plain(pretrain, config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
-    store.set_alias("base/latest", base.manifest)
+    text = prepare_text(config, resolve.shards(config.data, store))
+    base = pretrain(config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
+    results = run_local([text, base], store, how, home / "runs")
+    store.set_alias("base/latest", results[base].manifest)
 
 
 def start(home: Path) -> psutil.Popen:

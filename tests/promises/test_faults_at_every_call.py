@@ -24,8 +24,12 @@ from nanochat import settings
 from nanochat.cli import main as main_module  # noqa: F401 - fills `app`
 from nanochat.cli.app import app
 from nanochat.errors import NotFound
+from nanochat.execution.attempt import Attempt
+from nanochat.execution.graph import nodes
+from nanochat.execution.local import run_local
 from nanochat.execution.stage import Stage
-from nanochat.graphs.pipeline import PlainRun, pipeline
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import pretrain_to_chat
 from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 from nanochat.training.checkpoint import Checkpoints
@@ -98,19 +102,13 @@ class Whole:
     """A store with everything that the tiny pipeline makes, and each call of a stage."""
 
     objects: dict[str, bytes]
-    calls: list[tuple[Stage, Any, dict[str, Any]]]
+    calls: list[tuple[Stage[Any, Any], Any, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
 def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Made once; all backends begin with its objects. Two runs, so that there is a model to compare with."""
     folder = tmp_path_factory.mktemp("whole")
-    calls: list[tuple[Stage, Any, dict[str, Any]]] = []
-
-    class Noting(PlainRun):
-        def _run(self, stage: Stage, config: Any, label: str, inputs: dict[str, Any], *how: Any) -> Artifact:
-            calls.append((stage, config, inputs))
-            return super()._run(stage, config, label, inputs, *how)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         tiny_pipeline.install(monkeypatch)
@@ -122,7 +120,11 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         run_id = max((folder / "store/v1/runs").iterdir()).stem
         command("runs", "--pin", run_id)
         store = Store((folder / "store").as_uri(), folder / "cache")
-        pipeline(Noting(store, compute(count=1), folder / "runs"), tiny_pipeline.config(text))
+        config = tiny_pipeline.config(text)
+        shards = resolve.shards(config.data, store)
+        graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations))
+        results = run_local(graph, store, compute(count=1), folder / "runs")
+        calls = [(node.stage, node.config, dict(results.inputs_of(node))) for node in nodes(graph)]
     return Whole(Disk(folder).objects(), calls)
 
 
@@ -250,8 +252,7 @@ def test_a_fault_at_every_call_of_a_stage(name: str, kind: str, backend: Any, wh
 
     def do(given: tuple[Store, dict[str, Any]]) -> str:
         store, opened = given
-        run = PlainRun(store, compute(count=1), settings.home() / "runs")
-        return run(stage, config, **opened).digest
+        return Attempt(stage, config, opened, store, compute(count=1), settings.home() / "runs").produce().digest
 
     judge(name, kind, drill(Action(name, do, prepare), backend, before, at_most=at_most(kind)))
 

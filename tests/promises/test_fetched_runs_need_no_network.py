@@ -19,7 +19,10 @@ import pytest
 
 from nanochat.config.data import DataConfig
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.graphs.pipeline import Plan, prepare
+from nanochat.execution.local import run_local
+from nanochat.execution.plan import plan
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import prepare_text
 from nanochat.store.store import Store
 from tests.compute import compute
 
@@ -69,26 +72,24 @@ def test_stages_behind_what_was_fetched_open_no_socket(
     tmp_path: Path, source: tuple[str, http.server.HTTPServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nanochat.config.data import TokenizerConfig
-    from nanochat.graphs.pipeline import PlainRun
     from nanochat.sources.shard_list import fetch_listing
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     address, _ = source
     config = PipelineConfig(data=DataConfig(source=address), tokenizer=TokenizerConfig(vocab_size=300))
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
-    run = PlainRun(store, compute(count=2), tmp_path / "runs")
     shards = fetch_listing(config.data, store)
-    before = prepare(run, config, shards)
+    text = prepare_text(config, shards)
+    before = run_local(text, store, compute(count=2), tmp_path / "runs")
 
     def refuse(*_: object) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    again = PlainRun(Store(str(tmp_path / "store"), tmp_path / "cache"), compute(count=2), tmp_path / "runs")
-    assert again.shards(config.data) == shards
-    after = prepare(again, config, again.shards(config.data))
-    assert [each.key for each in after.rows] == [each.key for each in before.rows]
-    assert all(each.reused for each in after.raw)
-    plan = Plan(store)
-    prepare(plan, config, plan.shards(config.data))
-    assert all(entry.artifact for entry in plan.entries)
+    opened = Store(str(tmp_path / "store"), tmp_path / "cache")
+    assert resolve.shards(config.data, opened) == shards
+    after = run_local(text, opened, compute(count=2), tmp_path / "runs")
+    assert [after[node].key for node in text.rows] == [before[node].key for node in text.rows]
+    assert all(after[node].reused for node in text.raw)
+    assert resolve.shards(config.data, store, keep=False) == shards
+    assert all(entry.artifact for entry in plan(text, store))

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.graphs.pipeline import PlainRun, Text, prepare
+from nanochat.execution.local import run_local
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import prepare_text
+from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 from tests.compute import compute
 
@@ -23,10 +26,12 @@ CONFIG = PipelineConfig(
 PROGRAM = "import sys; from tests.promises.test_finished_shards_are_kept import run; run(sys.argv[1])"
 
 
-def run(folder: str) -> Text:
+def run(folder: str) -> tuple[list[Artifact], list[Artifact], Artifact]:
+    """Raw shards, rows and data card."""
     store = Store(f"{folder}/store", Path(folder) / "cache")
-    plain = PlainRun(store, compute(count=1), Path(folder) / "runs")
-    return prepare(plain, CONFIG, plain.shards(CONFIG.data))
+    text = prepare_text(CONFIG, resolve.shards(CONFIG.data, store))
+    results = run_local(text, store, compute(count=1), Path(folder) / "runs")
+    return [results[node] for node in text.raw], [results[node] for node in text.rows], results[text.data_card]
 
 
 def finished(folder: Path) -> set[Path]:
@@ -34,7 +39,7 @@ def finished(folder: Path) -> set[Path]:
 
 
 def test_killed_in_every_stage(tmp_path: Path) -> None:
-    whole = run(str(tmp_path / "whole"))
+    _, whole_rows, whole_card = run(str(tmp_path / "whole"))
     folder = tmp_path / "killed"
     made: set[Path] = set()
     for stage in ("download", "tokenize", "pack"):
@@ -47,8 +52,8 @@ def test_killed_in_every_stage(tmp_path: Path) -> None:
         made = finished(folder)
     assert 0 < len(made) < 3 * SHARDS + 2, "it was killed too late"
     written = {path: path.stat().st_mtime_ns for path in made}
-    after = run(str(folder))
+    raw, rows, card = run(str(folder))
     assert {path: path.stat().st_mtime_ns for path in made} == written, "a finished shard was made again"
-    assert [each.digest for each in after.rows] == [each.digest for each in whole.rows]
-    assert after.data_card.digest == whole.data_card.digest
-    assert sum(each.reused for each in after.raw) == SHARDS
+    assert [each.digest for each in rows] == [each.digest for each in whole_rows]
+    assert card.digest == whole_card.digest
+    assert sum(each.reused for each in raw) == SHARDS

@@ -30,7 +30,7 @@ from nanochat.config.overrides import override, parse
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NanochatError, SourceUnreachable
 from nanochat.events import Event
-from nanochat.graphs import pipeline
+from nanochat.graphs import resolve
 from nanochat.profiles import DEMO
 from nanochat.scaling import derive_hyperparameters
 from nanochat.store.producer import describe_producer
@@ -112,9 +112,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
     monkeypatch.setattr("nanochat.cli.run._run_plain", lambda *_: None)
     monkeypatch.setattr("nanochat.serve.terminal.load_model", _unreachable)
     monkeypatch.setattr("nanochat.sources.shard_list.fetch_listing", _unreachable)
-    real = pipeline.list_shards
+    real = resolve.list_shards
     monkeypatch.setattr(
-        pipeline, "list_shards", lambda data, *a, **k: (_unreachable if "://" in data.source else real)(data, *a, **k)
+        resolve, "list_shards", lambda data, *a, **k: (_unreachable if "://" in data.source else real)(data, *a, **k)
     )
     yield Fuzzed(tmp_path)
     os.environ.clear()

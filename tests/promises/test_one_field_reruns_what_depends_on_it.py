@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from nanochat.config.base import Config
-from nanochat.config.data import DataConfig, ShardConfig
-from nanochat.config.overrides import override
+from nanochat.config.overrides import flatten, override
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NanochatError
-from nanochat.execution.stage import Stage
-from nanochat.graphs.pipeline import deal, flatten, pipeline
+from nanochat.execution.graph import Results, nodes
+from nanochat.graphs.pipeline import pretrain_to_chat
 from nanochat.profiles import PROFILES
 from nanochat.sources.shard_list import list_shards
 
@@ -50,31 +48,17 @@ UNUSED = ("data.source", "data.text_column", "data.subset", "data.split")
 FIELDS = [path for path in flatten(DEMO.canonical()) if path not in UNUSED]
 
 
-class Keys:
-    """A run that computes keys only; every artifact's digest follows from its key."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, set[str]] = {}
-
-    def __call__(self, stage: Stage, config: Config, **inputs: Any) -> Any:
-        key = stage.key(config, inputs)
-        self.found.setdefault(stage.name, set()).add(key)
-        artifact = object.__new__(stage.kind)
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        object.__setattr__(artifact, "manifest", SimpleNamespace(key=key, digest=digest, kind=stage.kind.__name__))
-        return artifact
-
-    def shards(self, data: DataConfig) -> tuple[ShardConfig, ...]:
-        return list_shards(data)
-
-    def map(self, stage: Stage, configs: Sequence[Config], names: Sequence[str], **inputs: Any) -> list[Any]:
-        return [self(stage, config, **deal(i, inputs)) for i, config in enumerate(configs)]
-
-
 def keys(config: PipelineConfig) -> dict[str, set[str]]:
-    run = Keys()
-    pipeline(run, config)
-    return run.found
+    """Stage → keys, without running anything: the digest of each artifact is a hash of its key."""
+    found: dict[str, set[str]] = {}
+    results = Results()
+    for node in nodes(pretrain_to_chat(config, list_shards(config.data), config.conversations)):
+        key = node.stage.key(node.config, results.inputs_of(node))
+        found.setdefault(node.stage.name, set()).add(key)
+        artifact = object.__new__(node.stage.kind)
+        artifact.manifest = cast(Any, SimpleNamespace(digest=hashlib.sha256(key.encode()).hexdigest()))
+        results[node] = artifact
+    return found
 
 
 def changed(path: str) -> Iterator[dict[str, set[str]]]:

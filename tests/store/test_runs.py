@@ -16,7 +16,7 @@ import pytest
 from nanochat.config.data import ShardConfig, WorldConfig
 from nanochat.errors import BadSource, DamagedArtifact, NanochatError, NoSpace, NotFound
 from nanochat.events import Event
-from nanochat.graphs.pipeline import PlainRun
+from nanochat.execution.local import run_local
 from nanochat.stages.download import download
 from nanochat.store import run_recording, runs
 from nanochat.store.artifacts import Artifact
@@ -185,15 +185,15 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
         runs.newest(store)
 
 
-def test_the_local_executor_records_which_stage_failed(tmp_path: Path) -> None:
+def test_a_local_run_records_which_node_failed(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     shards = [
         ShardConfig(name="whole", url="world:0", identity="", world=WorldConfig(documents_per_shard=10)),
         ShardConfig(name="missing", url=str(tmp_path / "missing.txt"), identity=""),
     ]
     with pytest.raises(NanochatError) as caught, record_run(store, "demo", {}) as record:
-        run = PlainRun(store, compute(count=1), tmp_path / "runs", (record,))
-        run.map(download, shards, ["whole", "missing"])
+        nodes = [download(shard, item=shard.name) for shard in shards]
+        run_local(nodes, store, compute(count=1), tmp_path / "runs", [record])
     seen = runs.newest(store)[0].record
     assert {label: each.state for label, each in seen.stages.items()} == {
         "download whole": "computed", "download missing": "failed",

@@ -23,7 +23,8 @@ WORKER = """
 import functools, os, sys, time
 from pathlib import Path
 
-import nanochat.execution.stage as stages
+import nanochat.execution.attempt as attempts
+from nanochat.execution.stage import Context, stage
 from nanochat.config.compute import Compute
 from nanochat.config.pipeline import ReportConfig
 from nanochat.events import Reporter
@@ -31,11 +32,11 @@ from nanochat.store.artifacts import Report
 from nanochat.store.store import Store
 
 root, home, name, ttl_s = sys.argv[1], Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-stages.lease = functools.partial(stages.lease, ttl_s=ttl_s)
+attempts.lease = functools.partial(attempts.lease, ttl_s=ttl_s)
 store = Store(root, home / "cache")
 
-@stages.stage(version=1, produces=Report, resource="gpu")
-def work(config: ReportConfig, *, out: Path, context: stages.Context):
+@stage(version=1, produces=Report, resource="gpu")
+def work(config: ReportConfig, *, out: Path, context: Context):
     store.objects.write(f"v1/checkpoints/{context.checkpoints.rpartition('/')[2]}/{name}", b"state")
     print(f"{name} works", flush=True)
     until = home / f"end-{name}"
@@ -51,7 +52,7 @@ def waiting(event):
         print(f"{name} waits", flush=True)
 
 progress = Reporter(sinks=(waiting,))
-artifact = work.run(ReportConfig(), {}, store=store, compute=Compute(), progress=progress, folder_root=home / name)
+artifact = attempts.Attempt(work, ReportConfig(), {}, store, Compute(), home / name, progress).produce()
 print(f"{name} has {(artifact.path / 'who').read_text()} reused={artifact.reused}", flush=True)
 """
 

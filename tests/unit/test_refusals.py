@@ -13,7 +13,7 @@ from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.config.training import ModelConfig, PretrainConfig
 from nanochat.errors import BadConfig
-from nanochat.graphs.pipeline import pipeline
+from nanochat.graphs.pipeline import pretrain_to_chat
 from nanochat.stages import pretrain as stage
 from nanochat.training import device_setup
 from nanochat.training.device_setup import compute_dtype, fit
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def test_the_pipeline_refuses_before_its_first_stage() -> None:
     config = PipelineConfig(pretrain=PretrainConfig(batch_tokens=1000))
     with pytest.raises(BadConfig, match="`batch_tokens` = 1,000"):
-        pipeline(cast(Any, lambda *_: pytest.fail("a stage was run")), config)
+        pretrain_to_chat(config, [], config.conversations)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from nanochat.config.compute import Compute
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.overrides import override
 from nanochat.errors import BadSource
-from nanochat.graphs.pipeline import PlainRun, prepare
+from nanochat.execution.local import run_local
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import prepare_text
 from nanochat.profiles import profile
 from nanochat.sources import small_files
 from nanochat.sources.download import write_shard
@@ -178,10 +180,10 @@ def rows_of(source: Path, folder: Path) -> tuple[int, int, dict]:
         f"data.source={source}", "tokenizer.vocab_size=300", "rows.sequence_len=64", "data.validation_documents=10",
     ])  # fmt: skip
     store = Store(str(folder / "store"), folder / "cache")
-    run = PlainRun(store, Compute(), folder / "runs")
-    text = prepare(run, config, run.shards(config.data))
-    rows = [artifact.metrics for artifact in text.rows]
-    card = json.loads((text.data_card.path / "card.json").read_text())
+    text = prepare_text(config, resolve.shards(config.data, store))
+    results = run_local(text, store, Compute(), folder / "runs")
+    rows = [results[node].metrics for node in text.rows]
+    card = json.loads((results[text.data_card].path / "card.json").read_text())
     return sum(each["train_rows"] for each in rows), sum(each["validation_rows"] for each in rows), card
 
 

@@ -11,7 +11,7 @@ import pytest
 from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.errors import NoSpace, Unexpected, WrongKind
-from nanochat.events import silent
+from nanochat.execution.attempt import Attempt
 from nanochat.execution.stage import Context, Metrics, Stage, stage
 from nanochat.store.artifacts import RawShard, Vocabulary
 from nanochat.store.store import Store
@@ -56,8 +56,8 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"), tmp_path / "cache")
 
 
-def run(stage: Stage, config: Config, store: Store, tmp_path: Path, **inputs: Any) -> Any:
-    return stage.run(config, inputs, store=store, compute=Compute(), progress=silent, folder_root=tmp_path / "runs")
+def run(stage: Stage[Any, Any], config: Config, store: Store, tmp_path: Path, **inputs: Any) -> Any:
+    return Attempt(stage, config, inputs, store, Compute(), tmp_path / "runs").produce()
 
 
 def test_the_second_time_is_a_hit(store: Store, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_disk_that_was_full_before_is_the_same_sentence(
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Stage, "_prepare", no_room)
+    monkeypatch.setattr(Attempt, "_prepare", no_room)
     with pytest.raises(NoSpace, match="No space left for the stage `full`"):
         run(full, Letters(), store, tmp_path)
 

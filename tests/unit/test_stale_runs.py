@@ -111,12 +111,12 @@ def test_crashes_are_counted_since_the_run_last_ended_otherwise() -> None:
 
 
 def test_all_our_flows_are_checked() -> None:
-    from flows import branches, model_refresh, pipeline, stage, store_maintenance
+    from flows import model_flows, model_refresh, pipeline, stage, store_maintenance
 
     known = [
-        branches.evaluate_flow,
-        branches.tune_flow,
-        branches.ladder_flow,
+        model_flows.evaluate_flow,
+        model_flows.fine_tune_flow,
+        model_flows.ladder_flow,
         store_maintenance.verify_flow,
         store_maintenance.gc_flow,
     ]

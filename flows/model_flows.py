@@ -1,0 +1,151 @@
+"""Flows that start from a model in the store, and the ladder: evaluate, fine-tune, compare depths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+
+from flows.execute import RunSummary, execute, final_state
+from flows.pipeline import ProfileName
+from flows.request import parse_request, title
+from nanochat.config.compute import Compute
+from nanochat.config.pipeline import PipelineConfig
+from nanochat.console import headline
+from nanochat.execution.graph import Results
+from nanochat.graphs import resolve
+from nanochat.graphs.evaluate import Evaluated, evaluate_base_model, evaluate_chat_model
+from nanochat.graphs.fine_tune import FineTuned, fine_tune
+from nanochat.graphs.ladder import Ladder, ladder
+
+
+def evaluate_name() -> str:
+    """`evaluate chat/latest`."""
+    return f"evaluate {(flow_run.parameters or {}).get('model', '')}"
+
+
+@flow(name="evaluate", flow_run_name=evaluate_name, persist_result=False, validate_parameters=False)
+def evaluate_flow(
+    model: str = "chat/latest",
+    profile: ProfileName = "demo",
+    config: PipelineConfig | None = None,
+    compute: Compute | None = None,
+    store: str = "",
+    gpu_pool: str = "",
+) -> State[Any]:
+    """Evaluates a model: bits per byte and samples of a base model, questions and answers of a chat model.
+
+    Args:
+        model: Alias, `stage/key` or beginning of a key.
+        profile: Provides the base evaluation, the conversations and the chat evaluation.
+        config: Changed fields replace those of the profile.
+        compute: How to run; changed fields replace those of the profile.
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+        gpu_pool: Work pool for the evaluation; empty: this process.
+    """
+
+    def work() -> RunSummary:
+        request = parse_request(profile, config, compute, store, gpu_pool)
+        found = resolve.model(request.store, model)
+
+        def build() -> Evaluated:
+            if resolve.is_base(found):
+                return evaluate_base_model(request.config, found, resolve.rows_of(found))
+            conversations = resolve.conversations(request.config.conversations)
+            return evaluate_chat_model(request.config, found, resolve.vocabulary_of(found), conversations)
+
+        def finish(graph: Evaluated, results: Results) -> RunSummary:
+            return RunSummary(f"{model} {found.key[:8]}: {headline(results[graph.evaluation].metrics)}")
+
+        return execute(request, build, finish)
+
+    return final_state(work)
+
+
+def fine_tune_name() -> str:
+    """`sft of base/latest`."""
+    return f"sft of {(flow_run.parameters or {}).get('base', '')}"
+
+
+@flow(name="sft-only", flow_run_name=fine_tune_name, persist_result=False, validate_parameters=False)
+def fine_tune_flow(
+    base: str = "base/latest",
+    alias: str = "chat/latest",
+    profile: ProfileName = "demo",
+    config: PipelineConfig | None = None,
+    compute: Compute | None = None,
+    store: str = "",
+    gpu_pool: str = "",
+) -> State[Any]:
+    """Fine-tunes a base model to a chat model, and evaluates it.
+
+    Args:
+        base: Alias, `stage/key` or beginning of a key.
+        alias: Alias for the chat model; empty: none.
+        profile: Provides the conversations, the fine-tuning and the chat evaluation.
+        config: Changed fields replace those of the profile.
+        compute: How to run; changed fields replace those of the profile.
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+        gpu_pool: Work pool for training and evaluation; empty: this process.
+    """
+
+    def work() -> RunSummary:
+        request = parse_request(profile, config, compute, store, gpu_pool)
+        found = resolve.base_model(request.store, base)
+
+        def build() -> FineTuned:
+            conversations = resolve.conversations(request.config.conversations)
+            return fine_tune(request.config, found, resolve.vocabulary_of(found), conversations)
+
+        def finish(graph: FineTuned, results: Results) -> RunSummary:
+            chat = results[graph.chat]
+            if alias:
+                request.store.set_alias(alias, chat.manifest)
+            score = headline(results[graph.chat_evaluation].metrics)
+            return RunSummary(f"{alias or 'the model'} is {chat.key[:8]}: {score}")
+
+        return execute(request, build, finish)
+
+    return final_state(work)
+
+
+def ladder_name() -> str:
+    """`ladder d2, d4, d6 · world`."""
+    depths = (flow_run.parameters or {}).get("depths", [])
+    return f"ladder {', '.join(f'd{depth}' for depth in depths)} · {title().rpartition(' · ')[2]}"
+
+
+@flow(name="ladder", flow_run_name=ladder_name, persist_result=False, validate_parameters=False)
+def ladder_flow(
+    depths: list[int],
+    profile: ProfileName = "demo",
+    config: PipelineConfig | None = None,
+    compute: Compute | None = None,
+    store: str = "",
+    gpu_pool: str = "",
+) -> State[Any]:
+    """Base models of several depths on the same text: bits per byte over compute, and a power law fitted to them.
+
+    Args:
+        depths: Two or more, for example 2, 4 and 6.
+        profile: A named, complete config; its depth is not used.
+        config: Changed fields replace those of the profile.
+        compute: How to run; changed fields replace those of the profile.
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+        gpu_pool: Work pool for training and evaluation; empty: this process.
+    """
+
+    def work() -> RunSummary:
+        request = parse_request(profile, config, compute, store, gpu_pool)
+
+        def build() -> Ladder:
+            return ladder(request.config, depths, resolve.shards(request.config.data, request.store))
+
+        def finish(graph: Ladder, results: Results) -> None:
+            request.store.set_alias("ladder/latest", results[graph.comparison].manifest)
+
+        return execute(request, build, finish)
+
+    return final_state(work)

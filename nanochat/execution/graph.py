@@ -1,0 +1,98 @@
+"""Graphs as data: a graph is a dataclass of nodes, of lists of nodes, and of other graphs. Its executors share this.
+
+An executor runs groups one after the other or as their inputs are there: the nodes of one stage on one level. Level 0
+has no input from the graph; each other node is one level above the highest of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from nanochat.execution.stage import A, Given, Inputs, Node, Stage
+from nanochat.store.artifacts import Artifact
+
+AnyNode = Node[Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Nodes of one stage that do not depend on each other: shards, or the depths of a ladder."""
+
+    nodes: Sequence[AnyNode]
+
+    @property
+    def stage(self) -> Stage[Any, Any]:
+        return self.nodes[0].stage
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether its nodes run side by side: stages that train or evaluate run one at a time on a machine."""
+        return len(self.nodes) > 1 and self.stage.resource == "cpu"
+
+
+class Results:
+    """The artifact of each node that has run."""
+
+    def __init__(self) -> None:
+        self._artifacts: dict[AnyNode, Artifact] = {}
+
+    def __getitem__(self, node: Node[A]) -> A:
+        artifact = self._artifacts[node]
+        assert isinstance(artifact, node.stage.kind)
+        return artifact
+
+    def __setitem__(self, node: Node[A], artifact: A) -> None:
+        self._artifacts[node] = artifact
+
+    def __contains__(self, node: AnyNode) -> bool:
+        return node in self._artifacts
+
+    def inputs_of(self, node: AnyNode) -> Inputs:
+        """The inputs of a node, each node among them replaced by its artifact."""
+
+        def artifact(given: Given) -> Artifact:
+            return self[given] if isinstance(given, Node) else given
+
+        return {
+            name: artifact(given) if isinstance(given, Node | Artifact) else [artifact(each) for each in given]
+            for name, given in node.inputs.items()
+        }
+
+
+def groups(graph: object) -> list[Group]:
+    """The groups of a graph, lowest level first, within a level in the order of the graph's fields."""
+    levels: dict[AnyNode, int] = {}
+    for root in _nodes(graph):
+        _set_level(root, levels)
+    labels = [node.label for node in levels]
+    assert len(set(labels)) == len(labels), f"labels are not unique: {labels}"
+    found: dict[tuple[int, int], list[AnyNode]] = {}
+    for node, level in levels.items():
+        found.setdefault((level, id(node.stage)), []).append(node)
+    return [Group(nodes) for _, nodes in sorted(found.items(), key=lambda entry: entry[0][0])]
+
+
+def nodes(graph: object) -> list[AnyNode]:
+    """All nodes of a graph, each after its inputs."""
+    return [node for group in groups(graph) for node in group.nodes]
+
+
+def _set_level(node: AnyNode, levels: dict[AnyNode, int]) -> int:
+    if node not in levels:
+        levels[node] = max((_set_level(parent, levels) + 1 for parent in node.parents), default=0)
+    return levels[node]
+
+
+def _nodes(graph: object) -> Iterator[AnyNode]:
+    if isinstance(graph, Node):
+        yield graph
+    elif is_dataclass(graph):
+        for field in fields(graph):
+            yield from _nodes(getattr(graph, field.name))
+    elif isinstance(graph, Sequence):
+        for each in graph:
+            yield from _nodes(each)
+    elif isinstance(graph, Mapping):
+        raise TypeError("a graph is made of dataclasses and lists")

@@ -1,0 +1,78 @@
+"""Runs a graph in this process: no Prefect, no server. The nodes of a group run side by side on threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.config.compute import Compute
+from nanochat.errors import NanochatError
+from nanochat.events import Reporter, Sink, StopRequest
+from nanochat.execution.attempt import Attempt
+from nanochat.execution.graph import AnyNode, Group, Results, groups
+from nanochat.store.artifacts import Artifact
+from nanochat.store.store import Store
+
+
+def run_local(graph: object, store: Store, compute: Compute, folder_root: Path, sinks: Sequence[Sink] = ()) -> Results:
+    """Reuses or computes the artifact of every node, level by level; `sinks` receive the events.
+
+    Raises the error of the first node that failed, after the other nodes of its group have ended.
+    """
+    run = _LocalRun(store, compute, folder_root, tuple(sinks), Results(), StopRequest())
+    for group in groups(graph):
+        run.run_group(group)
+    return run.results
+
+
+@dataclass(frozen=True)
+class _LocalRun:
+    store: Store
+    compute: Compute
+    folder_root: Path
+    sinks: tuple[Sink, ...]
+    results: Results
+    stop: StopRequest
+    """A thread cannot be ended from outside: a node that runs beside one that failed ends at its next event."""
+
+    def run_group(self, group: Group) -> None:
+        if not group.is_parallel:
+            for node in group.nodes:
+                self._run(node, self.compute)
+            return
+        count = len(group.nodes)
+        with ThreadPoolExecutor(self.compute.data_workers.at_once(count)) as pool:
+            futures = [pool.submit(self._run, node, self.compute.shared(count)) for node in group.nodes]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            except BaseException:
+                self.stop.request("Another node of the run failed, or the run was stopped.")
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _run(self, node: AnyNode, compute: Compute) -> None:
+        started = time.monotonic()
+        progress = Reporter(node.label, node.stage.name, (self.stop, *self.sinks))
+        progress.emit("started")
+        inputs = self.results.inputs_of(node)
+        try:
+            attempt = Attempt(node.stage, node.config, inputs, self.store, compute, self.folder_root, progress)
+            artifact = attempt.produce()
+        except NanochatError as error:
+            if not self.stop.reason:
+                progress.emit("failed", error=str(error))
+            raise
+        emit_finished(progress, artifact, time.monotonic() - started)
+        self.results[node] = artifact
+
+
+def emit_finished(progress: Reporter, artifact: Artifact, seconds: float) -> None:
+    """Reports the artifact of a node."""
+    fields: dict[str, Any] = {"key": artifact.key, "cached": artifact.reused, "metrics": artifact.metrics}
+    progress.emit("finished", seconds=seconds, **fields)

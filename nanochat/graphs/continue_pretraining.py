@@ -1,0 +1,25 @@
+"""The graph that continues the pretraining of a base model on new text, and makes a chat model of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanochat.config.chat import ConversationsConfig
+from nanochat.config.data import ShardConfig
+from nanochat.config.pipeline import PipelineConfig
+from nanochat.graphs.pipeline import Chat, base_to_chat, prepare_text
+from nanochat.stages.pretrain import continue_pretrain
+from nanochat.store.artifacts import Model, Vocabulary
+
+
+def continue_pretraining(
+    config: PipelineConfig,
+    base: Model,
+    vocabulary: Vocabulary,
+    shards: Sequence[ShardConfig],
+    conversations: ConversationsConfig,
+) -> Chat:
+    """As the pipeline, but starts from a base model and keeps its vocabulary."""
+    text = prepare_text(config, shards, vocabulary)
+    more = continue_pretrain(config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows)
+    return base_to_chat(config, text, more, conversations)

@@ -1,0 +1,110 @@
+"""Everything that is read before a graph is built: the only module of this package with I/O.
+
+A source becomes shards, a user's files become hashes, and names become artifacts of earlier runs with their inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from nanochat.config.chat import ConversationsConfig
+from nanochat.config.data import DataConfig, ShardConfig
+from nanochat.data.file_hashes import with_file_hashes
+from nanochat.errors import NotFound, WrongKind
+from nanochat.lineage.ancestry import ancestors
+from nanochat.sources.shard_list import list_shards
+from nanochat.store.artifacts import Artifact, Model, Rows, Vocabulary
+from nanochat.store.store import Store
+
+A = TypeVar("A", bound=Artifact)
+
+
+class NothingNew(NotFound):
+    """No shard that a model has not read."""
+
+
+BASE_STAGES = ("pretrain", "continue_pretrain")
+
+
+def shards(config: DataConfig, store: Store, *, keep: bool = True) -> tuple[ShardConfig, ...]:
+    """The shards of a source, according to the snapshot in the store or to the source itself.
+
+    The first run of a source draws its validation sample; with `keep`, the store remembers the draw.
+    """
+    return list_shards(config, store, keep=keep)
+
+
+def conversations(config: ConversationsConfig) -> ConversationsConfig:
+    """The config with the hashes of the user's own conversation files, so that a changed file changes the key."""
+    return with_file_hashes(config)
+
+
+def model(store: Store, reference: str) -> Model:
+    """The model with an alias, `stage/key` or beginning of a key. Raises `NotFound` or `WrongKind`."""
+    manifest = store.resolve(reference)
+    store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps the artifact
+    found = store.artifact(manifest, reused=True)
+    if not isinstance(found, Model):
+        raise WrongKind(f"`{reference}` is not a base or chat model, but a {found.kind}.")
+    return found
+
+
+def base_model(store: Store, reference: str) -> Model:
+    """As `model`, for base models only."""
+    found = model(store, reference)
+    if not is_base(found):
+        raise WrongKind(f"`{reference}` is not a base model.")
+    return found
+
+
+def is_base(model: Model) -> bool:
+    """Whether pretraining made it, or fine-tuning."""
+    return model.stage in BASE_STAGES
+
+
+def base_of(chat: Model) -> Model:
+    """The base model that a chat model was fine-tuned from."""
+    return _inputs(chat, "base", Model)[0]
+
+
+def vocabulary_of(model: Model) -> Vocabulary:
+    """The vocabulary that a base or chat model uses."""
+    return _inputs(model if is_base(model) else base_of(model), "vocabulary", Vocabulary)[0]
+
+
+def rows_of(base: Model) -> list[Rows]:
+    """The rows that a base model was trained and validated on."""
+    return _inputs(base, "rows", Rows)
+
+
+def unread_shards(base: Model, listed: Sequence[ShardConfig]) -> list[ShardConfig]:
+    """The listed shards that no training of this base model has read, and those with validation documents.
+
+    Raises `NothingNew` if the model has read all shards.
+    """
+    read = [_source(each.config) for each in ancestors(base.store, base.manifest) if each.stage == "download"]
+    new = [shard for shard in listed if _source(shard.canonical()) not in read]
+    if not new:
+        raise NothingNew("There is no new shard: the model has read them all.", hint="Raise `data.train_shards`?")
+    return [shard for shard in listed if shard in new or shard.validation != "none"]
+
+
+def _inputs(artifact: Artifact, name: str, kind: type[A]) -> list[A]:
+    """An artifact's inputs with this name. Raises `NotFound` if one is no longer in the store."""
+    found: list[A] = []
+    for reference in artifact.manifest.inputs[name]:
+        manifest = artifact.store.find(reference.stage, reference.key)
+        if manifest is None:
+            raise NotFound(
+                f"{artifact.stage}/{artifact.key[:8]} was made with {reference.stage}/{reference.key[:8]}, "
+                "which is not in the store any more.",
+                hint="`nanochat run` with its settings makes it again.",
+            )
+        found.append(kind(artifact.store, manifest, reused=True))
+    return found
+
+
+def _source(shard: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a shard's config that identifies its text: all but its role in the validation split."""
+    return {name: value for name, value in shard.items() if not name.startswith("validation")}
