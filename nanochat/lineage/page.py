@@ -33,7 +33,8 @@ def as_page(store: Store, manifest: Manifest, *, down: bool = False) -> str:
         lstrip_blocks=True,
         autoescape=True,
     )
-    environment.filters.update(anchor=_anchor, duration=duration, json=_json, label=_label, value=_value)
+    filters = {"anchor": _anchor, "duration": duration, "json": _json, "label": _label, "value": _value}
+    environment.filters.update(filters)  # pyright: ignore[reportUnknownMemberType] - jinja2 has no type for it
     there = {each.name for each in found}
     return environment.get_template("page.html.jinja").render(
         top=manifest,

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -170,7 +170,7 @@ class DiskCache:
                 yield
 
     @contextlib.contextmanager
-    def _filling(self, name: str) -> Iterator[None]:
+    def _filling(self, name: str) -> Generator[None]:
         """Locks one entry: no other thread or process fills it."""
         lock = _lock(self.root / "incoming" / f"{name}.lock")
         with self._on_disk():

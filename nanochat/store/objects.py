@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from nanochat.errors import BadConfig, NanochatError, StoreError
@@ -155,7 +155,7 @@ class Objects:
 
 
 @contextlib.contextmanager
-def _on_this_machine(local: Path) -> Iterator[None]:
+def _on_this_machine(local: Path) -> Generator[None]:
     """Errors at the copy must not be taken for absence of the object."""
     try:
         yield

@@ -14,7 +14,7 @@ Every change of the trash needs the lease `trash`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,7 +86,7 @@ class Deletion:
 
 
 @contextmanager
-def locked(store: Store, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[HeldLease]:
+def locked(store: Store, on_wait: Callable[[str], None] = lambda holder: None) -> Generator[HeldLease]:
     """Waits for the lease of the trash, and holds it."""
     with lease(store.objects, LEASE, on_wait=on_wait) as held:
         yield held

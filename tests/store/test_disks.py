@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nanochat.errors import BadConfig, NoSpace, StoreError, StoreUnreachable
-from nanochat.store import local
+from nanochat.store import local_files
 from nanochat.store.objects import Objects
 from nanochat.store.store import Store
 from tests.store.test_garbage import publish
@@ -36,7 +36,7 @@ def disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     if best > 0:
         monkeypatch.setattr(os, "link", refusing(NO_LINK[best]))
     if best > 1:
-        monkeypatch.setattr(local, "_rename_to_free", refusing(errno.EINVAL))
+        monkeypatch.setattr(local_files, "_rename_without_replacing", refusing(errno.EINVAL))
     if best > 2:
         monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
     return request.param
@@ -99,12 +99,12 @@ def test_a_claim_of_a_process_that_died_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOLCK))
-    monkeypatch.setattr(local, "CLAIM_S", 0.2)
+    monkeypatch.setattr(local_files, "CLAIM_S", 0.2)
     objects = Objects(str(tmp_path))
     objects.create("v1/x", b"1")
-    (tmp_path / "v1" / local.CLAIM).write_text("dead")
+    (tmp_path / "v1" / local_files.CLAIM).write_text("dead")
     assert objects.swap("v1/x", b"2", b"1")
-    assert not (tmp_path / "v1" / local.CLAIM).exists()
+    assert not (tmp_path / "v1" / local_files.CLAIM).exists()
 
 
 def test_an_answer_that_a_network_lost_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_the_lock_of_another_user_can_be_taken(tmp_path: Path, monkeypatch: pyte
     open_file = Path.open
 
     def refused(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
-        if path.name == local.LOCK and mode != "r":
+        if path.name == local_files.LOCK and mode != "r":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return open_file(path, mode, *more, **options)
 

@@ -17,7 +17,7 @@ from nanochat.store.manifest import Manifest
 from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
 from nanochat.store.repair import discard
-from nanochat.store.s3 import _without_login
+from nanochat.store.s3_errors import _without_login
 from nanochat.store.store import Store
 
 KEY = "k" * 64
