@@ -197,7 +197,7 @@ def _training(scratch: Path) -> None:
     from nanochat.optim.optimizer import build_optimizer
     from nanochat.optim.schedule import rates
     from nanochat.scaling import derive_hyperparameters
-    from nanochat.training.loop import optimizer_step
+    from nanochat.training.step import optimizer_step
 
     torch.set_num_threads(1)
     config = PROFILES["demo"].config

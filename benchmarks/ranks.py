@@ -35,8 +35,8 @@ from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import StepRates
 from nanochat.scaling import hyperparameters_from_steps
 from nanochat.settings import cores
-from nanochat.training.loop import optimizer_step
 from nanochat.training.metrics import Clock
+from nanochat.training.step import optimizer_step
 from tests.rows import write_rows
 
 T, VOCABULARY, MICRO_ROWS = 256, 4096, 4

@@ -77,10 +77,10 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     from nanochat.profiles import CPU
     from nanochat.scaling import hyperparameters_from_steps
     from nanochat.tokenizer.bpe import Tokenizer
-    from nanochat.training.device_setup import compute_dtype, fit
-    from nanochat.training.loop import optimizer_step
+    from nanochat.training.device_setup import compute_dtype, prepare_for_device
     from nanochat.training.metrics import Clock, peak_flops
     from nanochat.training.micro_batch import micro_batch_rows
+    from nanochat.training.step import optimizer_step
     from nanochat.workers.ranks import World
 
     device = torch.device(args.device)
@@ -114,9 +114,9 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     ]
     position = 0
     if side == "ours":
-        fitted = fit(model, precision, Compute(), device)
+        setup = prepare_for_device(model, precision, Compute().kernels, device)
         optimizer = build_optimizer(model, recipe, hyperparameters)
-        evaluated, said = model, fitted.said
+        evaluated, said = model, setup
 
         def step() -> float:
             found = optimizer_step(model, optimizer, loader, schedule[position], clock, None)

@@ -1,8 +1,7 @@
-"""AdamW (arXiv:1711.05101) for tables, the head and scalars: torch's fused kernel, moments in fp32, state by name.
+"""AdamW (arXiv:1711.05101) for embeddings, head and scalars: torch's fused kernel, moments in fp32, state by name.
 
-With W ranks each steps a W-th of every large parameter, and has the moments of that part alone. As every element is
-stepped by itself, the part is any run of the flattened parameter; small ones, and those that W does not divide, are
-stepped by all ranks alike.
+AdamW updates each element by itself, so a shard is any contiguous part of the flattened parameter. Small parameters,
+and those whose size the number of ranks does not divide, are not sharded: all ranks make the same update.
 """
 
 from __future__ import annotations
@@ -14,79 +13,81 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.optim.exact_sum import sum_everywhere, sum_scattered
+from nanochat.optim.exact_sum import all_reduce, reduce_scatter
 from nanochat.optim.parameter_groups import Group
 
 EPSILON = 1e-10
-SMALLEST_SHARED = 1024
-"""Elements of a parameter from which on it is worth sharing out."""
+MIN_SHARDED = 1024
+"""Elements of the smallest parameter that is sharded."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """This rank's run of a flat tensor, of which each rank has an equal one, in the order of the ranks."""
+class FlatShard:
+    """This rank's part of a flat tensor, of which all ranks have parts of equal size, in the order of the ranks."""
 
     tensor: Tensor
 
 
-class Table:
-    """One parameter as AdamW steps it: `mine`, flat, is this rank's run of its elements."""
+class AdamWShard:
+    """This rank's shard of one parameter: `mine`, a flat view of its elements (all of them if it is not sharded)."""
 
     def __init__(self, name: str, weight: nn.Parameter, rank: int, world_size: int, *, exact: bool) -> None:
         self.name, self.weights, self.world_size, self.exact = name, [weight], world_size, exact
         elements = weight.numel()
-        self.shared = world_size > 1 and elements >= SMALLEST_SHARED and elements % world_size == 0
-        run = elements // world_size if self.shared else elements
-        self._run = slice(rank * run, (rank + 1) * run) if self.shared else slice(0, run)
-        self.mine = weight.detach().view(-1)[self._run]
-        self.arriving: dist.Work | None = None
+        self.sharded = world_size > 1 and elements >= MIN_SHARDED and elements % world_size == 0
+        size = elements // world_size if self.sharded else elements
+        begin = rank * size if self.sharded else 0
+        self.mine = weight.detach().view(-1)[begin : begin + size]
+        self.gathering: dist.Work | None = None
 
-    def average_grads(self) -> dist.Work | None:
-        """Adds the gradients up over the ranks, each rank's run on that rank."""
+    def reduce_scatter(self) -> dist.Work | None:
+        """Starts to sum the gradients over the ranks; this rank receives the sum of its shard in `mine.grad`."""
         grad = self.weights[0].grad
         assert grad is not None
         flat = grad.reshape(-1)
-        if not self.shared:
+        if not self.sharded:
             self.mine.grad = flat
-            return sum_everywhere(flat, exact=self.exact) if self.world_size > 1 else None
+            return all_reduce(flat, exact=self.exact) if self.world_size > 1 else None
         self.mine.grad = torch.empty_like(self.mine)
-        return sum_scattered(self.mine.grad, flat, exact=self.exact)
+        return reduce_scatter(self.mine.grad, flat, exact=self.exact)
 
-    def divide_grads(self, divisor: float) -> Tensor:
-        """Divides the gradients that arrived; returns this rank's share of their squared norm."""
+    def divide_gradients(self, divisor: float) -> Tensor:
+        """Divides the summed gradients; returns this rank's share of their squared norm, a scalar."""
         assert self.mine.grad is not None
         if divisor != 1:
             self.mine.grad.div_(divisor)
         square = self.mine.grad.square().sum()
-        return square if self.shared else square / self.world_size
+        return square if self.sharded else square / self.world_size
 
-    def send(self) -> None:
-        """This rank's run sets out, now that it was stepped."""
+    def all_gather(self) -> None:
+        """Starts to send the updated shard to all ranks, into their weights."""
         self.mine.grad = None
-        if self.shared:
+        if self.sharded:
             whole = self.weights[0].detach().view(-1)
-            self.arriving = dist.all_gather_into_tensor(whole, self.mine.clone(), async_op=True)
+            self.gathering = dist.all_gather_into_tensor(whole, self.mine.clone(), async_op=True)
 
-    def receive(self) -> None:
-        """The runs of the others have arrived, in their place."""
-        self.arriving = None
+    def finish(self) -> None:
+        """Called when the all-gather is complete."""
+        self.gathering = None
 
-    def run_of(self, tensor: Tensor) -> Tensor | Run:
-        """State of this rank's elements, marked as a run of something larger if it is one."""
-        return Run(tensor) if self.shared else tensor
+    def as_state(self, tensor: Tensor) -> Tensor | FlatShard:
+        """A state tensor of `mine`, marked as a shard if it is one."""
+        return FlatShard(tensor) if self.sharded else tensor
 
 
 class AdamW:
-    """A few groups of parameters, each with its rate, betas and decay."""
+    """The AdamW groups, each with its learning rate, betas and weight decay."""
 
     def __init__(
         self, groups: list[Group], parameters: Mapping[str, nn.Parameter], rank: int, world_size: int, *, exact: bool
     ) -> None:
-        self.tables = [
-            Table(name, parameters[name], rank, world_size, exact=exact) for group in groups for name in group.names
+        self.shards = [
+            AdamWShard(name, parameters[name], rank, world_size, exact=exact)
+            for group in groups
+            for name in group.names
         ]
-        self._rates = [group.lr for group in groups]
-        mine = {table.name: table.mine for table in self.tables}
+        self._lrs = [group.lr for group in groups]
+        mine = {shard.name: shard.mine for shard in self.shards}
         self._torch = torch.optim.AdamW(
             [
                 {
@@ -100,24 +101,25 @@ class AdamW:
             eps=EPSILON,
             fused=True,
         )
-        for table in self.tables:  # as torch would at the first step: a checkpoint is read into it
-            self._torch.state[table.mine] = {
-                "step": torch.zeros((), dtype=torch.float32, device=table.mine.device),
-                "exp_avg": torch.zeros_like(table.mine),
-                "exp_avg_sq": torch.zeros_like(table.mine),
+        for shard in self.shards:  # torch does this at the first step; a checkpoint is loaded before
+            self._torch.state[shard.mine] = {
+                "step": torch.zeros((), dtype=torch.float32, device=shard.mine.device),
+                "exp_avg": torch.zeros_like(shard.mine),
+                "exp_avg_sq": torch.zeros_like(shard.mine),
             }
 
-    def step(self, lr_multiplier: float) -> None:
-        for group, lr in zip(self._torch.param_groups, self._rates, strict=True):
+    def update(self, lr_multiplier: float) -> None:
+        """Updates all shards with the gradients in `mine.grad`."""
+        for group, lr in zip(self._torch.param_groups, self._lrs, strict=True):
             group["lr"] = lr * lr_multiplier
         self._torch.step()
 
-    def state(self) -> dict[str, Tensor | Run]:
-        """`<parameter>.first`, `.second` (moments, flat) and `.step`: the tensors themselves."""
-        state: dict[str, Tensor | Run] = {}
-        for table in self.tables:
-            mine = self._torch.state[table.mine]
-            state[f"{table.name}.first"] = table.run_of(mine["exp_avg"])
-            state[f"{table.name}.second"] = table.run_of(mine["exp_avg_sq"])
-            state[f"{table.name}.step"] = mine["step"]
+    def state(self) -> dict[str, Tensor | FlatShard]:
+        """`<parameter>.first` and `.second` (the moments, flat) and `.step`: the tensors themselves."""
+        state: dict[str, Tensor | FlatShard] = {}
+        for shard in self.shards:
+            mine = self._torch.state[shard.mine]
+            state[f"{shard.name}.first"] = shard.as_state(mine["exp_avg"])
+            state[f"{shard.name}.second"] = shard.as_state(mine["exp_avg_sq"])
+            state[f"{shard.name}.step"] = mine["step"]
         return state

@@ -1,4 +1,4 @@
-"""Rates at each step, as pure functions: a resumed run asks again and gets the same."""
+"""Learning rate, momentum and weight decay at each step: pure functions of the step, so a resumed run has the same."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ SFT_MOMENTUM_PEAK, SFT_MOMENTUM_WARMUP_STEPS = 0.95, 300
 
 @dataclass(frozen=True)
 class StepRates:
-    """What changes from step to step."""
+    """The settings of the optimizer that change from step to step."""
 
     lr_multiplier: float
-    """Factor on the rate of every group."""
+    """Factor on the learning rate of every group."""
     muon_momentum: float
     muon_weight_decay: float
 
 
 def rates(step: int, steps: int, config: OptimizerConfig, muon_weight_decay: float) -> StepRates:
-    """Pretraining: of step 0 … steps-1; `muon_weight_decay` is the plan's.
+    """Pretraining, at step 0 … steps-1; `muon_weight_decay` is that of the `Hyperparameters`.
 
-    Rates warm up linearly, stay, and warm down linearly to a fraction; momentum rises for 400 steps, and falls while
-    the rates go down; weight decay follows a cosine to 0. Where they overlap, in a short run, the rise goes first.
+    The learning rate warms up linearly, is constant, and warms down linearly to a fraction. Momentum rises for 400
+    steps, and falls during the warm-down; in a short run where the two overlap, it rises. Weight decay follows a cosine
+    to 0.
     """
     warmdown_steps = round(config.warmdown_fraction * steps)
-    left = min((steps - step) / warmdown_steps, 1.0) if warmdown_steps else 1.0  # of the warm-down, 1 before it begins
+    left = min((steps - step) / warmdown_steps, 1.0) if warmdown_steps else 1.0  # share of the warm-down; 1 before it
     lr = left + (1 - left) * config.final_lr_fraction
     if step < config.warmup_steps:
         lr = (step + 1) / config.warmup_steps

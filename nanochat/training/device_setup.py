@@ -1,37 +1,26 @@
-"""A network fitted to the machine it trains on: dtype of the products, attention kernel, compilation."""
+"""Prepares the network for its device: dtype of the matrix products, attention kernel, compilation."""
 
 from __future__ import annotations
 
 import shutil
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nanochat.config.compute import Compute
+from nanochat.config.compute import Kernels
 from nanochat.errors import BadConfig
 from nanochat.model.attention import best_backend
 from nanochat.model.float8 import fits_float8
 from nanochat.model.gpt import GPT, Linear
 from nanochat.model.loss import between_products
 
-WORTH_COMPILING_VOCABULARY = 8192
-"""On a CPU. Below, the seconds it takes to compile are not won back in a run of minutes."""
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What was chosen."""
-
-    scales_loss: bool
-    """Whether gradients are so small in its dtype that the loss is to be scaled."""
-    said: str
-    """The choice, for the log."""
+MIN_COMPILED_VOCABULARY = 8192
+"""On a CPU. With a smaller vocabulary, a run of minutes does not win back the seconds of compilation."""
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of the matrix products that `precision` means on the device.
+    """The dtype of the matrix products for a `precision` on the device.
 
     bf16 where it is fast (GPUs from Ampere on, CPUs with AVX512-BF16 or AMX), else fp32. Raises `BadConfig` for fp8 on
     a device without it.
@@ -49,13 +38,15 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if capability >= (8, 0) or (device.type == "cpu" and _cpu_has_bf16()) else torch.float32
 
 
-def fit(model: GPT, precision: str, compute: Compute, device: torch.device) -> Fitted:
-    """Sets in the model what suits the device. Raises `BadConfig` when something was asked for that does not run."""
+def prepare_for_device(model: GPT, precision: str, kernels: Kernels, device: torch.device) -> str:
+    """Sets attention kernel, fp8 and compilation in the model; returns a description for the log.
+
+    Raises `BadConfig` when a requested kernel does not run on the device.
+    """
     cuda = device.type == "cuda"
-    chosen = compute.kernels
-    compiled = chosen.compile == "on" or (chosen.compile == "auto" and (cuda or _pays_on_a_cpu(model)))
+    compiled = kernels.compile == "on" or (kernels.compile == "auto" and (cuda or _compiles_on_cpu(model)))
     dtype = model.compute_dtype
-    backend = best_backend(chosen.attention, device, dtype, compiled and cuda)
+    backend = best_backend(kernels.attention, device, dtype, compiled and cuda)
     model.attend_with(backend)
     if precision == "fp8":
         for layer in model.modules():
@@ -64,14 +55,12 @@ def fit(model: GPT, precision: str, compute: Compute, device: torch.device) -> F
     if compiled:
         model.between = torch.compile(between_products)
         model.prepare_positions(model.architecture.sequence_len)
-        if cuda:  # on a CPU it gains a tenth, and takes a minute
+        if cuda:  # on a CPU, compilation takes a minute and gains a tenth
             model.trunk = torch.compile(model.trunk, dynamic=False)
-    shown = "fp8" if precision == "fp8" else str(dtype).removeprefix("torch.")
+    products = "fp8" if precision == "fp8" else str(dtype).removeprefix("torch.")
     what = ("network and loss" if cuda else "loss") if compiled else "nothing"
-    said = f"{device}: {shown} products, {backend} attention, {what} compiled"
-    if precision == "bf16" and dtype == torch.float32:
-        said += "; no fast bf16 here"
-    return Fitted(dtype == torch.float16, said)
+    slow_bf16 = "; no fast bf16 here" if precision == "bf16" and dtype == torch.float32 else ""
+    return f"{device}: {products} products, {backend} attention, {what} compiled{slow_bf16}"
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
@@ -83,8 +72,8 @@ def _cpu_has_bf16() -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
-def _pays_on_a_cpu(model: GPT) -> bool:
-    """Whether compiling the loss is won back, and what it takes is there: a C++ compiler, and Python's headers."""
+def _compiles_on_cpu(model: GPT) -> bool:
+    """Whether compiling the loss is worth it and possible: it needs a C++ compiler and the headers of Python."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
-    can = shutil.which("g++") is not None and headers.is_file()
-    return can and model.architecture.vocab_size >= WORTH_COMPILING_VOCABULARY
+    possible = shutil.which("g++") is not None and headers.is_file()
+    return possible and model.architecture.vocab_size >= MIN_COMPILED_VOCABULARY

@@ -1,4 +1,4 @@
-"""The guard: what is no number, or jumps, is not trained on."""
+"""The guard: detects losses and gradients that are not finite, and loss spikes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from nanochat.errors import Diverged
 
 LOWER_THE_RATES = "Lower the rates (`pretrain.optimizer`), or raise `batch_tokens`; checkpoints are kept."
 WARMUP_STEPS = 10
-"""The smoothed loss means little before."""
+"""No spikes are detected before: the smoothed loss is too noisy."""
 MAX_ROLL_BACKS = 3
 
 
 class Guard:
-    """Looks at each loss; counts how often training was rolled back."""
+    """Checks each step; counts the rollbacks."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self.roll_backs = 0
 
-    def look(self, step: int, loss: float, gradient_norm: float, smoothed: float) -> None:
-        """Raises `Diverged` when the loss of the batch of that step (from 1) is no number or a spike.
+    def check(self, step: int, loss: float, gradient_norm: float, smoothed: float) -> None:
+        """Raises `Diverged` when the loss of this step (from 1) or its gradient is not finite, or the loss is a spike.
 
-        `smoothed` is the smoothed loss of the steps before.
+        `smoothed` is the smoothed loss (nats) of the steps before.
         """
         if not math.isfinite(loss):
             raise Diverged(f"The loss is {loss} at step {step}.", hint=LOWER_THE_RATES)
@@ -37,6 +37,6 @@ class Guard:
             )
 
     def may_roll_back(self) -> bool:
-        """Whether to go back to the last checkpoint; counts."""
+        """Whether the config allows one more rollback; counts it."""
         self.roll_backs += 1
         return self._config.action == "roll_back" and self.roll_backs <= MAX_ROLL_BACKS

@@ -1,4 +1,4 @@
-"""Loss scaling for fp16 (arXiv:1710.03740): gradients too small for it are multiplied into its range."""
+"""Loss scaling for fp16 (arXiv:1710.03740, section 3.2): brings small gradients into its range."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ START, GROWTH_STEPS = 65_536.0, 2_000
 
 
 class LossScale:
-    """The factor: halved when a gradient overflows (that batch is skipped), doubled after 2,000 steps without."""
+    """The factor: halved when a gradient overflows (that batch is skipped), doubled after 2,000 steps without one."""
 
     def __init__(self, factor: float = START) -> None:
         self.factor = factor
-        self._calm_steps = 0
+        self._steps_without_overflow = 0
 
     def accepts(self, gradients: Iterable[Tensor | None]) -> bool:
-        """Whether the gradients of all ranks are finite; adapts the factor. Waits for the device.
+        """Whether the gradients are finite on all ranks; adapts the factor. Waits for the device.
 
-        Raises `Diverged` when no factor is small enough.
+        Raises `Diverged` when the factor gets too small.
         """
-        bad = sum(float(~torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
-        if sum_over_ranks(bad)[0]:
-            self.factor, self._calm_steps = self.factor / 2, 0
+        overflows = sum(float(~torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
+        if sum_over_ranks(overflows)[0]:
+            self.factor, self._steps_without_overflow = self.factor / 2, 0
             if self.factor < 2**-14:
-                raise Diverged("Gradients overflow fp16 whatever the loss scale.", hint="Take `precision=bf16`.")
+                raise Diverged("Gradients overflow fp16 at any loss scale.", hint="Take `precision=bf16`.")
             return False
-        self._calm_steps += 1
-        if self._calm_steps % GROWTH_STEPS == 0:
+        self._steps_without_overflow += 1
+        if self._steps_without_overflow % GROWTH_STEPS == 0:
             self.factor *= 2
         return True

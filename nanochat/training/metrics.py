@@ -1,4 +1,4 @@
-"""A line of JSON per event: what training watches, and what the report draws."""
+"""Metrics of training: one JSON line per event in `metrics.jsonl`, for the parent process and for the report."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ import torch
 from nanochat.training.trackers import open_tracker
 from nanochat.workers.job import Job
 
+WARMUP_STEPS = 2
 PEAK_BF16_FLOPS = {
     "H200": 989e12, "H100": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
     "L4": 121e12, "4090": 165e12, "5090": 210e12, "3090": 71e12, "V100": 125e12,
 }  # fmt: skip
-"""Dense bf16 tensor peak of a card, FLOP/s, from its data sheet."""
+"""Dense bf16 tensor peak of a GPU in FLOP/s, from its data sheet."""
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak of the detected card in FLOP/s; None on a CPU or an unknown card."""
+    """Peak of the GPU in FLOP/s; None on a CPU or an unknown GPU."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((flops for card, flops in PEAK_BF16_FLOPS.items() if card in name), None)
+    return next((flops for gpu, flops in PEAK_BF16_FLOPS.items() if gpu in name), None)
 
 
 class Clock:
-    """Where the time goes: seconds by kind, on the host."""
+    """Seconds by kind, measured on the host."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -42,7 +43,7 @@ class Clock:
 
     @contextmanager
     def counting(self, kind: str) -> Iterator[None]:
-        """What happens inside counts as that kind."""
+        """Adds the time of the block to that kind."""
         began = time.monotonic()
         try:
             yield
@@ -53,33 +54,52 @@ class Clock:
         self._seconds[kind] += seconds
 
     def split(self) -> dict[str, float]:
-        """`<kind>_s` since the start, of this attempt; `compute_s` is what nothing else claims."""
+        """`<kind>_s` of this attempt so far; `compute_s` is the rest."""
         counted = {f"{kind}_s": self._seconds[kind] for kind in ("data", "communication", "evaluation", "checkpoint")}
         return {**counted, "compute_s": time.monotonic() - self._began - sum(counted.values())}
 
 
-class Metrics:
-    """Writes events for who follows the run, and keeps the history that goes with checkpoints and payload."""
+class Throughput:
+    """Tokens per second, without the first steps of the process, which warm the machine up."""
 
-    def __init__(self, job: Job, writes: bool) -> None:
-        self.history: list[str] = []
+    def __init__(self, batch_tokens: int) -> None:
+        self.steps = 0
+        self._batch_tokens, self._tokens, self._seconds, self._warm = batch_tokens, 0, 0.0, False
+
+    def add(self, steps: int, seconds: float) -> None:
+        self.steps += steps
+        if not self._warm:  # the cold steps count until there are others
+            self._tokens, self._seconds, self._warm = 0, 0.0, self.steps > WARMUP_STEPS
+        self._tokens += steps * self._batch_tokens
+        self._seconds += seconds
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+
+class Metrics:
+    """Writes events to `metrics.jsonl` and the trackers, and appends them to `history`, which checkpoints hold."""
+
+    def __init__(self, job: Job, history: list[str], *, writes: bool) -> None:
+        self._history = history
         self._file = (Path(job.folder) / "metrics.jsonl").open("a", encoding="utf-8") if writes else None
         trackers = job.compute.tracking.trackers if writes else ()
         self._trackers = [open_tracker(name, job) for name in trackers]
 
     def event(self, done: int, total: int, message: str, **numbers: Any) -> None:
-        """Step `done` of `total`; numbers that are None or not finite are left out."""
+        """Records step `done` of `total`, without the numbers that are None or not finite."""
         kept = {name: value for name, value in numbers.items() if value is not None and math.isfinite(value)}
         line = json.dumps(
             {"done": done, "total": total, "unit": "steps", "message": message, "time": time.time(), **kept}
         )
-        self.history.append(line)
+        self._history.append(line)
         self._write(line)
         for tracker in self._trackers:
             tracker.log(done, kept)
 
-    def say(self, done: int, total: int, message: str) -> None:
-        """A word for who watches, and for the log; not part of the history."""
+    def message(self, done: int, total: int, message: str) -> None:
+        """Writes a message to `metrics.jsonl` and the log; it is not part of the history."""
         self._write(json.dumps({"done": done, "total": total, "unit": "steps", "message": message}))
         if self._file:
             sys.stderr.write(f"step {done}: {message}\n")
@@ -95,5 +115,5 @@ class Metrics:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Peak memory on a GPU, resident memory on a CPU."""
+    """Peak allocated memory of a GPU; resident memory of the process on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""How many rows go through the network at once: as many as fit, and the batch comes out exact."""
+"""The micro-batch: rows per forward and backward pass on one rank, as many as fit the memory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from nanochat.model.gpt import GPT
 from nanochat.workers.ranks import World
 
 CPU_TOKENS = 2_048
-"""More is not faster there, and takes memory."""
+"""Tokens of a micro-batch on a CPU: more are not faster, and take memory."""
 MOST_TOKENS = 65_536
-"""On a GPU; from there on launching kernels costs nothing."""
+"""Tokens of a micro-batch on a GPU, from which on kernel launches cost nothing."""
 RESERVE = 0.12
-"""Share of the free memory that is left: fragments, and what compiled code needs besides."""
+"""Share of the free memory left unused, for fragmentation and the needs of compiled code."""
 
 
 def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows: int, world: World) -> int:
-    """Rows of one forward and backward pass: as asked, else what fits the device.
+    """Rows of one forward and backward pass: `parallelism.micro_batch_rows`, else as many as fit the device.
 
-    The rows that a rank has of a batch (`batch_rows` over all) are divided evenly, so that every pass has one shape.
-    Raises `BadConfig` when the ranks cannot add up exactly, as they were asked to.
+    It divides the rows that a rank has of a batch (`batch_rows` over all ranks), so that all passes have one shape.
+    Raises `BadConfig` when the ranks do not allow exact sums, and `parallelism.exact` is set.
     """
     if compute.parallelism.exact:
         if batch_rows % world.world_size or world.world_size & (world.world_size - 1):
             raise BadConfig(
                 f"{world.world_size} ranks cannot share {batch_rows} rows so that sums are exact.",
-                hint="Take 1, 2, 4, 8, … ranks that divide the batch, or leave `compute.parallelism.exact` out.",
+                hint="Take 1, 2, 4, 8, … ranks that divide the batch, or do not set `compute.parallelism.exact`.",
             )
         return 1
     if compute.parallelism.micro_batch_rows:
@@ -46,21 +46,21 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
 
 
 def most_that_fits(bytes_of: Callable[[int], int], free_bytes: int) -> int:
-    """Rows whose pass takes at most the free bytes, from what one and two rows take; at least 1."""
+    """Rows whose pass takes at most `free_bytes`, extrapolated from one and two rows; at least 1."""
     one, two = bytes_of(1), bytes_of(2)
     per_row = max(two - one, 1)
     return max(1, (free_bytes - (one - per_row)) // per_row)
 
 
 def even_share(rows: int, most: int) -> int:
-    """The largest divisor of the rows that is at most so many."""
+    """The largest divisor of `rows` that is at most `most`."""
     return next(share for share in range(min(rows, max(most, 1)), 0, -1) if rows % share == 0)
 
 
 def _pass_bytes(model: GPT, rows: int, sequence_len: int, device: torch.device) -> int:
-    """Memory of a forward and backward pass besides weights and gradients; not compiled, which needs more."""
+    """Peak memory of a forward and backward pass, without weights and gradients; compiled code needs more."""
     ids = torch.zeros((rows, sequence_len), dtype=torch.int64, device=device)
-    model(ids, ids).backward()  # gradients are there from here on
+    model(ids, ids).backward()  # allocates the gradients
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     model(ids, ids).backward()

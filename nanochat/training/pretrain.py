@@ -1,8 +1,6 @@
 """The pretraining worker: `python -m nanochat.training.pretrain job.json`, under torchrun.
 
-1. blocks of rows (uint16) from the store → 2. loader: batches in a fixed order → 3. loss, gradient accumulation
-→ 4. Muon and AdamW, schedules → 5. validation bits per byte now and then → 6. weights, architecture and vocabulary as
-payload.
+Its payload: the weights, the architecture, the vocabulary, the config and the metrics.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import rates
 from nanochat.scaling import derive_hyperparameters
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.training.device_setup import compute_dtype, fit
+from nanochat.training.device_setup import compute_dtype, prepare_for_device
 from nanochat.training.loop import Schedule, train
 from nanochat.training.micro_batch import micro_batch_rows
 from nanochat.workers.job import Job
@@ -45,25 +43,25 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, hyperparameters.batch_rows, world)
-    fitted = fit(model, config.precision, job.compute, world.device)
+    setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device)
 
     def evaluate() -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
         return bits_per_byte(model, of_equal_shape(batches, micro), token_bytes)
 
-    trained = train(
-        job, world, model, fitted, optimizer, rows, micro,
-        Schedule(
-            steps=hyperparameters.steps,
-            batch_rows=hyperparameters.batch_rows,
-            seed=config.seed,
-            rates=lambda step: rates(step, hyperparameters.steps, config.optimizer, hyperparameters.muon_weight_decay),
-            evaluate=evaluate,
-            evaluation_name="validation_bits_per_byte",
-            evaluate_every_steps=config.evaluate_every_steps,
-            guard=config.guard,
-        ),
-    )  # fmt: skip
+    schedule = Schedule(
+        rows=rows,
+        seed=config.seed,
+        steps=hyperparameters.steps,
+        batch_rows=hyperparameters.batch_rows,
+        micro_batch_rows=micro,
+        rates=lambda step: rates(step, hyperparameters.steps, config.optimizer, hyperparameters.muon_weight_decay),
+        evaluate=evaluate,
+        evaluation_name="validation_bits_per_byte",
+        evaluate_every_steps=config.evaluate_every_steps,
+        guard=config.guard,
+    )
+    trained = train(job, world, model, optimizer, schedule, setup)
     if world.is_first:
         out = Path(job.out)
         save_model(out, model)
@@ -92,7 +90,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
 
 
 def _model(job: Job, config: PretrainConfig, architecture: Architecture, world: World) -> GPT:
-    """The one that is to go on, or a new one."""
+    """The model of the input `base`, to continue pretraining; without one, a new model."""
     if "base" in job.inputs:
         return load_model(job.input("base"), world.device, compute_dtype(config.precision, world.device))
     with torch.device("meta"):

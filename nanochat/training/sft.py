@@ -1,6 +1,7 @@
 """The supervised fine-tuning worker: `python -m nanochat.training.sft job.json`, under torchrun.
 
-Rows of conversations; only the assistant's tokens count. Rates and batch are the base model's, scaled.
+It trains on rows of conversations, whose loss mask counts the assistant's tokens only. Learning rates and batch are
+those of the base model, scaled.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nanochat.model.files import load_model, save_model
 from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import sft_rates
 from nanochat.scaling import hyperparameters_from_steps
-from nanochat.training.device_setup import compute_dtype, fit
+from nanochat.training.device_setup import compute_dtype, prepare_for_device
 from nanochat.training.loop import Schedule, train
 from nanochat.training.micro_batch import micro_batch_rows
 from nanochat.workers.job import Job
@@ -49,7 +50,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     )
     optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.parallelism.exact)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
-    fitted = fit(model, config.precision, job.compute, world.device)
+    setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device)
 
     @torch.no_grad()
     def evaluate() -> float:
@@ -61,19 +62,19 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         nats, counted = sum_over_ranks(nats, counted)
         return nats / max(counted, 1.0)
 
-    trained = train(
-        job, world, model, fitted, optimizer, rows, micro,
-        Schedule(
-            steps=steps,
-            batch_rows=batch_rows,
-            seed=config.seed,
-            rates=lambda step: sft_rates(step, steps, config),
-            evaluate=evaluate,
-            evaluation_name="validation_loss",
-            evaluate_every_steps=config.evaluate_every_steps,
-            guard=config.guard,
-        ),
-    )  # fmt: skip
+    schedule = Schedule(
+        rows=rows,
+        seed=config.seed,
+        steps=steps,
+        batch_rows=batch_rows,
+        micro_batch_rows=micro,
+        rates=lambda step: sft_rates(step, steps, config),
+        evaluate=evaluate,
+        evaluation_name="validation_loss",
+        evaluate_every_steps=config.evaluate_every_steps,
+        guard=config.guard,
+    )
+    trained = train(job, world, model, optimizer, schedule, setup)
     if world.is_first:
         out = Path(job.out)
         save_model(out, model)

@@ -1,8 +1,8 @@
-"""A rank's part of a checkpoint as a safetensors file, from the memory where the tensors lie.
+"""Writes a rank's part of a checkpoint as a safetensors file, without copying the tensors.
 
-`torch.distributed.checkpoint` would have `safetensors.save` build the whole file in memory, two copies of it, and hold
-up every other thread of Python meanwhile: half a second of standstill for d6. Here the bytes pass once, in pieces that
-stay in the processor's cache from being written to being hashed, and Python is free.
+`torch.distributed.checkpoint` (DCP) calls `safetensors.save`, which builds two copies of the whole file in memory and
+holds Python's lock meanwhile: half a second without any other thread for d6. Here each piece of the bytes is written
+and hashed while it is in the processor's cache, and the lock is free.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ALIGNED_BYTES = 8
 DTYPES = {dtype: name for name, dtype in DTYPE_MAP.items()}
 
 
-class Writer(HuggingFaceStorageWriter):
-    """Writes into a folder; `files` then says what."""
+class ShardWriter(HuggingFaceStorageWriter):
+    """Writes into a folder; `files` has the entries for the manifest."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), save_distributed=True)
@@ -36,11 +36,11 @@ class Writer(HuggingFaceStorageWriter):
         self.files: list[FileEntry] = []
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Raises `OSError`. What is returned is for an index of all files, which nobody needs."""
+        """Raises `OSError`. DCP would use the result for an index of all files, which is not needed."""
         if plan.items:
             name = _gen_file_name(1, 1, plan.storage_data["shard_index"])
             tensors = [(item, data) for item in plan.items if isinstance(data := planner.resolve_data(item), Tensor)]
-            tensors.sort(key=lambda given: -given[1].itemsize)  # so that each is aligned to its elements
+            tensors.sort(key=lambda given: -given[1].itemsize)  # aligns each tensor to its elements
             self.files.append(write(self._folder / name, tensors))
         done: Future[list[WriteResult]] = Future()
         done.set_result([])
@@ -48,7 +48,7 @@ class Writer(HuggingFaceStorageWriter):
 
 
 def write(path: Path, tensors: list[tuple[WriteItem, Tensor]]) -> FileEntry:
-    """The safetensors file of some tensors on the CPU, on the disk; its size and SHA-256."""
+    """Writes tensors on the CPU into a safetensors file; returns its size and SHA-256."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
 
@@ -67,7 +67,7 @@ def write(path: Path, tensors: list[tuple[WriteItem, Tensor]]) -> FileEntry:
 
 
 def _header(tensors: list[tuple[WriteItem, Tensor]]) -> bytes:
-    """Length of what follows in 8 bytes, then JSON: dtype, shape and place of each tensor, and of which part it is."""
+    """8 bytes with the length of the rest, then JSON: dtype, shape and position of each tensor, and its offsets."""
     described: dict[str, object] = {}
     offsets: dict[str, object] = {}
     end = 0

@@ -1,6 +1,6 @@
-"""Experiment trackers that are told of the numbers too, when asked for: `--compute tracking.trackers=["wandb"]`.
+"""Experiment trackers, which also receive the metrics: `--compute tracking.trackers='["wandb"]'`.
 
-What training itself watches and keeps is `metrics.jsonl`; nothing depends on a tracker.
+Nothing depends on a tracker: all metrics are in `metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 
 def open_tracker(name: str, job: Job) -> Tracker:
-    """The tracker of that name, for a run named as the job's folder. Raises `BadConfig` if it is not installed."""
+    """Opens a tracker for a run named after the job's folder. Raises `BadConfig` if it is not installed."""
     module = "torch.utils.tensorboard" if name == "tensorboard" else name
     try:
         library: Any = importlib.import_module(module)
@@ -50,7 +50,7 @@ class _TensorBoard:
 
 
 class _Run:
-    """wandb's, and trackio's, which has the same face."""
+    """A run of wandb, or of trackio, which has the same interface."""
 
     def __init__(self, run: Any) -> None:
         self._run = run

@@ -104,7 +104,7 @@ def _paths(given: Path | list[Path]) -> list[str]:
 
 
 def rank_count(compute: Compute) -> int:
-    """Training processes on this node: `compute.ranks`, else one per GPU, or one on a CPU.
+    """Training processes on this node: `parallelism.ranks`, else one per GPU, or one on a CPU.
 
     Raises `BadConfig` when there are fewer GPUs than ranks.
     """

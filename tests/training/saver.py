@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from nanochat.optim.adamw import Run
+from nanochat.optim.adamw import FlatShard
 from nanochat.training.checkpoint import Checkpoints
 
 STATES = 7
 
 
-def state(rank: int, world_size: int, *, empty: bool = False) -> dict[str, torch.Tensor | Run]:
+def state(rank: int, world_size: int, *, empty: bool = False) -> dict[str, torch.Tensor | FlatShard]:
     """What all ranks have, what only this one has, and what each has a run of."""
     shared = {f"model.{i}": torch.arange(6.0).view(2, 3) + i for i in range(5)} | {"model.scale": torch.tensor(3.0)}
     own = {f"optimizer.{i}": torch.full((4, 4), float(i)) for i in range(STATES) if i % world_size == rank}
@@ -24,16 +24,19 @@ def state(rank: int, world_size: int, *, empty: bool = False) -> dict[str, torch
     given = {**shared, **own, "optimizer.table": run}
     if empty:
         given = {name: torch.zeros_like(tensor) for name, tensor in given.items()}
-    return {**given, "optimizer.table": Run(given["optimizer.table"]) if world_size > 1 else given["optimizer.table"]}
+    return {
+        **given,
+        "optimizer.table": FlatShard(given["optimizer.table"]) if world_size > 1 else given["optimizer.table"],
+    }
 
 
-def equal(some: dict[str, torch.Tensor | Run], others: dict[str, torch.Tensor | Run]) -> bool:
+def equal(some: dict[str, torch.Tensor | FlatShard], others: dict[str, torch.Tensor | FlatShard]) -> bool:
     mine, theirs = ({name: _local(given) for name, given in each.items()} for each in (some, others))
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def _local(given: torch.Tensor | Run) -> torch.Tensor:
-    return given.tensor if isinstance(given, Run) else given
+def _local(given: torch.Tensor | FlatShard) -> torch.Tensor:
+    return given.tensor if isinstance(given, FlatShard) else given
 
 
 def checkpoints(folder: Path, rank: int = 0, url: str = "", **kept: int) -> Checkpoints:

@@ -136,7 +136,7 @@ def test_old_ones_that_cannot_be_removed_cost_no_new_one(tmp_path: Path, monkeyp
 
 
 def test_a_slow_save_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nanochat.training.checkpoint.LATE_S", 0.0)
+    monkeypatch.setattr("nanochat.training.checkpoint.SLOW_SAVE_S", 0.0)
     made, go_on = checkpoints(tmp_path), threading.Event()
     monkeypatch.setattr(made, "_put", lambda *given: go_on.wait())
     made.save(1, 8, {"weight": torch.zeros(3)}, {}, [])
@@ -144,7 +144,7 @@ def test_a_slow_save_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert made.busy()
     go_on.set()
     made.wait(must=True)
-    assert made.warnings == ["a checkpoint is on its way for 0 min, training goes on"]
+    assert made.warnings == ["saving a checkpoint takes more than 0 min; training continues"]
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_save_that_fails_is_a_warning_and_the_third_in_a_row_an_error(tmp_path
             made.save(step, step, {"weight": torch.zeros(3)}, {}, [])
     assert step == 4
     assert len(made.warnings) == 2
-    assert all("training goes on" in warning for warning in made.warnings)
+    assert all("training continues" in warning for warning in made.warnings)
 
 
 def away(

@@ -86,13 +86,13 @@ def test_it_gives_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_spike_is_measured_from_the_smoothed_loss_and_can_be_allowed() -> None:
     guard = Guard(GuardConfig(spike_nats=1.0))
-    guard.look(11, 3.9, 1.0, 3.0)
-    guard.look(5, 9.0, 1.0, 3.0)  # too early to tell
+    guard.check(11, 3.9, 1.0, 3.0)
+    guard.check(5, 9.0, 1.0, 3.0)  # too early to tell
     with pytest.raises(Diverged, match=r"from 3\.00 to 4\.10 at step 11"):
-        guard.look(11, 4.1, 1.0, 3.0)
+        guard.check(11, 4.1, 1.0, 3.0)
     with pytest.raises(Diverged, match="The gradient is inf"):
-        guard.look(11, 3.0, float("inf"), 3.0)
-    Guard(GuardConfig(spike_nats=0)).look(11, 400.0, 1.0, 3.0)
+        guard.check(11, 3.0, float("inf"), 3.0)
+    Guard(GuardConfig(spike_nats=0)).check(11, 400.0, 1.0, 3.0)
 
 
 def test_looking_less_often_changes_nothing_but_the_lines(data: Path, tmp_path: Path) -> None:

@@ -61,15 +61,15 @@ def test_a_failure_in_the_last_evaluation_costs_no_step(
 ) -> None:
     pretrain(job(data, tmp_path / "whole"), ALONE)
     address = (tmp_path / "checkpoints" / "key").as_uri()
-    evaluated, calls = loop._Training._evaluated, count(1)
+    evaluate, calls = loop._Loop._evaluate, count(1)
 
     def fails_at_the_end(*given) -> float:
         if next(calls) == 3:
             raise ValueError("evaluation broke")
-        return evaluated(*given)
+        return evaluate(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Training, "_evaluated", fails_at_the_end)
+        patch.setattr(loop._Loop, "_evaluate", fails_at_the_end)
         with pytest.raises(ValueError, match="evaluation broke"):
             pretrain(job(data, tmp_path / "broke", address), ALONE)
     again = pretrain(job(data, tmp_path / "again", address), ALONE)

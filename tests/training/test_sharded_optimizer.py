@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from nanochat.config.training import ModelConfig, OptimizerConfig
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.optim.adamw import Run
+from nanochat.optim.adamw import FlatShard
 from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import StepRates
 from nanochat.scaling import hyperparameters_from_steps
@@ -59,16 +59,16 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
         dist.destroy_process_group()
 
 
-def whole(state: Mapping[str, torch.Tensor | Run]) -> dict[str, torch.Tensor]:
+def whole(state: Mapping[str, torch.Tensor | FlatShard]) -> dict[str, torch.Tensor]:
     """What all ranks have, put together."""
     if not dist.is_initialized():
         return {name: given for name, given in state.items() if isinstance(given, torch.Tensor)}
-    parts: list[dict[str, torch.Tensor | Run]] = [{}] * dist.get_world_size()
+    parts: list[dict[str, torch.Tensor | FlatShard]] = [{}] * dist.get_world_size()
     dist.all_gather_object(parts, dict(state))
     found: dict[str, torch.Tensor] = {}
     for name in {name for part in parts for name in part}:
         given = [part[name] for part in parts if name in part]
-        runs = [each.tensor for each in given if isinstance(each, Run)]
+        runs = [each.tensor for each in given if isinstance(each, FlatShard)]
         tensors = [each for each in given if isinstance(each, torch.Tensor)]
         assert not runs or len(runs) == len(parts)
         assert all(torch.equal(tensor, tensors[0]) for tensor in tensors), f"{name}: ranks differ"

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from nanochat.config.compute import Compute
+from nanochat.config.compute import Compute, Kernels
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.config.training import ModelConfig, PretrainConfig
@@ -16,7 +16,7 @@ from nanochat.errors import BadConfig
 from nanochat.graphs.pipeline import pretrain_to_chat
 from nanochat.stages import pretrain as stage
 from nanochat.training import device_setup
-from nanochat.training.device_setup import compute_dtype, fit
+from nanochat.training.device_setup import compute_dtype, prepare_for_device
 from nanochat.training.trackers import open_tracker
 from nanochat.workers.job import Job
 from tests.compute import compute
@@ -73,9 +73,9 @@ def test_eight_bits_where_there_are_none_are_refused() -> None:
         compute_dtype("fp8", CPU)
 
 
-def test_the_choice_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_setup_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_setup, "_cpu_has_bf16", lambda: False)
-    assert fit(built(), "bf16", Compute(), CPU).output == (
+    assert prepare_for_device(built(), "bf16", Kernels(), CPU) == (
         "cpu: float32 products, sdpa attention, nothing compiled; no fast bf16 here"
     )
 
