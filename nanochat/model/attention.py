@@ -1,10 +1,10 @@
-"""Attention over a window of the past, with or without a cache of keys and values, and the kernels that can do it.
+"""Causal attention over a window of earlier tokens, with or without a cache, and its kernels.
 
-Training asks for the fastest there is (`best_backend`) and says which it is; every one of `BACKENDS` honours windows:
+Training uses the fastest kernel that runs (`best_backend`) and logs its name. All `BACKENDS` support windows:
 
     flash4, flash3   FlashAttention 4 and 3 (arXiv:2407.08608), on GPUs, in bf16 or fp16, where they can be imported
-    flex             FlexAttention, compiled, the window as a block mask: blocks out of sight are not computed
-    sdpa             torch's own; a window is a dense mask, a full context cuDNN's or its flash kernel
+    flex             FlexAttention, compiled; the window is a block mask, and blocks outside are not computed
+    sdpa             torch's scaled_dot_product_attention; a window is a dense mask
 
 Shapes: B batch · T time · S positions of the cache · H query heads · K key/value heads · D channels of a head
 """
@@ -28,21 +28,21 @@ Backend = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 
 
 class KVCache(Protocol):
-    """What the model asks of a cache; the key of the token at position p of a row is in column p."""
+    """The cache of keys and values as the model uses it; the token at position p of a row is in column p."""
 
     length: int
-    """Positions there is room for."""
+    """S, its capacity in positions."""
     positions_B: Tensor  # noqa: N815 - the suffix is its shape
-    """Tokens already in, a row (int64)."""
+    """Tokens in the cache, per row, (B,) int64."""
     previous_embedding: Tensor | None
-    """(B, 1, C): normed embedding of the last token in, for smear; None or zeros where there is none."""
+    """Normed embedding of the last token in the cache, for smear, (B, 1, C); None or zeros if the cache is empty."""
 
     def insert(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Put T tokens behind those already in; gives all keys and values, (B, S, K, D) each."""
+        """Appends T tokens to each row; returns all keys and values of the layer, (B, S, K, D) each."""
         ...
 
     def advance(self, tokens: int) -> None:
-        """All layers have inserted so many tokens."""
+        """Called when all layers have inserted `tokens` tokens."""
         ...
 
 
@@ -51,9 +51,8 @@ def attend(
 ) -> Tensor:
     """Each query attends to itself and the `window` positions before it → (B, T, H, D).
 
-    Without `positions_B`, S = T and queries and keys are aligned. With it, the queries of row b stand at positions
-    `positions_B[b] + 0…T-1` and key s at position s; keys further on are not looked at, whatever they hold.
-    By torch's own kernels.
+    Without `positions_B`, S = T and queries and keys are aligned. With it, the queries of row b have the positions
+    `positions_B[b] + 0…T-1`, and key s the position s; later keys are masked. Uses torch's kernels.
     """
     T, S = q_BTHD.shape[1], k_BSKD.shape[1]
     mask: Tensor | None = None
@@ -65,7 +64,7 @@ def attend(
         mask = _band(T, window, q_BTHD.device)
     out_BHTD = F.scaled_dot_product_attention(
         q_BTHD.transpose(1, 2),
-        k_BSKD.to(q_BTHD.dtype).transpose(1, 2),  # a cache may keep them in less
+        k_BSKD.to(q_BTHD.dtype).transpose(1, 2),  # a cache may have a smaller dtype
         v_BSKD.to(q_BTHD.dtype).transpose(1, 2),
         attn_mask=mask,
         is_causal=mask is None,
@@ -77,7 +76,7 @@ def attend(
 
 @lru_cache(maxsize=16)
 def _band(T: int, window: int, device: torch.device) -> Tensor:
-    """(T, T) bool: the key is not after the query and at most `window` before it."""
+    """(T, T) bool: the key is at the position of the query, or at most `window` before it."""
     distance_TT = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
     return (distance_TT >= 0) & (distance_TT <= window)
 
@@ -88,7 +87,7 @@ def by_sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: 
 
 
 def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """FlexAttention; to be called from compiled code, else it computes all scores. A full context is SDPA's."""
+    """FlexAttention, for compiled code: otherwise it computes all scores. A full context uses SDPA."""
     if window >= q_BTHD.shape[1] - 1:
         return by_sdpa(q_BTHD, k_BTKD, v_BTKD, window, scale)
     out_BHTD = _kernels["flex"](
@@ -103,12 +102,12 @@ def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: 
 
 
 def by_flash3(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """FlashAttention 3, of the package `flash_attn_interface`."""
+    """FlashAttention 3, package `flash_attn_interface`."""
     return _by_flash("flash3", q_BTHD, k_BTKD, v_BTKD, window, scale)
 
 
 def by_flash4(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """FlashAttention 4, of the package `flash-attn-4`."""
+    """FlashAttention 4, package `flash-attn-4`."""
     return _by_flash("flash4", q_BTHD, k_BTKD, v_BTKD, window, scale)
 
 
@@ -117,21 +116,21 @@ BACKENDS: dict[str, Backend] = {"flash4": by_flash4, "flash3": by_flash3, "flex"
 _PACKAGES = {"flash4": ("flash_attn.cute", "flash-attn-4"), "flash3": ("flash_attn_interface", "flash-attn-3")}
 
 
-def best_backend(asked: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
-    """The name of the fastest kernel that runs here; or the one asked for, if it is not "auto".
+def best_backend(requested: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
+    """The requested backend, or for "auto" the fastest that runs here.
 
-    Raises `BadConfig`, with the way out, when the one asked for does not run here.
+    Raises `BadConfig` when the requested one does not run here.
     """
     reasons = {name: _obstacle(name, device, dtype, compiled) for name in BACKENDS}
-    if asked == "auto":
+    if requested == "auto":
         return next(name for name, reason in reasons.items() if not reason)
-    if reasons[asked]:
-        raise BadConfig(f"`compute.kernels.attention` is `{asked}`, and {reasons[asked]}.", hint="Take `auto`.")
-    return asked
+    if reasons[requested]:
+        raise BadConfig(f"`compute.kernels.attention` is `{requested}`, but {reasons[requested]}.", hint="Take `auto`.")
+    return requested
 
 
 def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
-    """Why a backend does not train here; empty if it does."""
+    """The reason why a backend does not run here; empty if it does."""
     if name == "sdpa":
         return ""
     if device.type != "cuda":
@@ -151,31 +150,31 @@ def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: boo
 
 
 def prepare_backend(name: str, T: int, windows: tuple[int, ...], device: torch.device) -> Backend:
-    """The kernel of that name, with its package imported and its block masks made: no compiler sees through that."""
+    """The kernel of this backend. Imports its package and makes its block masks, which a compiler cannot do."""
     if name in _PACKAGES:
         _kernels[name] = importlib.import_module(_PACKAGES[name][0]).flash_attn_func
     if name == "flex":
         library = importlib.import_module("torch.nn.attention.flex_attention")  # takes half a second
         _kernels[name] = library.flex_attention
         for window in set(windows):
-            seen = _window_of(window)
-            _block_masks[T, window] = library.create_block_mask(seen, None, None, T, T, device=device)
+            visible = _window_mask(window)
+            _block_masks[T, window] = library.create_block_mask(visible, None, None, T, T, device=device)
     return BACKENDS[name]
 
 
 _kernels: dict[str, Callable[..., Any]] = {}
-"""Imported functions by name of backend."""
+"""Imported functions, by backend."""
 _block_masks: dict[tuple[int, int], Any] = {}
-"""FlexAttention's, by T and window; on the device of the training process."""
+"""For FlexAttention, by (T, window); on the device of the training process."""
 
 
-def _window_of(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    def seen(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def _window_mask(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def visible(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key <= window)
 
-    return seen
+    return visible
 
 
 def _by_flash(name: str, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
     out = _kernels[name](q, k, v, softmax_scale=scale, causal=True, window_size=(window, 0))
-    return out[0] if isinstance(out, tuple) else out  # the log of the mass may come with it
+    return out[0] if isinstance(out, tuple) else out  # some versions also return the log-sum-exp

@@ -1,4 +1,4 @@
-"""A model on disk: `model.safetensors` (fp32 weights by name) and `model.json` (its architecture)."""
+"""Model files: `model.safetensors` (fp32 weights by name) and `model.json` (the architecture)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"
 
 
 def save_model(folder: Path, model: GPT) -> None:
-    """Write both files into the folder, which is made if need be."""
+    """Writes both files into the folder, and creates it."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
@@ -26,7 +26,7 @@ def save_model(folder: Path, model: GPT) -> None:
 
 
 def load_architecture(folder: Path) -> Architecture:
-    """The architecture alone. Raises `NotFound` or `DamagedArtifact`."""
+    """Loads the architecture. Raises `NotFound` or `DamagedArtifact`."""
     path = folder / ARCHITECTURE
     try:
         return Architecture.model_validate_json(path.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def load_architecture(folder: Path) -> Architecture:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu", compute_dtype: torch.dtype = torch.float32) -> GPT:
-    """The model of a folder, on the device. Raises `NotFound` or `DamagedArtifact`, naming the file."""
+    """Loads a model onto the device. Raises `NotFound` or `DamagedArtifact`, naming the file."""
     with torch.device("meta"):
         model = GPT(load_architecture(folder), compute_dtype)
     path = folder / WEIGHTS

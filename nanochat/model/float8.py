@@ -1,8 +1,8 @@
-"""Matrix products in 8 bits with one scale a tensor, found anew each time (arXiv:2209.05433).
+"""Matrix products in 8 bits with one dynamic scale per tensor (FP8 formats, arXiv:2209.05433).
 
-Inputs and weights are e4m3, gradients e5m2: less precise, and wider, as gradients are. Only the forward product
-accumulates fast. Written here, not taken from torchao: evaluation switches it off by `model.eval()`, master weights
-stay fp32, and `torch.compile` sees plain operations whose casts it can fuse.
+Inputs and weights are e4m3; gradients are e5m2, which has less precision and more range. Only the forward product uses
+fast accumulation. It is not torchao's because `model.eval()` switches it off, weights stay fp32, and `torch.compile`
+sees plain operations whose casts it can fuse.
 
 Shapes: N rows · I inputs · O outputs
 """
@@ -19,7 +19,7 @@ SMALLEST_DIMENSION, MULTIPLE = 128, 16
 
 
 def fits_float8(inputs: int, outputs: int) -> bool:
-    """Whether the hardware takes such a matrix, and it is large enough to gain."""
+    """Whether the hardware supports a matrix of this shape, and it is large enough to be faster."""
     return inputs % MULTIPLE == 0 == outputs % MULTIPLE and min(inputs, outputs) >= SMALLEST_DIMENSION
 
 
@@ -49,14 +49,14 @@ class _Float8Linear(Function):
 
 
 def _quantised(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x in 8 bits, and the fp32 factor that gives it back."""
+    """x in 8 bits, and the fp32 factor that restores it."""
     largest = torch.finfo(dtype).max
     scale = largest / x.abs().amax().float().clamp_min(1e-12)
     return (x.float() * scale).clamp(-largest, largest).to(dtype), scale.reciprocal()
 
 
 def _by_columns(x: Tensor) -> Tensor:
-    """The same matrix, columns contiguous, as the right side of a product must be."""
+    """The same matrix with contiguous columns, as `_scaled_mm` requires for its right side."""
     return x.T.contiguous().T
 
 

@@ -1,8 +1,10 @@
-"""Element-wise steps of the network with gradients written out, so that memory is passed over as seldom as possible.
+"""Element-wise operations of the network with explicit gradients, which make as few passes over memory as possible.
 
-Run op by op, autograd's own versions read and write each activation two to three times as often; on a CPU, with a
-small model, that is as dear as the matrix products. All of them are exact: `torch.autograd.gradcheck` holds. Where the
-network is compiled the plain formulas stand in their place: the compiler fuses those, and could not see through ours.
+Without a compiler, autograd's own versions read and write each activation two to three times as often; on a CPU, with a
+small model, that costs as much as the matrix products. The gradients are exact (`torch.autograd.gradcheck`). Compiled
+code uses the plain formulas instead: the compiler fuses them, but cannot see through a `Function`.
+
+Shapes: B batch · T time · H heads · D channels of a head
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 NORM_EPSILON = torch.finfo(torch.float32).eps
-"""Whatever the dtype: the mean square is taken in fp32, as `torch.nn.functional.rms_norm` does."""
+"""For all dtypes: the mean square is computed in fp32, as in `torch.nn.functional.rms_norm`."""
 
 
 class _Norm(Function):
+    """y = x / rms(x); dx = (dy - y mean(dy y)) / rms(x). Saves y and 1 / rms(x)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -38,6 +42,8 @@ class _Norm(Function):
 
 
 class _Rotate(Function):
+    """The gradient of a rotation is the rotation by the opposite angle. Saves cos and sin only."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
@@ -62,6 +68,8 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
 
 
 class _Blend(Function):
+    """y = a x + b first; da = sum(dy x), db = sum(dy first)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Tensor, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(x, first, a, b)
@@ -77,6 +85,8 @@ class _Blend(Function):
 
 
 class _ReluSquared(Function):
+    """y = max(x, 0)^2; dx = 2 max(x, 0) dy. Saves max(x, 0)."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         positive = x.relu()
@@ -91,14 +101,17 @@ class _ReluSquared(Function):
 
 
 def norm(x: Tensor) -> Tensor:
-    """Root-mean-square norm over the last dimension, without parameters (arXiv:1910.07467)."""
+    """RMSNorm over the last dimension, without parameters (arXiv:1910.07467); keeps shape and dtype."""
     if torch.compiler.is_compiling():
         return torch.nn.functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
     return cast(Tensor, _Norm.apply(x, NORM_EPSILON))
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE: channel i and i + D/2 turned by minus the angle of their position; cos, sin broadcast to (B, T, 1, D/2)."""
+    """Rotary embedding: rotates channels (i, i + D/2) by minus the angle of their position.
+
+    (B, T, H, D) → (B, T, H, D); cos and sin broadcast to (B, T, 1, D/2).
+    """
     if torch.compiler.is_compiling():
         left, right = x_BTHD.chunk(2, -1)
         return torch.cat([left * cos + right * sin, right * cos - left * sin], -1)
@@ -106,14 +119,14 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def blend(x: Tensor, first: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """a x + b first, with scalars a and b."""
+    """a x + b first, of two tensors of one shape and two scalar tensors."""
     if torch.compiler.is_compiling():
         return x * a + first * b
     return cast(Tensor, _Blend.apply(x, first, a, b))
 
 
 def relu_squared(x: Tensor) -> Tensor:
-    """max(x, 0)^2 (Primer, arXiv:2109.08668)."""
+    """max(x, 0)^2 (Primer, arXiv:2109.08668), element-wise."""
     if torch.compiler.is_compiling():
         return x.relu().square()
     return cast(Tensor, _ReluSquared.apply(x))

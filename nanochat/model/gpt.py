@@ -1,9 +1,18 @@
-"""The network: a decoder-only transformer with the ideas of nanochat, each of which `ModelConfig` can switch off.
+"""The network: a decoder-only transformer with the additions of nanochat, each of which `ModelConfig` can switch off.
 
-Pre-norm without parameters, rotary positions, normed queries and keys, squared-ReLU MLP, untied head, soft-capped
-logits; token embeddings added to the values of every other layer, learnt weights on the residual stream and on the
-first embedding at each layer, a little of the previous token's embedding in each token's, and a part of the middle
-layer's output taken off before the last norm.
+    x = norm(embedding(ids))                                              (B, T, C)
+    x = x + smear * gate(x) * (x of the previous token)                   smear
+    first = x
+    for each layer:
+        x = residual[layer] * x + first_[layer] * first                   residual scalars
+        x = x + attention(norm(x))                                        rotary positions, normed queries and keys;
+                                                                          values + gate * value embedding in every
+                                                                          other layer
+        x = x + mlp(norm(x))                                              squared ReLU
+    x = norm(x - backout * (x after the middle layer))                    backout
+    logits = softcap * tanh(head(x) / softcap)                            (B, T, V), untied head
+
+Norms have no parameters, matrices no biases.
 
 Shapes: B batch · T time · C channels · H query heads · K key/value heads · D channels of a head
 L layers · V vocabulary
@@ -21,16 +30,23 @@ from nanochat.model.architecture import Architecture
 from nanochat.model.attention import BACKENDS, Backend, KVCache, attend, prepare_backend
 from nanochat.model.float8 import float8_linear
 from nanochat.model.fused import blend, norm, relu_squared, rotate
+from nanochat.model.initial_weights import initialize
 from nanochat.model.loss import Between, Reduction, between_products, head_loss
+from nanochat.model.rotary import rotary_tables
 
 QK_GAIN = 1.2
+"""Factor on normed queries and on normed keys, which makes the softmax sharper: without it, a score is at most sqrt(D),
+as both have the norm sqrt(D). The number is nanochat's choice, found by a sweep; QK-norm is of arXiv:2302.05442,
+section 2, where parameters scale the norms instead."""
 VALUE_GATE_GAIN = 3.0
+"""Range of the gate of a value embedding, 0 to 3; it begins near 1.5 (gates are initialized near 0). nanochat's choice,
+found by a sweep; value embeddings are a variant of value residuals (arXiv:2410.17897)."""
 
 
 class Linear(nn.Module):
-    """A matrix without bias, kept in fp32, whose product is computed in a dtype and given in that of the input.
+    """x W^T of (…, inputs) by (outputs, inputs) → (…, outputs), in the dtype of x.
 
-    With `float8`, products are in 8 bits while training, and in the dtype in evaluation.
+    The weight is fp32; the product is computed in `dtype`, or while training with `float8` in 8 bits.
     """
 
     def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
@@ -46,6 +62,11 @@ class Linear(nn.Module):
 
 
 class Attention(nn.Module):
+    """Causal self-attention over a window of earlier tokens, with grouped queries (arXiv:2305.13245).
+
+    H query heads share K key/value heads of D channels. Rotary positions come before the norm of queries and keys.
+    """
+
     def __init__(self, architecture: Architecture, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         C, kv = architecture.width, architecture.kv_width
@@ -64,6 +85,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
     ) -> Tensor:
+        """(B, T, C) → (B, T, C); the value embedding is (B, T, K D), cos and sin as `GPT._rotation` returns them."""
         B, T, C = x_BTC.shape
         q_BTHD = self.query(x_BTC).view(B, T, -1, self.head_dim)
         k_BTKD = self.key(x_BTC).view(B, T, -1, self.head_dim)
@@ -72,7 +94,7 @@ class Attention(nn.Module):
             gate_BTK = VALUE_GATE_GAIN * torch.sigmoid(self.value_gate(x_BTC[..., : self.gate_channels]))
             v_BTKD = torch.addcmul(v_BTKD, gate_BTK[..., None], value_embedding_BTC.view_as(v_BTKD))
         q_BTHD, k_BTKD = norm(rotate(q_BTHD, cos, sin)), norm(rotate(k_BTKD, cos, sin))
-        scale = QK_GAIN**2 / math.sqrt(self.head_dim)  # the gain of queries and keys, without a pass over them
+        scale = QK_GAIN**2 / math.sqrt(self.head_dim)  # applies both gains without a pass over queries and keys
         if cache is None:
             y_BTHD = self.backend(q_BTHD, k_BTKD, v_BTKD, self.window, scale)
         else:
@@ -82,6 +104,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """down(relu(up(x))^2) with 4 C hidden channels (Primer, arXiv:2109.08668); (B, T, C) → (B, T, C)."""
+
     def __init__(self, width: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.up = Linear(width, 4 * width, dtype)
@@ -92,6 +116,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """One layer: attention and MLP, each behind a norm and added to the residual stream; (B, T, C) → (B, T, C)."""
+
     def __init__(self, architecture: Architecture, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.attention = Attention(architecture, layer, dtype)
@@ -105,10 +131,10 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The whole network; weights are fp32 and unset until `init_weights` or a loaded file.
+    """The whole network. Weights are fp32, and uninitialized until `init_weights` or until they are loaded.
 
-    `compute_dtype` is that of the matrix products. On a GPU it is that of the activations too; on a CPU they stay in
-    fp32, as bf16 is fast there only inside a product. May be built on the meta device.
+    `compute_dtype` is the dtype of the matrix products. On a GPU, activations have it, too; on a CPU, they are fp32,
+    since bf16 is fast there only inside a product. The network can be built on the meta device.
     """
 
     cos: Tensor
@@ -119,8 +145,8 @@ class GPT(nn.Module):
         self.architecture = architecture
         self.compute_dtype = compute_dtype
         self.between: Between = between_products
-        """What happens to the logits between the head's matrix products; a compiled version may take its place."""
-        knobs, V, C, L = architecture.model, architecture.padded_vocab, architecture.width, architecture.depth
+        """The operations on the logits between the matrix products of the head; `device_setup` may compile it."""
+        settings, V, C, L = architecture.model, architecture.padded_vocab, architecture.width, architecture.depth
         self.embedding = nn.Embedding(V, C, _weight=torch.empty(V, C))
         self.blocks = nn.ModuleList(Block(architecture, layer, compute_dtype) for layer in range(L))
         self.head = Linear(C, V, compute_dtype)
@@ -131,56 +157,20 @@ class GPT(nn.Module):
                 if architecture.has_value_embedding(layer)
             }
         )
-        if knobs.residual_scalars:
+        if settings.residual_scalars:
             self.residual_L = nn.Parameter(torch.empty(L))
             self.first_L = nn.Parameter(torch.empty(L))
-        if knobs.smear:
+        if settings.smear:
             self.smear_gate = Linear(architecture.smear_gate_channels, 1, compute_dtype)
             self.smear = nn.Parameter(torch.empty(1))
-        if knobs.backout:
+        if settings.backout:
             self.backout = nn.Parameter(torch.empty(1))
         self.register_buffer("cos", torch.empty(0), persistent=False)
         self.register_buffer("sin", torch.empty(0), persistent=False)
 
-    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """The same weights for the same seed, drawn on the CPU whatever the device.
-
-        Matrices into the residual stream start at 0, so that a fresh block passes its input on.
-        """
-        dice = torch.Generator().manual_seed(seed)
-        knobs, C, L = self.architecture.model, self.architecture.width, self.architecture.depth
-        bound = math.sqrt(3 / C)  # of a uniform distribution with standard deviation 1/sqrt(C)
-
-        def normal(weight: Tensor, deviation: float) -> None:
-            weight.copy_(torch.empty(weight.shape).normal_(0, deviation, generator=dice))
-
-        def uniform(weight: Tensor, low: float, high: float) -> None:
-            weight.copy_(torch.empty(weight.shape).uniform_(low, high, generator=dice))
-
-        normal(self.embedding.weight, 0.8)
-        normal(self.head.weight, 0.001)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for matrix in (block.attention.query, block.attention.key, block.attention.value):
-                uniform(matrix.weight, -bound, bound)
-            uniform(block.mlp.up.weight, -0.4 * bound, 0.4 * bound)
-            block.attention.out.weight.zero_()
-            block.mlp.down.weight.zero_()
-            if block.attention.value_gate is not None:
-                uniform(block.attention.value_gate.weight, 0, 0.02)
-        for table in self.value_embeddings.values():
-            assert isinstance(table, nn.Embedding)
-            uniform(table.weight, -bound, bound)
-        last = max(L - 1, 1)
-        if knobs.residual_scalars:
-            self.residual_L.copy_(1.15 - 0.10 * torch.arange(L) / last)
-            self.first_L.copy_(0.20 - 0.15 * torch.arange(L) / last)
-        if knobs.smear:
-            uniform(self.smear_gate.weight, 0, 0.02)
-            self.smear.zero_()
-        if knobs.backout:
-            self.backout.fill_(0.2)
+        """Sets all weights; see `initial_weights`."""
+        initialize(dict(self.named_parameters()), self.architecture, seed)
 
     def forward(
         self,
@@ -190,10 +180,10 @@ class GPT(nn.Module):
         reduction: Reduction = "mean",
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Without targets the logits, (B, T, V) fp32; with int64 targets (-1 ignored) the loss in nats.
+        """Without targets, the logits, (B, T, V) fp32; with int64 targets (-1: not counted), the loss in nats, fp32.
 
-        The loss is a scalar for "mean" (over the targets that count) and "sum", (B, T) for "none".
-        A cache makes the ids a continuation of what it holds, and takes them in.
+        The loss is a scalar for "mean" (over counted targets) and "sum", and (B, T) for "none". With a cache, the ids
+        continue the rows in the cache, and are added to it.
         """
         x_BTC = self.trunk(ids_BT, cache).to(self.compute_dtype)
         weight_VC = self.head.weight
@@ -214,7 +204,7 @@ class GPT(nn.Module):
         return softcap * torch.tanh(logits_BTV / softcap) if softcap else logits_BTV
 
     def attend_with(self, backend: str) -> None:
-        """Use that one of `BACKENDS` in every layer, for whole sequences; a cache is always read by SDPA."""
+        """Uses this backend (a name in `BACKENDS`) in all layers, for whole sequences; with a cache, SDPA is used."""
         T, device = self.architecture.sequence_len, self.embedding.weight.device
         kernel = prepare_backend(backend, T, self.architecture.windows(), device)
         for block in self.blocks:
@@ -223,19 +213,19 @@ class GPT(nn.Module):
 
     @property
     def activation_dtype(self) -> torch.dtype:
-        """Dtype of what flows between the matrix products, and of keys and values."""
+        """Dtype of the activations between the matrix products, and of keys and values."""
         return torch.float32 if self.embedding.weight.device.type == "cpu" else self.compute_dtype
 
     def trunk(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
-        """Ids to the normed output of the last layer, (B, T, C); a compiled version may take its place."""
-        knobs, L = self.architecture.model, self.architecture.depth
+        """Ids (B, T) to the normed output of the last layer, (B, T, C); `device_setup` may compile it."""
+        settings, L = self.architecture.model, self.architecture.depth
         cos, sin = self._rotation(ids_BT.shape[1], cache)
         x_BTC = norm(self.embedding(ids_BT).to(self.activation_dtype))
-        if knobs.smear:
+        if settings.smear:
             x_BTC = self._smeared(x_BTC, cache)
         first_BTC, middle_BTC = x_BTC, None
         for layer, block in enumerate(self.blocks):
-            if knobs.residual_scalars:
+            if settings.residual_scalars:
                 a, b = self.residual_L[layer], self.first_L[layer]
                 x_BTC = blend(x_BTC, first_BTC, a.to(x_BTC.dtype), b.to(x_BTC.dtype))
             value_embedding_BTC = None
@@ -244,14 +234,14 @@ class GPT(nn.Module):
             x_BTC = block(x_BTC, value_embedding_BTC, cos, sin, cache)
             if layer == L // 2:
                 middle_BTC = x_BTC
-        if knobs.backout and middle_BTC is not None:
+        if settings.backout and middle_BTC is not None:
             x_BTC = torch.addcmul(x_BTC, self.backout.to(x_BTC.dtype), middle_BTC, value=-1)
         if cache is not None:
             cache.advance(ids_BT.shape[1])
         return norm(x_BTC)
 
     def _smeared(self, x_BTC: Tensor, cache: KVCache | None) -> Tensor:
-        """Each token's embedding plus a gated part of the one before it."""
+        """The embedding of each token plus a gated part of the embedding of the previous one, (B, T, C)."""
         before_B1C = torch.zeros_like(x_BTC[:, :1])
         if cache is not None:
             if cache.previous_embedding is not None:
@@ -261,18 +251,17 @@ class GPT(nn.Module):
         previous_BTC = torch.cat([before_B1C, x_BTC[:, :-1]], 1)
         return torch.addcmul(x_BTC, gate_BT1 * self.smear.to(x_BTC.dtype), previous_BTC)
 
-    def prepare_positions(self, needed: int) -> None:
-        """Angles of so many positions, and of T at least; called by itself, and before the network is compiled."""
+    def prepare_positions(self, positions: int) -> None:
+        """Computes the rotary tables for at least `positions` and T positions; before compilation and when needed."""
         device = self.embedding.weight.device
-        if len(self.cos) < needed or self.cos.device != device:
-            D = self.architecture.head_dim
-            channel = torch.arange(0, D, 2, device=device, dtype=torch.float32)
-            position = torch.arange(max(needed, self.architecture.sequence_len), device=device, dtype=torch.float32)
-            angle_TD = torch.outer(position, self.architecture.model.rope_base ** (-channel / D))
-            self.cos, self.sin = angle_TD.cos().to(self.activation_dtype), angle_TD.sin().to(self.activation_dtype)
+        if len(self.cos) < positions or self.cos.device != device:
+            self.cos, self.sin = rotary_tables(
+                max(positions, self.architecture.sequence_len), self.architecture.head_dim,
+                self.architecture.model.rope_base, device, self.activation_dtype,
+            )  # fmt: skip
 
     def _rotation(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        """cos and sin of the positions asked for, (T, 1, D/2), or (B, T, 1, D/2) with a cache."""
+        """cos and sin for T tokens, to broadcast over heads: (T, 1, D/2), with a cache (B, T, 1, D/2)."""
         self.prepare_positions(T if cache is None else max(T, cache.length))
         if cache is None:
             return self.cos[:T, None], self.sin[:T, None]

@@ -1,9 +1,9 @@
-"""Head, soft cap and cross-entropy in one, some rows at a time: the logits of a whole batch never exist.
+"""Head, soft cap and cross-entropy in one operation, in chunks of rows: the logits of a batch never exist as a whole.
 
-The gradients are computed in the forward pass, while the logits of the chunk are there; only `reduction="none"`
-computes the logits a second time. Matrix products run in the dtype of `x`, the rest in fp32. What happens between the
-products is one function, `between_products`: compiled (by whoever trains) it passes over the logits twice, and op by op
-eleven times, which on a CPU is as dear as the products.
+The forward pass computes the gradients, too, while it has the logits of a chunk; only `reduction="none"` computes the
+logits a second time. Matrix products run in the dtype of `x`, the rest in fp32. The operations between the products are
+one function, `between_products`: compiled, it makes two passes over the logits, without a compiler eleven, which on a
+CPU cost as much as the products.
 
 Shapes: N rows (batch x time) · C channels · V vocabulary
 """
@@ -24,24 +24,23 @@ Between = Callable[[Tensor, Tensor | None, float], Tensor]
 
 
 def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: float) -> Tensor:
-    """Raw logits to log(sum(exp(capped))) a row, (N, 1) fp32.
+    """Raw logits (N, V) → lse = log(sum(exp(capped logits))) per row, (N, 1) fp32.
 
-    With fp32 weights the logits are overwritten by the gradient of sum(weights x lse) by them: the column of the target
-    is not in.
+    With fp32 weights, overwrites the logits by the gradient of sum(weights x lse), which lacks the term of the target.
     """
     z = logits_NV.float()
-    if softcap:  # capped logits are bounded: exp() needs no maximum taken off first
+    if softcap:  # capped logits are bounded: exp() needs no subtraction of the maximum
         tanh = _tanh(z * (1 / softcap))
-        mass_at = (tanh * softcap).exp_()
-        mass = mass_at.sum(1, keepdim=True)
+        exponentials = (tanh * softcap).exp_()
+        mass = exponentials.sum(1, keepdim=True)
         lse = mass.log()
     else:
         top = z.amax(1, keepdim=True)
-        tanh, mass_at = None, (z - top).exp_()
-        mass = mass_at.sum(1, keepdim=True)
+        tanh, exponentials = None, (z - top).exp_()
+        mass = exponentials.sum(1, keepdim=True)
         lse = mass.log() + top
     if weights_N1 is not None:
-        share = mass_at.mul_(weights_N1 / mass)
+        share = exponentials.mul_(weights_N1 / mass)
         if tanh is not None:
             share = share.addcmul_(share, tanh.square_(), value=-1)  # d(c tanh(z/c))/dz = 1 - tanh²
         logits_NV.copy_(share)
@@ -50,7 +49,7 @@ def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: floa
 
 def _tanh(z: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
-        return 1 - 2 / (1 + (2 * z).exp())  # one fused pass, at half the price of the library's; 1e-6 from it at most
+        return 1 - 2 / (1 + (2 * z).exp())  # one fused pass, twice as fast as torch's; differs by at most 1e-6
     return z.tanh_()
 
 
@@ -63,9 +62,9 @@ def head_loss(
     reduction: Reduction = "mean",
     between: Between = between_products,
 ) -> Tensor:
-    """Cross-entropy in nats, fp32, of softcap(x W^T) against int64 targets; -1 is ignored, and 0 in "none".
+    """Cross-entropy in nats, fp32, of softcap * tanh(x W^T / softcap) against int64 targets; -1 does not count.
 
-    "mean" is over the targets that count (0 if there are none). Scalar, or (N,) for "none". `between` is
+    A scalar for "sum" and "mean" (over counted targets; 0 if there are none), (N,) for "none". `between` is
     `between_products`, compiled or not.
     """
     count = (targets_N >= 0).sum().clamp_min(1)
@@ -78,9 +77,9 @@ def head_loss(
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows whose logits are alive at once: 32 Mi logits of them on a CPU, 256 Mi on a GPU, within reason.
+    """Rows per chunk: those of 32 Mi logits on a CPU, of 256 Mi on a GPU, within limits.
 
-    The fewer chunks, the fewer additions to the gradient of the head, which is as large as a chunk.
+    Each chunk is added to the gradient of the head, so fewer chunks are faster.
     """
     budget = 1 << 28 if device.type == "cuda" else 1 << 25
     return min(max(budget // vocab_size, 128), 16_384 if device.type == "cuda" else 4096)
@@ -98,17 +97,17 @@ class _HeadLoss(Function):
         by_row: bool,
         between: Between,
     ) -> tuple[Tensor, Tensor]:
-        learn = any(ctx.needs_input_grad[:2])
+        training = any(ctx.needs_input_grad[:2])
         ctx.softcap, ctx.by_row, ctx.between = softcap, by_row, between
         weight = weight_VC.to(x_NC.dtype)
-        weights_N = None if by_row or not learn else scale.expand(len(x_NC)) * (targets_N >= 0)
+        weights_N = None if by_row or not training else scale.expand(len(x_NC)) * (targets_N >= 0)
         loss_N, dx_NC, dw_VC = _over_chunks(x_NC, weight, targets_N, softcap, weights_N, between)
         if by_row:
             ctx.save_for_backward(x_NC, weight_VC, targets_N)
             total = loss_N.new_zeros(())
             ctx.mark_non_differentiable(total)
         else:
-            if learn:
+            if training:
                 ctx.save_for_backward(dx_NC, dw_VC)
             total = loss_N.sum() * scale
             ctx.mark_non_differentiable(loss_N)
@@ -133,18 +132,18 @@ class _HeadLoss(Function):
 def _over_chunks(
     x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, softcap: float, weights_N: Tensor | None, between: Between
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Loss of each row; with `weights_N` also the gradients of sum(weights x loss) by x and by the head (fp32)."""
+    """Loss per row, (N,); with `weights_N`, also the gradients of sum(weights x loss): (N, C) and (V, C) fp32."""
     N, V = len(x_NC), len(weight_VC)
     rows = chunk_rows(V, x_NC.device)
     loss_N = torch.empty(N, dtype=torch.float32, device=x_NC.device)
-    logits_at = x_NC.new_empty(min(rows, N), V)  # of every chunk in turn: fresh memory is dear
+    buffer = x_NC.new_empty(min(rows, N), V)  # reused by all chunks: fresh memory is slow
     dx_NC = None if weights_N is None else torch.empty_like(x_NC)
     dw_VC = None
     for start in range(0, N, rows):
         chunk = slice(start, start + rows)
         x, targets = x_NC[chunk], targets_N[chunk]
         column = targets.clamp_min(0)[:, None]
-        logits = torch.mm(x, weight_VC.T, out=logits_at[: len(x)])
+        logits = torch.mm(x, weight_VC.T, out=buffer[: len(x)])
         w = None if weights_N is None else weights_N[chunk, None].float()
         chosen = logits.gather(1, column).float()
         if softcap:

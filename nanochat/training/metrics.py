@@ -107,6 +107,8 @@ class Metrics:
     def close(self) -> None:
         for tracker in self._trackers:
             tracker.close()
+        if self._file:
+            self._file.close()
 
     def _write(self, line: str) -> None:
         if self._file:
