@@ -1,4 +1,4 @@
-"""The worker that examines a base model: `python -m nanochat.evaluation.base_model job.json`."""
+"""The worker that evaluates a base model: `python -m nanochat.evaluation.base_model job.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH_TOKENS = 16_384
 
 
 def evaluate_base(job: Job, world: World) -> dict[str, Any]:
-    """Bits per byte of the validation rows, over all ranks, and samples; returns the stage's metrics."""
+    """Measures bits per byte over all ranks, and generates samples; returns the stage's metrics."""
     config = BaseEvaluationConfig.model_validate(job.config)
     model = load_model(job.input("model"), world.device)
     tokenizer = Tokenizer.load(job.input("model") / "vocabulary.json")

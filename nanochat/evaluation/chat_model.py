@@ -1,4 +1,4 @@
-"""The worker that examines a chat model: `python -m nanochat.evaluation.chat_model job.json`."""
+"""The worker that evaluates a chat model: `python -m nanochat.evaluation.chat_model job.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadSource
-from nanochat.evaluation.chat_tasks import Answered, answer_choices, answer_openly, chatcore, summary
+from nanochat.evaluation.chat_tasks import Answered, answer_choices, answer_open, chatcore, summary
 from nanochat.inference.engine import Engine
 from nanochat.model.files import load_model
 from nanochat.tasks.conversation import Question
@@ -20,7 +20,7 @@ EXAMPLES_PER_TASK = 8
 
 
 def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
-    """Asks every task's held-out questions; returns the stage's metrics. The first rank does it all."""
+    """Answers the held-out questions of every task, on the first rank; returns the stage's metrics."""
     if not world.is_first:
         return {}
     config = ChatEvaluationConfig.model_validate(job.config)
@@ -32,13 +32,13 @@ def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
     examples: list[dict[str, Any]] = []
     for name, questions in by_task.items():
 
-        def told(number: int, before: int = done, name: str = name) -> None:
+        def report(number: int, before: int = done, name: str = name) -> None:
             job.event(before + number, total, "questions", name)
 
         if questions[0]["kind"] == "choice":
-            answered = answer_choices(model, tokenizer, questions, told)
+            answered = answer_choices(model, tokenizer, questions, report)
         else:
-            answered = answer_openly(Engine(model, tokenizer), questions, config.max_tokens, told)
+            answered = answer_open(Engine(model, tokenizer), questions, config.max_tokens, report)
         done += len(questions)
         tasks[name] = summary(answered)
         examples += [_example(name, answer) for answer in answered[:EXAMPLES_PER_TASK]]
@@ -57,7 +57,7 @@ def _questions(path: Path, limit: int) -> dict[str, list[Question]]:
             question: Question = json.loads(line)
             by_task.setdefault(question["task"], []).append(question)
     if not by_task:
-        raise BadSource("There is no question to ask.", hint="Give `conversations.questions` a task that has some.")
+        raise BadSource("There are no questions.", hint="Add a task with questions to `conversations.questions`.")
     return {name: questions[: limit or None] for name, questions in by_task.items()}
 
 

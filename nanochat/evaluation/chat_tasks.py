@@ -1,4 +1,4 @@
-"""An examination of a chat model: choices by likelihood, answers by generating and judging them."""
+"""Evaluates a chat model on questions: choices by likelihood, open questions by a generated answer."""
 
 from __future__ import annotations
 
@@ -29,36 +29,39 @@ class Answered:
 
 
 def answer_choices(
-    model: GPT, tokenizer: Tokenizer, questions: Sequence[Question], told: Callable[[int], None]
+    model: GPT, tokenizer: Tokenizer, questions: Sequence[Question], report: Callable[[int], None]
 ) -> list[Answered]:
-    """The choice that the model finds likeliest, as the assistant's next words: mean log-likelihood a token."""
+    """Answers each question with the choice of the highest mean log-likelihood per token, as the assistant's answer.
+
+    `report` receives the number of answered questions.
+    """
     answered: list[Answered] = []
     per_pass = max(1, BATCH_QUESTIONS // 4)
     for begin in range(0, len(questions), per_pass):
         some = questions[begin : begin + per_pass]
         prompts = [render_prompt(tokenizer, question["messages"]) for question in some]
-        ways = [
+        continuations = [
             (prompt, tokenizer.encode(choice))
             for prompt, question in zip(prompts, some, strict=True)
             for choice in question["letters"]
         ]
-        losses = iter(_mean_losses(model, ways, tokenizer.bos))
+        losses = iter(_mean_losses(model, continuations, tokenizer.bos))
         for question in some:
             scores = [next(losses) for _ in question["letters"]]
             given = question["letters"][scores.index(min(scores))]
             answered.append(Answered(question, given, given == question["answer"]))
-        told(len(answered))
+        report(len(answered))
     return answered
 
 
 @torch.inference_mode()
-def _mean_losses(model: GPT, ways: Sequence[tuple[list[int], list[int]]], padding: int) -> list[float]:
-    """Mean nats of each continuation's tokens after its prompt."""
+def _mean_losses(model: GPT, continuations: Sequence[tuple[list[int], list[int]]], padding: int) -> list[float]:
+    """Mean loss, in nats per token, of each (prompt, continuation): of its continuation."""
     device = model.embedding.weight.device
-    longest = max(len(prompt) + len(after) for prompt, after in ways) - 1
-    ids_BT = torch.full((len(ways), longest), padding, dtype=torch.int64)
-    targets_BT = torch.full((len(ways), longest), IGNORED, dtype=torch.int64)
-    for row, (prompt, after) in enumerate(ways):
+    longest = max(len(prompt) + len(after) for prompt, after in continuations) - 1
+    ids_BT = torch.full((len(continuations), longest), padding, dtype=torch.int64)
+    targets_BT = torch.full((len(continuations), longest), IGNORED, dtype=torch.int64)
+    for row, (prompt, after) in enumerate(continuations):
         whole = torch.tensor(prompt + after)
         ids_BT[row, : len(whole) - 1] = whole[:-1]
         targets_BT[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
@@ -67,10 +70,10 @@ def _mean_losses(model: GPT, ways: Sequence[tuple[list[int], list[int]]], paddin
     return (nats_BT.sum(1) / counted_B).tolist()
 
 
-def answer_openly(
-    engine: Engine, questions: Sequence[Question], max_tokens: int, told: Callable[[int], None]
+def answer_open(
+    engine: Engine, questions: Sequence[Question], max_tokens: int, report: Callable[[int], None]
 ) -> list[Answered]:
-    """Greedy answers, judged by their tasks."""
+    """Answers by greedy generation, judged by the tasks; `report` receives the number of answered questions."""
     answered: list[Answered] = []
     for begin in range(0, len(questions), BATCH_QUESTIONS):
         some = questions[begin : begin + BATCH_QUESTIONS]
@@ -78,12 +81,12 @@ def answer_openly(
         for question, ids in zip(some, engine.generate(prompts, max_tokens), strict=True):
             given = engine.tokenizer.decode(ids)
             answered.append(Answered(question, given, judge(question["task"], question, given)))
-        told(len(answered))
+        report(len(answered))
     return answered
 
 
 def summary(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Kind, accuracy, chance and size of one task's examination."""
+    """Kind, accuracy, accuracy of chance, and number of questions of one task."""
     question = answered[0].question
     return {
         "kind": question["kind"],
@@ -94,5 +97,5 @@ def summary(answered: Sequence[Answered]) -> dict[str, Any]:
 
 
 def chatcore(tasks: dict[str, dict[str, Any]]) -> float:
-    """Mean over tasks of (accuracy - chance) / (1 - chance)."""
+    """Mean over tasks of (accuracy - chance) / (1 - chance), as in CORE (DCLM, arXiv:2406.11794)."""
     return sum((t["accuracy"] - t["baseline"]) / (1 - t["baseline"]) for t in tasks.values()) / len(tasks)

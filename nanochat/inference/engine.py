@@ -1,7 +1,7 @@
-"""Generation: a batch of prompts, one cache, rows that stop by themselves, and the calculator.
+"""Generation for a batch of prompts with one cache; rows stop independently, and the model can use the calculator.
 
-When the model closes a python block, the engine computes what stands in it and puts the result behind it, between
-output tokens; the model goes on from there.
+When the model closes a python block, the engine evaluates the expression in it and appends the result between output
+tokens; the model continues after it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from nanochat.tools.calculator import calculate
 
 @dataclass
 class _Row:
-    """What one prompt has become."""
+    """The state of one prompt's generation."""
 
     answer: list[int] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
-    """Tokens that are put in rather than sampled: the calculator's result."""
+    """Tokens to append before any is sampled: the calculator's result."""
     block: list[int] | None = None
-    """Tokens of the python block that is open."""
+    """Tokens of the open python block."""
     done: bool = False
 
 
 class Engine:
-    """Generates with one model; see `generate` and `stream`."""
+    """Generates tokens with one model."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model = model.eval()
@@ -51,7 +51,7 @@ class Engine:
         seed: int = 42,
         stop: bool = True,
     ) -> list[list[int]]:
-        """Ids after each prompt, without the token that stopped it; `stop=False` goes on through stops."""
+        """The generated ids of each prompt, without the stop token; `stop=False` ignores stop tokens."""
         rows = [_Row() for _ in prompts]
         for _ in self._run(prompts, rows, max_tokens, temperature, top_k, seed, stop):
             pass
@@ -60,7 +60,7 @@ class Engine:
     def stream(
         self, prompt: Sequence[int], max_tokens: int, temperature: float = 0.0, top_k: int = 0, seed: int = 42
     ) -> Iterator[int]:
-        """Ids as they come."""
+        """The generated ids of one prompt, as they are generated."""
         rows = [_Row()]
         shown = 0
         for _ in self._run([prompt], rows, max_tokens, temperature, top_k, seed, True):
@@ -78,16 +78,16 @@ class Engine:
         seed: int,
         stop: bool,
     ) -> Iterator[None]:
-        """Adds a token to each row that is not done, and yields; ends when all are."""
+        """Appends a token to each row that is not done, and yields; ends when all are done."""
         if any(not prompt for prompt in prompts):
             raise BadConfig("A prompt has no tokens.", hint="Begin it with BOS.")
         device = self.model.embedding.weight.device
-        dice = torch.Generator(device=device).manual_seed(seed)
+        generator = torch.Generator(device=device).manual_seed(seed)
         longest = max(len(prompt) for prompt in prompts)
         dtype = self.model.activation_dtype
         cache = KVCache(self.model.architecture, len(prompts), longest + max_tokens, dtype, device)
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        # Right padding: what it leaves in the cache is behind every row's position, and overwritten before it is seen.
+        # right padding: its cache entries are overwritten before a row attends to their positions
         padded = [[*prompt, *[self.tokenizer.bos] * (longest - len(prompt))] for prompt in prompts]
         ids_BT = torch.tensor(padded, device=device)
         logits_BTV = self.model(ids_BT, cache=cache)
@@ -96,7 +96,7 @@ class Engine:
         cache.previous_embedding = norm(self.model.embedding(last_B1).to(dtype))
         logits_BV = logits_BTV[torch.arange(len(prompts), device=device), lengths_B - 1]
         for position in range(max_tokens):
-            sampled = sample(logits_BV, temperature, top_k, dice).tolist()
+            sampled = sample(logits_BV, temperature, top_k, generator).tolist()
             chosen = [self._take(row, token, stop) for row, token in zip(rows, sampled, strict=True)]
             yield
             if position == max_tokens - 1 or all(row.done for row in rows):
@@ -104,7 +104,7 @@ class Engine:
             logits_BV = self.model(torch.tensor(chosen, device=device)[:, None], cache=cache)[:, -1]
 
     def _take(self, row: _Row, sampled: int, stop: bool) -> int:
-        """What is put into the row: the forced token if there is one, else the sampled."""
+        """Appends the forced token if there is one, else the sampled token; returns it."""
         token = row.forced.pop(0) if row.forced else sampled
         if row.done or (stop and token in self.stops):
             row.done = True

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens already seen, for rows of different lengths.
+"""The cache of keys and values, for rows of different lengths.
 
 Shapes: B batch · T time · S positions of the cache · K key/value heads · D channels of a head
 """
@@ -12,7 +12,7 @@ from nanochat.model.architecture import Architecture
 
 
 class KVCache:
-    """One tensor of keys and one of values a layer, (B, S, K, D); the token at position p of a row is in column p."""
+    """Per layer, keys and values (B, S, K, D); the token at position p of a row is in column p."""
 
     def __init__(
         self, architecture: Architecture, batch: int, length: int, dtype: torch.dtype, device: torch.device
@@ -25,7 +25,7 @@ class KVCache:
         self.previous_embedding: Tensor | None = None
 
     def insert(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts T tokens behind those of each row; gives all keys and values of the layer, (B, S, K, D)."""
+        """Appends T tokens to each row; returns all keys and values of the layer, (B, S, K, D) each."""
         B, T = k_BTKD.shape[:2]
         rows_B1 = torch.arange(B, device=k_BTKD.device)[:, None]
         columns_BT = self.positions_B[:, None] + torch.arange(T, device=k_BTKD.device)

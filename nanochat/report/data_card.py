@@ -1,4 +1,4 @@
-"""The data card in words."""
+"""The data card as facts, tables and Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BAR = 20
 
 
 def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What there is to say in a line each: name and value."""
+    """The facts of a data card, as (name, value)."""
     train, held_out = card["train_documents"], card["validation_documents"]
     return [
         ("shards", f"{card['shards']:,}"),
@@ -27,7 +27,7 @@ def facts(card: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def conversation_facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was learnt of the conversations and what was left out, by the metrics of the stage `converse`."""
+    """The facts of conversations, used and left out, from the metrics of the stage `converse`."""
     found = []
     for split, name in (("train", "conversations"), ("validation", "held-out conversations")):
         if f"{split}_conversations" not in metrics:
@@ -46,14 +46,14 @@ def conversation_facts(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
             "fields ignored": metrics.get(f"{split}_ignored_fields", ""),
             "files ignored": f"{metrics.get(f'{split}_ignored_files', 0):,}",
         }
-        found += [(f"{name}: {what}", said) for what, said in left_out.items() if said not in ("", "0")]
+        found += [(f"{name}: {what}", value) for what, value in left_out.items() if value not in ("", "0")]
     if metrics.get("questions_skipped"):
         found.append(("questions: skipped", f"{metrics['questions_skipped']:,}"))
     return found
 
 
 def length_rows(card: Mapping[str, Any]) -> list[tuple[str, int, float]]:
-    """Length in tokens, documents, share; from the first length that a document has."""
+    """(range of lengths in tokens, number of documents, share), from the shortest document on."""
     first = next((k for k, count in enumerate(card["lengths"]) if count), 0)
     total = max(sum(card["lengths"]), 1)
     return [
@@ -64,12 +64,12 @@ def length_rows(card: Mapping[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def table(found: Sequence[tuple[str, str]]) -> list[str]:
-    """Lines of Markdown, one for each fact."""
+    """Facts as the lines of a Markdown table."""
     return ["| | |", "|---|---|", *(f"| {name} | {value.replace('|', '∣')} |" for name, value in found)]
 
 
 def as_markdown(card: Mapping[str, Any], conversations: Sequence[tuple[str, str]] = ()) -> str:
-    """The facts, those of the `conversations` too, and the lengths, as two tables."""
+    """Two Markdown tables: the facts, with those of the `conversations`, and the lengths."""
     lines = table([*facts(card), *conversations])
     lines += ["", "| tokens of a document | | documents |", "|---|---|---|"]
     most = max((share for *_, share in length_rows(card)), default=1) or 1

@@ -1,4 +1,4 @@
-"""A family of depths side by side: a table, a curve over compute, and what it promises for more of it."""
+"""The scaling ladder: models of several depths in a table and a curve over compute, with a power law."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.store.artifacts import Artifact
 
 @dataclass(frozen=True)
 class Rung:
-    """One depth of the ladder."""
+    """One depth of the ladder: a base model and its evaluation."""
 
     depth: int
     parameters: int
@@ -32,7 +32,7 @@ class Rung:
 class PowerLaw:
     """`bits per byte = scale * flops ** -exponent`, fitted by least squares on logarithms.
 
-    (Kaplan et al. 2020, section 3, without an irreducible loss: few rungs cannot tell it.)
+    (Kaplan et al. 2020, arXiv:2001.08361, section 3; without an irreducible loss, which few rungs cannot determine.)
     """
 
     scale: float
@@ -43,7 +43,7 @@ class PowerLaw:
 
 
 def rungs(bases: Sequence[Artifact], evaluations: Sequence[Artifact]) -> list[Rung]:
-    """Models with their examinations, in the same order; least compute first."""
+    """Models and their evaluations, which are in the same order; sorted by compute."""
     found = [
         Rung(
             depth=base.manifest.config["model"]["depth"],
@@ -60,7 +60,7 @@ def rungs(bases: Sequence[Artifact], evaluations: Sequence[Artifact]) -> list[Ru
 
 
 def fit(ladder: Sequence[Rung]) -> PowerLaw | None:
-    """None for fewer than two amounts of compute."""
+    """The power law; None for fewer than two amounts of compute."""
     xs, ys = [math.log(rung.flops) for rung in ladder], [math.log(rung.bits_per_byte) for rung in ladder]
     if len(set(xs)) < 2:
         return None
@@ -70,7 +70,7 @@ def fit(ladder: Sequence[Rung]) -> PowerLaw | None:
 
 
 def render_ladder(title: str, ladder: Sequence[Rung]) -> tuple[str, str]:
-    """As Markdown, and as one self-contained page of HTML."""
+    """The page as Markdown, and as self-contained HTML."""
     law = fit(ladder)
     values: dict[str, Any] = {
         "title": title,

@@ -1,4 +1,4 @@
-"""Curves and bars as SVG text, to stand inside a page; colours fit light and dark."""
+"""Curves and bars as SVG text for HTML pages, with colours for light and dark themes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ LINE, SECOND, GREY = "#3b82f6", "#f97316", "#8a8f98"
 
 
 def training_curve(events: Sequence[Mapping[str, float]], evaluation: str, label: str) -> str:
-    """Smoothed training loss over steps, and what was evaluated on the way, on an axis of its own."""
+    """Smoothed training loss over steps, and the evaluations, on a second axis."""
     figure, axes = _figure()
     axes.plot([e["done"] for e in events], [e["smoothed_loss"] for e in events], color=LINE, linewidth=1.5)
     axes.set_xlabel("step", color=GREY)
     axes.set_ylabel("training loss (nats a token)", color=LINE)
-    asked = [e for e in events if evaluation in e]
-    if asked:
+    evaluated = [e for e in events if evaluation in e]
+    if evaluated:
         right = axes.twinx()
         _plain(right)
-        right.plot([e["done"] for e in asked], [e[evaluation] for e in asked], "o-", color=SECOND, markersize=4)
+        right.plot([e["done"] for e in evaluated], [e[evaluation] for e in evaluated], "o-", color=SECOND, markersize=4)
         right.set_ylabel(label, color=SECOND)
     return _svg(figure)
 
 
 def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
-    """Accuracy of each task as a bar, chance as a tick in it."""
+    """Accuracy of each task as a bar, with a tick at chance."""
     figure, axes = _figure(height=0.6 + 0.42 * len(tasks))
     names = list(tasks)[::-1]
     axes.barh(names, [tasks[name]["accuracy"] for name in names], color=LINE, height=0.55)
@@ -43,7 +43,7 @@ def accuracy_bars(tasks: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def length_bars(lengths: Sequence[int]) -> str:
-    """Documents by length: bar k counts those of 2^k tokens and more, up to the next."""
+    """Documents by length: bar k counts those of 2^k to 2^(k+1) - 1 tokens."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _figure(height=2.4)
@@ -57,7 +57,7 @@ def length_bars(lengths: Sequence[int]) -> str:
 
 
 def language_bars(languages: Mapping[str, float]) -> str:
-    """Share of each language among the documents that were looked at."""
+    """Share of each language among the documents sampled."""
     figure, axes = _figure(height=0.6 + 0.24 * len(languages))
     names = list(languages)[::-1]
     axes.barh(names, [languages[name] for name in names], color=LINE, height=0.6)
@@ -66,12 +66,12 @@ def language_bars(languages: Mapping[str, float]) -> str:
 
 
 def scaling_curve(points: Sequence[tuple[float, float, str]], law: Callable[[float], float] | None) -> str:
-    """Bits per byte over FLOPs with a name each, and the law through them on to ten times the most."""
+    """Bits per byte over FLOPs, with names, and the law `law(flops)` up to ten times the largest FLOPs."""
     figure, axes = _figure()
     flops = [x for x, _, _ in points]
     if law:
-        reach = [min(flops) * (10 * max(flops) / min(flops)) ** (i / 50) for i in range(51)]
-        axes.plot(reach, [law(x) for x in reach], color=GREY, linewidth=1, linestyle="--")
+        range_ = [min(flops) * (10 * max(flops) / min(flops)) ** (i / 50) for i in range(51)]
+        axes.plot(range_, [law(x) for x in range_], color=GREY, linewidth=1, linestyle="--")
     axes.plot(flops, [y for _, y, _ in points], "o-", color=LINE, linewidth=1.5)
     for x, y, name in points:
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 6), color=GREY)
@@ -108,7 +108,7 @@ def _svg(figure: Figure) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "nanochat"}):  # or ids are random, and no report equals another
+    with matplotlib.rc_context({"svg.hashsalt": "nanochat"}):  # else ids are random, and equal reports differ
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="width:100%;height:auto" ', 1)

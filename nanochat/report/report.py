@@ -1,4 +1,4 @@
-"""Numbers, curves, samples, lineage, time: what a run made, to be read by people."""
+"""The report of a run: metrics, curves, samples, lineage and time."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from nanochat.store.artifacts import Artifact
 
 
 @dataclass(frozen=True)
-class Made:
-    """Everything a report tells of."""
+class ReportInputs:
+    """The title and the artifacts of a report."""
 
     title: str
     stages: dict[str, list[Artifact]]
-    """Stage → its artifacts, in the order of the graph; more than one where a stage is mapped over shards."""
+    """Stage → its artifacts, in the order of the graph; several for a stage that is mapped over shards."""
 
     def one(self, *stages: str) -> Artifact:
-        """The artifact of the first of these stages that was run."""
+        """The artifact of the first of these stages that has one."""
         return next(self.stages[stage][0] for stage in stages if stage in self.stages)
 
 
-def render(made: Made) -> tuple[str, str]:
-    """The report as Markdown, and as one self-contained page of HTML."""
-    values = _values(made)
+def render(inputs: ReportInputs) -> tuple[str, str]:
+    """The report as Markdown, and as self-contained HTML."""
+    values = _values(inputs)
     return tuple(templates().get_template(f"report.{kind}.jinja").render(values) for kind in ("md", "html"))  # pyright: ignore[reportReturnType]
 
 
-def _values(made: Made) -> dict[str, Any]:
-    base, chat = made.one("pretrain", "continue_pretrain"), made.one("sft")
-    base_evaluation = json.loads((made.one("evaluate_base").path / "evaluation.json").read_text(encoding="utf-8"))
-    chat_evaluation = json.loads((made.one("evaluate_chat").path / "evaluation.json").read_text(encoding="utf-8"))
-    card = json.loads((made.one("data_card").path / "card.json").read_text(encoding="utf-8"))
-    conversations = conversation_facts(made.one("converse").metrics)
-    pretraining, tuning = _events(base.path), _events(chat.path)
-    rows = [_row(stage, artifacts) for stage, artifacts in made.stages.items()]
+def _values(inputs: ReportInputs) -> dict[str, Any]:
+    base, chat = inputs.one("pretrain", "continue_pretrain"), inputs.one("sft")
+    base_evaluation = json.loads((inputs.one("evaluate_base").path / "evaluation.json").read_text(encoding="utf-8"))
+    chat_evaluation = json.loads((inputs.one("evaluate_chat").path / "evaluation.json").read_text(encoding="utf-8"))
+    card = json.loads((inputs.one("data_card").path / "card.json").read_text(encoding="utf-8"))
+    conversations = conversation_facts(inputs.one("converse").metrics)
+    pretraining, fine_tuning = _events(base.path), _events(chat.path)
+    rows = [_row(stage, artifacts) for stage, artifacts in inputs.stages.items()]
     seconds = sum(row["seconds"] for row in rows)
-    manifests = [artifact.manifest for artifacts in made.stages.values() for artifact in artifacts]
+    manifests = [artifact.manifest for artifacts in inputs.stages.values() for artifact in artifacts]
     producer = base.manifest.producer
     tasks = chat_evaluation["tasks"]
     tiles = [
         ("validation bits per byte", f"{base_evaluation['bits_per_byte']:.4f}"),
-        *((f"{_spoken(name)} (chance {t['baseline']:.0%})", f"{t['accuracy']:.0%}") for name, t in tasks.items()),
+        *((f"{_readable(name)} (chance {t['baseline']:.0%})", f"{t['accuracy']:.0%}") for name, t in tasks.items()),
         ("ChatCORE", f"{chat_evaluation['chatcore']:.3f}"),
         ("parameters", _short(base.metrics["parameters"])),
         ("training tokens", _short(base.metrics["train_tokens"])),
@@ -60,12 +60,12 @@ def _values(made: Made) -> dict[str, Any]:
         ("time of all stages", duration(seconds)),
     ]  # fmt: skip
     return {
-        "title": made.title,
+        "title": inputs.title,
         "tiles": tiles,
         "seconds": seconds,
         "rows": [{**row, "share": row["seconds"] / seconds if seconds else 0} for row in rows],
         "pretraining": Markup(training_curve(pretraining, "validation_bits_per_byte", "validation bits per byte")),  # noqa: S704 - our own SVG
-        "tuning": Markup(training_curve(tuning, "validation_loss", "validation loss (nats a token)")),  # noqa: S704
+        "fine_tuning": Markup(training_curve(fine_tuning, "validation_loss", "validation loss (nats a token)")),  # noqa: S704
         "bars": Markup(accuracy_bars(chat_evaluation["tasks"])),  # noqa: S704
         "card": [*card_facts(card), *conversations],
         "card_markdown": as_markdown(card, conversations),
@@ -76,7 +76,7 @@ def _values(made: Made) -> dict[str, Any]:
         "samples": base_evaluation["samples"],
         "examples": chat_evaluation["examples"],
         "configs": {
-            stage: json.dumps(a[0].manifest.config, indent=1, ensure_ascii=False) for stage, a in made.stages.items()
+            stage: json.dumps(a[0].manifest.config, indent=1, ensure_ascii=False) for stage, a in inputs.stages.items()
         },
         "environment": {
             "commit": (producer.git_commit or "unknown") + (" (with changes)" if producer.git_dirty else ""),
@@ -105,7 +105,7 @@ def _row(stage: str, artifacts: Sequence[Artifact]) -> dict[str, Any]:
     }
 
 
-def _spoken(name: str) -> str:
+def _readable(name: str) -> str:
     return name.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""The templates of reports."""
+"""Jinja templates of reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanochat.console import duration, number
 
 
 def templates() -> Environment:
-    """Those beside this file; what goes into HTML is escaped, and what is missing is an error."""
+    """An environment for the templates in this folder: HTML is escaped, an undefined variable is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanochat.config.pipeline import ReportConfig
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.report.report import Made, render
+from nanochat.report.report import ReportInputs, render
 from nanochat.store.artifacts import (
     Conversations,
     DataCard,
@@ -38,7 +38,7 @@ def report(
     context: Context,
 ) -> Metrics:
     """Write metrics, curves, samples, lineage and times, as Markdown and as an HTML page."""
-    made = Made(
+    inputs = ReportInputs(
         config.title,
         {
             "download": list(raw),
@@ -53,7 +53,7 @@ def report(
             "evaluate_chat": [chat_evaluation],
         },
     )
-    markdown, page = render(made)
+    markdown, page = render(inputs)
     (out / "report.md").write_text(markdown, encoding="utf-8")
     (out / "report.html").write_text(page, encoding="utf-8")
     return {"title": config.title}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.report.report import Made, render
+from nanochat.report.report import ReportInputs, render
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import FileEntry, InputRef, Manifest
 from nanochat.store.payloads import Payloads
@@ -92,7 +92,7 @@ def key(stage: str, shard: int) -> str:
     return f"{stage[:4]}{shard}key" * 8
 
 
-def made(folder: Path, *, evaluated: bool = True, title: str = "A small run") -> Made:
+def made(folder: Path, *, evaluated: bool = True, title: str = "A small run") -> ReportInputs:
     """Every stage took 10 seconds a shard."""
     stages: dict[str, list[Artifact]] = {}
     for stage, parents in GRAPH.items():
@@ -121,7 +121,7 @@ def made(folder: Path, *, evaluated: bool = True, title: str = "A small run") ->
             )
             for shard in range(SHARDS if stage in MAPPED else 1)
         ]  # fmt: skip
-    return Made(title, stages)
+    return ReportInputs(title, stages)
 
 
 class Page(HTMLParser):

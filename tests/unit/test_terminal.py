@@ -84,7 +84,7 @@ def test_a_conversation_that_is_too_long_is_reported_and_continues(
 ) -> None:
     talk(folder, monkeypatch, "x" * 100, "Hi")
     output = capsys.readouterr().out
-    assert "the model sees 64" in output
+    assert "context 64" in output
     assert "/clear" in output
     assert [TOKENIZER.decode(prompt).count("x") for prompt in prompts] == [0]  # what was too long is forgotten
 
