@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sample(logits_BV: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> Tensor:
-    """One id per row, (B,) int64: the most likely at temperature 0, else a sample of the `top_k` most likely (0: all)."""
+    """One id per row, (B,) int64: the most likely at temperature 0, else sampled among the `top_k` best (0: all)."""
     if temperature == 0:
         return logits_BV.argmax(-1)
     if 0 < top_k < logits_BV.shape[-1]:
