@@ -24,7 +24,7 @@ from nanochat.workers.job import EXIT_FAILED, EXIT_PREEMPTED, Job, write_error
 
 
 class Preempted(BaseException):
-    """This rank was asked to stop, and has saved a checkpoint."""
+    """This rank received a TERM, and has saved a checkpoint."""
 
 
 @dataclass(frozen=True)

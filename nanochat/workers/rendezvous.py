@@ -17,7 +17,7 @@ RENDEZVOUS_TIMEOUT_S = 600.0
 """How long nodes wait for each other: one may still be downloading inputs that another has."""
 POLL_S = 1.0
 UNUSED_ADDRESS = ("192.0.2.1", 9)
-"""Reserved for documentation (RFC 5737). The route to it tells our own address; nothing is sent."""
+"""Reserved for documentation (RFC 5737). The route to it determines our own address; nothing is sent."""
 
 
 def resolve_rendezvous(folder: str, compute: Compute, progress: Reporter) -> Compute:

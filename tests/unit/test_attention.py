@@ -65,7 +65,7 @@ def test_the_best_that_runs_is_taken_and_what_does_not_run_is_refused() -> None:
     assert best_backend("auto", CPU, torch.bfloat16, compiled=True) == "sdpa"
     assert best_backend("sdpa", CPU, torch.float32, compiled=False) == "sdpa"
     for name in ("flash4", "flash3", "flex"):
-        with pytest.raises(BadConfig, match=rf"`{name}`, and it trains on GPUs"):
+        with pytest.raises(BadConfig, match=rf"`{name}`, but it trains on GPUs"):
             best_backend(name, CPU, torch.bfloat16, compiled=True)
 
 
