@@ -30,11 +30,7 @@ RETIRED = {
     r"deals?|dealt": "distribute",
     r"handed|hands?[ _]on": "pass, return",
     r"(?-i:Watching|Unwatched|Unseen)": "event sinks",
-<<<<<<< HEAD
-    r"(?-i:Overtaken|Held(?! back| out|_Lease))": "LeaseLost, HeldLease",
-=======
-    r"(?-i:Overtaken|Held(?![- ]back|[- ]out))": "LeaseLost, HeldLease",
->>>>>>> 0264b1e (docs: what happens in one training step; training and checkpoints in plain words)
+    r"(?-i:Overtaken|Held(?![- ]back|[- ]out|_Lease))": "LeaseLost, HeldLease",
     r"keepers?": "site supervisor",
     r"overdue": "stale runs",
     r"knobs?": "setting",
