@@ -6,7 +6,7 @@ CRATE := rustbpe/Cargo.toml
 CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
 
 .DEFAULT_GOAL := help
-.PHONY: help install hooks demo test test-slow test-all check dead-code bench format size accept-stages reference
+.PHONY: help install hooks demo test test-slow test-all check bench format size accept-stages reference
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  \1\t/' | expand -t 18
@@ -44,21 +44,19 @@ test-slow: $(VENV)/.installed-dev  ## The other tests: whole sites, a browser, P
 
 test-all: test test-slow  ## Every test.
 
-check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, spelling, clippy; cargo deny if it is installed.
+check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, spelling, dead code, clippy; cargo deny if it is installed.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache
 	git ls-files | xargs $(BIN)/codespell
+	$(BIN)/vulture
 	cargo fmt --check --manifest-path $(CRATE)
 	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --manifest-path $(CRATE) check; fi
 
 hooks: $(VENV)/.installed-dev  ## Install the git hooks of .pre-commit-config.yaml.
 	$(BIN)/pre-commit install
-
-dead-code: $(VENV)/.installed-dev  ## Names that nothing uses; some are called by a framework.
-	$(BIN)/vulture
 
 bench: $(VENV)/.installed-dev  ## Compare the speed of tokenizer, data plane and training with their peers.
 	$(BIN)/python benchmarks/tokenizer.py

@@ -63,6 +63,7 @@ def serve(folder: Path) -> Iterator[dict[str, str]]:
             process.wait(3)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

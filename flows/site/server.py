@@ -1,6 +1,6 @@
 """The Prefect server of a run: one that `PREFECT_API_URL` names, one that runs on this home, or one that it starts.
 
-    with running_server(home()) as api_url: ...
+    with start_server(home()) as server: ...
 
 Our own server lives in `<home>/prefect` (SQLite, loopback only). Every process that uses it holds a shared lock on
 `in-use`; the last one stops it. The server waits for that lock too, so it also ends when its users were killed: the
@@ -43,17 +43,6 @@ STATE_FIELDS = {"pid": int, "port": int, "services": bool}
 Log = Callable[[str], None]
 
 
-@contextmanager
-def running_server(home: Path, log: Log) -> Iterator[str]:
-    """Yields the API address of a healthy Prefect server; `log` receives a line now and then while it starts.
-
-    Raises `ServerUnavailable`.
-    """
-    with start_server(home) as starting:
-        starting.wait(log)
-        yield starting.api_url
-
-
 @dataclass(frozen=True)
 class StartingServer:
     """A server that may not answer yet."""
@@ -65,7 +54,7 @@ class StartingServer:
 
 @contextmanager
 def start_server(home: Path, *, services: bool = False) -> Iterator[StartingServer]:
-    """Like `running_server` in two steps: yields the address at once, so that the caller can work while it starts.
+    """Yields the address of a Prefect server at once, so that the caller can work while it starts.
 
     With `services` the server also schedules runs and triggers automations; raises `ServerUnavailable` if a run has
     started one without services.

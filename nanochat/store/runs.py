@@ -98,16 +98,8 @@ class RecordedRun:
         return made | {(stage, key) for stage, _, key in (name.partition("/") for name in self.record.holds)}
 
 
-def newest(store: Store, limit: int = 0) -> list[RecordedRun]:
-    """The newest runs, newest first; 0: all. Raises `DamagedArtifact` at an unreadable record."""
-    found, unread = survey(store, limit)
-    for error in unread.values():
-        raise error
-    return found
-
-
 def survey(store: Store, limit: int = 0) -> tuple[list[RecordedRun], dict[str, NanochatError]]:
-    """The newest runs, newest first; and the paths of unreadable records, each with its error."""
+    """The newest runs, newest first (0: all); and the paths of unreadable records, each with its error."""
     modified_s = _list(store)
     chosen = sorted(modified_s, reverse=True)[: limit or None]
     unread: dict[str, NanochatError] = {}

@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,16 +22,17 @@ import pytest
 from rich.console import Console
 
 from flows.site import prefect_environment
-from flows.site.server import running_server, start_server
+from flows.site.server import start_server
 from nanochat.config.data import WorldConfig
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import Screen
 from nanochat.errors import NanochatError
 from nanochat.profiles import PROFILES
-from nanochat.store.runs import RunRecord, newest
+from nanochat.store.runs import RunRecord
 from nanochat.store.store import Store
 from tests.compute import compute
+from tests.recorded_runs import newest
 from tests.waiting import until
 
 pytestmark = [
@@ -47,6 +49,14 @@ def _load_graph() -> ModuleType:
     sys.modules["small_graph"] = module
     specification.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[str]:
+    """The API address of a server that answers."""
+    with start_server(home) as starting:
+        starting.wait(lambda _: None)
+        yield starting.api_url
 
 
 @dataclass
@@ -317,7 +327,7 @@ def test_the_form_shows_every_field_with_title_and_description(workshop: Worksho
 
 def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL")
-    with running_server(workshop.home, lambda _: None) as api_url:
+    with running_server(workshop.home) as api_url:
         assert api_url == workshop.api_url
     with urllib.request.urlopen(f"{workshop.api_url}/health") as answer:
         assert answer.read() == b"true", "the second user stopped the server of the first"
@@ -325,7 +335,7 @@ def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeyp
 
 def test_a_named_server_that_is_silent_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    with pytest.raises(NanochatError, match="does not answer"), running_server(tmp_path, lambda _: None):
+    with pytest.raises(NanochatError, match="does not answer"), running_server(tmp_path):
         pass
 
 
@@ -347,7 +357,7 @@ def test_a_server_older_than_we_are_is_one_sentence(tmp_path: Path, monkeypatch:
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{old.server_port}/api")
         with (
             pytest.raises(NanochatError, match=r"has version 2\.20\.1"),
-            running_server(tmp_path, lambda _: None),
+            running_server(tmp_path),
         ):
             pass
         old.shutdown()

@@ -247,7 +247,7 @@ def look_at(store: Store) -> list[Callable[[], Any]]:
         lambda: store.alias("kept"),
         lambda: store.find("download", key("a")),
         lambda: list(store.manifests()),
-        lambda: runs.newest(store),
+        lambda: runs.survey(store),
         lambda: runs.pins(store),
         lambda: trash.deletions(store),
         lambda: find_garbage(store, keep_runs=0, min_age_hours=0),

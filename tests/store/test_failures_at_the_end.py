@@ -14,7 +14,7 @@ import torch
 
 from nanochat.errors import NanochatError, StageFailed, StoreError, StoreUnreachable
 from nanochat.store import lease as lease_module
-from nanochat.store import run_recording, runs
+from nanochat.store import run_recording
 from nanochat.store.lease import lease
 from nanochat.store.manifest import describe_file
 from nanochat.store.objects import Objects
@@ -22,6 +22,7 @@ from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from nanochat.training.checkpoint import Checkpoints
 from tests.faults import faulty
+from tests.recorded_runs import newest
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_run_that_was_fine_is_fine_although_its_end_cannot_be_recorded(
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     with caplog.at_level(logging.WARNING), record_run(store, "demo", {}) as kept:
         monkeypatch.setattr(store.objects, "write", failing(store.objects.write, times))
-    (run,) = runs.newest(store)
+    (run,) = newest(store)
     assert run.record.state == ("completed" if times == 1 else "running")
     assert (f"The run {kept.record.id} is completed, but that could not be recorded" in caplog.text) == (times == 100)
 
@@ -93,7 +94,7 @@ def test_a_run_whose_beginning_was_recorded_and_not_confirmed_has_ended(
     monkeypatch.setattr(store.objects, "write", unconfirmed)
     with pytest.raises(StoreUnreachable), record_run(store, "demo", {}):
         pass
-    (run,) = runs.newest(store)
+    (run,) = newest(store)
     assert run.record.state == "failed"
 
 

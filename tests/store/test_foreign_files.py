@@ -12,6 +12,7 @@ from nanochat.store.garbage import find_garbage
 from nanochat.store.restore import restore_deletion
 from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
+from tests.recorded_runs import newest
 from tests.store.test_garbage import collect, key, publish
 
 FOREIGN = [
@@ -43,7 +44,7 @@ def test_they_are_left_alone_everywhere(name: str, tmp_path: Path) -> None:
     assert {manifest.config["name"] for manifest in store.manifests()} == {"kept", "gone"}
     assert store.resolve("chat/kept") == store.find("download", key("kept")) == kept
     assert store.payloads.verify(gone) == []
-    assert [run.record.id for run in runs.newest(store)] == [record.record.id]
+    assert [run.record.id for run in newest(store)] == [record.record.id]
     assert runs.pins(store) == {record.record.id}
     assert [item.name for item in find_garbage(store, keep_runs=0, min_age_hours=0).items] == [f"download/{gone.key}"]
     collect(store)
@@ -64,7 +65,7 @@ def test_in_a_bucket_too(root_s3: str, tmp_path: Path) -> None:
         store.objects.write(f"v1/aliases/{name}", b"not ours")
         store.objects.write(f"v1/runs/{name}", b"not ours")
     assert list(store.aliases()) == ["kept"]
-    assert runs.newest(store) == []
+    assert newest(store) == []
     assert collect(store).items == ()
     assert store.objects.read("v1/aliases/.DS_Store") == b"not ours"
 

@@ -24,6 +24,7 @@ from nanochat.store.producer import describe_producer
 from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
 from tests.compute import compute
+from tests.recorded_runs import newest
 from tests.waiting import until
 
 DIES = """
@@ -63,7 +64,7 @@ def artifact(store: Store, folder: Path, key: str) -> Artifact:
 
 def test_a_run_is_recorded_from_its_start_to_its_end(store: Store, tmp_path: Path) -> None:
     with record_run(store, "demo", {"sft": {"epochs": 2}}, flow_run="f1") as record:
-        (seen,) = runs.newest(store)
+        (seen,) = newest(store)
         assert (seen.state, seen.record.profile, seen.record.stages) == ("running", "demo", {})
         for label in "ab":
             record(Event(label=label, stage="evaluate_chat", kind="started"))
@@ -72,7 +73,7 @@ def test_a_run_is_recorded_from_its_start_to_its_end(store: Store, tmp_path: Pat
         record(finished(label="a", key="a" * 64, seconds=2.0, metrics={"chatcore": 0.5}))
         record(finished(label="b", key="b" * 64, cached=True))
         record.write()
-        (seen,) = runs.newest(store)
+        (seen,) = newest(store)
         assert seen.names == {("evaluate_chat", "a" * 64), ("evaluate_chat", "b" * 64)}
         assert len(seen.record.holds) == 2
     seen = runs.find(store, record.record.id[-6:])
@@ -124,7 +125,7 @@ def test_a_run_whose_process_died_is_lost(store: Store, root: str, tmp_path: Pat
     assert seen.state == "running"
     assert dataclasses.replace(seen, modified_s=time.time() - 2 * runs.LOST_AFTER_S).state == "lost"
     monkeypatch.setattr(runs, "LOST_AFTER_S", -10.0)
-    assert runs.newest(store)[0].state == "lost"
+    assert newest(store)[0].state == "lost"
 
 
 def test_newest_first_and_a_name_that_is_short_or_wrong(store: Store) -> None:
@@ -133,8 +134,8 @@ def test_newest_first_and_a_name_that_is_short_or_wrong(store: Store) -> None:
         with record_run(store, "demo", {}) as record:
             ids.append(record.record.id)
         time.sleep(1.1 if len(ids) < 3 else 0)
-    assert [run.record.id for run in runs.newest(store)] == ids[::-1]
-    assert [run.record.id for run in runs.newest(store, 2)] == ids[:0:-1]
+    assert [run.record.id for run in newest(store)] == ids[::-1]
+    assert [run.record.id for run in newest(store, 2)] == ids[:0:-1]
     with pytest.raises(NotFound, match="could be"):
         runs.find(store, ids[0][:4])
     for name in ("nothing", ""):
@@ -142,7 +143,7 @@ def test_newest_first_and_a_name_that_is_short_or_wrong(store: Store) -> None:
             runs.find(store, name)
     runs.pin(store, ids[0])
     runs.pin(store, ids[0])
-    assert [run.pinned for run in runs.newest(store)] == [False, False, True]
+    assert [run.pinned for run in newest(store)] == [False, False, True]
     assert [run.record.id for run in runs.everything(store)] == ids[::-1]
     runs.unpin(store, ids[0])
     assert runs.pins(store) == set()
@@ -181,8 +182,9 @@ def test_a_store_that_goes_away_ends_neither_the_heartbeat_nor_the_work(
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"), tmp_path / "cache")
     store.objects.write("v1/runs/x.json", b"{}")
-    with pytest.raises(DamagedArtifact, match=r"v1/runs/x\.json"):
-        runs.newest(store)
+    found, unread = runs.survey(store)
+    assert found == []
+    assert isinstance(unread["v1/runs/x.json"], DamagedArtifact)
 
 
 def test_a_local_run_records_which_node_failed(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_a_local_run_records_which_node_failed(tmp_path: Path) -> None:
     with pytest.raises(NanochatError) as caught, record_run(store, "demo", {}) as record:
         nodes = [download(shard, item=shard.name) for shard in shards]
         run_local(nodes, store, compute(count=1), tmp_path / "runs", [record])
-    seen = runs.newest(store)[0].record
+    seen = newest(store)[0].record
     assert {label: each.state for label, each in seen.stages.items()} == {
         "download whole": "computed", "download missing": "failed",
     }  # fmt: skip
