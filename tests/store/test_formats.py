@@ -37,7 +37,7 @@ def filled(folder: Path) -> Store:
 READERS: dict[str, tuple[str, Callable[[Store], Any]]] = {
     "manifest": ("v1/artifacts", lambda store: store.find("download", key("kept"))),
     "alias": ("v1/aliases", lambda store: store.aliases()),
-    "run": ("v1/runs", runs.newest),
+    "run": ("v1/runs", runs.everything),
     "source": ("v1/sources", lambda store: snapshots.read_snapshot(store, DATA)),
     "trash": ("v1/trash", trash.deletions),
 }
