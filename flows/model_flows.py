@@ -65,11 +65,11 @@ def evaluate_flow(
 
 
 def fine_tune_name() -> str:
-    """`sft of base/latest`."""
-    return f"sft of {(flow_run.parameters or {}).get('base', '')}"
+    """`fine-tune base/latest`."""
+    return f"fine-tune {(flow_run.parameters or {}).get('base', '')}"
 
 
-@flow(name="sft-only", flow_run_name=fine_tune_name, persist_result=False, validate_parameters=False)
+@flow(name="fine-tune", flow_run_name=fine_tune_name, persist_result=False, validate_parameters=False)
 def fine_tune_flow(
     base: str = "base/latest",
     alias: str = "chat/latest",
@@ -109,6 +109,10 @@ def fine_tune_flow(
         return execute(request, build, finish)
 
     return final_state(work)
+
+
+sft_only_flow = fine_tune_flow.with_options(name="sft-only")
+"""The former name of `fine-tune`; it will be removed in the next release."""
 
 
 def ladder_name() -> str:

@@ -1,6 +1,7 @@
 """The Prefect server of a run: one that `PREFECT_API_URL` names, one that runs on this home, or one that it starts.
 
-    with start_server(home()) as server: ...
+    with start_server(home()) as starting:
+        starting.wait(print)
 
 Our own server lives in `<home>/prefect` (SQLite, loopback only). Every process that uses it holds a shared lock on
 `in-use`; the last one stops it. The server waits for that lock too, so it also ends when its users were killed: the
@@ -49,12 +50,12 @@ class StartingServer:
 
     api_url: str
     wait: Callable[[Log], None]
-    """Returns when it answers; raises `ServerUnavailable`."""
+    """Returns when it is healthy, with a line for the log now and then; raises `ServerUnavailable`."""
 
 
 @contextmanager
 def start_server(home: Path, *, services: bool = False) -> Iterator[StartingServer]:
-    """Yields the address of a Prefect server at once, so that the caller can work while it starts.
+    """Yields the server's address at once, so that the caller can work while it starts. It runs as long as the block.
 
     With `services` the server also schedules runs and triggers automations; raises `ServerUnavailable` if a run has
     started one without services.

@@ -333,7 +333,7 @@ def test_a_second_run_shares_the_server_of_the_first(workshop: Workshop, monkeyp
         assert answer.read() == b"true", "the second user stopped the server of the first"
 
 
-def test_a_named_server_that_is_silent_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_server_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     with pytest.raises(NanochatError, match="does not answer"), running_server(tmp_path):
         pass

@@ -54,9 +54,10 @@ def test_a_stored_model_is_evaluated(made: Site) -> None:
 
 def test_a_base_model_is_fine_tuned_again(made: Site) -> None:
     before = alias(made, "chat/latest")
-    state, message = made.done("sft-only", config=tiny("sft.epochs=2"), alias="chat/try")
+    state, message = made.done("fine-tune", config=tiny("sft.epochs=2"), alias="chat/try")
     assert (state, "(2 computed, 1 cached)" in message) == ("Completed", True), message
     assert alias(made, "chat/try") != before == alias(made, "chat/latest")
+    assert made.done("sft-only", config=tiny("sft.epochs=2"), alias="chat/try")[0] == "Cached", "the former name works"
 
 
 def test_a_ladder_shares_its_text(made: Site) -> None:
