@@ -302,7 +302,7 @@ def test_a_listing_that_is_cut_short_is_an_error(root_s3: str, tmp_path: Path, m
                 look()
     with monkeypatch.context() as patch:
         patch.setattr(backend._s3, "call_s3", lambda method, **given: {"ResponseMetadata": {}})
-        with pytest.raises(StoreUnreachable, match="the answer is not one"):
+        with pytest.raises(StoreUnreachable, match="the response is not a listing"):
             store.aliases()
     assert there(store) == ALL
 
