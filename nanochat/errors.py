@@ -1,13 +1,13 @@
-"""Every error a user can meet, each a sentence with its way out."""
+"""All errors that users can get: each is a sentence with a hint."""
 
 from __future__ import annotations
 
 
 class NanochatError(Exception):
-    """A failure that a person can mend.
+    """A failure that a person can fix.
 
-    `message` says in one sentence what is wrong and names the field, file or address; `hint` says what to do.
-    `transient` errors may pass by themselves: a runner tries again.
+    `message` describes the problem in one sentence, with the field, file or address; `hint` describes the fix.
+    A stage with a `transient` error is tried again.
     """
 
     transient = False
@@ -25,7 +25,7 @@ class NanochatError(Exception):
 
 
 class Terminated(SystemExit):
-    """A signal told this process to end. Not an error: it passes everything that catches those, up to the exit code."""
+    """A signal ended this process. Not an `Exception`, so that no handler catches it before the exit code is set."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -33,11 +33,11 @@ class Terminated(SystemExit):
 
 
 class BadConfig(NanochatError):
-    """A setting that cannot work: unknown field, wrong type, out of range, arithmetic that does not divide."""
+    """An invalid setting: an unknown field, a wrong type, a value out of range, sizes that do not divide."""
 
 
 class BadSource(NanochatError):
-    """Raw data that cannot be read: missing, empty, truncated, without the text column, not UTF-8."""
+    """Unreadable raw data: missing, empty, truncated, without the text column, not UTF-8."""
 
 
 class SourceUnreachable(NanochatError):
@@ -48,15 +48,15 @@ class SourceUnreachable(NanochatError):
     def __init__(self, message: str, *, hint: str = "", retry_after_s: float = 0.0) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
-        """So long does the server ask us to wait."""
+        """The delay that the server requested."""
 
 
 class DamagedTransfer(SourceUnreachable):
-    """The bytes that came are not those that the source promises."""
+    """The received bytes do not match the size or checksum of the source."""
 
 
 class StoreError(NanochatError):
-    """The store refused or cannot be used: bad address, bad credentials, no create-only writes."""
+    """The store cannot be used: bad address, bad credentials, no create-only writes."""
 
 
 class StoreUnreachable(StoreError):
@@ -66,7 +66,7 @@ class StoreUnreachable(StoreError):
 
 
 class DamagedResponse(StoreUnreachable):
-    """The bytes that came from the store are not those that it promises."""
+    """The received bytes do not match the checksum of the store."""
 
 
 class NoSpace(NanochatError):
@@ -74,11 +74,11 @@ class NoSpace(NanochatError):
 
 
 class SystemRefused(NanochatError):
-    """The file system or the kernel refused: no right, a read-only disk, a file where a folder is needed."""
+    """The system refused a call: no permission, a read-only disk, a file where a folder is needed."""
 
 
 class SystemFailed(NanochatError):
-    """The file system failed, or the system was short of something; trying again may help."""
+    """The file system failed, or a resource was exhausted; trying again may help."""
 
     transient = True
 
@@ -88,11 +88,11 @@ class NotEnoughMemory(NanochatError):
 
 
 class NotFound(NanochatError):
-    """An artifact, alias or profile that the store or the program does not have."""
+    """There is no such artifact, alias or profile."""
 
 
 class DamagedArtifact(NanochatError):
-    """Bytes in the store differ from what the manifest says."""
+    """An object in the store does not match its manifest, or cannot be parsed."""
 
 
 class NewerFormat(NanochatError):
@@ -104,7 +104,7 @@ class NoSuchToken(NanochatError, KeyError):
 
 
 class WrongKind(NanochatError):
-    """A stage was given an artifact of another kind than it takes."""
+    """A stage received an artifact of a kind that it does not accept."""
 
 
 class Diverged(NanochatError):
@@ -116,13 +116,13 @@ class StageFailed(NanochatError):
 
 
 class Hung(StageFailed):
-    """A rank stood still; the same run goes on from the last checkpoint."""
+    """A rank made no progress; the same run resumes from the last checkpoint."""
 
     transient = True
 
 
 class Preempted(StageFailed):
-    """Training was told to stop, and saved a checkpoint: the same run goes on from there."""
+    """Training was stopped, and saved a checkpoint: the same run resumes from there."""
 
     transient = True
 
@@ -136,7 +136,7 @@ class Unexpected(NanochatError):
 
 
 def from_json(error: dict[str, str]) -> NanochatError:
-    """The error that a child process wrote with `to_json`; an unknown type becomes `StageFailed`."""
+    """The error of a child process, written with `to_json`; an unknown type becomes `StageFailed`."""
     kinds = {kind.__name__: kind for kind in _family(NanochatError)}
     return kinds.get(error.get("type", ""), StageFailed)(
         error.get("message", "unknown error"), hint=error.get("hint", "")

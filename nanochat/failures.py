@@ -1,8 +1,7 @@
-"""Any exception as one sentence with a hint: the single handler of commands, flows, stages and workers.
+"""Converts any exception to a `NanochatError`: the single handler of commands, flows, stages and workers.
 
-A `NanochatError` stays as it is. Errors of the system that people meet (a full disk, a missing right, a missing
-package) have a sentence each. Everything else becomes `Unexpected`: its traceback is written to a file, without
-credentials, and the sentence names the file.
+Common system errors (a full disk, a missing permission, a missing package) have a message each. Any other exception
+becomes `Unexpected`: its traceback is written to a file, without credentials, and the hint names the file.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from nanochat.system_errors import from_system, is_known
 
 COMMAND = "the command"
 CRASHES, MOST_REPORTS = "crashes", 100
-"""Folder of the home, and how many reports are kept there, the newest."""
+"""Folder in the home, and the number of newest reports kept there."""
 CHARACTERS_QUOTED = 200
-"""Of a foreign error's own words."""
+"""Maximum length of a quoted error message."""
 
 LOGIN = re.compile(r"(?<=://)[^/\s@'\"]*@")
 SIGNATURE = re.compile(
@@ -54,8 +53,8 @@ EXTRAS = {
 def to_nanochat_error(error: BaseException, what: str = COMMAND, *, log: Path | None = None) -> NanochatError:
     """The error as a `NanochatError`; never raises.
 
-    `what` failed, as inside a sentence: "the stage `pack`". `log` is a file that gets the traceback anyway (the caller
-    writes it); without one, a report is written to `crashes` in the home, or else in the system's temporary folder.
+    `what` failed, as in the middle of a sentence: "the stage `pack`". `log` is a file to which the caller writes the
+    traceback; without one, a report is written to `crashes` in the home, or to the system's temporary folder.
     """
     if isinstance(error, NanochatError):
         return error
@@ -63,7 +62,7 @@ def to_nanochat_error(error: BaseException, what: str = COMMAND, *, log: Path | 
 
 
 def _said(what: str, sentence: str) -> str:
-    """`The stage `pack`: you may not use …`; of a command its user knows which it was."""
+    """`The stage `pack`: permission denied …`; without a prefix for the command itself."""
     return sentence if what == COMMAND else f"{_capital(what)}: {sentence[:1].lower()}{sentence[1:]}"
 
 
@@ -73,7 +72,7 @@ def _capital(text: str) -> str:
 
 @contextmanager
 def convert_errors(what: str) -> Iterator[None]:
-    """What is raised in the block becomes a `NanochatError`."""
+    """Converts every exception of the block to a `NanochatError`."""
     try:
         yield
     except NanochatError:
@@ -88,7 +87,7 @@ def traceback_text(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text without logins and signatures in addresses, and without the values of secret variables."""
+    """Removes logins and signatures from URLs, and the values of secret variables."""
     for value in settings.secret_values():
         text = text.replace(value, "…")
     for pattern, kept in ((LOGIN, ""), (AUTHORIZATION, r"\1…"), (SIGNATURE, r"\1…")):
@@ -113,7 +112,7 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
             )
         case UnicodeEncodeError():
             return BadConfig(
-                f"{_capital(what)}: the character {error.object[error.start]!a} does not exist in the encoding"
+                f"{_capital(what)}: the character {error.object[error.start]!a} is not in the encoding"
                 f" `{error.encoding}` of this terminal or locale.",
                 hint="Set `PYTHONUTF8=1`.",
             )
@@ -150,7 +149,7 @@ def _unexpected(error: BaseException, what: str, log: Path | None) -> Unexpected
     if log is None:
         return Unexpected(
             f"{what} failed{_quoted(error)}.",
-            hint="The traceback was not kept: make the home or the folder for temporary files writable, and try again.",
+            hint="The traceback was not kept: make the home or the temporary folder writable, and try again.",
         )
     return Unexpected(
         f"{what} failed{_quoted(error)}.",
@@ -161,7 +160,7 @@ def _unexpected(error: BaseException, what: str, log: Path | None) -> Unexpected
 def _words(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - an error may fail at its own text
+    except Exception:  # noqa: BLE001 - `str(error)` may raise
         return ""
 
 
@@ -175,7 +174,7 @@ def _quoted(error: BaseException) -> str:
 
 
 def _write_report(error: BaseException) -> Path | None:
-    """A new file, for its owner only, that holds the traceback and where it happened; none when no folder takes it."""
+    """Writes the traceback and versions to a new file that only its owner may read; None if no folder is writable."""
     text = "\n".join([*_circumstances(), "", traceback_text(error)])
     for folder in _folders():
         try:
@@ -192,7 +191,7 @@ def _write_report(error: BaseException) -> Path | None:
 
 
 def _remove_oldest(folder: Path) -> None:
-    """What fails again and again must not fill the disk."""
+    """Keeps a repeated failure from filling the disk."""
     with suppress(OSError):
         for path in sorted(folder.glob("nanochat-*.txt"))[:-MOST_REPORTS]:
             path.unlink(missing_ok=True)
@@ -200,7 +199,7 @@ def _remove_oldest(folder: Path) -> None:
 
 def _folders() -> list[Path]:
     found: list[Path] = []
-    with suppress(NanochatError, OSError):  # the home itself may be what is wrong
+    with suppress(NanochatError, OSError):  # the home itself may be the problem
         found.append(settings.home() / CRASHES)
     with suppress(OSError):
         found.append(Path(tempfile.gettempdir()))
@@ -218,7 +217,7 @@ def _circumstances() -> list[str]:
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - only when something broke
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - only needed for a report
 
     try:
         return version(package)

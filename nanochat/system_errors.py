@@ -1,4 +1,4 @@
-"""Errors of the file system and the kernel, as sentences: one table for the whole library."""
+"""The messages for errors of the file system and the kernel, in one table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from nanochat.errors import NanochatError, NoSpace, NotEnoughMemory, SystemFailed, SystemRefused
 
 PATH_CHARACTERS = 200
-"""Of a path in a message."""
+"""Maximum length of a path in a message."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 TRANSIENT = frozenset(
@@ -17,47 +17,47 @@ TRANSIENT = frozenset(
         errno.ETIMEDOUT, errno.ENOTCONN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     }
 )  # fmt: skip
-"""Of a disk on the network that is away, or a system that is short of something: trying again may help."""
+"""A network disk is away, or a resource is exhausted: trying again may help."""
 
 SENTENCES = {
-    errno.EACCES: ("You may not use {path}", "Change its rights, or choose another place."),
-    errno.EPERM: ("The system does not allow this on {path}", "Change its rights, or choose another place."),
+    errno.EACCES: ("Permission denied for {path}", "Change its permissions, or choose another place."),
+    errno.EPERM: ("The system does not allow this on {path}", "Change its permissions, or choose another place."),
     errno.EROFS: ("{path} is on a read-only file system", "Choose a place that can be written to."),
     errno.EMFILE: ("This process has too many files open ({path})", "Raise the limit: `ulimit -n 65536`."),
-    errno.ENFILE: ("The system has too many files open ({path})", "End other programs, or raise `fs.file-max`."),
+    errno.ENFILE: ("The system has too many files open ({path})", "Stop other programs, or raise `fs.file-max`."),
     errno.ENAMETOOLONG: ("The name of {path} is too long for its file system", "Choose a shorter path."),
-    errno.ELOOP: ("{path} is a symbolic link that leads back to itself", "Remove the link, or choose another place."),
-    errno.EIO: ("The disk failed at {path}", "Check the disk; the kernel log (`dmesg`) says more."),
-    errno.ESTALE: ("The network file system lost {path}", "Mount it again."),
+    errno.ELOOP: ("{path} is a symbolic link to itself", "Remove the link, or choose another place."),
+    errno.EIO: ("The disk failed at {path}", "Check the disk; the kernel log (`dmesg`) has details."),
+    errno.ESTALE: ("The network file system has lost {path}", "Mount it again."),
     errno.ENOTCONN: ("The network file system of {path} is gone", "Mount it again."),
-    errno.ENOLINK: ("{path} is a link to nothing", "Remove the link, or put back what it links to."),
+    errno.ENOLINK: ("{path} is a dangling link", "Remove the link, or restore its target."),
     errno.EISDIR: ("{path} is a folder where a file is needed", "Choose another path, or move the folder away."),
     errno.ENOTDIR: ("A part of the path {path} is a file, not a folder", "Choose another path, or move the file away."),
-    errno.EEXIST: ("{path} is in the way: a folder or file is needed there", "Move it away, or choose another path."),
+    errno.EEXIST: ("{path} exists, where another file or folder is needed", "Move it away, or choose another path."),
     errno.ENOENT: ("{path} does not exist", "Check the path."),
-    errno.EBUSY: ("{path} is in use by another program", "End that program, or choose another place."),
-    errno.ETXTBSY: ("{path} is in use by another program", "End that program, or choose another place."),
+    errno.EBUSY: ("{path} is in use by another program", "Stop that program, or choose another place."),
+    errno.ETXTBSY: ("{path} is in use by another program", "Stop that program, or choose another place."),
     errno.EFBIG: ("{path} is larger than its file system allows", "Choose another disk."),
-    errno.EADDRINUSE: ("The network port is taken by another program", "End that program, or choose another port."),
-    errno.ENOSYS: ("The file system of {path} lacks a function that is needed", "Choose a place on another disk."),
-    errno.EOPNOTSUPP: ("The file system of {path} lacks a function that is needed", "Choose a place on another disk."),
+    errno.EADDRINUSE: ("The network port is used by another program", "Stop that program, or choose another port."),
+    errno.ENOSYS: ("The file system of {path} lacks a required function", "Choose a place on another disk."),
+    errno.EOPNOTSUPP: ("The file system of {path} lacks a required function", "Choose a place on another disk."),
     errno.ENOLCK: ("The file system of {path} has no locks", "Choose a place on another disk."),
-    errno.EAGAIN: ("The system can start no more processes or threads", "End other programs, or raise `ulimit -u`."),
+    errno.EAGAIN: ("The system cannot start more processes or threads", "Stop other programs, or raise `ulimit -u`."),
 }
-"""Error number → what is wrong, and what to do."""
+"""Error number → message and hint."""
 
 
 def is_known(error: OSError) -> bool:
-    """Whether the error has a sentence of its own."""
+    """Whether the error has a message of its own."""
     if error.errno == errno.ENOENT:
         return bool(_path(error))
     return error.errno in DISK_FULL or error.errno == errno.ENOMEM or error.errno in SENTENCES
 
 
 def from_system(error: OSError, what: str = "") -> NanochatError:
-    """The error for what the system said: `NoSpace`, `NotEnoughMemory`, `SystemFailed` (may pass) or `SystemRefused`.
+    """Converts a system error to `NoSpace`, `NotEnoughMemory`, `SystemFailed` (transient) or `SystemRefused`.
 
-    `what` needed it, as inside a sentence: "the stage `pack`"; empty where the user knows.
+    `what` failed, as in the middle of a sentence: "the stage `pack`"; empty for the command itself.
     """
     path = _path(error)
     named = f"`{path}`" if path else "a file"
@@ -68,7 +68,7 @@ def from_system(error: OSError, what: str = "") -> NanochatError:
             hint="Free some, or point `NANOCHAT_HOME` and `--store` at a larger disk.",
         )
     if error.errno == errno.ENOMEM:
-        return NotEnoughMemory(_sentence(what, "The system has no memory left"), hint="End other programs.")
+        return NotEnoughMemory(_sentence(what, "The system has no memory left"), hint="Stop other programs.")
     kind = SystemFailed if error.errno in TRANSIENT else SystemRefused
     if is_known(error):
         sentence, hint = SENTENCES[error.errno or 0]
@@ -78,11 +78,11 @@ def from_system(error: OSError, what: str = "") -> NanochatError:
 
 
 def _sentence(what: str, sentence: str) -> str:
-    """For example `The stage `pack`: you may not use …`."""
+    """For example `The stage `pack`: permission denied for …`."""
     return f"{what[:1].upper()}{what[1:]}: {sentence[:1].lower()}{sentence[1:]}." if what else f"{sentence}."
 
 
 def _path(error: OSError) -> str:
-    """The path that the error names; of two (a link, a move) the second, which is being made."""
+    """The path of the error; of two (link, move) the second, which is the target."""
     path = error.filename2 if error.filename2 is not None else error.filename
     return os.fsdecode(path)[:PATH_CHARACTERS] if isinstance(path, str | bytes | os.PathLike) else ""

@@ -1,7 +1,7 @@
-"""The address of a store, read in one place: a folder, `file:///folder` or `s3://bucket/prefix`.
+"""Parses the address of a store: a folder, `file:///folder` or `s3://bucket/prefix`.
 
-What can only mean one thing is normalised (repeated and trailing slashes, the case of the scheme). Everything else that
-an address may carry and that would not be used (a query, a user, a host, a port) is refused.
+Normalises repeated and trailing slashes and the case of the scheme. Refuses parts of a URL that would not be used: a
+query, a user, a host, a port.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USE = "Use a folder, `file:///folder` or `s3://bucket/prefix`."
 
 @dataclass(frozen=True)
 class Address:
-    """Where a store is: a folder, or a bucket and a prefix."""
+    """The location of a store: a folder, or a bucket and a prefix."""
 
     root: str
     """The normalised URL."""
@@ -33,12 +33,12 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """Reads an address; raises `BadConfig`."""
+    """Parses an address; raises `BadConfig`."""
     if not text:
         raise BadConfig("The address of the store is empty.", hint=USE)
     if "@" in text.partition("://")[2].partition("/")[0]:
         raise BadConfig(
-            "The address of the store carries credentials.",
+            "The address of the store contains credentials.",
             hint="Give them as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.",
         )
     if text != text.strip() or not _is_printable(text):
@@ -57,7 +57,7 @@ def parse(text: str) -> Address:
         case "s3":
             return _s3_url(text, rest)
         case other:
-            raise _refused(text, f"has the scheme `{other}`, which no store has")
+            raise _refused(text, f"has the unknown scheme `{other}`")
 
 
 def _file_url(text: str, rest: str) -> Address:
@@ -87,21 +87,21 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise _refused(text, "begins with the home folder of a user who is not known here") from error
+        raise _refused(text, "begins with the home folder of an unknown user") from error
 
 
 def _folder(text: str, path: Path) -> Address:
     try:
         path = Path("/" + str(path.absolute()).lstrip("/"))
     except FileNotFoundError as error:
-        raise _refused(text, "is relative to the working directory, which does not exist any more") from error
+        raise _refused(text, "is relative to the working directory, which has been deleted") from error
     if path == Path("/"):
         raise _refused(text, "is the root of the file system")
     return Address(root=path.as_uri(), folder=path)
 
 
 def _is_printable(text: str) -> bool:
-    """Whether there is no control character; bytes that are not UTF-8 are allowed in a path."""
+    """Whether a text has no control characters; a path may have bytes that are not UTF-8."""
     return not any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text)
 
 

@@ -22,7 +22,7 @@ SWAP_TRIES = 20
 
 
 class Target(BaseModel):
-    """Where an alias points."""
+    """The target of an alias."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,17 +37,17 @@ class Aliases:
         self._objects = objects
 
     def names(self) -> list[str]:
-        """The names of all. Files with other endings are not ours."""
+        """The names of all aliases. Ignores files with another suffix."""
         paths = (entry.path for entry in self._objects.list(FOLDER) if entry.path.endswith(ENDING))
         return [path.removeprefix(f"{FOLDER}/").removesuffix(ENDING) for path in paths]
 
     def all(self) -> dict[str, Target]:
-        """Every alias and where it points. Raises `DamagedArtifact` at one that cannot be understood."""
+        """All aliases and their targets. Raises `DamagedArtifact` at an unreadable one."""
         found = {name: self._read(name) for name in self.names()}
-        return {name: target for name, target in found.items() if target}  # without those deleted while we look
+        return {name: target for name, target in found.items() if target}  # without those deleted meanwhile
 
     def find(self, name: str) -> Target | None:
-        """Where an alias points, if there is such an alias."""
+        """The target of an alias, if it exists."""
         _check(name)
         return self._read(name)
 
@@ -59,7 +59,7 @@ class Aliases:
             if other.casefold() == name.casefold():
                 raise BadConfig(
                     f"There is an alias `{other}` already, which differs from `{name}` only in upper and lower case.",
-                    hint="Some disks take both for the same: choose another name.",
+                    hint="Some disks do not distinguish them: choose another name.",
                 )
         data = target.model_dump_json().encode()
         for _ in range(SWAP_TRIES):
@@ -69,7 +69,7 @@ class Aliases:
                 before = None
             if before == data or self._objects.swap(_path(name), data, before):
                 return
-        raise StoreUnreachable(f"The alias `{name}` is being moved by others all the time.")
+        raise StoreUnreachable(f"Other processes keep moving the alias `{name}`.")
 
     def remove(self, name: str) -> None:
         """Deletes an alias, also one that cannot be parsed or has a name that `set` refuses.
@@ -92,11 +92,11 @@ class Aliases:
 
 
 def is_alias(name: str) -> bool:
-    """Whether a text can be the name of an alias."""
+    """Whether a text is a valid name of an alias."""
     parts = name.split("/")
     return (
         NAME.fullmatch(name) is not None
-        and not any(part.endswith(ENDING) for part in parts)  # a folder of that name could stand in a file's way
+        and not any(part.endswith(ENDING) for part in parts)  # a folder of that name could collide with a file
         and all(len(part.encode()) <= LONGEST_NAME_BYTES for part in parts)
     )
 

@@ -1,4 +1,4 @@
-"""What a store can lie on: the calls that `Objects` makes, the same for a folder and for a bucket."""
+"""The protocol of storage backends: a folder (`local.py`) and a bucket (`s3.py`) implement it, `objects.py` uses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Entry:
-    """An object that is there."""
+    """A listed object."""
 
     path: str
     size: int
@@ -20,11 +20,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What was being written, and may be no more: a temporary file, or a multipart upload."""
+    """A write that was started and perhaps abandoned: a temporary file, or a multipart upload."""
 
     path: str
     size: int
-    """Bytes so far; 0 where the store does not say."""
+    """Bytes so far; 0 if unknown."""
     modified_s: float
     upload: str = ""
     """Id of the multipart upload."""
@@ -33,8 +33,8 @@ class Unfinished:
 class Backend(Protocol):
     """A folder or a bucket. Paths are relative to its root.
 
-    Absence is `FileNotFoundError`, `None` or `False`, and is reported only when the system said so of that very path.
-    Whatever else goes wrong is a `StoreError` or `NoSpace`, with a sentence.
+    Absence is `FileNotFoundError`, `None` or `False`, and only if the system reported it for that very path. Any other
+    failure is a `StoreError` or `NoSpace`.
     """
 
     root: str

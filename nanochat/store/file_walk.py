@@ -1,4 +1,4 @@
-"""The files below a folder. What cannot be looked at is an error: a file that is not shown may be taken for deleted."""
+"""Lists the files below a folder. Anything unreadable is an error: an omitted file would look deleted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def walk_files(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files below a folder, links followed; `skip` leaves out files and folders by their name.
+    """Regular files below a folder, links followed; `skip` excludes files and folders by their name.
 
-    A folder that does not exist has none, and what goes away meanwhile is not there. Anything else that fails raises
-    `OSError`: no permission, a link to nothing, a loop of links, an error of the disk.
+    Yields nothing for a missing folder, and omits files that are deleted meanwhile. Raises `OSError` for any other
+    failure: no permission, a dangling link, a loop of links, a disk error.
     """
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(top, frozenset())]
     while waiting:
@@ -43,12 +43,12 @@ def walk_files(top: Path, skip: Callable[[str], bool] = lambda name: False) -> I
 
 
 def refuse_dangling_link(path: Path) -> None:
-    """Raises `OSError` when a path seems absent only because it, or a folder above it, is a link to nothing."""
+    """Raises `OSError` if a path seems absent because it, or a folder above it, is a dangling link."""
     for place in (path, *path.parents):
         try:
             there = place.lstat()
         except FileNotFoundError:
             continue
         if stat.S_ISLNK(there.st_mode) and not place.exists():
-            raise OSError(errno.ENOLINK, "a link to nothing", str(place))
+            raise OSError(errno.ENOLINK, "a dangling link", str(place))
         return

@@ -1,4 +1,4 @@
-"""The record of an artifact: what was asked for, what came out, and who made it."""
+"""The manifest of an artifact: its key, config, inputs, files, metrics and producer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanochat.store.record_format import parse_record
 Name = tuple[str, str]
 """Stage and key."""
 PIECE_BYTES = 1 << 18
-"""Read at once to be hashed."""
+"""Bytes that are read and hashed at once."""
 
 
 class FileEntry(BaseModel):
@@ -33,7 +33,7 @@ class FileEntry(BaseModel):
 
 
 class InputRef(BaseModel):
-    """An artifact that another was made from."""
+    """An input of an artifact."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class InputRef(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Written last, and only once; it never carries a credential."""
+    """Written last, and never changed; contains no credential."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,7 +63,7 @@ class Manifest(BaseModel):
     files: list[FileEntry]
     metrics: dict[str, Any]
     payload: ObjectName
-    """Folder of the payload, under the artifact's own: each attempt has another, so that two writers never mix."""
+    """Folder of the payload in the artifact's folder: one for each attempt, so that two writers never mix."""
     producer: Producer
 
     @property
@@ -80,7 +80,7 @@ class Manifest(BaseModel):
 
     @property
     def parents(self) -> list[InputRef]:
-        """All that it was made from directly; one that came in under two names stands here twice."""
+        """All direct inputs; an artifact that is two inputs is here twice."""
         return [ref for refs in self.inputs.values() for ref in refs]
 
 
@@ -89,15 +89,15 @@ def artifact_folder(stage: str, key: str) -> str:
 
 
 def manifest_path(stage: str, key: str) -> str:
-    """Where the manifest of an artifact is."""
+    """Path of an artifact's manifest."""
     return f"{artifact_folder(stage, key)}/manifest.json"
 
 
 def as_manifest(data: bytes, path: str, *, of: str = "") -> Manifest:
-    """The manifest that was read from `path`; `of` is its place in the store, where that is another.
+    """Parses the manifest that was read from `path`; `of` is its path in the store, if that is another.
 
-    Raises `DamagedArtifact` unless it belongs to its place: a copy (`cp -r KEY KEY-backup`) names the files of the
-    artifact that it was copied from.
+    Raises `DamagedArtifact` unless it belongs to its path: a copy (`cp -r KEY KEY-backup`) names the files of the
+    original artifact.
     """
     hint = "`nanochat verify --repair` moves it to the trash; the next run makes the artifact again."
     manifest = parse_record(Manifest, data, path, "a manifest", hint=hint)
@@ -107,30 +107,30 @@ def as_manifest(data: bytes, path: str, *, of: str = "") -> Manifest:
 
 
 def compute_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, list[str]]) -> str:
-    """What was asked for: SHA-256 over stage, version, canonical config and the digests of the inputs."""
-    asked = {"stage": stage, "version": version, "config": config, "inputs": inputs}
-    return hashlib.sha256(canonical_json(asked).encode()).hexdigest()
+    """The key of an artifact: SHA-256 of stage, version, canonical config and the digests of the inputs."""
+    parts = {"stage": stage, "version": version, "config": config, "inputs": inputs}
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
 
 
 def payload_digest(files: Sequence[FileEntry]) -> str:
-    """What came out: the digest of the payload's files."""
+    """The digest of an artifact: SHA-256 of its payload's files."""
     return digest_of_files((file.path, file.size, file.sha256) for file in files)
 
 
 def digest_of_files(files: Iterable[tuple[str, int, str]]) -> str:
-    """SHA-256 over name, size and SHA-256 of each file, sorted by name."""
+    """SHA-256 of name, size and SHA-256 of each file, sorted by name."""
     lines = [f"{name}\0{size}\0{sha256}\n" for name, size, sha256 in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
-    """Size and SHA-256 of a local file that is called `name` in its payload."""
+    """Size and SHA-256 of a local file with the path `name` in its payload."""
     size, sha256 = measure_file(path)
     return FileEntry(path=name, size=size, sha256=sha256)
 
 
 def measure_file(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a local file. A read that ends early is an `OSError`, and not another file."""
+    """Size and SHA-256 of a local file. Raises `OSError` if a read ends early."""
     digest, size = hashlib.sha256(), 0
     piece = memoryview(bytearray(PIECE_BYTES))
     with path.open("rb", buffering=0) as file:

@@ -1,9 +1,10 @@
-"""The only door to object storage: the same verbs over `file://` and `s3://`.
+"""The only access to object storage: the same operations for `file://` and `s3://`.
 
-A path is relative to the root. Writes are atomic: a reader sees a whole object or none. `create` writes only what does
-not exist yet and `swap` only what has not changed; everything else in the store rests on these two.
+Paths are relative to the root. Writes are atomic: a reader sees a complete object or none. `create` writes only if
+there is no object, `swap` only if the object has not changed; the rest of the store relies on these two.
 
-A listing or read that fails is an error, never "nothing there": only a store that says so of the very path has nothing.
+A listing or read that fails is an error, never absence: an object is absent only if the store reports that for its
+path.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Entry", "Objects", "Unfinished"]
 class Objects:
     """The objects under one root URL: a folder (`file:///…` or a plain path) or `s3://bucket/prefix`.
 
-    `read_only` refuses every change, so that a command that only looks cannot change anything.
+    `read_only` refuses every change.
     """
 
     def __init__(self, root: str, *, read_only: bool = False) -> None:
@@ -47,15 +48,15 @@ class Objects:
     # --- reading --------------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes:
-        """The object's bytes; `FileNotFoundError` when there is none."""
+        """The object's bytes; raises `FileNotFoundError` if there is none."""
         return self.backend.read(_checked(path))
 
     def size(self, path: str) -> int | None:
-        """The object's size in bytes; None when there is none."""
+        """The object's size in bytes; None if there is none."""
         return self.backend.size(_checked(path))
 
     def download(self, path: str, local: Path) -> None:
-        """Copies an object to a local file; `FileNotFoundError` when there is none."""
+        """Copies an object to a local file; raises `FileNotFoundError` if there is none."""
         temporary = local.with_name(f".{local.name}.{uuid.uuid4().hex[:8]}")
         with _on_this_machine(local):
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -68,14 +69,14 @@ class Objects:
                 temporary.unlink()
 
     def list(self, prefix: str, *, everything: bool = False) -> list[Entry]:
-        """All objects below a prefix (a folder's name), sorted by path; foreign files are left out (`names.py`).
+        """All objects below a prefix (a folder's name), sorted by path, without foreign files (`object_names.py`).
 
-        `everything` leaves out nothing but unfinished writes: below a payload, whose files may have any name.
+        `everything` includes those too, for payloads, whose files may have any name; but no unfinished writes.
         """
         return sorted(self.backend.list(_checked(prefix), everything=everything), key=lambda entry: entry.path)
 
     def unfinished(self, prefix: str) -> list[Unfinished]:
-        """What `list` does not show: temporary files below a prefix, or multipart uploads that were never completed."""
+        """Temporary files below a prefix, or multipart uploads that were never completed; `list` omits them."""
         return list(self.backend.unfinished(_checked(prefix)))
 
     # --- writing --------------------------------------------------------------------------------------------------
@@ -86,64 +87,64 @@ class Objects:
         self.backend.write(_checked(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes only if there is nothing yet; whether it did."""
+        """Writes only if there is no object; returns whether it did."""
         self._may_write()
         return self.backend.create(_checked(path), data)
 
     def swap(self, path: str, data: bytes, expected: bytes | None) -> bool:
-        """Replaces `expected` (None: nothing there yet) by `data`; False when something else is there."""
+        """Replaces `expected` (None: no object) by `data`; returns False if the object is different."""
         if expected is None:
             return self.create(path, data)
         self._may_write()
         return self.backend.swap(_checked(path), data, expected)
 
     def upload(self, local: Path, path: str, *, share: bool = False) -> None:
-        """Copies a local file in (multipart when it is large).
+        """Copies a local file to the store (in parts if it is large).
 
-        `share` promises that nobody writes to the file any more: a store on the same disk then takes a hard link.
+        With `share` the file must not change any more: a store on the same disk makes a hard link.
         """
         self._may_write()
         self.backend.upload(local, _checked(path), share=share)
 
     def move(self, path: str, to: str) -> bool:
-        """Gives an object another path, replacing what is there; False when there is no such object.
+        """Renames an object, replacing the target; returns False if there is no such object.
 
-        Where that is a copy and a deletion, one that is stopped in between leaves both, and may be repeated.
+        In a bucket this is a copy and a deletion: if interrupted, both objects exist, and it can be repeated.
         """
         self._may_write()
         return self.backend.move(_checked(path), _checked(to))
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Deletes; what is missing is fine."""
+        """Deletes objects; ignores missing ones."""
         self._may_write()
         for path in paths:
             self.backend.delete(_checked(path))
 
     def abandon(self, what: Unfinished) -> None:
-        """Deletes what was never finished; what has been completed or deleted meanwhile is fine."""
+        """Deletes an unfinished write; ignores one that was completed or deleted meanwhile."""
         self._may_write()
         self.backend.abandon(what)
 
     # --- opening --------------------------------------------------------------------------------------------------
 
     def make_bucket(self) -> None:
-        """Creates the bucket when it is missing and we may."""
+        """Creates the bucket if it is missing and the credentials allow it."""
         self._may_write()
         self.backend.prepare()
 
     def probe(self) -> None:
-        """Finds out whether the store can be written and keeps its two promises; raises `StoreError`."""
+        """Checks that the store is writable, and that `create` and `swap` work; raises `StoreError`."""
         path = f"v1/probe/{uuid.uuid4().hex}"
         try:
             if not self.create(path, b"1") or self.create(path, b"2"):
                 raise StoreError(
                     f"The store {self.root} ignores create-only writes (`If-None-Match: *`).",
-                    hint="Two runs could overwrite each other there; use a server that honours them.",
+                    hint="Two runs could overwrite each other there; use a server that supports them.",
                 )
             if not self.backend.check_swap(path):
                 raise StoreError(
                     f"The store {self.root} ignores conditional writes (`If-Match`).",
-                    hint="Two runs could overwrite each other there; use a server that honours them.",
+                    hint="Two runs could overwrite each other there; use a server that supports them.",
                 )
         finally:
             with contextlib.suppress(NanochatError):
@@ -156,7 +157,7 @@ class Objects:
 
 @contextlib.contextmanager
 def _on_this_machine(local: Path) -> Generator[None]:
-    """Errors at the copy must not be taken for absence of the object."""
+    """Errors of the local copy must not look like absence of the object."""
     try:
         yield
     except OSError as error:
@@ -164,7 +165,7 @@ def _on_this_machine(local: Path) -> Generator[None]:
 
 
 def _checked(path: str) -> str:
-    """The path, which stays below the root."""
+    """Raises `BadConfig` unless the path stays below the root."""
     if not is_path(path):
         raise BadConfig(
             f"`{path}` cannot be a path in the store.",

@@ -136,7 +136,7 @@ def test_a_link_to_nothing_is_not_nothing(tmp_path: Path) -> None:
     assert list(store.aliases()) == ["kept"], "a link to a folder is followed"
     (tmp_path / "other disk").rename(tmp_path / "not mounted")
     for look in (store.aliases, lambda: store.alias("kept"), lambda: collect(store)):
-        with pytest.raises(StoreError, match="a link to nothing"):
+        with pytest.raises(StoreError, match="a dangling link"):
             look()
     (tmp_path / "not mounted").rename(tmp_path / "other disk")
     assert there(store) == ALL
@@ -146,7 +146,7 @@ def test_a_dead_link_among_records_is_named(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     (tmp_path / "store/v1/aliases/production.json").symlink_to(tmp_path / "gone")
     for look in (store.aliases, lambda: store.alias("production"), lambda: collect(store)):
-        with pytest.raises(StoreError, match=r"a link to nothing .*production\.json"):
+        with pytest.raises(StoreError, match=r"a dangling link .*production\.json"):
             look()
 
 
@@ -204,7 +204,7 @@ def test_a_pin_without_a_record_stops_gc_and_can_be_given_up(tmp_path: Path) -> 
 def test_a_copy_that_cannot_be_written_is_not_taken_for_absence(tmp_path: Path) -> None:
     store = shelf(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemRefused, match="is in the way"):
+    with pytest.raises(SystemRefused, match="where another file or folder is needed"):
         store.objects.download("v1/aliases/kept.json", tmp_path / "file/copy")
 
 
@@ -214,7 +214,7 @@ def test_a_payload_is_published_in_full_or_not_at_all(tmp_path: Path) -> None:
     out.mkdir()
     (out / "data").write_text("1")
     (out / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(SystemRefused, match=r"lost` is a link to nothing"):
+    with pytest.raises(SystemRefused, match=r"lost` is a dangling link"):
         store.publish(
             out, stage="download", stage_version=1, kind="RawShard", key=key("x"), config={}, inputs={}, metrics={},
             producer=publish(store, "a").producer,

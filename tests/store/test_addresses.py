@@ -96,12 +96,12 @@ def test_a_url_is_decoded_once() -> None:
         ("file://", "is the root of the file system"),
         ("file:///", "is the root of the file system"),
         ("/", "is the root of the file system"),
-        ("gs://bucket/x", "has the scheme `gs`"),
-        ("http://host/x", "has the scheme `http`"),
-        ("ftp://host/x", "has the scheme `ftp`"),
-        ("~no-such-user/x", "who is not known here"),
-        ("s3://user@bucket/x", "carries credentials"),
-        ("file://user@/x", "carries credentials"),
+        ("gs://bucket/x", "has the unknown scheme `gs`"),
+        ("http://host/x", "has the unknown scheme `http`"),
+        ("ftp://host/x", "has the unknown scheme `ftp`"),
+        ("~no-such-user/x", "home folder of an unknown user"),
+        ("s3://user@bucket/x", "contains credentials"),
+        ("file://user@/x", "contains credentials"),
     ],
 )
 def test_what_is_not_is_refused_in_one_sentence(text: str, why: str) -> None:
@@ -132,6 +132,6 @@ def test_a_relative_folder_in_a_folder_that_is_gone_is_refused(tmp_path: Path, m
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(BadConfig, match="working directory, which does not exist"):
+    with pytest.raises(BadConfig, match="working directory, which has been deleted"):
         parse("store")
     assert parse("/data/store").folder == Path("/data/store")

@@ -67,7 +67,7 @@ def test_our_own_errors_stay_as_they_are() -> None:
         (OSError(errno.ENOSPC, "", "/disk/file"), NoSpace, "No space left for the stage `pack` (`/disk/file`)."),
         (OSError(errno.EDQUOT, "", "/disk/file"), NoSpace, "The disk quota leaves no space"),
         (OSError(errno.EROFS, "", "/disk"), SystemRefused, "`/disk` is on a read-only file system"),
-        (OSError(errno.EACCES, "", "/disk"), SystemRefused, "The stage `pack`: you may not use `/disk`."),
+        (OSError(errno.EACCES, "", "/disk"), SystemRefused, "The stage `pack`: permission denied for `/disk`."),
         (OSError(errno.EPERM, "", "/a", None, "/b"), SystemRefused, "`/b`"),
         (OSError(errno.EMFILE, "", "/disk"), SystemFailed, "ulimit -n"),
         (OSError(errno.ENFILE, "", "/disk"), SystemFailed, "too many files open"),
