@@ -51,17 +51,7 @@ OUTSIDE = (
 PENDING = (
     "benchmarks/",
     "docs/",
-    "docs/reference/commands.md",
-    "flows/branches.py",
-    "flows/execute.py",
-    "flows/model_refresh.py",
-    "flows/pipeline.py",
-    "flows/place.py",
-    "flows/stage.py",
-    "flows/submit.py",
-    "flows/tasks.py",
     "nanochat/_rustbpe.pyi",
-    "nanochat/cli/run.py",
     "nanochat/config/compute.py",
     "nanochat/data/blocks.py",
     "nanochat/errors.py",
@@ -95,7 +85,6 @@ PENDING = (
     "nanochat/training/",
     "nanochat/workers/ranks.py",
     "nanochat/workers/rendezvous.py",
-    "prefect.yaml",
     "rustbpe/fuzz/fuzz_targets/encoder.rs",
     "rustbpe/fuzz/fuzz_targets/scanner.rs",
     "rustbpe/src/",
@@ -110,7 +99,6 @@ PENDING = (
     "tests/unit/test_conversations.py",
     "tests/unit/test_hub.py",
     "tests/unit/test_profiles.py",
-    "tests/unit/test_stale_runs.py",
     "tests/unit/test_world.py",
 )
 """Not rewritten yet."""
