@@ -76,7 +76,7 @@ def trash_hours() -> float:
 def rows_cache_bytes() -> int:
     """`NANOCHAT_ROWS_GB`: size limit of the packed rows that training caches uncompressed (50).
 
-    Two windows of 2^29 tokens, 2.2 GB, are kept in any case.
+    Two shuffle groups of 2^29 tokens, 2.2 GB, are kept in any case.
     """
     return read(variables.ROWS_GB)
 

@@ -16,11 +16,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nanochat.store.artifacts import Artifact
+
 HASHES_AT_ONCE = 32 << 20
 MAX_DOUBLINGS = 32
 
 StatsReader = Callable[[], bytes]
 """Reads one `documents.parquet` (`nanochat.data.document_stats`)."""
+
+
+def totals(raw: Sequence[Artifact], tokens: Sequence[Artifact], rows: Sequence[Artifact]) -> dict[str, Any]:
+    """What follows from the metrics of raw shards, token shards and packed rows: sizes, and tokens lost in packing."""
+
+    def total(shards: Sequence[Artifact], name: str) -> int:
+        return sum(int(shard.metrics.get(name, 0)) for shard in shards)
+
+    found: dict[str, Any] = {"shards": len(raw), "skipped_documents": total(raw, "skipped_documents")}
+    for split in ("train", "validation"):
+        for counted in ("documents", "tokens", "bytes"):
+            found[f"{split}_{counted}"] = total(tokens, f"{split}_{counted}")
+    every_token = found["train_tokens"] + found["validation_tokens"]
+    found["bytes_per_token"] = (found["train_bytes"] + found["validation_bytes"]) / max(every_token, 1)
+    found["cropped_share"] = total(rows, "dropped_tokens") / max(every_token, 1)
+    row_tokens = sum(
+        (int(each.metrics["train_rows"]) + int(each.metrics["validation_rows"])) * (each.metrics["sequence_len"] + 1)
+        for each in rows
+    )
+    found["padded_share"] = total(rows, "padding_tokens") / max(row_tokens, 1)
+    return found
 
 
 def describe(

@@ -12,11 +12,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from nanochat.config.base import canonical_json
 from nanochat.config.chat import MixtureItem
-from nanochat.data.mixture_report import describe_losses, nothing_to_train_on
+from nanochat.data.mixture_report import describe_losses, most_common, nothing_to_train_on
 from nanochat.errors import BadConfig
 from nanochat.events import Reporter
 from nanochat.tasks.conversation import Question, Split
@@ -49,6 +52,28 @@ class RenderedConversations:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def metrics(self, rows: int, row_tokens: int) -> dict[str, Any]:
+        """Metrics of these conversations in `rows` rows, with a count for each reason why something was left out.
+
+        Of these counts, only `skipped` is included when it is 0.
+        """
+        left_out = {
+            **{f"skipped_{reason}": count for reason, count in sorted(self.counts.skipped.items())},
+            "other_split_rows": self.counts.other_split_rows,
+            "ignored_fields": most_common(self.counts.ignored_fields),
+            "ignored_files": self.counts.ignored_files.total(),
+        }
+        return {
+            "rows": rows,
+            "conversations": int(self.repeats.sum()),
+            "tokens": self.seen_tokens,
+            "learnt_share": round(self.trained_tokens / self.seen_tokens, 4),
+            "padding_share": round(1 - self.seen_tokens / (rows * row_tokens), 4),
+            "skipped": self.counts.skipped.total(),
+            **{name: value for name, value in left_out.items() if value},
+            "cut": self.truncated,
+        }
 
     @property
     def seen_tokens(self) -> int:
@@ -128,6 +153,18 @@ def times_seen(items: Sequence[MixtureItem], counts: Sequence[int], seed: int) -
         times[generator.permutation(count)[:rest]] += 1
         seen.append(times)
     return np.concatenate(seen)
+
+
+def write_questions(items: Sequence[MixtureItem], seed: int, path: Path) -> dict[str, Any]:
+    """Writes the evaluation questions of every item, one JSON object per line, and returns their numbers."""
+    tasks: dict[str, int] = {}
+    counts = Counts()
+    with path.open("w", encoding="utf-8") as lines:
+        for question in questions_of(items, seed, counts):
+            lines.write(canonical_json(question) + "\n")
+            tasks[question["task"]] = tasks.get(question["task"], 0) + 1
+    numbers = {"questions": sum(tasks.values()), "questions_by_task": tasks}
+    return {**numbers, "questions_skipped": counts.skipped.total()}
 
 
 def questions_of(items: Sequence[MixtureItem], seed: int, counts: Counts | None = None) -> Iterator[Question]:
