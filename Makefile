@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CRATE := rustbpe/Cargo.toml
-CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs)
+CRATE_SOURCES := $(CRATE) $(wildcard rustbpe/src/*.rs rustbpe/src/*/*.rs rustbpe/src/*/*/*.rs)
 
 .DEFAULT_GOAL := help
 .PHONY: help install hooks demo test test-slow test-all check bench format size accept-stages reference
@@ -53,7 +53,7 @@ check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, spellin
 	$(BIN)/vulture
 	cargo fmt --check --manifest-path $(CRATE)
 	cargo clippy --quiet --all-targets --all-features --manifest-path $(CRATE) -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --manifest-path $(CRATE) check; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny --manifest-path $(CRATE) check bans licenses sources; fi
 
 hooks: $(VENV)/.installed-dev  ## Install the git hooks of .pre-commit-config.yaml.
 	$(BIN)/pre-commit install

@@ -8,7 +8,7 @@ import numpy as np
 PATTERN: str
 """nanochat's split pattern."""
 PATTERNS: dict[str, str]
-"""Patterns with a scanner of their own, by the name of who uses them."""
+"""Patterns with a scanner of their own, by the name of the model that uses them."""
 DEBUG_BUILD: bool
 
 Chunk = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -18,7 +18,7 @@ class Trainer:
     def __new__(cls, threads: int = 0, pattern: str = PATTERN) -> Trainer: ...
     def add(self, texts: Sequence[str]) -> None: ...
     def add_buffers(self, chunks: Sequence[Chunk]) -> None: ...
-    def merges(self, merges: int, told: Callable[[int], object] | None = None) -> list[tuple[int, int]]: ...
+    def merges(self, merges: int, progress: Callable[[int], object] | None = None) -> list[tuple[int, int]]: ...
     @property
     def unique(self) -> int: ...
 
@@ -69,24 +69,24 @@ class Batches:
 
     @property
     def rows(self) -> int:
-        """Documents of the file."""
+        """Number of documents in the file."""
 
     def __iter__(self) -> Batches: ...
     def __next__(self) -> Batch: ...
 
 class Batch:
-    """Some documents of a Parquet file, and their ids."""
+    """Documents of a Parquet file, and their ids."""
 
     @property
     def ids(self) -> np.ndarray[Any, Any]:
-        """(N,) uint16 or uint32, of all documents."""
+        """(N,) uint16 or uint32: ids of all documents."""
 
     @property
     def offsets(self) -> np.ndarray[Any, Any]:
-        """(documents + 1,) int64: where each begins among the ids, and where the last one ends."""
+        """(documents + 1,) int64: start of each document among the ids, and the end of the last one."""
 
     def byte_lengths(self) -> np.ndarray[Any, Any]:
-        """(documents,) uint32."""
+        """(documents,) uint32: bytes of each document."""
 
     def hashes(self) -> np.ndarray[Any, Any]:
         """(documents,) uint64: XXH3 of each document's bytes."""
@@ -99,11 +99,17 @@ class Batch:
 def split_pieces(value: str, pattern: str = PATTERN) -> list[str]: ...
 def is_fast(pattern: str) -> bool: ...
 def derived_merges(tokens: Sequence[bytes | None]) -> list[tuple[int, int]]:
-    """The pair of ids that yields each token of two bytes or more by tiktoken's rule, in the order of the tokens' ids.
+    """The pair of ids that makes each token of two bytes or more by tiktoken's rule, in the order of the tokens' ids.
 
-    Tokens that no merges yield, and that are found as whole pieces only, have no pair. Raises `ValueError` if a single
+    Tokens that no merges make, and that are matched as whole pieces only, have no pair. Raises `ValueError` if a single
     byte has no id, or two ids have the same bytes.
     """
 
-def pack(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int]: ...
-def plan_padded(lengths: np.ndarray, row_tokens: int, window: int) -> tuple[np.ndarray, np.ndarray, int]: ...
+def pack(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int]:
+    """Full rows (N, row_tokens), and the number of tokens dropped."""
+
+def pack_padded(lengths: np.ndarray, row_tokens: int, open_rows: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row and start of each document (int64), and the number of rows."""
+
+def plan_padded(lengths: np.ndarray, row_tokens: int, window: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """The former name of `pack_padded`."""

@@ -30,11 +30,14 @@ HOW = re.compile(
 )
 """Modules that decide how work is done, or whose values are in the key anyway (`config`)."""
 RUST = {
-    "nanochat.tokenizer.bpe": ("split", "train", "encode", "vocab", "parts", "text", "hash", "key", "memory", "spare"),
+    "nanochat.tokenizer.bpe": (
+        *("split", "train", "encode", "vocab", "text", "parallel"),
+        *("hash", "packed_piece", "huge_pages", "prefetch", "buffer_pool"),
+    ),
     "nanochat.tokenizer.huggingface_format": (),
     "nanochat.tokenizer.tiktoken_format": (),
     "nanochat.tokenizer.training": (),
-    "nanochat.data.document_stats": ("column",),
+    "nanochat.data.document_stats": ("parquet",),
     "nanochat.data.packing": ("pack",),
     "nanochat.data.conversation_rows": ("pack",),
 }

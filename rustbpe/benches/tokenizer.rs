@@ -1,69 +1,68 @@
-//! MB/s of the crate's parts, and ratios to the scalar scanner: `cargo bench`. On a text of its own making, or on a
-//! file that TEXT names (documents are what NUL separates).
+//! Speed of the crate's parts in MB/s, and ratios to the scalar scanner: `cargo bench`. The text is generated, or read
+//! from the file in the environment variable TEXT (documents separated by NUL).
 #![allow(clippy::unwrap_used)]
 
 use std::time::Instant;
 
-use _rustbpe::encode::{Encoder, Rules};
-use _rustbpe::split::scheme::{NAMED, NANOCHAT};
-use _rustbpe::split::{Ends, Level, Splitter};
+use _rustbpe::encode::Encoder;
+use _rustbpe::split::patterns::{NAMED, NANOCHAT};
+use _rustbpe::split::{PieceEnds, SimdLevel, Splitter};
 use _rustbpe::train::Counter;
 use _rustbpe::vocab::Vocab;
 
-const TURNS: usize = 5;
+const ROUNDS: usize = 5;
 
 fn main() {
-    let text = std::env::var("TEXT").map_or_else(|_| invented(), |path| std::fs::read_to_string(path).unwrap());
+    let text = std::env::var("TEXT").map_or_else(|_| generated_text(), |path| std::fs::read_to_string(path).unwrap());
     let texts: Vec<&str> = text.split('\0').collect();
     let megabytes = text.len() as f64 / 1e6;
-    println!("{megabytes:.0} MB in {} texts; medians of {TURNS} turns", texts.len());
+    println!("{megabytes:.0} MB in {} texts; medians of {ROUNDS} rounds", texts.len());
 
     for (name, pattern) in NAMED {
         let splitters: Vec<Splitter> =
-            Level::available().into_iter().map(|level| Splitter::new(pattern).unwrap().on(level)).collect();
+            SimdLevel::available().into_iter().map(|level| Splitter::new(pattern).unwrap().with_level(level)).collect();
         let mut seconds = vec![Vec::new(); splitters.len()];
-        for _ in 0..TURNS {
+        for _ in 0..ROUNDS {
             for (splitter, seconds) in splitters.iter().zip(&mut seconds) {
                 seconds.push(timed(|| scan(splitter, &texts)));
             }
         }
         let medians: Vec<f64> = seconds.into_iter().map(median).collect();
-        for (level, seconds) in Level::available().iter().zip(&medians) {
+        for (level, seconds) in SimdLevel::available().iter().zip(&medians) {
             let ratio = medians[0] / seconds;
             println!("scan {name:9} {:9} {:6.0} MB/s  {ratio:5.1}x", level.name(), megabytes / seconds);
         }
     }
 
-    let learn = |threads| {
+    let train = |threads| {
         let counter = Counter::new(Splitter::new(NANOCHAT).unwrap(), threads);
         counter.add(&texts).unwrap();
-        counter.learn(32_768 - 256, |_| true).unwrap().unwrap()
+        counter.train(32_768 - 256, |_| true).unwrap().unwrap()
     };
     for threads in [1, 2] {
-        let seconds = median((0..TURNS).map(|_| timed(|| learn(threads))).collect());
-        println!("learn 32,768 ids, {threads} threads   {:6.0} MB/s", megabytes / seconds);
+        let seconds = median((0..ROUNDS).map(|_| timed(|| train(threads))).collect());
+        println!("train 32,768 ids, {threads} threads   {:6.0} MB/s", megabytes / seconds);
     }
 
-    let vocab = Vocab::from_merges(&learn(0)).unwrap();
-    let rules = Rules::by_rank(&vocab);
-    let encoder = Encoder::new(Splitter::new(NANOCHAT).unwrap(), vocab, rules, true);
+    let vocab = Vocab::from_merges(&train(0)).unwrap();
+    let encoder = Encoder::new(Splitter::new(NANOCHAT).unwrap(), vocab, None, true).unwrap();
     let mut ids: Vec<u16> = Vec::with_capacity(text.len());
     for threads in [1, 2] {
         for (name, cold) in [("cold", true), ("warm", false)] {
-            let turns = (0..TURNS).map(|_| {
+            let rounds = (0..ROUNDS).map(|_| {
                 if cold {
-                    encoder.forget();
+                    encoder.clear_caches();
                 }
                 ids.clear();
-                timed(|| encoder.encode_batch(&texts, threads, None, None, &mut ids).unwrap())
+                timed(|| encoder.encode_batch(&texts, threads, (None, None), &mut ids).unwrap())
             });
-            println!("encode, {name}, {threads} threads       {:6.0} MB/s", megabytes / median(turns.collect()));
+            println!("encode, {name}, {threads} threads       {:6.0} MB/s", megabytes / median(rounds.collect()));
         }
     }
 }
 
 fn scan(splitter: &Splitter, texts: &[&str]) -> usize {
-    let (mut ends, mut pieces) = (Ends::default(), 0);
+    let (mut ends, mut pieces) = (PieceEnds::default(), 0);
     for text in texts {
         let mut start = 0;
         while start < text.len() {
@@ -86,8 +85,8 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-/// 16 MB of words that are the rarer the longer they are, with numbers, punctuation, and some in other scripts.
-fn invented() -> String {
+/// 16 MB of words, the longer the rarer, with numbers, punctuation, and some words in other scripts.
+fn generated_text() -> String {
     let mut state = 1u64;
     let mut below = |end: f64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

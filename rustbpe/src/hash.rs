@@ -1,28 +1,28 @@
-//! Hashes of short keys. Nobody attacks us: a bad hash costs time, and caches are bounded.
+//! Fast hashes of short keys. They do not resist crafted input: a collision costs time only, and caches are bounded.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-const ODD: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03];
+const MULTIPLIERS: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03];
 
-/// Multiplies to 128 bits and folds them: every bit of the input reaches the upper bits of the result.
+/// Multiplies to 128 bits and folds them by XOR: every input bit reaches the upper bits of the result.
 #[inline(always)]
 pub fn fold(left: u64, right: u64) -> u64 {
-    let product = u128::from(left ^ ODD[0]) * u128::from(right ^ ODD[1]);
+    let product = u128::from(left ^ MULTIPLIERS[0]) * u128::from(right ^ MULTIPLIERS[1]);
     (product as u64) ^ (product >> 64) as u64
 }
 
 /// Hash of a packed piece.
 #[inline(always)]
-pub fn of_key(key: u128) -> u64 {
-    fold(key as u64, (key >> 64) as u64)
+pub fn hash_packed(packed: u128) -> u64 {
+    fold(packed as u64, (packed >> 64) as u64)
 }
 
-/// For maps whose keys are byte strings or pairs of numbers.
+/// Hasher for maps whose keys are byte strings or pairs of numbers.
 #[derive(Default, Clone, Copy)]
-pub struct Folding(u64);
+pub struct FoldHasher(u64);
 
-impl Hasher for Folding {
+impl Hasher for FoldHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -50,5 +50,5 @@ impl Hasher for Folding {
     }
 }
 
-/// A map with that hash.
-pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<Folding>>;
+/// A hash map with [`FoldHasher`].
+pub type Map<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;

@@ -1,21 +1,32 @@
-//! Byte-pair encoding for nanochat: split, train, encode, and pack documents into rows.
+//! The tokenizer of nanochat: byte-pair encoding (BPE), and packing of documents into rows.
 //!
-//! Pure Rust; the Python face is behind the feature `python`.
+//! Pure Rust; the Python module is behind the feature `python`.
+//!
+//! Reading order:
+//! 1. [`vocab`]: token ids and their bytes.
+//! 2. [`split`]: text → pieces. Merges never cross the border of a piece.
+//! 3. [`train`]: pieces of a corpus → merges.
+//! 4. [`encode`]: text → ids, with the merges of a vocabulary.
+//! 5. [`parquet`]: texts from a column of a Parquet file (feature `parquet`).
+//! 6. [`pack`]: documents of ids → rows of equal length.
+//!
+//! Below these: `text` (texts that may not be valid UTF-8), `parallel` (threads), `packed_piece` and `hash` (short pieces
+//! as keys), `huge_pages`, `prefetch` and `buffer_pool` (memory). Above them: `python` (argument conversion, errors and
+//! the GIL; no logic).
 
-#[cfg(feature = "parquet")]
-pub mod column;
+mod buffer_pool;
 pub mod encode;
 mod hash;
-mod key;
-mod memory;
+mod huge_pages;
 pub mod pack;
-mod parts;
+mod packed_piece;
+mod parallel;
+#[cfg(feature = "parquet")]
+pub mod parquet;
+mod prefetch;
+#[cfg(feature = "python")]
+mod python;
 pub mod split;
 pub mod text;
 pub mod train;
 pub mod vocab;
-
-#[cfg(feature = "python")]
-mod python;
-#[cfg(any(feature = "python", test))]
-mod spare;

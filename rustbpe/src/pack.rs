@@ -1,123 +1,140 @@
-//! Documents → fixed rows, best fit.
+//! Documents of ids → rows of equal length, best fit.
 
 use std::collections::BTreeSet;
 
-use crate::memory::advise_huge;
+use crate::huge_pages::advise_huge_pages;
 
-/// Documents that are looked at for the one that fits best.
-pub const POOL: usize = 8192;
+/// Number of waiting documents from which the best fit is taken.
+pub const POOL_DOCUMENTS: usize = 8192;
+/// Longest row: the pool keeps a list for each document length.
+const MAX_ROW_TOKENS: usize = 1 << 24;
 
-/// A stretch of tokens: where it begins, how long it is, and whether a BOS has to be put before it.
+/// A range of tokens of one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct Segment {
     /// Index of its first token.
     pub start: usize,
-    /// Tokens, without the BOS that is put before it.
+    /// Tokens, not counting an added BOS.
     pub length: usize,
-    /// It is the rest of a document that was split.
-    pub rest: bool,
+    /// Whether it is the rest of a split document, so that a BOS is added before it.
+    pub add_bos: bool,
 }
 
-impl Piece {
-    /// What it takes of a row.
+impl Segment {
+    /// Tokens in the row, with an added BOS.
     fn tokens(self) -> usize {
-        self.length + usize::from(self.rest)
+        self.length + usize::from(self.add_bos)
     }
 
-    /// Its first `tokens`, and the rest, to which a BOS comes.
-    fn split(self, tokens: usize) -> (Piece, Piece) {
-        let length = tokens - usize::from(self.rest);
-        let rest = Piece { start: self.start + length, length: self.length - length, rest: true };
-        (Piece { length, ..self }, rest)
+    /// Its first `tokens`, and the rest.
+    fn split(self, tokens: usize) -> (Segment, Segment) {
+        let length = tokens - usize::from(self.add_bos);
+        let rest = Segment { start: self.start + length, length: self.length - length, add_bos: true };
+        (Segment { length, ..self }, rest)
     }
 }
 
-/// Pieces that wait, by the tokens they take (a row at most); a bit says for each size whether there is one.
+/// Segments that wait for a row, by their number of tokens (at most a row). A bitmap shows which lists are not empty.
 struct Pool {
-    by_tokens: Vec<Vec<Piece>>,
-    there: Vec<u64>,
-    pieces: usize,
+    by_tokens: Vec<Vec<Segment>>,
+    not_empty: Vec<u64>,
+    segments: usize,
 }
 
 impl Pool {
     fn new(row_tokens: usize) -> Pool {
-        Pool { by_tokens: vec![Vec::new(); row_tokens + 1], there: vec![0; row_tokens / 64 + 1], pieces: 0 }
+        Pool { by_tokens: vec![Vec::new(); row_tokens + 1], not_empty: vec![0; row_tokens / 64 + 1], segments: 0 }
     }
 
-    fn put(&mut self, piece: Piece) {
-        let tokens = piece.tokens();
-        self.by_tokens[tokens].push(piece);
-        self.there[tokens / 64] |= 1 << (tokens % 64);
-        self.pieces += 1;
+    fn put(&mut self, segment: Segment) {
+        let tokens = segment.tokens();
+        self.by_tokens[tokens].push(segment);
+        self.not_empty[tokens / 64] |= 1 << (tokens % 64);
+        self.segments += 1;
     }
 
-    fn take(&mut self, tokens: usize) -> Option<Piece> {
-        let same = &mut self.by_tokens[tokens];
-        let piece = same.pop()?;
-        if same.is_empty() {
-            self.there[tokens / 64] &= !(1 << (tokens % 64));
+    fn take(&mut self, tokens: usize) -> Option<Segment> {
+        let list = &mut self.by_tokens[tokens];
+        let segment = list.pop()?;
+        if list.is_empty() {
+            self.not_empty[tokens / 64] &= !(1 << (tokens % 64));
         }
-        self.pieces -= 1;
-        Some(piece)
+        self.segments -= 1;
+        Some(segment)
     }
 
-    /// The largest that takes at most so many tokens.
-    fn take_best(&mut self, tokens: usize) -> Option<Piece> {
+    /// The largest segment of at most `tokens`.
+    fn take_largest(&mut self, tokens: usize) -> Option<Segment> {
         let low_bits = u64::MAX >> (63 - tokens % 64);
         let mut word = tokens / 64;
-        let mut bits = self.there[word] & low_bits;
+        let mut bits = self.not_empty[word] & low_bits;
         while bits == 0 {
             word = word.checked_sub(1)?;
-            bits = self.there[word];
+            bits = self.not_empty[word];
         }
         self.take(word * 64 + bits.ilog2() as usize)
     }
 
-    fn take_smallest(&mut self) -> Option<Piece> {
-        let word = self.there.iter().position(|&bits| bits != 0)?;
-        self.take(word * 64 + self.there[word].trailing_zeros() as usize)
+    fn take_smallest(&mut self) -> Option<Segment> {
+        let word = self.not_empty.iter().position(|&bits| bits != 0)?;
+        self.take(word * 64 + self.not_empty[word].trailing_zeros() as usize)
     }
 }
 
-/// The pieces that fill rows, one after the other, without a gap: every row is full, and begins with BOS because every
-/// piece does.
+/// Packs documents into full rows without padding. Returns the rows, one after the other, and the number of tokens
+/// dropped. `offsets` are the bounds of the documents in `ids`; each document starts with BOS, so each row does too.
 ///
-/// A document longer than a row fills rows of its own, and only what is left of it is fitted. The largest piece of the
-/// pool that fits is taken; when none fits, the smallest is split: what fits stays, and its rest goes back to the pool
-/// with a BOS of its own. Only what cannot fill a last row is dropped: its tokens are returned. `offsets` bound the
-/// documents, each of which begins with BOS.
-pub fn plan(offsets: &[i64], row_tokens: usize) -> (Vec<Piece>, usize) {
-    let whole = |value: i64| usize::try_from(value).unwrap_or(0);
+/// # Errors
+/// The offsets do not fit the ids, or the row length is out of range.
+pub fn pack<Id: Copy>(ids: &[Id], offsets: &[i64], row_tokens: usize) -> Result<(Vec<Id>, usize), String> {
+    let (first, last) = (offsets.first().copied().unwrap_or(0), offsets.last().copied().unwrap_or(0));
+    if first < 0 || usize::try_from(last).ok() != Some(ids.len()) || !offsets.is_sorted() {
+        return Err("the offsets do not fit the ids".to_owned());
+    }
+    if !(2..=MAX_ROW_TOKENS).contains(&row_tokens) {
+        return Err(format!("a row has 2 to {MAX_ROW_TOKENS} tokens, not {row_tokens}"));
+    }
+    let (segments, dropped) = arrange(offsets, row_tokens);
+    Ok((ids.first().map_or_else(Vec::new, |&bos| copy_segments(ids, &segments, bos)), dropped))
+}
+
+/// The segments that fill rows, in order and without gaps, and the number of tokens dropped.
+///
+/// A document longer than a row fills rows of its own, and its rest goes to the pool. Each row takes the largest segment
+/// of the pool that fits; when none fits, the smallest is split, and its rest goes back to the pool with an added BOS.
+/// Tokens that do not fill a last row are dropped.
+pub fn arrange(offsets: &[i64], row_tokens: usize) -> (Vec<Segment>, usize) {
+    let index = |value: i64| usize::try_from(value).unwrap_or(0);
     let mut waiting = offsets
         .windows(2)
-        .map(|bounds| Piece { start: whole(bounds[0]), length: whole(bounds[1] - bounds[0]), rest: false })
-        .filter(|piece| piece.length > 0);
+        .map(|bounds| Segment { start: index(bounds[0]), length: index(bounds[1] - bounds[0]), add_bos: false })
+        .filter(|segment| segment.length > 0);
     let mut pool = Pool::new(row_tokens);
     let mut placed = Vec::with_capacity(2 * offsets.len());
     let mut row = Vec::new();
     loop {
         let mut space = row_tokens;
         while space > 0 {
-            while pool.pieces < POOL {
-                let Some(mut piece) = waiting.next() else {
+            while pool.segments < POOL_DOCUMENTS {
+                let Some(mut segment) = waiting.next() else {
                     break;
                 };
-                while piece.tokens() > row_tokens {
-                    let (filling, rest) = piece.split(row_tokens);
-                    placed.push(filling);
-                    piece = rest;
+                while segment.tokens() > row_tokens {
+                    let (full_row, rest) = segment.split(row_tokens);
+                    placed.push(full_row);
+                    segment = rest;
                 }
-                pool.put(piece);
+                pool.put(segment);
             }
-            let Some(piece) = pool.take_best(space).or_else(|| pool.take_smallest()) else {
-                return (placed, row.iter().map(|piece: &Piece| piece.length).sum());
+            let Some(segment) = pool.take_largest(space).or_else(|| pool.take_smallest()) else {
+                return (placed, row.iter().map(|segment: &Segment| segment.length).sum());
             };
-            if piece.tokens() <= space {
-                space -= piece.tokens();
-                row.push(piece);
+            if segment.tokens() <= space {
+                space -= segment.tokens();
+                row.push(segment);
                 continue;
             }
-            let (fitting, rest) = piece.split(space);
+            let (fitting, rest) = segment.split(space);
             row.push(fitting);
             pool.put(rest);
             space = 0;
@@ -126,27 +143,28 @@ pub fn plan(offsets: &[i64], row_tokens: usize) -> (Vec<Piece>, usize) {
     }
 }
 
-/// Rows of `row_tokens` with the tokens of a plan, one after the other.
-pub fn fill<Id: Copy>(ids: &[Id], pieces: &[Piece], bos: Id) -> Vec<Id> {
-    let mut filled = Vec::with_capacity(pieces.iter().map(|piece| piece.tokens()).sum());
-    advise_huge(&filled);
-    for piece in pieces {
-        if piece.rest {
-            filled.push(bos);
+/// The tokens of segments, one after the other.
+pub fn copy_segments<Id: Copy>(ids: &[Id], segments: &[Segment], bos: Id) -> Vec<Id> {
+    let mut packed = Vec::with_capacity(segments.iter().map(|segment| segment.tokens()).sum());
+    advise_huge_pages(&packed);
+    for segment in segments {
+        if segment.add_bos {
+            packed.push(bos);
         }
-        filled.extend_from_slice(&ids[piece.start..piece.start + piece.length]);
+        packed.extend_from_slice(&ids[segment.start..segment.start + segment.length]);
     }
-    filled
+    packed
 }
 
-/// Where documents that may not be split go, best fit, with space left at the ends of rows.
+/// Places documents that must not be split, best fit; rows may end with padding.
 ///
-/// Documents are placed in order; each goes into the open row (of at most `window`) in which it leaves the least
-/// space. One that is longer than a row is cut to it. Returns row and start of each document, and the number of rows.
-pub fn plan_padded(lengths: &[i64], row_tokens: usize, window: usize) -> (Vec<i64>, Vec<i64>, usize) {
+/// Documents are placed in order, each into the open row in which it leaves the least space; at most `open_rows` are
+/// open. A document longer than a row is truncated. Returns the row and the start of each document, and the number of
+/// rows.
+pub fn pack_padded(lengths: &[i64], row_tokens: usize, open_rows: usize) -> (Vec<i64>, Vec<i64>, usize) {
     let mut open: BTreeSet<(usize, usize)> = BTreeSet::new(); // space, row
     let (mut rows, mut row_of, mut start_of) = (0usize, Vec::new(), Vec::new());
-    let whole = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    let signed = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     for &length in lengths {
         let length = usize::try_from(length).unwrap_or(0).min(row_tokens);
         let found = open.range((length, 0)..).next().copied();
@@ -157,11 +175,11 @@ pub fn plan_padded(lengths: &[i64], row_tokens: usize, window: usize) -> (Vec<i6
             rows += 1;
             (row_tokens, rows - 1)
         };
-        row_of.push(whole(row));
-        start_of.push(whole(row_tokens - space));
+        row_of.push(signed(row));
+        start_of.push(signed(row_tokens - space));
         if space > length {
             open.insert((space - length, row));
-            if open.len() > window {
+            if open.len() > open_rows {
                 open.pop_first();
             }
         }

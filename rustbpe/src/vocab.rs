@@ -1,27 +1,28 @@
-//! Ids ↔ bytes: what each id stands for.
+//! The vocabulary: the bytes of each token id.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Ids a vocabulary may have.
+/// Largest number of ids.
 pub const MAX_IDS: usize = (1 << 21) - 1;
-/// Bytes that all tokens of a vocabulary may have together: forty merges, each of the id before with itself, would
-/// make a token of a terabyte.
-const MOST_BYTES: usize = 1 << 28;
+/// Limit of the bytes of all tokens together. Without it, forty merges of a token with itself make a token of a terabyte.
+const MAX_BYTES: usize = 1 << 28;
 const TOO_LONG: &str = "the tokens of a vocabulary have at most 256 MiB together, and these have more";
 
-/// The bytes of every id. An id may stand for nothing here: a special token's, which is the caller's.
+/// The bytes of every id. Ids without bytes are allowed: the caller uses them for special tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Vocab {
+    /// Bytes of all tokens, concatenated.
     bytes: Vec<u8>,
+    /// End of each token in `bytes`.
     ends: Vec<usize>,
 }
 
 impl Vocab {
-    /// Ids 0..255 are bytes, id 256+i is merge i.
+    /// Ids 0..255 are the bytes, id 256+i is merge i.
     ///
     /// # Errors
-    /// A merge names an id that does not exist yet, or makes bytes that exist already; or there are too many.
+    /// A merge has an id that is not defined yet, or makes the bytes of an earlier token; or there are too many ids.
     pub fn from_merges(merges: &[(u32, u32)]) -> Result<Vocab, String> {
         let mut vocab = Vocab::default();
         for byte in 0..=255u8 {
@@ -31,7 +32,7 @@ impl Vocab {
             let (Some(left), Some(right)) = (vocab.range(left), vocab.range(right)) else {
                 return Err(format!("merge {number} names an id that comes later"));
             };
-            if vocab.bytes.len() + left.len() + right.len() > MOST_BYTES {
+            if vocab.bytes.len() + left.len() + right.len() > MAX_BYTES {
                 return Err(TOO_LONG.to_owned());
             }
             vocab.bytes.extend_from_within(left);
@@ -47,10 +48,10 @@ impl Vocab {
         vocab.checked()
     }
 
-    /// Bytes by id; `None` or nothing for ids that are not ours.
+    /// From the bytes of each id; `None` or empty for an id without bytes.
     ///
     /// # Errors
-    /// A byte has no id of its own, two ids have the same bytes, or there are too many.
+    /// A byte has no token, two ids have the same bytes, or there are too many ids.
     pub fn from_tokens<Token: AsRef<[u8]>>(tokens: &[Option<Token>]) -> Result<Vocab, String> {
         let mut vocab = Vocab::default();
         let mut seen: HashSet<&[u8]> = HashSet::with_capacity(tokens.len());
@@ -59,13 +60,13 @@ impl Vocab {
             if !token.is_empty() && !seen.insert(token) {
                 return Err(format!("token {id} has the bytes of another"));
             }
-            if vocab.bytes.len() + token.len() > MOST_BYTES {
+            if vocab.bytes.len() + token.len() > MAX_BYTES {
                 return Err(TOO_LONG.to_owned());
             }
             vocab.push(token);
         }
         match (0..=255u8).find(|&byte| !seen.contains(&[byte][..])) {
-            Some(byte) => Err(format!("the byte {byte:#04x} has no token of its own, so there is text without ids")),
+            Some(byte) => Err(format!("the byte {byte:#04x} has no token, so some texts cannot be encoded")),
             None => vocab.checked(),
         }
     }
@@ -82,17 +83,17 @@ impl Vocab {
         Ok(self)
     }
 
-    /// Ids in all.
+    /// Number of ids.
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Whether there is no id.
+    /// Whether there are no ids.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Bytes of an id; `None` if it is not ours.
+    /// Bytes of an id; `None` for an id without bytes, or outside the vocabulary.
     #[inline]
     pub fn token(&self, id: u32) -> Option<&[u8]> {
         self.range(id).map(|range| &self.bytes[range])
@@ -106,7 +107,7 @@ impl Vocab {
         (start < end).then_some(start..end)
     }
 
-    /// Ids that are ours, and their bytes.
+    /// All ids with bytes, and their bytes.
     pub fn tokens(&self) -> impl Iterator<Item = (u32, &[u8])> {
         (0..self.len() as u32).filter_map(|id| Some((id, self.token(id)?)))
     }
@@ -114,7 +115,7 @@ impl Vocab {
     /// Appends the bytes of ids.
     ///
     /// # Errors
-    /// The first id that is not ours.
+    /// The first id without bytes.
     pub fn decode(&self, ids: &[u32], bytes: &mut Vec<u8>) -> Result<(), u32> {
         for &id in ids {
             bytes.extend_from_slice(self.token(id).ok_or(id)?);

@@ -1,88 +1,68 @@
-//! Where ids go, and why they might not.
+//! Where encoded ids go.
 
-use std::convert::Infallible;
-use std::fmt;
+use super::EncodeError;
+use crate::parallel::interruptible::Monitor;
 
-use crate::split::SplitError;
-
-/// Texts could not be encoded.
-#[derive(Debug)]
-pub enum EncodeError {
-    /// The regex engine of a slow pattern gave up.
-    Split(SplitError),
-    /// The caller's buffer holds fewer ids than there are.
-    NoRoom {
-        /// Ids that it holds.
-        room: usize,
-    },
-    /// The sink wants no more.
-    Stopped,
-}
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EncodeError::Split(error) => error.fmt(formatter),
-            EncodeError::NoRoom { room } => write!(formatter, "the ids do not fit a buffer of {room}"),
-            EncodeError::Stopped => formatter.write_str("stopped"),
-        }
-    }
-}
-
-impl std::error::Error for EncodeError {}
-
-impl From<SplitError> for EncodeError {
-    fn from(error: SplitError) -> EncodeError {
-        EncodeError::Split(error)
-    }
-}
-
-impl From<Infallible> for EncodeError {
-    fn from(never: Infallible) -> EncodeError {
-        match never {}
-    }
-}
-
-/// Where ids go, in order.
-pub trait Sink<I> {
-    /// Takes the next ids. Fails if there is no room.
+/// Receives ids in order.
+pub trait IdSink<I> {
+    /// Takes the next ids.
+    ///
+    /// # Errors
+    /// There is no room, or the caller stopped the encoding.
     fn take(&mut self, ids: &[I]) -> Result<(), EncodeError>;
 }
 
-impl<I, S: Sink<I>> Sink<I> for &mut S {
+impl<I, S: IdSink<I>> IdSink<I> for &mut S {
     fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
         (**self).take(ids)
     }
 }
 
-impl<I: Copy> Sink<I> for Vec<I> {
+impl<I: Copy> IdSink<I> for Vec<I> {
     fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
         self.extend_from_slice(ids);
         Ok(())
     }
 }
 
-/// A caller's buffer.
-pub struct Buffer<'a, I> {
-    /// What is left of it.
-    left: &'a mut [I],
+/// Writes ids to the caller's buffer.
+pub struct SliceSink<'a, I> {
+    /// The part not yet written.
+    rest: &'a mut [I],
     room: usize,
 }
 
-impl<'a, I> Buffer<'a, I> {
-    /// Of a slice.
+impl<'a, I> SliceSink<'a, I> {
+    /// Writes from the start of a slice.
     pub fn new(slice: &'a mut [I]) -> Self {
         let room = slice.len();
-        Buffer { left: slice, room }
+        SliceSink { rest: slice, room }
     }
 }
 
-impl<I: Copy> Sink<I> for Buffer<'_, I> {
+impl<I: Copy> IdSink<I> for SliceSink<'_, I> {
     fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
-        let left = std::mem::take(&mut self.left);
-        let (here, behind) = left.split_at_mut_checked(ids.len()).ok_or(EncodeError::NoRoom { room: self.room })?;
+        let rest = std::mem::take(&mut self.rest);
+        let (here, after) = rest.split_at_mut_checked(ids.len()).ok_or(EncodeError::BufferFull { room: self.room })?;
         here.copy_from_slice(ids);
-        self.left = behind;
+        self.rest = after;
         Ok(())
+    }
+}
+
+/// A sink that fails once the caller has stopped the encoding.
+pub struct StoppableSink<'a, S> {
+    /// Where the ids go.
+    pub sink: S,
+    /// Shows whether the caller has stopped the encoding.
+    pub monitor: Monitor<'a, ()>,
+}
+
+impl<I, S: IdSink<I>> IdSink<I> for StoppableSink<'_, S> {
+    fn take(&mut self, ids: &[I]) -> Result<(), EncodeError> {
+        if self.monitor.stopped() {
+            return Err(EncodeError::Stopped);
+        }
+        self.sink.take(ids)
     }
 }
