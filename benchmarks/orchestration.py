@@ -1,21 +1,21 @@
-"""What does the orchestration cost? Prints a table; all is measured in this run, through the command line.
+"""The cost of orchestration. Prints a table; all is measured in this run, through the command line.
 
     python benchmarks/orchestration.py                        # the demo, a task, then 1,000 shards on SQLite
     python benchmarks/orchestration.py --postgres postgresql+asyncpg://user:password@127.0.0.1/name
     python benchmarks/orchestration.py --shards 200 --skip-demo --skip-task
 
 The demo is computed once, in one process, without Prefect. Then the unchanged run is repeated in turns, with and
-without Prefect, on a server that is up: all is cached, so what one takes longer than the other is what orchestration
-costs the demo: the start of Prefect's client, and its tasks. (With `--computed-twice` the demo is also computed with
-Prefect: that is the thing itself, but two trainings differ by more than the goal.)
+without Prefect, on a server that is up. All stages are cached, so the difference is the cost of orchestration for the
+demo: the start of Prefect's client, and its tasks. (With `--computed-twice` the demo is also computed with Prefect;
+but two trainings differ by more than the goal.)
 
-What a task costs is measured apart: very small pipelines of few and of many shards, all cached, again in turns with and
-without Prefect. What each task more takes longer is its cost, with its page, its log lines and its share of the store;
-what remains at no task is the start.
+The cost of one task is measured apart: very small pipelines of few and of many shards, all cached, again in turns with
+and without Prefect. The difference per additional task is its cost, with its page, its log lines and its share of the
+store; what is left at zero tasks is the start.
 
-For the shards, a site is made (`nanochat up`) on SQLite, and on the Postgres that is named. There the pipeline runs
-twice on that many shards of a very small world, down to a very small model: computed, then cached. Meanwhile the server
-is asked twice a second what a page of the UI asks, and its answers are timed.
+For the shards, a site is started (`nanochat up`) on SQLite, and on Postgres if one is given. There the pipeline runs
+on that many shards of a very small world, down to a very small model: computed, then cached twice. Meanwhile a client
+sends the server the requests of a page of the UI, twice a second, and measures the response times.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-ASK_EVERY_S = 0.5
+REQUEST_EVERY_S = 0.5
 FEW_SHARDS, MANY_SHARDS = 4, 44
-"""Up to 64 shards have a task a stage each: 20 tasks, and 140."""
+"""Up to 64 shards have a task per stage each: 20 tasks, and 140."""
 SMALL = (
     "data.world.documents_per_shard=10", "data.validation_documents=1", "tokenizer.vocab_size=512",
     "rows.sequence_len=64", "pretrain.model.depth=1", "pretrain.batch_tokens=512", "pretrain.horizon.unit=steps",
@@ -56,7 +56,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Home:
-    """A folder of ours, and the command line on it."""
+    """A folder (`NANOCHAT_HOME`), and the command line on it."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -73,16 +73,16 @@ class Home:
     def run(self, *arguments: str) -> tuple[float, int, int]:
         """Seconds, stages computed and stages cached of one `nanochat run`."""
         began = time.perf_counter()
-        said = self.nanochat("run", *arguments)
+        output = self.nanochat("run", *arguments)
         seconds = time.perf_counter() - began
-        counted = re.search(r"(\d+) computed, (\d+) cached", said)
+        counted = re.search(r"(\d+) computed, (\d+) cached", output)
         if counted is None:
-            sys.exit(f"`nanochat run` does not say what was cached:\n{said}")
+            sys.exit(f"`nanochat run` printed no number of cached stages:\n{output}")
         return seconds, int(counted[1]), int(counted[2])
 
     @contextmanager
     def up(self) -> Iterator[str]:
-        """A site; the address of its API."""
+        """Starts a site; yields the address of its API."""
         try:
             self.nanochat("up", "--no-gpu")
             yield json.loads((self.folder / "prefect" / "site.json").read_text())["api_url"]
@@ -90,14 +90,14 @@ class Home:
             self.nanochat("down")
 
 
-class Asking:
-    """Asks a server, for as long as the block lasts, what the list of runs and a run's tasks ask."""
+class ServerLoad:
+    """Requests the list of runs and a run's tasks from a server while the block lasts."""
 
     def __init__(self, api_url: str) -> None:
         self._api_url, self._ending, self.answers_s = api_url, threading.Event(), []
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread = threading.Thread(target=self._request, daemon=True)
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> ServerLoad:
         self._thread.start()
         return self
 
@@ -105,9 +105,9 @@ class Asking:
         self._ending.set()
         self._thread.join()
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         body = json.dumps({"limit": 50}).encode()
-        while not self._ending.wait(ASK_EVERY_S):
+        while not self._ending.wait(REQUEST_EVERY_S):
             began = time.perf_counter()
             for path in ("flow_runs/filter", "task_runs/filter"):
                 request = urllib.request.Request(
@@ -116,25 +116,25 @@ class Asking:
                 try:
                     with urllib.request.urlopen(request, timeout=60) as answer:
                         answer.read()
-                except OSError:  # it counts as slow as it was
+                except OSError:  # counts with the time that it took
                     pass
             self.answers_s.append(time.perf_counter() - began)
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """Median, 99th percentile and slowest answer, in milliseconds."""
         in_order = sorted(self.answers_s)
         p99 = in_order[min(len(in_order) - 1, int(0.99 * len(in_order)))]
         return f"{1e3 * statistics.median(in_order):.0f} / {1e3 * p99:.0f} / {1e3 * in_order[-1]:.0f} ms"
 
 
-class Watching:
+class PeakMemory:
     """The largest resident memory of this process's `nanochat run` child, while the block lasts."""
 
     def __init__(self) -> None:
         self.most_bytes, self._ending = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> Watching:
+    def __enter__(self) -> PeakMemory:
         self._thread.start()
         return self
 
@@ -142,7 +142,7 @@ class Watching:
         self._ending.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         me = psutil.Process()
         while not self._ending.wait(0.2):
             for child in me.children():
@@ -153,7 +153,7 @@ class Watching:
 
 
 def in_turns(home: Home, turns: int, *arguments: str) -> tuple[list[float], list[float], int]:
-    """Seconds of a cached run without and with Prefect, in turns after a first, and how many tasks it has."""
+    """Seconds of a cached run without and with Prefect, in turns after a first, and its number of tasks."""
     plain, prefect, tasks = [], [], 0
     for turn in range(turns + 1):
         without_s, *_ = home.run("--plain", *arguments)
@@ -166,12 +166,12 @@ def in_turns(home: Home, turns: int, *arguments: str) -> tuple[list[float], list
 
 
 def demo(turns: int, computed_twice: bool) -> Iterator[tuple[str, str]]:
-    """Rows of the table: what orchestration adds to the demo."""
+    """Rows of the table: the cost of orchestration for the demo."""
     with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
         home = Home(Path(folder))
         took_s, stages, _ = home.run("--plain", "--profile", "demo")
         yield f"the demo, {stages} stages, computed without Prefect", f"{took_s:.1f} s"
-        alone_s, _, _ = home.run("--profile", "demo")  # starts a server for itself
+        alone_s, _, _ = home.run("--profile", "demo")  # starts its own server
         with home.up():
             plain, prefect, _ = in_turns(home, turns, "--profile", "demo")
             if computed_twice:
@@ -188,7 +188,7 @@ def demo(turns: int, computed_twice: bool) -> Iterator[tuple[str, str]]:
 
 
 def a_task(turns: int) -> Iterator[tuple[str, str]]:
-    """Rows of the table: what a cached task more costs with Prefect and without, and what the start costs."""
+    """Rows of the table: the cost of an additional cached task with and without Prefect, and of the start."""
     with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
         home = Home(Path(folder))
         with home.up():
@@ -205,28 +205,28 @@ def a_task(turns: int) -> Iterator[tuple[str, str]]:
         plain_s, prefect_s = (many_plain_s - few_plain_s) / (many - few), (many_s - few_s) / (many - few)
         cost_s = prefect_s - plain_s
         yield (
-            "orchestration, a task more (goal 30 ms)",
+            "orchestration, an additional task (goal 30 ms)",
             f"{1e3 * cost_s:.0f} ms ({1e3 * prefect_s:.0f} with Prefect, {1e3 * plain_s:.0f} without)",
         )
         yield "orchestration, the start of its client", f"{few_s - few_plain_s - few * cost_s:.2f} s"
 
 
 def small(count: int) -> list[str]:
-    """Arguments of `nanochat run`: so many shards of a very small world, down to a very small model."""
+    """Arguments of `nanochat run`: `count` shards of a very small world, down to a very small model."""
     return [word for change in (f"data.world.shards={count}", *SMALL) for word in ("--set", change)]
 
 
 def shards(count: int, books: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Rows of the table: so many mapped shards, computed and cached, and the server's answers meanwhile."""
+    """Rows of the table: `count` mapped shards, computed and cached, and the server's response times."""
     with tempfile.TemporaryDirectory(prefix="nanochat-bench-") as folder:
         home = Home(Path(folder), environment)
         with home.up() as api_url:
             for what in ("computed", "cached", "cached, once more"):
-                with Asking(api_url) as asking, Watching() as watching:
+                with ServerLoad(api_url) as load, PeakMemory() as memory:
                     seconds, computed, cached = home.run(*small(count))
                 yield (
                     f"{count:,} shards, {books}, {what}: {computed + cached:,} artifacts",
-                    f"{seconds:.1f} s, memory {watching.most_bytes / 1e6:,.0f} MB, answers {asking.said()}",
+                    f"{seconds:.1f} s, memory {memory.most_bytes / 1e6:,.0f} MB, responses {load.summary()}",
                 )
 
 
@@ -234,13 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1000)
     parser.add_argument("--postgres", default="", help="connection URL of an empty database, for the shards once more")
-    parser.add_argument("--turns", type=int, default=5, help="repetitions of what is cached")
+    parser.add_argument("--turns", type=int, default=5, help="repetitions of cached runs")
     parser.add_argument("--skip-demo", action="store_true")
     parser.add_argument("--skip-task", action="store_true")
     parser.add_argument("--computed-twice", action="store_true", help="compute the demo with Prefect, too")
     given = parser.parse_args(arguments)
     console = Console()
-    table = Table("what", "measured", title=f"{os.cpu_count()} cores; answers: median / 99% / slowest")
+    table = Table("what", "measured", title=f"{os.cpu_count()} cores; responses: median / 99% / slowest")
     rows: list[Iterator[tuple[str, str]]] = []
     if not given.skip_demo:
         rows.append(demo(given.turns, given.computed_twice))

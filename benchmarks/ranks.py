@@ -1,12 +1,11 @@
-"""Training on more ranks, each with as much to do as one alone (weak scaling), and the bytes that a step sends.
+"""Training on more ranks, each with as much work as one alone (weak scaling), and the bytes that a step sends.
 
     python benchmarks/ranks.py                 1, 2, … ranks of one thread each over gloo, as many as there are cores
 
-The control are as many processes at once that have nothing to do with each other: what they lose beside one alone, they
-lose to the memory and the clock that cores share, and no program could keep it. `kept` is the speed of the ranks beside
-the control's: what is missing there, ranks cost. `computing` and `waiting` are a rank's share of a step. `sent` is
-counted at the calls into `torch.distributed`, a ring's share of each, and compared with the least that can be: every
-gradient to its owner, every weight back from it, (W-1)/W of each.
+The control runs the same number of independent processes: what they lose beside a single one is due to the memory and
+the clock that cores share. `kept` is the speed of the ranks relative to the control: the rest is the cost of ranks.
+`computing` and `waiting` are a rank's share of a step. `sent` is counted at the calls into `torch.distributed`, with a
+ring's share of each, and compared with the minimum: every gradient to its owner and every weight back, (W-1)/W of each.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ T, VOCABULARY, MICRO_ROWS = 256, 4096, 4
 
 
 def rank_of(place: int, ranks: int, port: int, folder: str, args: argparse.Namespace) -> None:
-    """One process of several: a rank of them, or with `ranks` 1 the only one of its own training."""
+    """One process: a rank of one training or, with `ranks` 1, a training of its own."""
     torch.set_num_threads(1)
     rank = place % ranks
     if ranks > 1:
@@ -77,7 +76,7 @@ def rank_of(place: int, ranks: int, port: int, folder: str, args: argparse.Names
 
 
 def counted_bytes(ranks: int) -> list[int]:
-    """A list that every collective adds to: the bytes this rank sends in it."""
+    """A list to which every collective appends the bytes that this rank sends."""
     sent: list[int] = []
 
     def counting(name: str, whole: int, times: int) -> None:
@@ -110,7 +109,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--passes", type=int, default=4, help="micro-batches of a rank in a step")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3, help="alone, apart and together in turns; medians are shown")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of alone, apart and together; medians are shown")
     parser.add_argument("--most", type=int, default=cores())
     args = parser.parse_args()
     print("| ranks | tokens/s each: alone | apart | together | kept | computing ms | waiting ms | sent MB | least |")
@@ -124,7 +123,7 @@ def main() -> None:
                 (measured(1, 1, folder, args), measured(ranks, 1, folder, args), measured(ranks, ranks, folder, args))
                 for _ in range(args.rounds)
             ]
-            alone, apart, together = (median(run["speed"] for run in way) for way in zip(*rounds, strict=True))
+            alone, apart, together = (median(run["speed"] for run in mode) for mode in zip(*rounds, strict=True))
             last = sorted((run for *_, run in rounds), key=lambda run: run["step_s"])[len(rounds) // 2]
             waiting_s = last["communication_s"]
             print(f"| {ranks} | {alone:,.0f} | {apart:,.0f} ({apart / alone:.0%}) "

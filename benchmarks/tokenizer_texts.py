@@ -1,4 +1,4 @@
-"""The texts of the benchmark of tokenizers, cut into files: what is learnt from, and what nobody has seen."""
+"""The texts of the tokenizer benchmark, split into files: training text, and text that no process has seen."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pyarrow.parquet as pq
 
 from nanochat.world.documents import documents
 
-LEARN_BYTES = 100_000_000
-CHUNK_BYTES = 20_000_000
+TRAIN_BYTES = 100_000_000
+UNSEEN_BYTES = 12_000_000
+"""A file of unseen text: the first one of a process is *cold*."""
 GENERATED_BYTES = 60_000_000
 QUICK = 10
-"""With `--quick`, everything is so many times smaller."""
+"""With `--quick`, all sizes are divided by this."""
 
 
 @dataclass
 class Texts:
-    """Parquet files (`text`, zstd, row groups of 1,024), and how many bytes of text are in each."""
+    """Parquet files (`text`, zstd, row groups of 1,024), and the bytes of text in each."""
 
     description: str
-    learn: Path
+    train: Path
     everything: Path
     warm_up: Path
     unseen: list[Path]
@@ -32,27 +33,27 @@ class Texts:
 
 
 def prepare(folder: Path, files: Sequence[Path], mixed: Sequence[Path], repetitions: int, quick: bool) -> Texts:
-    """Writes the files into `folder`: one to learn from, and for each repetition one that is not in it.
+    """Writes the files into `folder`: the training text, and an unseen file for each repetition.
 
-    Without `files`, text is invented; without `mixed`, there is no multilingual text.
+    Without `files`, the text is generated; without `mixed`, there is no multilingual text.
     """
     scale = QUICK if quick else 1
     if files:
         plain, description = read(files), ", ".join(path.name for path in files)
     else:
-        plain = invented(GENERATED_BYTES // scale)
-        description = "the world of nanochat.world (invented, and easier than what people write)"
+        plain = generated(GENERATED_BYTES // scale)
+        description = "the world of nanochat.world (generated, and easier than text that people write)"
     other = read(mixed) if mixed else []
-    learn_plain, rest = cut(plain, min(LEARN_BYTES // scale * (8 if other else 10) // 10, size(plain) // 2))
-    learn_other, rest_other = cut(other, min(LEARN_BYTES // scale * 2 // 10, size(other) // 4))
+    train_plain, rest = cut(plain, min(TRAIN_BYTES // scale * (8 if other else 10) // 10, size(plain) // 2))
+    train_other, rest_other = cut(other, min(TRAIN_BYTES // scale * 2 // 10, size(other) // 4))
     texts = Texts(
-        description, folder / "learn.parquet", folder / "everything.parquet", folder / "warm_up.parquet", [], []
+        description, folder / "train.parquet", folder / "everything.parquet", folder / "warm_up.parquet", [], []
     )
-    write(texts, texts.learn, learn_plain + learn_other)
+    write(texts, texts.train, train_plain + train_other)
     write(texts, texts.everything, plain + other)
-    write(texts, texts.warm_up, learn_plain[:100])
+    write(texts, texts.warm_up, train_plain[:100])
     for name, files_of, left in (("unseen", texts.unseen, rest), ("mixed", texts.mixed, rest_other)):
-        bytes_each = min(CHUNK_BYTES // scale, size(left) // repetitions)
+        bytes_each = min(UNSEEN_BYTES // scale, size(left) // repetitions)
         for number in range(repetitions if left else 0):
             some, left = cut(left, bytes_each)
             write(texts, folder / f"{name}_{number}.parquet", some)
@@ -61,7 +62,7 @@ def prepare(folder: Path, files: Sequence[Path], mixed: Sequence[Path], repetiti
 
 
 def read(files: Sequence[Path]) -> list[str]:
-    """Documents of Parquet files with a column `text`; of a plain text, what empty lines separate."""
+    """Documents of Parquet files with a column `text`; of a plain text, the parts between empty lines."""
     found: list[str] = []
     for path in files:
         if path.suffix == ".parquet":
@@ -71,31 +72,31 @@ def read(files: Sequence[Path]) -> list[str]:
     return found
 
 
-def invented(wanted_bytes: int) -> list[str]:
-    def endless() -> Iterator[str]:
+def generated(wanted_bytes: int) -> list[str]:
+    def stream() -> Iterator[str]:
         shard = 0
         while True:
             yield from documents(1, shard, 10_000)
             shard += 1
 
-    return cut_stream(endless(), wanted_bytes)
+    return take(stream(), wanted_bytes)
 
 
-def cut_stream(stream: Iterator[str], wanted_bytes: int) -> list[str]:
-    found, held = [], 0
-    while held < wanted_bytes:
+def take(stream: Iterator[str], wanted_bytes: int) -> list[str]:
+    found, size_bytes = [], 0
+    while size_bytes < wanted_bytes:
         found.append(next(stream))
-        held += len(found[-1].encode())
+        size_bytes += len(found[-1].encode())
     return found
 
 
 def cut(texts: list[str], wanted_bytes: int) -> tuple[list[str], list[str]]:
-    """The first documents that have so many bytes, and the others."""
-    held = 0
+    """The first documents, of `wanted_bytes` together, and the others."""
+    size_bytes = 0
     for number, text in enumerate(texts):
-        if held >= wanted_bytes:
+        if size_bytes >= wanted_bytes:
             return texts[:number], texts[number:]
-        held += len(text.encode())
+        size_bytes += len(text.encode())
     return texts, []
 
 

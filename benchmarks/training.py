@@ -1,14 +1,15 @@
-"""Our pretraining step beside nanochat's, rewritten (`training_peer.py`): speed, memory, first step, what is learnt.
+"""Our pretraining step beside nanochat's, rewritten (`training_peer.py`): speed, memory, first step, loss.
 
     python benchmarks/training.py                        d4, T = 512, vocabulary 32,768 on this CPU
     python benchmarks/training.py --device cuda --depth 12 --sequence-len 2048 --batch-tokens 524288 --micro-rows 32
     python benchmarks/training.py --curve --text FOLDER --vocabulary 8192 --batch-tokens 4096 --rounds 5 --steps 20
 
-Each side is a process of its own, started from the same weights, fed the same rows; they take turns, so that a busy
-machine is busy for both, and medians are compared. CPU seconds a token are shown beside the clock's: on a shared
-machine they are the steadier number. Where `--text` names a folder of Parquet files with a `text` column, rows are its
-text under a vocabulary learnt from it; else they are random ids, and bits per byte mean nothing. `--curve` asks each
-side for its bits per byte after every round.
+Each side is a process of its own. All start from the same weights and get the same rows; they take turns, so that other
+work on the machine affects all alike, and medians are compared. CPU seconds per token are shown beside the wall clock:
+on a shared machine they vary less. The peer is measured with nanochat's own settings (fp32 on a CPU), with our
+launcher's allocator settings, and with these and bf16, which is our dtype; the fastest one is named at the end. With
+`--text FOLDER` (Parquet files with a `text` column), rows are that text in a vocabulary trained on it; else they are
+random ids, and bits per byte mean nothing. `--curve` evaluates each side's bits per byte after every round.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ sys.path.insert(0, str(ROOT))
 
 SIDES = {
     "peer": "nanochat's step",
-    "peer+allocator": "nanochat's step, allocator settings",
+    "peer+allocator": "nanochat's step, our allocator settings",
+    "peer+allocator+bf16": "nanochat's step, our allocator settings, bf16",
     "ours": "ours",
 }
 ALLOCATOR = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 def make_rows(folder: Path, text: Path | None, vocabulary: int, sequence_len: int) -> None:
-    """`vocabulary.json`, and the blocks and the index of `rows`."""
+    """Writes `vocabulary.json`, and the blocks and the index of `rows`."""
     import numpy as np
 
     from nanochat.tokenizer.bpe import Tokenizer
     from tests.rows import write_rows
 
-    dice = np.random.default_rng(1)
-    ids = dice.integers(0, vocabulary - 9, 1 << 21)
+    ids = np.random.default_rng(1).integers(0, vocabulary - 9, 1 << 21)
     tokenizer = Tokenizer.from_merges([])
     if text is not None:
         import pyarrow.parquet as pq
@@ -58,7 +59,7 @@ def make_rows(folder: Path, text: Path | None, vocabulary: int, sequence_len: in
     write_rows(folder / "rows", train=rows[64:], validation=rows[:64])
 
 
-# --- one side, in a process of its own: told `step N` or `evaluate`, answers a line of JSON ---------------------------
+# --- one side, in a process of its own: reads `step N` or `evaluate`, prints a line of JSON ---------------------------
 
 
 def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
@@ -92,7 +93,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     hyperparameters = hyperparameters_from_steps(
         architecture, batch_tokens=args.batch_tokens, steps=horizon, muon_weight_decay=0.1
     )
-    recipe = CPU.config.pretrain.optimizer if args.curve else OptimizerConfig()  # the former learns in 100 steps
+    recipe = CPU.config.pretrain.optimizer if args.curve else OptimizerConfig()  # the former converges in 100 steps
     model = GPT(architecture, compute_dtype(precision, device))
     model.init_weights(1)
     model.to(device)
@@ -116,7 +117,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     if side == "ours":
         setup = prepare_for_device(model, precision, Compute().kernels, device)
         optimizer = build_optimizer(model, recipe, hyperparameters)
-        evaluated, said = model, setup
+        evaluated, settings = model, setup
 
         def step() -> float:
             found = optimizer_step(model, optimizer, loader, schedule[position], clock, None)
@@ -124,8 +125,9 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     else:
         from benchmarks.training_peer import PeerNetwork, PeerOptimizer
 
-        peer = PeerNetwork(model, torch.bfloat16 if device.type == "cuda" else torch.float32).to(device)
-        evaluated, said = torch.compile(peer, dynamic=False), "its own"
+        bf16 = device.type == "cuda" or "bf16" in side
+        peer = PeerNetwork(model, torch.bfloat16 if bf16 else torch.float32).to(device)
+        evaluated, settings = torch.compile(peer, dynamic=False), f"compiled, {'bf16' if bf16 else 'fp32'}"
         peer_optimizer = PeerOptimizer(peer, model, recipe, hyperparameters)
 
         def step() -> float:
@@ -140,7 +142,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
     def answer(**found: object) -> None:
         print(json.dumps(found), flush=True)
 
-    answer(said=said, peak=peak_flops(device), flops_per_token=architecture.flops_per_token)
+    answer(settings=settings, peak=peak_flops(device), flops_per_token=architecture.flops_per_token)
     for line in sys.stdin:
         order, _, count = line.partition(" ")
         if order.strip() == "evaluate":
@@ -166,7 +168,7 @@ def serve(side: str, folder: Path, args: argparse.Namespace) -> None:
 
 
 class Side:
-    """A process of one side, and what it said."""
+    """The process of one side, and its measurements."""
 
     def __init__(self, name: str, folder: Path, cache: Path, arguments: list[str]) -> None:
         from nanochat.settings import child_environment, cores
@@ -185,7 +187,7 @@ class Side:
         self.peak_bytes = 0
 
     def steps(self, count: int) -> dict:
-        found = self._ask(f"step {count}")
+        found = self._request(f"step {count}")
         self.peak_bytes = found["peak_bytes"]
         return found
 
@@ -195,14 +197,14 @@ class Side:
         self.cpu_seconds += found["cpu_seconds"]
 
     def bits_per_byte(self) -> float:
-        return self._ask("evaluate")["bits_per_byte"]
+        return self._request("evaluate")["bits_per_byte"]
 
     def close(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
 
-    def _ask(self, order: str) -> dict:
+    def _request(self, order: str) -> dict:
         assert self.process.stdin
         self.process.stdin.write(order + "\n")
         self.process.stdin.flush()
@@ -212,7 +214,7 @@ class Side:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended: see above")
+            raise SystemExit(f"{self.name} ended; its output is above")
         return json.loads(line)
 
 
@@ -223,16 +225,17 @@ def compare(args: argparse.Namespace, arguments: list[str]) -> None:
         sides: dict[str, Side] = {}
         first: dict[str, list[float]] = {}
         for name in args.sides:
-            cache = folder / f"cache-{name.partition('+')[0]}"  # the allocator's side starts from the other's
+            dtype = "bf16" if "bf16" in name else ""
+            cache = folder / f"cache-{name.partition('+')[0]}{dtype}"  # allocator settings change no kernel
             first[name] = []
-            for _ in range(1 if "+" in name or args.curve else 2):  # cold, then warm
+            for _ in range(1 if name == "peer+allocator" or args.curve else 2):  # cold, then warm
                 if name in sides:
                     sides.pop(name).close()
                 began = time.perf_counter()
                 sides[name] = Side(name, folder, cache, arguments)
                 first[name].append(sides[name].steps(1)["seconds"][0])
                 print(f"{SIDES[name]}: first step {first[name][-1]:.1f} s "
-                      f"({time.perf_counter() - began:.1f} s with start); {sides[name].about['said']}",
+                      f"({time.perf_counter() - began:.1f} s with start); {sides[name].about['settings']}",
                       flush=True)  # fmt: skip
         if args.curve:
             print("\n| tokens | " + " | ".join(f"{SIDES[name]}: bits per byte" for name in sides) + " |")
@@ -245,7 +248,7 @@ def compare(args: argparse.Namespace, arguments: list[str]) -> None:
                 bits = {name: side.bits_per_byte() for name, side in sides.items()}
             if args.curve:
                 tokens = (1 + number * args.steps) * args.batch_tokens
-                print(f"| {tokens:,} | " + " | ".join(f"{learnt:.4f}" for learnt in bits.values()) + " |", flush=True)
+                print(f"| {tokens:,} | " + " | ".join(f"{value:.4f}" for value in bits.values()) + " |", flush=True)
         report(args, sides, first, bits)
         for side in sides.values():
             side.close()
@@ -264,14 +267,18 @@ def report(
         peak = side.about["peak"]
         mfu = f"{speed[name] * side.about['flops_per_token'] / peak:.1%}" if peak else "–"
         starts = " / ".join(f"{seconds:.1f}" for seconds in first[name])
-        learnt = f"{bits[name]:.4f}" if name in bits else "–"
+        bits_per_byte = f"{bits[name]:.4f}" if name in bits else "–"
         print(f"| {SIDES[name]} | {speed[name]:,.0f} | {effort[name]:,.0f} | {side.peak_bytes / 1e9:.2f} "
-              f"| {starts} | {mfu} | {learnt} |")  # fmt: skip
+              f"| {starts} | {mfu} | {bits_per_byte} |")  # fmt: skip
     for name in sides:
         if name != "ours" and "ours" in sides:
             print(f"ours / {SIDES[name]}: {speed['ours'] / speed[name]:.2f}x by the clock, "
                   f"{effort[name] / effort['ours']:.2f}x by CPU time, "
                   f"{sides['ours'].peak_bytes / sides[name].peak_bytes:.2f}x the memory")  # fmt: skip
+    others = [name for name in sides if name != "ours"]
+    if others:
+        print(f"fastest peer by the clock: {SIDES[max(others, key=lambda name: speed[name])]}; "
+              f"by CPU time: {SIDES[min(others, key=lambda name: effort[name])]}")  # fmt: skip
 
 
 def main() -> None:
@@ -281,10 +288,10 @@ def main() -> None:
     parser.add_argument("--sequence-len", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=32_768)
     parser.add_argument("--batch-tokens", type=int, default=16_384)
-    parser.add_argument("--micro-rows", type=int, default=0, help="0: ours chooses, the peer's 32")
-    parser.add_argument("--precision", default="auto", help="ours; the peer's is fp32 on a CPU and bf16 on a GPU")
+    parser.add_argument("--micro-rows", type=int, default=0, help="0: ours is chosen, the peer's is 32")
+    parser.add_argument("--precision", default="auto", help="ours; the peer's follows from its side")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1, help="of each side in a round")
+    parser.add_argument("--steps", type=int, default=1, help="steps of each side in a round")
     parser.add_argument("--horizon", type=int, default=0, help="steps of the schedule; 0: 500, with `--curve` all")
     parser.add_argument("--curve", action="store_true", help="bits per byte of each side after every round")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))

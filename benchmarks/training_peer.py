@@ -1,8 +1,9 @@
-"""nanochat's pretraining step, rewritten plainly: what `training.py` measures ours against.
+"""nanochat's pretraining step, rewritten: the peer of `training.py`.
 
-In its shape, not in its words: activations in the compute dtype (fp32 on a CPU, bf16 on a GPU), logits of the whole
-micro-batch in fp32 for the soft cap and the cross-entropy, windows as dense masks where there is no FlashAttention,
-the network and the two optimizer kernels compiled with static shapes, moments in the dtype of their parameter.
+It has the structure of nanochat's code, not its text: activations in the compute dtype (nanochat's choice is fp32 on a
+CPU and bf16 on a GPU; `training.py` measures bf16 on a CPU too), logits of the whole micro-batch in fp32 for the soft
+cap and the cross-entropy, attention windows as dense masks where there is no FlashAttention, the network and the two
+optimizer kernels compiled with static shapes, moments in the dtype of their parameter.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nanochat.scaling import Hyperparameters
 
 
 class PeerNetwork(nn.Module):
-    """The network with the weights of one of ours, by the same names."""
+    """The network, with the weights of one of our models under the same names."""
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class PeerNetwork(nn.Module):
         self.weights = nn.ParameterDict(
             {name.replace(".", "_"): parameter.detach().clone() for name, parameter in model.named_parameters()}
         )
-        for name, weight in self.weights.items():  # tables live in the compute dtype
+        for name, weight in self.weights.items():  # embeddings are in the compute dtype
             if name.startswith(("embedding", "value_embeddings")):
                 weight.data = weight.data.to(dtype)
         T, D = self.architecture.sequence_len, self.architecture.head_dim
@@ -103,11 +104,11 @@ def _adamw(
 @torch.compile(dynamic=False, fullgraph=True)
 def _muon(
     weight: Tensor, grad: Tensor, average: Tensor, second: Tensor, momentum: Tensor, lr: Tensor, decay: Tensor,
-    along: int,
+    along: int, dtype: torch.dtype,
 ) -> None:  # fmt: skip
     average.lerp_(grad, 1 - momentum)
     x = grad.lerp(average, momentum)
-    x = x.bfloat16() if x.is_cuda else x
+    x = x.to(dtype)
     row = x.float().norm(dim=-1, keepdim=True).clamp_min(1e-6)
     x = x * (x.float().norm(dim=(-2, -1), keepdim=True) / x.shape[-2] ** 0.5 / row).to(x.dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-6)
@@ -133,6 +134,7 @@ class PeerOptimizer:
         self, network: PeerNetwork, model: GPT, config: OptimizerConfig, hyperparameters: Hyperparameters
     ) -> None:
         self._weights = {name: network.weights[name.replace(".", "_")] for name, _ in model.named_parameters()}
+        self._dtype = network.dtype
         self._groups = parameter_groups(model, config, hyperparameters)
         self._state: dict[str, list[Tensor]] = {}
         self._steps = 0
@@ -163,7 +165,7 @@ class PeerOptimizer:
                 _muon(
                     stack, torch.stack([weight.grad for weight in mine]), *self._state.setdefault(str(shape), fresh),
                     number(rates.muon_momentum), number(lr * max(1, rows / columns) ** 0.5),
-                    number(rates.muon_weight_decay), -1 if rows >= columns else -2,
+                    number(rates.muon_weight_decay), -1 if rows >= columns else -2, self._dtype,
                 )  # fmt: skip
                 torch._foreach_copy_(mine, list(stack.unbind(0)))
         for weight in self._weights.values():

@@ -49,9 +49,7 @@ OUTSIDE = (
     "LICENSE", "constraints.txt",
 )  # fmt: skip
 PENDING = (
-    "benchmarks/",
     "docs/",
-    "nanochat/_rustbpe.pyi",
     "nanochat/config/compute.py",
     "nanochat/data/blocks.py",
     "nanochat/errors.py",
@@ -85,10 +83,6 @@ PENDING = (
     "nanochat/training/",
     "nanochat/workers/ranks.py",
     "nanochat/workers/rendezvous.py",
-    "rustbpe/fuzz/fuzz_targets/encoder.rs",
-    "rustbpe/fuzz/fuzz_targets/scanner.rs",
-    "rustbpe/src/",
-    "rustbpe/tests/properties.rs",
     "tests/flows/prepare.py",
     "tests/flows/test_forms.py",
     "tests/promises/test_one_field_reruns_what_depends_on_it.py",
