@@ -21,21 +21,21 @@ from nanochat.console import Screen
 def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, profile_name: str) -> int:
     """Runs the pipeline as a Prefect flow; returns the exit code.
 
-    Raises the `NanochatError` that ended the run, `KeyboardInterrupt` or `Terminated` when a person or a signal did.
+    Raises the `NanochatError` that ended the run, or `KeyboardInterrupt` or `Terminated` for Ctrl-C or a signal.
     """
     folder = settings.home() / "prefect"
     alone = not prefect_environment.api_url() and not has_supervisor(folder)
     with Screen() as screen, start_server(settings.home()) as starting:
         prefect_environment.configure_client(starting.api_url, folder)
-        with _to_stay():
-            # Prefect reads its settings when it is imported; and our server needs that second anyway.
+        with _without_garbage_collection():
+            # Prefect reads its settings when it is imported. The import takes a second, in which the server starts.
             from flows.site.prefect_settings import load_settings  # noqa: PLC0415
 
             load_settings()
             from flows.terminal import run_flow  # noqa: PLC0415
 
-        starting.wait(screen.say)
-        screen.say(f"prefect {without_login(starting.api_url).removesuffix('/api')}")
+        starting.wait(screen.print)
+        screen.print(f"prefect {without_login(starting.api_url).removesuffix('/api')}")
         parameters = {
             "profile": profile_name,
             "config": config,
@@ -52,8 +52,8 @@ def _stale_runs(api_url: str) -> Iterator[None]:
     from flows.site.stale_runs import watch_runs  # noqa: PLC0415 - as above
 
     ending = threading.Event()
-    say = logging.getLogger("prefect.nanochat").info  # to `client.log`
-    threading.Thread(target=watch_runs, args=[api_url, ending, say], daemon=True, name="stale-runs").start()
+    log = logging.getLogger("prefect.nanochat").info  # to `client.log`
+    threading.Thread(target=watch_runs, args=[api_url, ending, log], daemon=True, name="stale-runs").start()
     try:
         yield
     finally:
@@ -61,10 +61,10 @@ def _stale_runs(api_url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _to_stay() -> Iterator[None]:
-    """What is made in the block, 300,000 objects of imported modules, is never looked through for garbage.
+def _without_garbage_collection() -> Iterator[None]:
+    """Excludes the objects made in the block, 300,000 of imported modules, from garbage collection for good.
 
-    That costs a quarter of Prefect's import, and as much again when the interpreter ends.
+    The collection would take a quarter of the time of Prefect's import, and as long again when the interpreter ends.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Task runners: who works on the shards."""
+"""Prefect's task runners: threads, processes, Dask or Ray."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nanochat.errors import BadConfig
 
 @contextmanager
 def runners(compute: Compute) -> Iterator[tuple[ThreadPoolTaskRunner, TaskRunner[Any]]]:
-    """The runner beside the flow, and that of the shards, which may be the same; both started.
+    """Starts two task runners: threads of this process, and the one for shards, which may be the same.
 
-    Raises `BadConfig` when the package of a runner is missing, or its scheduler does not answer.
+    Raises `BadConfig` if the package of a runner is not installed, or its scheduler does not answer.
     """
     workers = compute.data_workers
-    with ThreadPoolTaskRunner(max_workers=workers.threads()) as here:
+    with ThreadPoolTaskRunner(max_workers=workers.threads()) as local:
         if workers.task_runner == "threads":
-            yield here, here
+            yield local, local
             return
         with _started(_runner(workers), workers) as for_shards:
-            yield here, for_shards
+            yield local, for_shards
 
 
 def _runner(workers: DataWorkers) -> TaskRunner[Any]:
@@ -37,10 +37,10 @@ def _runner(workers: DataWorkers) -> TaskRunner[Any]:
         dask = _package("prefect_dask", "dask")
         if workers.scheduler:
             return dask.DaskTaskRunner(address=workers.scheduler)
-        # one thread a worker: the stages bring their own; no page of Dask's, which would listen to the world
+        # one thread per worker, as stages have their own threads; no dashboard, which would listen on all interfaces
         cluster = {"n_workers": workers.threads(), "threads_per_worker": 1, "processes": True}
-        local = {"host": "127.0.0.1", "dashboard_address": None, "local_directory": str(settings.home() / "dask")}
-        return dask.DaskTaskRunner(cluster_kwargs=cluster | local)
+        here = {"host": "127.0.0.1", "dashboard_address": None, "local_directory": str(settings.home() / "dask")}
+        return dask.DaskTaskRunner(cluster_kwargs=cluster | here)
     ray = _package("prefect_ray", "ray")
     if workers.scheduler:
         return ray.RayTaskRunner(address=workers.scheduler)
@@ -53,7 +53,7 @@ def _package(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise BadConfig(
-            f"`task_runner={extra}` needs a package that is not here ({error}).",
+            f"`task_runner={extra}` needs a package that is not installed ({error}).",
             hint=f"`pip install -c constraints.txt 'nanochat[{extra}]'`, on the workers too.",
         ) from error
 

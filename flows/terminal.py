@@ -61,7 +61,7 @@ class _FlowThread(threading.Thread):
 
     def _on_start(self, run_id: str, url: str) -> None:
         self.run_id = run_id
-        self.screen.say(f"run     {url}\n")
+        self.screen.print(f"run     {url}\n")
 
     def _keep_report(self, event: Event) -> None:
         if event.stage == "report" and event.kind == "finished":
@@ -80,11 +80,11 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
     if interrupted is not None:
         raise interrupted
     _expect_success(thread, log)
-    screen.say(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
+    screen.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
     store = open_store(parameters["store"])
     if report := store.read("report", thread.report_key):
-        screen.say(f"report  {store.artifact(report, reused=True).path / 'report.html'}")
-    screen.say('chat    nanochat chat -p "Hello!"')
+        screen.print(f"report  {store.artifact(report, reused=True).path / 'report.html'}")
+    screen.print('chat    nanochat chat -p "Hello!"')
     return 0
 
 
@@ -123,11 +123,11 @@ def _stop(thread: _FlowThread, stop: KeyboardInterrupt | Terminated) -> None:
     by = signal.Signals(stop.number).name if isinstance(stop, Terminated) else "Ctrl-C"
     try:
         thread.control.stop.request(f"Stopped by {by}.")
-        thread.screen.say("Stopping …")
+        thread.screen.print("Stopping …")
         if not thread.done.wait(STOP_WITHIN_S):
             _mark_cancelled(thread.run_id, f"Stopped by {by}.")
     except KeyboardInterrupt:
-        thread.screen.say("Stopped at once.")
+        thread.screen.print("Stopped at once.")
     if not thread.done.is_set():
         os._exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT))
 

@@ -27,24 +27,24 @@ HEADLINES = (
     "validation_bits_per_byte", "bits_per_byte", "validation_loss", "chatcore", "train_rows", "train_tokens",
     "train_documents", "train_conversations", "vocab_size",
 )  # fmt: skip
-"""Metrics worth a place on a stage's line; the first that a stage has is shown."""
+"""Metrics for the line of a node; the first that it has is shown."""
 
 
 ONE_LINE = 1 << 16
-"""Width of what is no terminal, in characters: a row of a table is one line, for `grep`."""
+"""Width in characters if the output is not a terminal: each row of a table is one line, for `grep`."""
 
 PRINT_EVERY_S = 15.0
 
 NARROWEST, USUAL, WIDEST = 20, 80, 1000
-"""Columns: a terminal that claims fewer or more is taken to have as many as usual."""
+"""Columns. A terminal that reports fewer or more than these limits is taken to have the usual number."""
 
 IN_ASCII = {"→": "->", "←": "<-", "…": "...", "·": "-", "—": "-", "–": "-", "×": "x", "│": "|", "├": "|", "└": "`",
             "─": "-", "≥": ">=", "≤": "<=", "’": "'", "“": '"', "”": '"'}  # fmt: skip
-"""How characters of ours look where the encoding does not have them; any other becomes `?`."""
+"""Replacements of our own characters in encodings without them; any other character becomes `?`."""
 
 
 class Console(RichConsole):
-    """What commands print to. Where it is no terminal, no line is cut or broken; `pages` of text are, there too."""
+    """The output of commands. Lines are wrapped on a terminal only; with `pages`, for longer texts, everywhere."""
 
     def __init__(self, *, stderr: bool = False, pages: bool = False) -> None:
         stream = sys.stderr if stderr else sys.stdout
@@ -55,19 +55,18 @@ class Console(RichConsole):
             self.width = USUAL
 
     def on_broken_pipe(self) -> None:
-        """The reader has gone (`nanochat ls | head -1`): the command ends, in order."""
+        """Ends the command in order when the reader has closed the pipe (`nanochat ls | head -1`)."""
         self.quiet = True
         if threading.current_thread() is threading.main_thread():
             raise BrokenPipeError
-        _thread.interrupt_main()  # a stage's thread must not fail by it
+        _thread.interrupt_main()  # the thread of a stage must not fail because of it
 
 
 def settle_streams() -> None:
-    """Makes the standard streams take whatever is printed or typed.
+    """Makes the standard streams accept any output and input.
 
-    Characters that the encoding of the output lacks are replaced, and so are bytes of the input that are no text. A
-    stream that was closed (`>&-`) becomes an empty one: otherwise the next file that is opened would get its number,
-    and what is printed.
+    Characters that the encoding of the output lacks are replaced, and so are invalid bytes of the input. A closed
+    stream (`>&-`) is opened on the null device: otherwise the next opened file would get its number and its output.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -89,7 +88,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def drop_unwritten() -> None:
-    """What could not be printed is given up, so that Python does not try again, and complain, when it ends."""
+    """Drops output that could not be printed: otherwise Python tries again when it ends, and prints an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -99,7 +98,7 @@ def drop_unwritten() -> None:
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """The most telling number of a stage: `validation bits per byte 0.912`."""
+    """The main metric of a stage: `validation bits per byte 0.912`."""
     for name in HEADLINES:
         if isinstance(value := metrics.get(name), int | float):
             return f"{name.replace('_', ' ')} {number(value)}"
@@ -107,7 +106,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """`12,345` · `0.9123`: a number a person reads."""
+    """A number for people: `12,345` · `0.9123`."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -177,14 +176,17 @@ class Screen:
         LOG.removeHandler(self._warnings)
         self._bars.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
+        """Prints a line between those of the run."""
         self.console.print(text, markup=False)
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event.kind:
                 case "started":
-                    self._lines[event.label] = _Line(self._bars.add_task(event.label, visible=False, message=""))
+                    self._lines[event.label] = _Line(
+                        self._bars.add_task(event.label, total=None, visible=False, message="")
+                    )
                 case "progress" | "log":
                     self._draw(event)
                 case "finished":

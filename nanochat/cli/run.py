@@ -122,7 +122,7 @@ def fetch(
     need_home()
     opened = open_store(store)
     with Screen(out) as screen:
-        screen.say(f"source  {config.data.source}")
+        screen.print(f"source  {config.data.source}")
         shards = fetch_listing(config.data, opened, new_split=new_split)
         graph = pipeline.fetch(config, shards, resolve.conversations(config.conversations))
         run_local(graph, opened, how, settings.home() / "runs", (screen,))

@@ -79,7 +79,7 @@ class Stage(Generic[C, A_co]):
     function: Callable[..., Metrics]
 
     def __call__(self, config: C, *, item: str = "", **inputs: Given | Sequence[Given]) -> Node[A_co]:
-        """A node of a graph. `item` tells several nodes of one stage apart: `shard_00012`.
+        """A node of a graph. `item` distinguishes several nodes of one stage: `shard_00012`.
 
         Raises `WrongKind` for a config or input that the stage does not take.
         """

@@ -28,6 +28,6 @@ def evaluate_base_model(config: PipelineConfig, model: Model, rows: Sequence[Row
 def evaluate_chat_model(
     config: PipelineConfig, model: Model, vocabulary: Vocabulary, conversations: ConversationsConfig, item: str = ""
 ) -> Evaluated:
-    """A chat model, on the questions of the config. `item` tells it from another evaluation in the same graph."""
+    """A chat model, on the questions of the config. `item` distinguishes it from another evaluation in the graph."""
     questions = converse(conversations, item=item, vocabulary=vocabulary)
     return Evaluated(evaluate_chat(config.chat_evaluation, item=item, model=model, conversations=questions))

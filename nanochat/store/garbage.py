@@ -14,8 +14,8 @@ from typing import Literal
 from nanochat import settings
 from nanochat.errors import BadConfig, StoreError, StoreUnreachable
 from nanochat.store import reachability, trash
+from nanochat.store.backend import Entry, Unfinished
 from nanochat.store.manifest import Manifest, Name, artifact_folder
-from nanochat.store.objects import Entry, Unfinished
 from nanochat.store.reachability import MAYBE_ALIVE_S, StoreListing, find_reachable, find_roots, lease_name
 from nanochat.store.store import Store
 

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from nanochat.errors import StoreUnreachable
 from nanochat.store import runs
+from nanochat.store.backend import Entry
 from nanochat.store.manifest import Manifest, Name, manifest_path
-from nanochat.store.objects import Entry
 from nanochat.store.store import Store
 
 MAYBE_ALIVE_S = 2 * 3600.0

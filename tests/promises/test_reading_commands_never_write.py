@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nanochat.cli.main import app
+from nanochat.cli import main as main_module  # noqa: F401 - fills `app`
+from nanochat.cli.app import app
 from nanochat.store import runs
 from nanochat.store.repair import discard
 from nanochat.store.run_recording import record_run

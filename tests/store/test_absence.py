@@ -20,8 +20,8 @@ from nanochat.store.lease import lease
 from nanochat.store.objects import Objects
 from nanochat.store.store import Store
 from tests.faults import Fault, faulty
-from tests.store.test_garbage import collect, key, publish, used
-from tests.store.test_trash import ALL, NEEDED, shelf, there
+from tests.store.test_garbage import collect, key, publish, there, used
+from tests.store.test_trash import ALL, NEEDED, shelf
 
 FOLDERS = ["v1", "aliases", "chat", "runs", "pins", "trash", "artifacts", "download", "leases"]
 RECORDS = ["v1/aliases/kept.json", "v1/runs/{run}.json", "v1/artifacts/download/{ab}/manifest.json"]

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat._rustbpe import PATTERN
 from nanochat.data.token_shards import TokenFile, write_tokens
 from nanochat.errors import BadSource
-from nanochat.tokenizer.bpe import PATTERN, Tokenizer
+from nanochat.tokenizer.bpe import Tokenizer
 
 BOS = 256
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from nanochat._rustbpe import PATTERN, derived_merges
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer import text_batches
-from nanochat.tokenizer.bpe import BYTES, SPECIALS, Tokenizer
+from nanochat.tokenizer.bpe import SPECIALS, Tokenizer
+from nanochat.tokenizer.training import BYTES
 from nanochat.world.documents import documents
 
 TEXTS = [*documents(5, 0, 300), "", "naïve 東京 🙂\n" * 3, "\0a\0", " " * 200, ""]
