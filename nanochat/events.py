@@ -27,7 +27,7 @@ class Event:
     """0: unknown."""
     unit: str = ""
     message: str = ""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Of training while it runs; of the artifact when the node has finished."""
     key: str = ""
     """Of the artifact; only when finished."""

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,7 +71,7 @@ def _capital(text: str) -> str:
 
 
 @contextmanager
-def convert_errors(what: str) -> Iterator[None]:
+def convert_errors(what: str) -> Generator[None]:
     """Converts every exception of the block to a `NanochatError`."""
     try:
         yield
@@ -116,6 +116,8 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
                 f" `{error.encoding}` of this terminal or locale.",
                 hint="Set `PYTHONUTF8=1`.",
             )
+        case _:
+            pass
     if isinstance(error, RuntimeError) and "can't start new thread" in _words(error):
         return from_system(OSError(errno.EAGAIN, ""), "" if what == COMMAND else what)
     if isinstance(error, MemoryError) or _no_memory_for_torch(error):

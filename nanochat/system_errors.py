@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 from nanochat.errors import NanochatError, NoSpace, NotEnoughMemory, SystemFailed, SystemRefused
 
@@ -84,5 +85,5 @@ def _sentence(what: str, sentence: str) -> str:
 
 def _path(error: OSError) -> str:
     """The path of the error; of two (link, move) the second, which is the target."""
-    path = error.filename2 if error.filename2 is not None else error.filename
-    return os.fsdecode(path)[:PATH_CHARACTERS] if isinstance(path, str | bytes | os.PathLike) else ""
+    path: object = error.filename2 if error.filename2 is not None else error.filename
+    return os.fsdecode(path)[:PATH_CHARACTERS] if isinstance(path, str | bytes | Path) else ""

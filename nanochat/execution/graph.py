@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from nanochat.execution.stage import A, Given, Inputs, Node, Stage
 from nanochat.store.artifacts import Artifact
@@ -92,7 +92,7 @@ def _nodes(graph: object) -> Iterator[AnyNode]:
         for field in fields(graph):
             yield from _nodes(getattr(graph, field.name))
     elif isinstance(graph, Sequence):
-        for each in graph:
+        for each in cast("Sequence[object]", graph):
             yield from _nodes(each)
     elif isinstance(graph, Mapping):
         raise TypeError("a graph is made of dataclasses and lists")

@@ -15,5 +15,6 @@ def all_stages() -> dict[str, Stage[Any, Any]]:
     """Name → stage."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    found = [each for module in modules for each in vars(module).values() if isinstance(each, Stage)]
+    values = [value for module in modules for value in vars(module).values()]
+    found: list[Stage[Any, Any]] = [value for value in values if isinstance(value, Stage)]
     return {stage.name: stage for stage in found}
