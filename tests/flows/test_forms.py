@@ -152,3 +152,17 @@ def test_every_deployment_gives_its_runs_a_heartbeat_and_a_safe_path() -> None:
     for entry in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]:
         env = entry["work_pool"]["job_variables"]["env"]
         assert env == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PYTHONSAFEPATH": "1"}, entry["name"]
+
+
+def test_the_form_groups_how_to_run_and_accepts_names_from_before_the_groups() -> None:
+    from prefect.utilities.schema_tools.validation import ValidationError, validate
+
+    form = importlib.import_module("flows.pipeline").nanochat_flow.parameters.model_dump()
+    assert form["properties"]["profile"]["enum"] == list(PROFILES)
+    groups = form["definitions"]["Compute"]["properties"]
+    assert list(groups) == ["data_workers", "parallelism", "kernels", "checkpoints", "supervision", "tracking"]
+    assert all(group["description"] for group in groups.values())
+    for accepted in ({"parallelism": {"ranks": 2}}, {"ranks": 2, "silence_s": 5}):
+        validate({"compute": accepted}, form, raise_on_error=True)
+    with pytest.raises(ValidationError, match="rank"):
+        validate({"compute": {"parallelism": {"rank": 2}}}, form, raise_on_error=True)
