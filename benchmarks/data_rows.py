@@ -255,6 +255,7 @@ def _training(scratch: Path) -> None:
     from nanochat.optim.optimizer import build_optimizer
     from nanochat.optim.schedule import rates
     from nanochat.scaling import derive_hyperparameters
+    from nanochat.training.metrics import Clock
     from nanochat.training.step import optimizer_step
 
     torch.set_num_threads(1)
@@ -279,7 +280,7 @@ def _training(scratch: Path) -> None:
     for step in range(25):
         if step == 5:
             began, spent = time.perf_counter(), 0.0
-        optimizer_step(model, optimizer, loader, rates(step, 100, config.pretrain.optimizer, 0.0))
+        optimizer_step(model, optimizer, loader, rates(step, 100, config.pretrain.optimizer, 0.0), Clock(), None)
     whole = time.perf_counter() - began
     loader.close()
     print(

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from signal import strsignal
+from signal import SIGTERM, strsignal
 
 MAX_LINES, PERIOD_S = 25, 5.0
 LINE_PREFIX = "[rank ${rank}] "
@@ -71,10 +71,12 @@ class RankLog:
 def describe_failure(log: str, exit_codes: Mapping[str, int]) -> str:
     """Why the ranks failed, from the text of their log and the exit codes of those that failed, by rank.
 
-    A signal comes first; then the first line of a rank that names an error, since the errors of other ranks follow from
-    it; then the last line of the ranks. Without any of these, torchrun itself failed: the last line of the log.
+    A signal comes first (but not TERM, which torchrun sends to the ranks that are left); then the first line of a rank
+    that names an error, since the errors of other ranks follow from it; then the last line of the ranks. Without any of
+    these, torchrun itself failed: the last line of the log.
     """
-    signals = [f"rank {rank}: {strsignal(-code)} (signal {-code})" for rank, code in exit_codes.items() if code < 0]
+    died = {rank: -code for rank, code in exit_codes.items() if code < 0 and code != -SIGTERM}
+    signals = [f"rank {rank}: {strsignal(number)} (signal {number})" for rank, number in died.items()]
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     of_ranks = [line for line in lines if RANK.match(line)]
     errors = [f"{found['rank']}{found['error']}" for line in of_ranks if (found := ERROR.match(line))]

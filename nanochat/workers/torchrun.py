@@ -7,6 +7,7 @@ goes into the file FAILURES, as JSON: `{"exit_codes": {"0": -9}, "preempted": fa
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from torch.distributed.run import main as torchrun
 
 from nanochat.workers.job import EXIT_PREEMPTED
 
+KILL_AFTER_S = 20
+"""When a rank fails, torchrun sends TERM to the others, and KILL 30 s later: not each KILL is the system's."""
+
 
 def main(failures: Path, options: list[str]) -> None:
     exit_codes: dict[int, int] = {}
@@ -23,7 +27,12 @@ def main(failures: Path, options: list[str]) -> None:
     try:
         torchrun(options)
     except ChildFailedError as error:
-        exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        first = min(failure.timestamp for failure in error.failures.values())
+        exit_codes = {
+            rank: failure.exitcode
+            for rank, failure in error.failures.items()
+            if failure.timestamp < first + KILL_AFTER_S or failure.exitcode != -signal.SIGKILL
+        }
         preempted = EXIT_PREEMPTED in exit_codes.values()
         raise
     except SignalException:  # torchrun itself received a TERM

@@ -173,6 +173,7 @@ def test_a_failure_is_described_by_its_signal_else_by_the_rank_that_failed_first
         "[rank 1] [rank1]: ImportError: no x\n[rank 1] and more\n[rank 0] RuntimeError: Connection closed by peer.\n"
     )
     assert describe_failure(ranks, {"0": 1, "1": 1}) == "[rank 1] ImportError: no x"
+    assert describe_failure(ranks, {"0": -15, "1": 1}) == "[rank 1] ImportError: no x"
     assert describe_failure(ranks, {"0": 1, "1": -11}) == "rank 1: Segmentation fault (signal 11)"
     assert describe_failure("[rank 0] No module named y.\nChildFailedError:", {"0": 1}) == "[rank 0] No module named y"
     assert describe_failure("ChildFailedError:", {"1": 3}) == "rank 1: exit code 3"

@@ -159,6 +159,30 @@ def test_the_same_seed_gives_the_same_weights_and_meta_works() -> None:
     assert not torch.equal(one.embedding.weight, three.embedding.weight)
 
 
+@pytest.mark.parametrize("options", [{}, {"queries_per_kv_head": 5}, PLAIN], ids=str)
+def test_every_parameter_gets_the_initial_weights_of_the_table(options: dict[str, object]) -> None:
+    model = GPT(built(**options).architecture)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    model.init_weights(5)
+    bound = (3 / model.architecture.width) ** 0.5
+    for name, weight in model.named_parameters():
+        assert weight.isfinite().all(), name
+        if name.endswith(("attention.out.weight", "mlp.down.weight")):
+            assert not weight.any()
+        if name.endswith(("query.weight", "key.weight", "value.weight")):
+            assert 0.9 * bound < weight.abs().max() <= bound
+        if name.endswith("up.weight"):
+            assert 0.36 * bound < weight.abs().max() <= 0.4 * bound
+    assert model.embedding.weight.std().item() == pytest.approx(0.8, rel=0.05)
+    assert model.head.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    if not options:
+        assert model.residual_L[[0, -1]].tolist() == pytest.approx([1.15, 1.05])
+        assert model.first_L[[0, -1]].tolist() == pytest.approx([0.20, 0.05])
+        assert (model.smear.item(), model.backout.item()) == pytest.approx((0.0, 0.2))
+
+
 class PlainCache:
     """The least that a cache can be."""
 
