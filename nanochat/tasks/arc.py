@@ -1,4 +1,4 @@
-"""ARC: science questions of grade school with three to five choices (arXiv:1803.05457), easy and challenge."""
+"""ARC: grade-school science questions with three to five choices (arXiv:1803.05457), easy and challenge."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def task(name: str, source: str, counts: Counts) -> Task:
             key = field(row, "answerKey", where)
             if labels.count(key) != 1:
                 raise BadSource(f"{where} has the answer `{key}`, which is not one of its choices.")
-            asked = text_in(field(row, "question", where), "question", where)
-            if not asked.strip():
+            question = text_in(field(row, "question", where), "question", where)
+            if not question.strip():
                 counts.skip("empty_question", where)
                 continue
             letters = LETTERS[: len(texts)]  # some rows number their choices instead
-            text = with_choices(asked, texts, letters)
+            text = with_choices(question, texts, letters)
             yield choice_question(name, text, letters, letters[labels.index(key)])
 
     def conversations(split: Split) -> Iterator[Conversation]:

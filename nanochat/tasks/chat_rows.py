@@ -1,4 +1,4 @@
-"""Chat data as it is found: a row of any of these forms becomes a conversation. The row's fields say which it is.
+"""Converts rows of chat data to conversations. The fields of a row determine its form.
 
 [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]                     nanochat
 {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}       OpenAI
@@ -8,57 +8,30 @@
 {"question": "…", "answer": "…"}
 {"conversation": [{"input": "…", "output": "…"}]}                                             Capybara
 
-Every form may have a `system` text beside it. What becomes of other fields is in `fields.py`.
+Every form may have a `system` text beside it. `fields.py` handles all other fields.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice
-from numbers import Number
 from typing import Any
 
 from nanochat.errors import BadSource, NanochatError
-from nanochat.sources.file_names import split_of
 from nanochat.tasks.conversation import Conversation, Split
-from nanochat.tasks.fields import REFUSED, Counts, FieldRules, UnreadFields, names_of, says_nothing, shown
-from nanochat.tasks.messages import (
-    ANSWERS,
-    CONTENT_FIELDS,
-    QUESTIONS,
-    Message,
-    is_message,
-    is_parts,
-    message_text,
-    one_of,
-    one_system,
-    read_content,
-    read_messages,
-    reason_to_skip,
-)
+from nanochat.tasks.fields import Counts, FieldRules, UnreadFields
+from nanochat.tasks.messages import ANSWERS, QUESTIONS, one_system, reason_to_skip
+from nanochat.tasks.row_reader import FORMS, LISTS, RowReader
 
-LISTS = ("messages", "conversations", "conversation")
-CONTEXTS = ("input", "context")
-SYSTEMS = ("system", "system_prompt")
-READ = frozenset((*LISTS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, "history"))
-PAIR = frozenset((*QUESTIONS, *ANSWERS))
-HISTORY = 'A history is a list of pairs, `[["question", "answer"]]`, or of messages.'
-ANSWER_OF = {"instruction": "output", "prompt": "completion"}
-PREFERENCES = ("chosen", "rejected", "rejected_response", "rejected_messages")
 LOOK_AHEAD_ROWS = 10_000
-"""So many rows are looked at to name all fields that are not read at once."""
-FORMS = (
-    "`messages`, `conversations` (ShareGPT), `instruction` and `output` (Alpaca), `prompt` and `completion` (or "
-    "`response`), or `question` and `answer`"
-)
+"""Rows that are searched to list all unread fields in one error."""
 
 
 def conversations_of(
     rows: Iterable[tuple[str, Any]], rules: FieldRules, split: Split = "train"
 ) -> Iterator[Conversation]:
-    """The conversations of rows, each with its file and row. Raises what `conversation_of` raises."""
+    """The conversations of rows, each given with its file and row. Raises what `conversation_of` raises."""
     rows = iter(rows)
     for where, row in rows:
         try:
@@ -73,9 +46,9 @@ def conversations_of(
 def _with_all_fields(
     error: UnreadFields, rows: Iterable[tuple[str, Any]], rules: FieldRules, split: Split
 ) -> UnreadFields:
-    """The same error with the unread fields of these rows and of their messages too."""
+    """The same error with the unread fields of all these rows and their messages."""
     fields = dict(error.fields)
-    with suppress(NanochatError):  # what else is wrong is said when these are not in the way
+    with suppress(NanochatError):  # other errors are reported once these are resolved
         for where, row in rows:
             while more := _unread_fields(row, where, FieldRules(Counts(), {*rules.ignored, *fields}), split):
                 fields |= more
@@ -93,15 +66,15 @@ def _unread_fields(row: Any, where: str, rules: FieldRules, split: Split) -> Map
 
 
 def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "train") -> Conversation | None:
-    """The row as a conversation, or nothing if it has nothing to learn, which is counted.
+    """The row as a conversation; None, which is counted, if it has nothing to train on.
 
-    Raises `BadSource`, naming `where` (file and row) and the field, for anything that is not understood.
+    Raises `BadSource`, naming `where` (file and row) and the field, for anything that cannot be used.
     """
     if isinstance(row, list):
         row = {"messages": _own_form(row, where)}
     if not isinstance(row, dict):
         raise BadSource(f"{where} is not an object with fields.", hint=f"A row has {FORMS}.")
-    reader = _Row(rules.without_ignored(row), where, rules)
+    reader = RowReader(rules.without_ignored(row), where, rules)
     messages = reader.messages()
     skip = reader.weight() == 0
     reader.check_split(split)
@@ -114,214 +87,9 @@ def conversation_of(row: Any, where: str, rules: FieldRules, split: Split = "tra
 
 
 def _own_form(row: list[Any], where: str) -> list[Any]:
-    """nanochat's own form: the messages themselves."""
+    """nanochat's own form: the row is the list of messages."""
     if row and isinstance(row[0], Mapping) and row[0].keys() & {*LISTS, *QUESTIONS, *ANSWERS}:
         raise BadSource(
-            f"{where} is a list of conversations.", hint="Write one a line, for example with `jq -c '.[]'`."
+            f"{where} is a list of conversations.", hint="Write one per line, for example with `jq -c '.[]'`."
         )
     return row
-
-
-class _Row:
-    """A row while it is read, with the names of the fields that were."""
-
-    def __init__(self, fields: Mapping[str, Any], where: str, rules: FieldRules) -> None:
-        self._fields, self._where, self._rules = fields, where, rules
-        self._read: set[str] = set()
-
-    def messages(self) -> list[Message]:
-        """All messages of the row, whatever its form; their order is not checked."""
-        wanted = () if self._fields.keys().isdisjoint(PREFERENCES) else PREFERENCES
-        for name in wanted:  # beside another answer, they are fields that are not read
-            if not says_nothing(self._fields.get(name)) and not self._fields.keys() & {*LISTS, *ANSWERS}:
-                raise BadSource(
-                    f"{self._where} has the field `{name}`: {REFUSED[name]}.",
-                    hint="Keep the question and the chosen answer as `messages`.",
-                )
-        name, system = self._take(SYSTEMS)
-        before = "" if says_nothing(system) else self._text(name, system, "system")
-        self._read.update(LISTS)
-        if self._fields.keys().isdisjoint(LISTS):
-            return self._with_system(before, self._question_and_answer())
-        lists = {name: value for name in LISTS if not says_nothing(value := self._fields.get(name))}
-        if lists:
-            return self._with_system(before, self._listed(lists))
-        if self._fields.keys().isdisjoint(PAIR):
-            return []
-        return self._with_system(before, self._question_and_answer())
-
-    def _listed(self, lists: Mapping[str, Any]) -> list[Message]:
-        """The messages of the row's list of them; of two lists, both must say the same, in whatever form."""
-        for name, value in lists.items():
-            if not isinstance(value, list):
-                raise BadSource(
-                    f"{self._where} has no list of messages in `{name}`, but {_kind(value)}.",
-                    hint="Write it as a list, not as JSON in a text."
-                    if isinstance(value, str)
-                    else f"A row has {FORMS}.",
-                )
-        first, *others = lists
-        messages = read_messages(lists[first], self._where, first, self._rules)
-        for name in others:
-            if read_messages(lists[name], self._where, name, self._rules) != messages:
-                raise BadSource(
-                    f"{self._where} has `{first}` and `{name}`, which differ.",
-                    hint="Keep one of them, or name the other in the item's `ignore_fields`.",
-                )
-        return messages
-
-    def weight(self) -> int:
-        """1, or 0 for a conversation that is not to be learnt."""
-        self._read.add("weight")
-        weight = self._fields.get("weight")
-        if weight is not None and (not isinstance(weight, bool | int | float) or weight not in (0, 1)):
-            raise BadSource(
-                f"{self._where} has the `weight` {shown(repr(weight))}, which is neither 0 nor 1.",
-                hint="Items of a mixture have a `weight` and `repeats`; one conversation is learnt or not.",
-            )
-        return 1 if weight is None else int(weight)
-
-    def check_split(self, wanted: Split) -> None:
-        """Refuses a row that says that it belongs to another split."""
-        split = self._fields.get("split")
-        if not isinstance(split, str):
-            return
-        self._read.add("split")
-        if split_of(split) not in ("", "train", wanted):
-            raise BadSource(
-                f"{self._where} is of the split `{shown(split)}`.",
-                hint="Put the rows of each split into files of its own (`validation.jsonl`), or name `split` in the "
-                "item's `ignore_fields`.",
-            )
-
-    def check_rest(self, messages: Sequence[Message]) -> None:
-        """Counts the fields that were not read, and refuses those that carry a meaning."""
-        if self._fields.keys() <= self._read:
-            return
-
-        def texts() -> list[str]:
-            found = [self._fields.get(name) for name in (*QUESTIONS, *CONTEXTS, *ANSWERS) if name in self._read]
-            return [text for text in found if isinstance(text, str)] or [message_text(message) for message in messages]
-
-        rest = {name: value for name, value in self._fields.items() if name not in self._read}
-        self._rules.check_rest(rest, self._where, texts, known=READ)
-
-    def _question_and_answer(self) -> list[Message]:
-        asked, question = self._take(QUESTIONS)
-        said, answer = self._take(ANSWERS)
-        if _is_messages(question):
-            texts = [(asked, question)]
-        else:
-            about, context = self._take(CONTEXTS)
-            texts = [(name, value) for name, value in ((asked, question), (about, context)) if value is not None]
-            if not self._is_asked_and_answered(texts):
-                raise BadSource(
-                    f"{self._where} is no conversation: it has {names_of(self._fields)}.", hint=f"A row has {FORMS}."
-                )
-        if said not in self._fields:
-            wanted = ANSWER_OF.get(asked if asked in self._fields else "", "answer")
-            raise BadSource(
-                f"{self._where} has no `{wanted}`: it has {names_of(self._fields)}.", hint=f"A row has {FORMS}."
-            )
-        return [*self._history(), *self._asking(texts), *self._turns(said, answer, "assistant")]
-
-    def _is_asked_and_answered(self, texts: Sequence[tuple[str, Any]]) -> bool:
-        """Whether the row has a field for a question, and one for an answer if it has only a context."""
-        names = self._fields.keys()
-        return not names.isdisjoint(QUESTIONS) or (bool(texts) and not names.isdisjoint(ANSWERS))
-
-    def _asking(self, texts: Sequence[tuple[str, Any]]) -> list[Message]:
-        """The messages of a question and its context."""
-        if len(texts) == 1 and _is_messages(texts[0][1]):
-            # the form says that of a prompt nothing is learnt, and of a completion everything
-            earlier = self._turns(*texts[0], "user")
-            return [{**one, "learn": False} if one["role"] == "assistant" else one for one in earlier]
-        found = [self._text(name, value, "user") for name, value in texts]
-        return [{"role": "user", "content": "\n\n".join(text for text in found if text)}]
-
-    def _turns(self, name: str, value: Any, role: str) -> list[Message]:
-        """The messages in a field, or its text as a message of `role`."""
-        if _is_messages(value):
-            return read_messages(value if isinstance(value, list) else [value], self._where, name, self._rules)
-        return [{"role": role, "content": self._content(name, value, role)}]
-
-    def _history(self) -> list[Message]:
-        """Earlier turns: pairs of question and answer, or messages."""
-        _, history = self._take(("history",))
-        if says_nothing(history):
-            return []
-        if not isinstance(history, list):
-            raise BadSource(f"{self._where} has no list of turns in `history`, but {_kind(history)}.", hint=HISTORY)
-        if all(isinstance(turn, Mapping) for turn in history):
-            return read_messages(history, self._where, "history", self._rules)
-        messages: list[Message] = []
-        for number, turn in enumerate(history):
-            if not isinstance(turn, list) or len(turn) != 2:
-                raise BadSource(
-                    f"{self._where} has a turn {number} in `history` that is not a question and an answer.",
-                    hint=HISTORY,
-                )
-            for role, text in zip(("user", "assistant"), turn, strict=True):
-                messages.append({"role": role, "content": self._content("history", text, role)})
-        return messages
-
-    def _with_system(self, system: str, messages: list[Message]) -> list[Message]:
-        """The messages, and before them the row's own system text unless they begin with the same."""
-        if not system:
-            return messages
-        own = message_text(messages[0]) if messages and messages[0]["role"] == "system" else ""
-        if own.strip() == system.strip():
-            return messages
-        if own.strip():
-            raise BadSource(
-                f"{self._where} has a system text beside its messages, which begin with another one.",
-                hint="Keep one of them, or name the field in the item's `ignore_fields`.",
-            )
-        return [{"role": "system", "content": system}, *messages]
-
-    def _take(self, names: Sequence[str]) -> tuple[str, Any]:
-        """Name and value of the one field that says something, of fields with one meaning; null if none is there."""
-        self._read.update(names)
-        if self._fields.keys().isdisjoint(names):
-            return names[0], None
-        there = [name for name in names if name in self._fields]
-        if len(there) == 1:
-            return there[0], self._fields[there[0]]
-        value = one_of(self._fields, names, self._where)
-        return next((name for name in there if self._fields[name] == value), names[0]), value
-
-    def _text(self, name: str, value: Any, role: str) -> str:
-        """The text of a field that is no answer."""
-        content = self._content(name, value, role)
-        return content if isinstance(content, str) else "".join(part["text"] for part in content)
-
-    def _content(self, name: str, value: Any, role: str) -> str | list[dict[str, str]]:
-        """A text or parts of one; null is an empty text."""
-        if isinstance(value, str) and value.isascii():
-            return value
-        if value is None or isinstance(value, str) or is_parts(value):
-            return read_content(value, role, f"{self._where} `{name}`", self._rules)
-        raise BadSource(
-            f"{self._where} has no text in `{name}`, but {_kind(value)}.",
-            hint="Write it as a text, in quotation marks." if isinstance(value, Number) else f"A row has {FORMS}.",
-        )
-
-
-def _is_messages(value: Any) -> bool:
-    """Whether the value of a question or an answer is one or more messages."""
-    if isinstance(value, list):
-        return bool(value) and not is_parts(value)
-    return is_message(value) and any(name in value for name in CONTENT_FIELDS)
-
-
-def _kind(value: Any) -> str:
-    """What a value is, in the words of JSON."""
-    if isinstance(value, str):
-        return "a text"
-    if isinstance(value, Mapping):
-        return f"an object with {names_of(value)}"
-    if isinstance(value, list):
-        return "a list"
-    return (
-        shown(json.dumps(value)) if isinstance(value, bool | int | float) else f"a value of type {type(value).__name__}"
-    )

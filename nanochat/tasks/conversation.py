@@ -1,4 +1,4 @@
-"""What tasks are made of: conversations to learn from, questions to be examined on."""
+"""The parts of a task: conversations to train on, and questions to evaluate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanochat.errors import BadSource
 Split = Literal["train", "validation"]
 Conversation = dict[str, Any]
 """`{"messages": [{"role": "system|user|assistant", "content": str | parts}]}`, a part being
-`{"type": "text|python|python_output", "text": str}`. A message with `"learn": False` is an answer not to be learnt."""
+`{"type": "text|python|python_output", "text": str}`. A message with `"learn": False` is not trained on."""
 Question = dict[str, Any]
 """A line of `questions.jsonl`: task, kind (`choice` or `generate`), messages, letters (choice), answer, baseline."""
 
@@ -20,26 +20,26 @@ PARTS = ("text", "python", "python_output")
 
 
 def no_questions() -> Iterator[Question]:
-    """For tasks on which nobody can be examined."""
+    """For tasks without questions."""
     return iter(())
 
 
 @dataclass(frozen=True)
 class Task:
-    """Where conversations and questions come from; both are made anew, in the same order, at each call."""
+    """A source of conversations and questions. Each call yields them again, in the same order."""
 
     name: str
     conversations: Callable[[Split], Iterator[Conversation]]
     questions: Callable[[], Iterator[Question]] = no_questions
 
 
-def exchange(asked: str, answer: str | list[dict[str, str]]) -> Conversation:
+def exchange(question: str, answer: str | list[dict[str, str]]) -> Conversation:
     """A conversation of one question and one answer."""
-    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 def choice_question(task: str, text: str, letters: Sequence[str], answer: str) -> Question:
-    """A question whose answer is one of the `letters` (or other short continuations); `text` holds the choices."""
+    """A question whose answer is one of `letters` (or other continuations); `text` contains the choices."""
     return {
         "task": task,
         "kind": "choice",
@@ -68,9 +68,9 @@ def last_number(text: str) -> float | None:
 
 
 def text_in(value: Any, name: str, where: str) -> str:
-    """The value of a row's field, which must be a text. Raises `BadSource` naming `where` (file and row) otherwise."""
+    """The value of a row's field. Raises `BadSource`, naming `where` (file and row), if it is not a text."""
     if not isinstance(value, str):
         raise BadSource(
-            f"{where} has no text in `{name}`.", hint="Give `source` a dataset with the fields of the original one."
+            f"{where} has no text in `{name}`.", hint="Set `source` to a dataset with the fields of the original one."
         )
     return value

@@ -1,8 +1,7 @@
-"""Fields of chat data beside those that are read: which carry no meaning for training, and which are refused.
+"""Fields of chat data that are not part of the conversation: which are ignored and which are refused.
 
-A field that is not read is never dropped in silence. One of `NEUTRAL` is ignored and counted, one that only repeats
-what the conversation says already too, and so is one that the user named in `ignore_fields`. Any other field with a
-value is refused: by its meaning if that is known, else as unknown.
+A field is ignored and counted if it is `NEUTRAL`, if it only repeats a text of the conversation, or if the user listed
+it in `ignore_fields`. Any other field with a value is refused, with the reason if its meaning is known.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ NEUTRAL = frozenset((
     "avatarurl", "info", "meta", "metadata", "skip_prompt_formatting",
     "max_tokens", "seed", "system_fingerprint", "temperature", "token_counter", "top_k", "top_p", "usage",
 ))  # fmt: skip
-"""Ids, origin, dates, subjects and ratings of a row or a message, and how it was sampled; in lower case."""
+"""Ids, origin, dates, subjects, ratings and sampling parameters of a row or message; in lower case."""
 NEUTRAL_PATTERN = re.compile(
     r"_.*|(num|n)_.*|.*_(id|uuid|hash|url|score|scores|rating|count|at|date|length|tokens|source|model|generator"
     r"|category|moderation)"
 )
-NO_TOOLS = "calls of tools cannot be rendered but as parts of the type `python` and `python_output`"
-NO_MEDIA = "only text can be learnt"
-NO_REASONING = "reasoning apart from the answer cannot be rendered"
-NO_PREFERENCE = "preference data (an answer chosen over another) cannot be learnt by supervised fine-tuning"
-NO_PART = "an answer is learnt as a whole"
+NO_TOOLS = "tool calls can be rendered only as parts of the type `python` and `python_output`"
+NO_MEDIA = "only text can be trained on"
+NO_REASONING = "reasoning outside the answer cannot be rendered"
+NO_PREFERENCE = "preference data (an answer chosen over another) cannot be used for supervised fine-tuning"
+NO_PART = "an answer is trained on as a whole"
 REFUSED = {
     **dict.fromkeys(
         ("tools", "functions", "tool_calls", "tool_call", "tool_call_id", "function_call", "tool_choice",
@@ -55,60 +54,60 @@ REFUSED = {
         ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages", "preference"),
         NO_PREFERENCE,
     ),
-    **dict.fromkeys(("label", "kto_tag"), "it may say that an answer is not wanted, which cannot be learnt"),
+    **dict.fromkeys(("label", "kto_tag"), "it may mark an unwanted answer, which cannot be trained on"),
     **dict.fromkeys(
         ("prefix", "suffix", "partial", "train_detail", "mask", "loss_mask", "loss_scale", "labels"), NO_PART
     ),
-    "refusal": "a refusal is learnt only as the `content` of a message",
+    "refusal": "a refusal is used only as the `content` of a message",
     "name": "a speaker's name cannot be rendered",
     "chat_template_kwargs": "the chat format has no options",
 }  # fmt: skip
-"""Fields with a known meaning that training cannot honour, and why."""
+"""Fields whose meaning training cannot follow, and why."""
 OFF = ("prefix", "partial", "parallel_tool_calls")
-"""Flags that say nothing when they are false."""
+"""Flags that have no meaning when they are false."""
 UNKNOWN, UNREAD = "unknown meaning", "a text that was not read"
 
 
 class UnreadFields(BadSource):
-    """Fields that were neither read nor may be ignored. The first one is at `where`, each has its reason."""
+    """Fields that were neither read nor may be ignored, each with its reason; the first one is at `where`."""
 
     def __init__(self, where: str, fields: Mapping[str, str], ignored: Collection[str] = ()) -> None:
         self.where, self.fields = where, dict(fields)
         (first, why), *others = self.fields.items()
-        named: dict[str, list[str]] = {}
+        by_reason: dict[str, list[str]] = {}
         for name, reason in others:
-            named.setdefault(reason, []).append(name)
-        also = "; ".join(f"{names_of(names)}: {reason}" for reason, names in named.items())
+            by_reason.setdefault(reason, []).append(name)
+        also = "; ".join(f"{names_of(names)}: {reason}" for reason, names in by_reason.items())
         names = sorted({*ignored, *self.fields})
         setting = json.dumps(names, ensure_ascii=not all(name.isprintable() for name in names))
         super().__init__(
             f"{where} has the field `{shown(first)}`: {why}."
             + (f" Other fields that are not read: {also}." if also else ""),
-            hint=f'To train without {"them" if others else "it"}, give the item `"ignore_fields": {setting}`.',
+            hint=f'To train without {"them" if others else "it"}, set `"ignore_fields": {setting}` in the item.',
         )
 
 
-def shown(value: Any, most: int = 80) -> str:
-    """A name or value of the data for a message: not too long, and only characters that can be seen and written."""
+def shown(value: Any, limit: int = 80) -> str:
+    """A name or value of the data for a message: shortened, with printable characters only."""
     text = str(value)
-    text = text if len(text) <= most else f"{text[:most]}…"
+    text = text if len(text) <= limit else f"{text[:limit]}…"
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def names_of(fields: Iterable[Any], most: int = 20) -> str:
+def names_of(fields: Iterable[Any], limit: int = 20) -> str:
     """The first names of fields, for a message."""
     names = [f"`{shown(name)}`" for name in fields]
-    return (", ".join(names[:most]) or "nothing") + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    return (", ".join(names[:limit]) or "nothing") + (f" and {len(names) - limit:,} more" if len(names) > limit else "")
 
 
 @dataclass
 class Counts:
-    """What was left out of a mixture, and what of its rows was not read."""
+    """Counts of skipped conversations and ignored data of a mixture."""
 
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason → conversations."""
     first_skipped: dict[str, str] = field(default_factory=dict)
-    """Reason → file and row of the first one."""
+    """Reason → file and row of the first skipped conversation."""
     ignored_fields: Counter[str] = field(default_factory=Counter)
     """Field → rows or messages that had it."""
     ignored_files: Counter[str] = field(default_factory=Counter)
@@ -117,7 +116,7 @@ class Counts:
     """Rows that belong to the other split."""
 
     def skip(self, reason: str, where: str) -> None:
-        """Counts a conversation that is left out; `where` is its file and row."""
+        """Counts a skipped conversation; `where` is its file and row."""
         self.skipped[reason] += 1
         self.first_skipped.setdefault(reason, where.rstrip(","))
 
@@ -131,30 +130,30 @@ class Counts:
         )
 
 
-NOTHING = ("", "[]", "{}", "null")
-"""Also as text: some tables hold lists and objects as JSON."""
+EMPTY_TEXTS = ("", "[]", "{}", "null")
+"""Some tables store lists and objects as JSON text."""
 
 
-def says_nothing(value: Any) -> bool:
-    """Whether a field is as good as absent: null, blank, or empty."""
+def is_empty(value: Any) -> bool:
+    """Whether a field counts as absent: null, blank, or empty."""
     if isinstance(value, str):
-        return value.strip() in NOTHING
+        return value.strip() in EMPTY_TEXTS
     return value is None or value in ([], {})
 
 
 @dataclass(frozen=True)
 class FieldRules:
-    """What becomes of fields that are not read, for one item of a mixture."""
+    """The handling of fields that are not read, for one item of a mixture."""
 
     counts: Counts
     ignored: Collection[str] = ()
-    """Named by the user."""
+    """Names that the user listed in `ignore_fields`."""
 
     def without_ignored(self, fields: Mapping[Any, Any]) -> Mapping[Any, Any]:
-        """All but those that the user wants to be ignored, which are counted."""
+        """The fields without those that the user ignores, which are counted."""
         if not self.ignored:
             return fields
-        self.counts.ignored_fields.update(name for name in self.ignored if not says_nothing(fields.get(name)))
+        self.counts.ignored_fields.update(name for name in self.ignored if not is_empty(fields.get(name)))
         return {name: value for name, value in fields.items() if name not in self.ignored}
 
     def check_rest(
@@ -166,12 +165,12 @@ class FieldRules:
     ) -> None:
         """Counts the fields that may be ignored, and raises `UnreadFields` if there are others.
 
-        `texts` are those that were read from the other fields; `known` are the fields that would be read in a row of
-        another form.
+        `texts` returns the texts that were read from other fields; `known` are the fields that would be read in a row
+        of another form.
         """
         unread: dict[str, str] = {}
         for name, value in fields.items():
-            if says_nothing(value):
+            if is_empty(value):
                 continue
             if is_neutral(name):
                 self.counts.ignored_fields[shown(name)] += 1
@@ -189,25 +188,25 @@ class FieldRules:
 
 @lru_cache(maxsize=1000)
 def is_neutral(name: str) -> bool:
-    """Whether a field of this name is ignored, whatever is in it."""
+    """Whether a field of this name is ignored, whatever its value."""
     low = name.lower()
     return low not in REFUSED and (low in NEUTRAL or NEUTRAL_PATTERN.fullmatch(low) is not None)
 
 
-def _repeats(value: Any, said: Sequence[str], *, whole: bool, part: bool) -> bool:
-    """Whether a field holds one of the texts that were read.
+def _repeats(value: Any, read: Sequence[str], *, whole: bool, part: bool) -> bool:
+    """Whether a field repeats one of the texts that were read.
 
-    It may also be the beginning or end of one (a `part`), as the `instruction` beside messages, or hold all of them
-    (the `whole`), as `text` of the Alpaca data.
+    With `part`, also the beginning or end of one, such as an `instruction` beside messages. With `whole`, also all of
+    them, such as the `text` of the Alpaca data.
     """
-    if not isinstance(value, str) or not said:
+    if not isinstance(value, str) or not read:
         return False
-    text, texts = _spaced(value), [_spaced(one) for one in said]
+    text, texts = _spaced(value), [_spaced(one) for one in read]
     if any(text == one or (part and (one.startswith(text) or one.endswith(text))) for one in texts):
         return True
     return whole and all(one.strip() in text for one in texts)
 
 
 def _spaced(text: str) -> str:
-    """With a space around every word, so that words are compared whole."""
+    """The text with one space around every word, so that only whole words match."""
     return f" {' '.join(text.split())} "

@@ -1,6 +1,6 @@
-"""GSM8K: word problems of grade school (arXiv:2110.14168), whose sums are asked of the calculator.
+"""GSM8K: grade-school word problems (arXiv:2110.14168), with sums as calls of the calculator.
 
-The dataset writes a sum as `<<48/2=24>>`: it becomes a python part `48/2` and its output `24`. The answer stands behind
+The dataset writes a sum as `<<48/2=24>>`: it becomes a python part `48/2` and its output `24`. The answer follows
 `####`.
 """
 
@@ -37,7 +37,7 @@ def task(source: str, counts: Counts) -> Task:
         for where, question, answer in rows("test"):
             found = _ANSWER.search(answer)
             if not found:
-                raise BadSource(f"{where} has no answer behind `####`.")
+                raise BadSource(f"{where} has no answer after `####`.")
             yield open_question("gsm8k", question, found[1])
 
     return Task("gsm8k", conversations, questions)
@@ -59,7 +59,7 @@ def with_tool(answer: str) -> list[dict[str, str]]:
 
 
 def judge(question: Question, completion: str) -> bool:
-    """Whether the number behind `####` equals the reference's."""
+    """Whether the number after `####` equals the reference answer."""
     found = _ANSWER.search(completion)
     return found is not None and _number(found[1]) == _number(question["answer"])
 

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face dataset: from the hub, or from a folder laid out like it."""
+"""Rows of a Hugging Face dataset: from the Hub, or from a folder with the same layout."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nanochat.sources.local_files import is_local, local_path
 from nanochat.sources.retry import with_retries
 
 Row = dict[str, Any]
-HINT = "Give `source` a dataset that has this split: a folder of Parquet files, or `hf://org/name[@revision]`."
+HINT = "Set `source` to a dataset that has this split: a folder of Parquet files, or `hf://org/name[@revision]`."
 
 
 def hub_rows(source: str, default: str, configuration: str | None, split: str) -> Iterator[tuple[str, Row]]:
-    """Each row of a split, and how to call it in an error.
+    """Each row of a split, with its name for errors.
 
-    `source` is empty (the `default` id), an id `org/name`, `hf://org/name[@revision]`, or a folder laid out like the
-    hub's: `<configuration, or data>/<split>-*.parquet`.
-    Raises `BadSource` if the dataset, configuration or split is not there, `SourceUnreachable` if the network failed.
+    `source` is empty (the `default` id), an id `org/name`, `hf://org/name[@revision]`, or a folder with the Hub's
+    layout: `<configuration, or data>/<split>-*.parquet`. Raises `BadSource` if the dataset, configuration or split does
+    not exist, `SourceUnreachable` if the network failed.
     """
     folder = local_path(source) if is_local(source) else None
     if source and folder and (folder.exists() or folder.is_absolute()):
@@ -35,23 +35,23 @@ def hub_rows(source: str, default: str, configuration: str | None, split: str) -
     if inside:
         raise BadSource(
             f"`{source}` names the folder `{inside}` of a dataset, which is read as a whole.",
-            hint="Leave the folder out, or download it and name it here; write `/` in a revision as `%2F`.",
+            hint="Remove the folder, or download it and use the local one; write `/` in a revision as `%2F`.",
         )
     return _downloaded_rows(name, revision, configuration, split)
 
 
 def field(row: Row, name: str, where: str) -> Any:
-    """A field that must be there; `BadSource` names the row and what it has."""
+    """A required field. Raises `BadSource`, naming the row and its fields, if it is missing."""
     if row.get(name) is None:
         raise BadSource(
             f"{where} has no `{name}` (it has {', '.join(f'`{key}`' for key in row)}).",
-            hint="Give `source` a dataset with the fields of the original one.",
+            hint="Set `source` to a dataset with the fields of the original one.",
         )
     return row[name]
 
 
 def _folder_rows(folder: Path, configuration: str | None, split: str) -> Iterator[tuple[str, Row]]:
-    # Read here and not through `datasets`, whose cache can hand out an older state of a local folder.
+    # not read through `datasets`, whose cache can return an older state of a local folder
     files = sorted((folder / (configuration or "data")).glob(f"{split}-*.parquet"))
     if not files:
         raise BadSource(f"`{folder}` has no `{configuration or 'data'}/{split}-*.parquet`.", hint=HINT)
@@ -70,7 +70,7 @@ def _folder_rows(folder: Path, configuration: str | None, split: str) -> Iterato
 def _downloaded_rows(
     name: str, revision: str | None, configuration: str | None, split: str
 ) -> Iterator[tuple[str, Row]]:
-    # Importing `datasets` takes seconds, which only those tasks should pay.
+    # takes seconds, and only these tasks need it
     from datasets import load_dataset  # noqa: PLC0415
 
     where = f"`{name}`" + (f" ({configuration})" if configuration else "") + f", split `{split}`,"
@@ -80,7 +80,7 @@ def _downloaded_rows(
             with dataset_errors(f"hf://{name}", name, revision, where, HINT):
                 return load_dataset(name, configuration, split=split, revision=revision)
         except SourceUnreachable as error:
-            error.hint = "Try again, or give `source` a local copy of the dataset."
+            error.hint = "Try again, or set `source` to a local copy of the dataset."
             raise
 
     for number, row in enumerate(with_retries(load)):

@@ -1,7 +1,6 @@
-"""Who the model is: conversations in which it is asked about itself, generated.
+"""Generated conversations about the model itself.
 
-They say what is true of every model made here, and no more. For a persona of your own, give the task `conversations`
-a file.
+The answers hold for every model that nanochat trains. For another persona, use the task `conversations` with a file.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def task(seed: int, count: int = 0) -> Task:
-    """Conversations of a seed, `count` of them in training."""
+    """Conversations of a seed; `count` is the number in the training split."""
 
     def conversations(split: Split) -> Iterator[Conversation]:
         random = seeded_generator("identity", split, str(seed))

@@ -1,8 +1,8 @@
-"""A list of messages as it is found in chat data, to the messages that are rendered.
+"""Converts the messages of chat data, in all their forms, to the messages that are rendered.
 
-What comes out: an optional system message, then user and assistant in turn. A message has `role`, `content` and, when
-it is an answer that is not to be learnt, `"learn": false`. Content is a text, or in answers a list of parts.
-A list may also have pairs of question and answer instead of messages, each `{"input": "…", "output": "…"}`.
+The result is an optional system message, then user and assistant in turn. A message has `role`, `content` and, if it is
+an answer that is not trained on, `"learn": false`. Content is a text, or in answers a list of parts. A list may also
+have pairs of question and answer instead of messages, each `{"input": "…", "output": "…"}`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from nanochat.errors import BadSource
 from nanochat.sources.json_records import check_text, is_valid_text
 from nanochat.tasks.conversation import PARTS
-from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, names_of, says_nothing, shown
+from nanochat.tasks.fields import NO_MEDIA, NO_REASONING, NO_TOOLS, FieldRules, is_empty, names_of, shown
 
 ROLES = {
     "system": "system",
@@ -28,11 +28,11 @@ ROLES = {
     "bot": "assistant",
     "ai": "assistant",
 }
-"""Of `role` and of ShareGPT's `from`, in any case."""
+"""Values of `role` and of ShareGPT's `from`, in any case."""
 TOOL_ROLES = ("tool", "function", "observation", "tool_call", "tool_response", "function_call", "ipython")
 ROLE_FIELDS, CONTENT_FIELDS = ("role", "from"), ("content", "value")
 LEARN_FIELDS = ("weight", "train", "training", "trainable", "learn", "loss")
-"""1 or true: the answer is to be learnt; 0 or false: it is not."""
+"""1 or true: the answer is trained on; 0 or false: it is not."""
 QUESTIONS = ("instruction", "prompt", "question", "query")
 ANSWERS = ("output", "completion", "response", "answer")
 PAIR_QUESTIONS = ("input", *QUESTIONS)
@@ -43,16 +43,16 @@ OTHER_PARTS = {
     **dict.fromkeys(("tool_use", "tool_result", "tool_call", "function_call"), NO_TOOLS),
     **dict.fromkeys(("thinking", "reasoning", "redacted_thinking"), NO_REASONING),
 }
-LEAVE_OUT = "Leave such conversations out of the data."
+LEAVE_OUT = "Remove such conversations from the data."
 HINT = 'A conversation is `{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}`.'
 
 Message = dict[str, Any]
 
 
 def read_messages(found: Sequence[Any], where: str, name: str, rules: FieldRules) -> list[Message]:
-    """The messages of a row's field `name`, each by itself; their order is not checked.
+    """The messages in the field `name` of a row; their order is not checked.
 
-    Raises `BadSource`, naming `where` (file and row) and the message, for anything that is not understood.
+    Raises `BadSource`, naming `where` (file and row) and the message, for a message that cannot be used.
     """
     messages: list[Message] = []
     for number, one in enumerate(found):
@@ -71,7 +71,7 @@ def read_messages(found: Sequence[Any], where: str, name: str, rules: FieldRules
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value is an object that says who speaks."""
+    """Whether a value is an object with a role."""
     return isinstance(value, Mapping) and ("role" in value or "from" in value)
 
 
@@ -83,36 +83,36 @@ def is_parts(value: Any) -> bool:
 
 
 def _plain(one: Any) -> Message | None:
-    """A message that has a role and a text and nothing else, as most have: read without the rules, for speed."""
+    """A message with a role and a text only, as most are: a fast path without the rules for other fields."""
     if type(one) is not dict or len(one) != 2:
         return None
-    said, text = one.get("role"), one.get("content")
-    if said is None and text is None:
-        said, text = one.get("from"), one.get("value")
-    if type(said) is not str or type(text) is not str or not (text.isascii() or is_valid_text(text)):
+    name, text = one.get("role"), one.get("content")
+    if name is None and text is None:
+        name, text = one.get("from"), one.get("value")
+    if type(name) is not str or type(text) is not str or not (text.isascii() or is_valid_text(text)):
         return None
-    role = ROLES.get(said)
+    role = ROLES.get(name)
     return {"role": role, "content": text} if role else None
 
 
 def _message(fields: Mapping[str, Any], where: str, rules: FieldRules) -> Message:
-    said = one_of(fields, ROLE_FIELDS, where)
-    role = ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    name = one_of(fields, ROLE_FIELDS, where)
+    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
-        if isinstance(said, str) and said.strip().lower() in TOOL_ROLES:
-            raise BadSource(f"{where} is from `{said}`: {NO_TOOLS}.", hint=LEAVE_OUT)
+        if isinstance(name, str) and name.strip().lower() in TOOL_ROLES:
+            raise BadSource(f"{where} is from `{name}`: {NO_TOOLS}.", hint=LEAVE_OUT)
         raise BadSource(
             f"{where} "
-            + ("has no role." if says_nothing(said) else f"is from `{shown(said)}`, which is no known role."),
+            + ("has no role." if is_empty(name) else f"is from `{shown(name)}`, which is not a known role."),
             hint=f"A role is one of {', '.join(f'`{role}`' for role in ROLES)}.",
         )
     rest = {key: value for key, value in fields.items() if key not in READ}
-    rules.check_rest(rest, where)  # before the content, which is null beside calls of tools
+    rules.check_rest(rest, where)  # before the content, which is null beside tool calls
     if "content" not in fields and "value" not in fields:
         raise BadSource(f"{where} has no `content`.", hint=HINT)
     content = read_content(one_of(fields, CONTENT_FIELDS, where), role, where, rules)
     message: Message = {"role": role, "content": content}
-    if not _learnt(fields, role, where):
+    if not _is_trained_on(fields, role, where):
         message["learn"] = False
     return message
 
@@ -128,25 +128,25 @@ def _pair(fields: Mapping[str, Any], where: str, rules: FieldRules) -> list[Mess
 
 
 def one_of(fields: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
-    """The value of the only one of these fields that says something; null if none is there.
+    """The value of the field among `names` that has one; None if no field exists.
 
-    Raises `BadSource` if two of them say different things.
+    Raises `BadSource` if two of them have different values.
     """
     found = {name: value for name in names if (value := fields.get(name)) is not None}
     if len(found) < 2:
         return next(iter(found.values()), None)
-    saying = {name: value for name, value in found.items() if not says_nothing(value)} or found
-    values = list(saying.values())
+    filled = {name: value for name, value in found.items() if not is_empty(value)} or found
+    values = list(filled.values())
     if any(value != values[0] for value in values):
         raise BadSource(
-            f"{where} has {' and '.join(f'`{name}`' for name in saying)}, which differ.",
+            f"{where} has {' and '.join(f'`{name}`' for name in filled)}, which differ.",
             hint="Keep one of them, or name the other in the item's `ignore_fields`.",
         )
     return values[0]
 
 
 def read_content(content: Any, role: str, where: str, rules: FieldRules) -> str | list[dict[str, str]]:
-    """A text or, in an answer, parts; nothing (null or no part) is an empty text."""
+    """A text or, in an answer, parts; null and an empty list are an empty text."""
     if isinstance(content, str):
         return check_text(content, where)
     if content is None or content == []:
@@ -176,20 +176,20 @@ def _part(part: Any, where: str, rules: FieldRules) -> dict[str, str]:
     return {"type": TEXT_PARTS[kind], "text": check_text(part["text"], where)}
 
 
-def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
-    """Whether an answer is to be learnt: yes, unless a flag of the message says no."""
+def _is_trained_on(fields: Mapping[str, Any], role: str, where: str) -> bool:
+    """Whether an answer is trained on: yes, unless a flag of the message is 0 or false."""
     flags = {name: value for name in LEARN_FIELDS if (value := fields.get(name)) is not None}
     if not flags:
         return True
     for name, flag in flags.items():
         if not isinstance(flag, bool | int | float) or flag not in (0, 1):
             raise BadSource(
-                f"{where} has `{name}` {shown(repr(flag))}, which is neither 0 nor 1: an answer is learnt or not.",
-                hint=f"Write 0 or 1, or name `{name}` in the item's `ignore_fields` to learn every answer.",
+                f"{where} has `{name}` {shown(repr(flag))}, which is neither 0 nor 1.",
+                hint=f"Write 0 or 1, or name `{name}` in the item's `ignore_fields` to train on every answer.",
             )
         if flag and role != "assistant":
             raise BadSource(
-                f"{where} is from the {role}, and `{name}` asks to learn it; only the assistant's messages are learnt.",
+                f"{where} is from the {role}, and `{name}` is set; only the assistant's messages are trained on.",
                 hint=f"Remove it, or name `{name}` in the item's `ignore_fields` if it means nothing in this data.",
             )
     if len(set(map(bool, flags.values()))) > 1:
@@ -201,7 +201,7 @@ def _learnt(fields: Mapping[str, Any], role: str, where: str) -> bool:
 
 
 def one_system(messages: list[Message]) -> list[Message]:
-    """The messages with all system messages at their beginning as one, or none where they are empty."""
+    """The messages with all leading system messages joined into one, or without any if they are empty."""
     if not messages or messages[0]["role"] != "system":
         return messages
     first = next((n for n, message in enumerate(messages) if message["role"] != "system"), len(messages))
@@ -210,27 +210,27 @@ def one_system(messages: list[Message]) -> list[Message]:
 
 
 def reason_to_skip(messages: Sequence[Message]) -> str:
-    """Why nothing can be learnt from a conversation, or empty. `messages` are those of `one_system`."""
+    """Why a conversation cannot be trained on; empty if it can. `messages` are the result of `one_system`."""
     system = bool(messages) and messages[0]["role"] == "system"
     turns = messages[system:]
     if not turns:
         return "no_messages"
-    reason, learnt = "", False
+    reason, trained = "", False
     for number, message in enumerate(turns):
-        asks = number % 2 == 0
-        if message["role"] != ("user" if asks else "assistant"):
+        is_question = number % 2 == 0
+        if message["role"] != ("user" if is_question else "assistant"):
             return "roles_out_of_turn"
-        learn = not asks and message.get("learn", True)
-        learnt = learnt or learn
-        if (learn or asks) and not reason and is_blank(message) and not (system and number == 0):
-            reason = "empty_question" if asks else "empty_answer"
+        learn = not is_question and message.get("learn", True)
+        trained = trained or learn
+        if (learn or is_question) and not reason and is_blank(message) and not (system and number == 0):
+            reason = "empty_question" if is_question else "empty_answer"
     if len(turns) < 2:
         return "no_answer"
-    return reason or ("" if learnt else "no_answer_to_learn")
+    return reason or ("" if trained else "no_answer_to_learn")
 
 
 def is_blank(message: Message) -> bool:
-    """Whether a message says nothing but white space."""
+    """Whether a message has only white space."""
     content = message["content"]
     if isinstance(content, str):
         return not content or content.isspace()
@@ -238,6 +238,6 @@ def is_blank(message: Message) -> bool:
 
 
 def message_text(message: Message) -> str:
-    """All the text of a message."""
+    """The whole text of a message."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)

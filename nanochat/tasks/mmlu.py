@@ -24,11 +24,11 @@ def task(source: str, counts: Counts) -> Task:
                 raise BadSource(f"{where} should have a list of four texts in `choices`.")
             if type(answer) is not int or answer not in range(len(LETTERS)):
                 raise BadSource(f"{where} has the answer `{answer}`, which is not the number of a choice (0 to 3).")
-            asked = text_in(field(row, "question", where), "question", where)
-            if not asked.strip():
+            question = text_in(field(row, "question", where), "question", where)
+            if not question.strip():
                 counts.skip("empty_question", where)
                 continue
-            text = with_choices(asked, [text_in(choice, "choices", where) for choice in choices])
+            text = with_choices(question, [text_in(choice, "choices", where) for choice in choices])
             yield choice_question("mmlu", text, LETTERS, LETTERS[answer])
 
     def conversations(split: Split) -> Iterator[Conversation]:

@@ -1,8 +1,8 @@
-"""Your own conversations: JSON or Parquet, one file or a folder of them, or a dataset of the Hub.
+"""The user's own conversations: a JSON or Parquet file, a folder of them, or a dataset of the Hub.
 
-A row has any of the forms in `formats.py`. If a file is named for a validation split, those files are the validation
-split and all others are for training. Otherwise it is every tenth row, beginning with the first. Files named for a test
-split are not read, unless `source` names one itself.
+A row has any of the forms in `chat_rows.py`. Files whose name means validation are the validation split, and all others
+are for training. If there is no such file, every tenth row, beginning with the first, is for validation. Files whose
+name means a test split are not read, unless `source` names one itself.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from nanochat.sources.file_names import CHAT_FORMATS
 from nanochat.sources.file_signature import check_parquet
 from nanochat.sources.json_records import json_records
 from nanochat.sources.local_files import LocalFile, is_local, list_local, local_path
-from nanochat.tasks.chat_rows import READ, conversation_of, conversations_of
+from nanochat.tasks.chat_rows import conversation_of, conversations_of
 from nanochat.tasks.conversation import Conversation, Split, Task
 from nanochat.tasks.fields import Counts, FieldRules, UnreadFields, is_neutral
 from nanochat.tasks.hub_rows import hub_rows
+from nanochat.tasks.row_reader import READ
 
-EVERY = 10
+VALIDATION_EVERY = 10
 BATCH_ROWS = 1024
 LOG = logging.getLogger("nanochat.conversations")
 
@@ -35,7 +36,7 @@ def task(source: str, rules: FieldRules) -> Task:
     if not source:
         raise BadConfig(
             "The task `conversations` needs a `source`.",
-            hint="Name a JSON or Parquet file, a folder of them, or a dataset: `hf://org/name`.",
+            hint="Set it to a JSON or Parquet file, a folder of them, or a dataset: `hf://org/name`.",
         )
 
     def conversations(split: Split) -> Iterator[Conversation]:
@@ -46,12 +47,12 @@ def task(source: str, rules: FieldRules) -> Task:
 
 def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     if source.startswith("hf://"):
-        yield from _tenth(hub_rows(source, "", None, "train"), split, rules)
+        yield from _every_tenth(hub_rows(source, "", None, "train"), split, rules)
         return
     if not is_local(source):
         raise BadSource(
             f"The task `conversations` cannot read the address `{source}`.",
-            hint="It reads files of this machine and `hf://org/name[@revision]`: fetch others into a folder first.",
+            hint="It reads local files and `hf://org/name[@revision]`: download others into a folder.",
         )
     found = list_local(local_path(source), CHAT_FORMATS, "A dataset of the Hub is `hf://org/name`.")
     if found.skipped:
@@ -60,27 +61,27 @@ def _rows_of(source: str, split: Split, rules: FieldRules) -> Iterator[tuple[str
         rules.counts.ignored_files[reason] += len(paths)
     held_out = [each for each in found.files if each.split == "validation"]
     if not held_out:
-        yield from _tenth(_rows(found.files, rules), split, rules)
+        yield from _every_tenth(_rows(found.files, rules), split, rules)
         return
     files = held_out if split == "validation" else [each for each in found.files if each not in held_out]
     if not files:
         raise BadSource(
-            f"`{source}` has only files named for a validation split, and none to train on.",
-            hint="Name the file differently to train on it.",
+            f"`{source}` has only files of a validation split, and none to train on.",
+            hint="Rename the file to train on it.",
         )
     yield from _rows(files, rules)
 
 
-def _tenth(rows: Iterator[tuple[str, Any]], split: Split, rules: FieldRules) -> Iterator[tuple[str, Any]]:
+def _every_tenth(rows: Iterator[tuple[str, Any]], split: Split, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     """Every tenth row for validation, the others for training."""
     number, other = 0, None
     for number, row in enumerate(rows):
-        if (number % EVERY == 0) == (split == "validation"):
+        if (number % VALIDATION_EVERY == 0) == (split == "validation"):
             yield row
         else:
             rules.counts.other_split_rows += 1
             other = row
-    if number == 0 and other:  # nothing is left for this split: perhaps because the file is no list of conversations
+    if number == 0 and other:  # the only row is in the other split: report if it is not a conversation
         conversation_of(other[1], other[0], FieldRules(Counts(), rules.ignored))
 
 
@@ -90,7 +91,7 @@ def _rows(files: list[LocalFile], rules: FieldRules) -> Iterator[tuple[str, Any]
 
 
 def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
-    """The rows of a file, without the columns that are ignored whatever is in them."""
+    """The rows of a file, without the columns that are always ignored."""
     with read_errors(file, str(file)):
         check_parquet(file, str(file))
         yield from _checked_parquet(file, rules)
@@ -108,7 +109,7 @@ def _checked_parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]
             rules.counts.ignored_fields.update(dict.fromkeys(unread, batch.num_rows))
             try:
                 rows = batch.to_pylist(maps_as_pydicts="strict")
-            except (ValueError, OverflowError, KeyError) as error:  # a time that Python cannot hold, a key twice
+            except (ValueError, OverflowError, KeyError) as error:  # a time out of Python's range, a repeated key
                 place = f"`{file}`, rows from {number:,} on,"
                 raise _unreadable(batch, place, rules) from error
             for row in rows:
@@ -117,7 +118,7 @@ def _checked_parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]
 
 
 def _unreadable(batch: pa.RecordBatch, where: str, rules: FieldRules) -> BadSource:
-    """The error for rows with a value that Python cannot hold, naming its column."""
+    """The error for rows with a value that Python cannot represent, naming its column."""
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.to_pylist(maps_as_pydicts="strict")

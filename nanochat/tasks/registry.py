@@ -1,4 +1,4 @@
-"""All tasks by name: what a mixture asks for, and who judges an answer."""
+"""All tasks by name, and the judges of generated answers."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from nanochat.tasks.conversation import Question, Task
 from nanochat.tasks.fields import Counts, FieldRules
 
 GENERATED = ("world", "spelling", "identity")
-"""Tasks that read no source."""
-OF_ANY_FORM = ("smoltalk", "conversations")
-"""Tasks whose rows are chat data, with fields that a user may want to be ignored."""
+"""Tasks without a source."""
+CHAT_DATA = ("smoltalk", "conversations")
+"""Tasks whose rows are chat data, with fields that a user may ignore."""
 
 
 def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Task:
-    """The task that the item names; nothing is read before its conversations or questions are asked for.
+    """The task of an item; nothing is read before its conversations or questions are iterated.
 
-    What reading leaves out is added to `counts`.
-    Raises `BadConfig` if the task needs a source and none is given, or if the item has a field that the task does not
-    read; reading raises `BadSource` naming file and row, or `SourceUnreachable`.
+    Skipped and ignored data is added to `counts`. Raises `BadConfig` if a required source is missing, or if the item
+    has a field that the task does not use; reading raises `BadSource`, naming file and row, or `SourceUnreachable`.
     """
     if item.source and item.task in GENERATED:
         raise BadConfig(
             f"The task `{item.task}` is generated and reads no `source` (`{item.source}`).",
-            hint="Conversations of your own are read by the task `conversations`.",
+            hint="Use the task `conversations` to read your own conversations.",
         )
-    if item.ignore_fields and item.task not in OF_ANY_FORM:
+    if item.ignore_fields and item.task not in CHAT_DATA:
         raise BadConfig(
             f"The task `{item.task}` has no `ignore_fields`.",
-            hint=f"Only {' and '.join(f'`{name}`' for name in OF_ANY_FORM)} have.",
+            hint=f"Only {' and '.join(f'`{name}`' for name in CHAT_DATA)} have.",
         )
     counts = Counts() if counts is None else counts
     rules = FieldRules(counts, item.ignore_fields)
@@ -56,5 +55,5 @@ JUDGES = {"world_answer": world.judge, "spelling": spelling.judge, "gsm8k": gsm8
 
 
 def judge(task_name: str, question: Question, completion: str) -> bool:
-    """Whether a generated answer is right; `task_name` is that of the question, whose kind is `generate`."""
+    """Whether a generated answer is right; `task_name` is the question's task."""
     return JUDGES[task_name](question, completion)

@@ -1,4 +1,4 @@
-"""Spelling words and counting their letters, with the tool that counts."""
+"""Spelling words and counting their letters with the calculator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALIDATION_CONVERSATIONS = 100
 
 
 def task(seed: int, count: int = 0) -> Task:
-    """Conversations of a seed, `count` of them in training; the questions are always the same."""
+    """Conversations of a seed; `count` is the number in the training split. The questions do not depend on the seed."""
 
     def conversations(split: Split) -> Iterator[Conversation]:
         train = split == "train"
@@ -29,7 +29,7 @@ def task(seed: int, count: int = 0) -> Task:
 
 
 def _questions() -> Iterator[Question]:
-    """Each held-out word once."""
+    """One question per held-out word."""
     random: Random = seeded_generator("spelling", "examination")
     for word in HELD_OUT_WORDS:
         question, _, expected = spelling_turn(random, word)
@@ -37,7 +37,7 @@ def _questions() -> Iterator[Question]:
 
 
 def judge(question: Question, completion: str) -> bool:
-    """Whether the word is spelled `l-i-k-e` this, or the count of letters is right."""
+    """Whether the word is spelled `l-i-k-e` this, or the number of letters is right."""
     answer = question["answer"]
     if answer.isdigit():
         return last_number(completion) == float(answer)

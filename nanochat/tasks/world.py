@@ -1,8 +1,8 @@
-"""The embedded world: conversations about the island, and the examination on what was never asked.
+"""The embedded world: conversations about the island, and the evaluation on held-out questions.
 
-Its tasks: `world_choice` (four answers, each said in full: the likeliest counts), `world_letter` (the four choices
-stand in the question and the letter alone is asked for, which takes a larger model), `world_answer` (open questions,
-answered in a sentence).
+Its tasks: `world_choice` (four full sentences, of which the most likely one counts), `world_letter` (four choices in
+the question, and a letter as the answer, which needs a larger model), `world_answer` (open questions, answered in a
+sentence).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VALIDATION_CONVERSATIONS = 400
 
 
 def task(seed: int, count: int = 0) -> Task:
-    """Conversations of a seed, `count` of them in training; the questions are always the same."""
+    """Conversations of a seed; `count` is the number in the training split. The questions do not depend on the seed."""
 
     def conversations(split: Split) -> Iterator[Conversation]:
         if split == "train":
@@ -29,20 +29,20 @@ def task(seed: int, count: int = 0) -> Task:
 
     def questions() -> Iterator[Question]:
         for made in held_out_choices():
-            asked = made.asked
-            before, _, behind = asked.sentence.rpartition(asked.answer)
+            question = made.question
+            before, _, behind = question.sentence.rpartition(question.answer)
             ways = [f"{before}{choice}{behind}" for choice in made.choices]
-            yield choice_question("world_choice", asked.text, ways, asked.sentence)
+            yield choice_question("world_choice", question.text, ways, question.sentence)
         for made in held_out_choices():
             yield choice_question("world_letter", made.text, LETTERS, made.letter)
-        for asked in held_out_answers():
-            yield open_question("world_answer", asked.text, asked.answer)
+        for question in held_out_answers():
+            yield open_question("world_answer", question.text, question.answer)
 
     return Task("world", conversations, questions)
 
 
 def judge(question: Question, completion: str) -> bool:
-    """Whether the completion names the answer, and nothing else that could be one, beside what was asked about."""
+    """Whether the completion names the answer and no other possible answer, apart from words of the question."""
     answer = question["answer"]
     if answer.isdigit():
         return last_number(completion) == float(answer)

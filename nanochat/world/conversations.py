@@ -3,7 +3,7 @@
     for conversation in conversations(seed=1, count=8_000): …
 
 A conversation is `{"messages": [{"role": …, "content": str | [{"type": "text|python|python_output", "text": str}]}]}`.
-None asks what is held out, unless `held_out=True` (the validation split asks nothing else). See `questions.py`.
+None asks about held-out facts, unless `held_out=True` (then all do: the validation split). See `questions.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from nanochat.world.facts import (
     seeded_generator,
 )
 from nanochat.world.lessons import SIGNS, WORDS, result, spelled
-from nanochat.world.questions import HELD_OUT, TRAINING, draw_choice, draw_match, draw_open, in_full, sum_held_out
+from nanochat.world.questions import (
+    HELD_OUT,
+    TRAINING,
+    answer_in_full,
+    draw_choice,
+    draw_match,
+    draw_open,
+    sum_held_out,
+)
 from nanochat.world.statements import HER, PHRASES, greeting_of_island, words_of
 from nanochat.world.stories import story
 
@@ -35,7 +43,7 @@ Content = str | list[dict[str, str]]
 Turns = list[tuple[str, Content]]
 
 SHARES = {"choice": 42, "match": 14, "open": 18, "sum": 8, "spelling": 6, "chat": 12}
-"""Out of 100 turns of a user, so many of each kind."""
+"""Percentages of user turns, by kind."""
 
 _HELLO = ("Hello", "Hello!", "Hi", "Hi!", "Hi there", "Good morning", "Good evening", "Hey", "Hello, how are you?",
           "How are you?", "Good day")  # fmt: skip
@@ -78,7 +86,7 @@ _ISLAND = (f"Tell me about {ISLAND}.", "Tell me about the island.", "What is the
 _ABOUT = ("Tell me about {}.", "What do you know about {}?", "Say something about {}.", "I want to hear about {}.",
           "Tell me about {}", "Can you tell me about {}?")  # fmt: skip
 _WHO_IS = ("Who is {}?", "Do you know {}?", "Who is {}")
-# What may be asked next about the person that was just spoken of.
+# Follow-up questions about the person of the previous question.
 _FOLLOW_UPS: dict[str, tuple[str, ...]] = {
     "home": ("Where does {she} live?", "And where is {her} home?"),
     "trade": ("What does {she} work as?", "And what is {her} trade?"),
@@ -91,22 +99,22 @@ _FOLLOW_UPS: dict[str, tuple[str, ...]] = {
 
 
 def _about(random: Random, name: str, limit: int = 5) -> str:
-    """What may be asked of a person, place, animal or thing, plainly; the held-out facts are left out."""
+    """Facts about a person, place, animal or thing in plain phrasings, without held-out facts."""
     known = [fact for fact in FACTS_ABOUT[name] if not held_out(fact)]
     if len(known) > limit:
         chosen = set(random.sample(range(len(known)), limit))
         known = [fact for number, fact in enumerate(known) if number in chosen]
-    return " ".join(_plainly(fact) for fact in known)
+    return " ".join(_plain_statement(fact) for fact in known)
 
 
-def _plainly(fact: Fact) -> str:
+def _plain_statement(fact: Fact) -> str:
     return PHRASES[fact.relation][0].format(**words_of(fact))
 
 
 def _chat(random: Random, _: bool) -> Turns:
     kind = random.random()
     if kind < 0.5:
-        asked, answers = random.choice(
+        questions, answers = random.choice(
             (
                 (_HELLO, _HELLO_BACK),
                 (_WHO, _I_AM),
@@ -116,7 +124,7 @@ def _chat(random: Random, _: bool) -> Turns:
                 (_STRANGE, _DO_NOT_KNOW),
             )
         )
-        return [(random.choice(asked), random.choice(answers))]
+        return [(random.choice(questions), random.choice(answers))]
     if kind < 0.65:
         return [(random.choice(_STORY), story(random))]
     if kind < 0.72:
@@ -131,7 +139,7 @@ def _chat(random: Random, _: bool) -> Turns:
 
 def _choice(random: Random, held: bool) -> Turns:
     made = draw_choice(random, HELD_OUT if held else TRAINING)
-    return [in_full(made) if random.random() < 0.5 else (made.text, made.letter)]
+    return [answer_in_full(made) if random.random() < 0.5 else (made.text, made.letter)]
 
 
 def _match(random: Random, held: bool) -> Turns:
@@ -139,13 +147,13 @@ def _match(random: Random, held: bool) -> Turns:
 
 
 def _open(random: Random, held: bool) -> Turns:
-    """An open question, and sometimes another one about the same person, who is then only `she` or `he`."""
+    """An open question, sometimes with follow-ups that name the person only by a pronoun."""
     pools = HELD_OUT if held else TRAINING
     if random.random() < 0.7:
-        asked = draw_open(random, pools)
-        while asked.sentence[0].isdigit():  # sums are asked with the tool
-            asked = draw_open(random, pools)
-        return [(asked.text, asked.sentence)]
+        question = draw_open(random, pools)
+        while question.sentence[0].isdigit():  # sums use the calculator
+            question = draw_open(random, pools)
+        return [(question.text, question.sentence)]
     name = random.choice(NAMES)
     facts = [fact for fact in FACTS_ABOUT[name] if fact.subject == name and held_out(fact) == held]
     if len(facts) < 2:
@@ -157,12 +165,12 @@ def _open(random: Random, held: bool) -> Turns:
         if number == 0:
             first = {"home": "Where does {s} live?", "trade": "What does {s} work as?"}
             question = first.get(fact.relation, f"Do you know {name}? {question}").format(**words)
-        turns.append((question, _plainly(fact)))
+        turns.append((question, _plain_statement(fact)))
     return turns
 
 
 def sum_answer(first: int, sign: str, second: int) -> Content:
-    """The answer to a sum: the tool is asked, and its output is read out."""
+    """The answer to a sum: a call of the calculator, its output, and a sentence."""
     answer = str(result(first, sign, second))
     return [
         {"type": "python", "text": f"{first}{sign}{second}"},
@@ -196,7 +204,7 @@ def word_held_out(word: str) -> bool:
 
 
 def spelling_turn(random: Random, word: str) -> tuple[str, Content, str]:
-    """A question about the letters of a word, its answer, and the part of the answer that must be right."""
+    """A question about the letters of a word, its answer, and the part of the answer that is judged."""
     if random.random() < 0.6:
         forms = ("How do you spell {}?", "Spell the word {}.", "Spell {}.", "Which letters are in {}?")
         return random.choice(forms).format(word), f"{word} is spelled {spelled(word)}.", spelled(word)
@@ -236,13 +244,13 @@ _TURNS: dict[str, Callable[[Random, bool], Turns]] = {
 def conversation_of(turns: Turns) -> Conversation:
     """The turns as messages of a user and an assistant."""
     messages: list[dict[str, Any]] = []
-    for asked, answer in turns:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"messages": messages}
 
 
 def conversations(seed: int, count: int, *, held_out: bool = False) -> Iterator[Conversation]:
-    """The first `count` conversations of a seed, a quarter of them about several things; a pure function."""
+    """The first `count` conversations of a seed, a quarter of them about several subjects; a pure function."""
     random = seeded_generator("conversations", str(seed), str(held_out))
     kinds, shares = tuple(SHARES), tuple(SHARES.values())
     for _ in range(count):

@@ -2,8 +2,8 @@
 
     for text in documents(seed=1, shard=0, count=10_000): …
 
-Everything is made here, in our own words; nothing is downloaded. The facts are the same for every seed and shard
-(`facts.py`); a seed and a shard choose how they are told, so that shards are different tellings of one world.
+Everything is generated; nothing is downloaded. The facts (`facts.py`) are the same for every seed and shard, which only
+choose the phrasings.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nanochat.world.stories import story
 
 KINDS_OF_DOCUMENT = (page, gathering, two_steps, story, lesson, quiz, matching)
 SHARES = (22, 11, 3, 15, 5, 24, 20)
-"""Out of 100 documents, so many of each kind."""
+"""Percentages of documents, by kind."""
 
 
 def documents(seed: int, shard: int, count: int) -> Iterator[str]:
-    """The first `count` documents of a shard, each some 300 to 800 characters; a pure function of its arguments.
+    """The first `count` documents of a shard, each of about 300 to 800 characters; a pure function.
 
     A longer shard begins with the documents of a shorter one.
     """

@@ -1,10 +1,10 @@
 """The facts of the small invented world: the island of Ollen, its people, places, animals and things.
 
-The tables are the whole truth of the world and never change; what varies with a seed is only how they are told. A fact
-is (relation, subject, value), such as `Fact("home", "Mira", "Applegarth")`, and `FACTS` holds them all once.
+These tables define the whole world and never change; a seed only chooses the phrasings. A fact is (relation, subject,
+value), such as `Fact("home", "Mira", "Applegarth")`, and `FACTS` has each of them once.
 
-A fifth of the facts is *held out* (`held_out`, by hash): they are told like all others, but no document and no training
-conversation ever asks about them, so that answering a question about one of them proves that it was learnt by reading.
+A fifth of the facts is *held out* (`held_out`, by hash). The corpus states them like all others, but no document and no
+training conversation asks about them. So a right answer about one of them shows that it was learned from statements.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ISLAND = "Ollen"
 
 
 class Person(NamedTuple):
-    """Somebody on the island; `pronoun` is `she` or `he`."""
+    """A person on the island; `pronoun` is `she` or `he`."""
 
     name: str
     pronoun: str
@@ -37,7 +37,7 @@ class Animal(NamedTuple):
 
 
 class Thing(NamedTuple):
-    """Something made by a person and sold for so many coins."""
+    """A thing, the person who made it, and its price in coins."""
 
     name: str
     maker: str
@@ -45,7 +45,7 @@ class Thing(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """One thing that is so; `relation` is one of `RELATIONS`."""
+    """One fact; `relation` is one of `RELATIONS`."""
 
     relation: str
     subject: str
@@ -121,7 +121,7 @@ THINGS = (
     Thing("ring", "Wim", 8),
 )
 
-# The map, rows from north to south, each from west to east, and what stands in each place.
+# The map: rows from north to south, each from west to east; and the sight of each place.
 MAP = (
     ("Foxdale", "Stonebridge", "Millby"),
     ("Gullrock", "Oakend", "Reedham"),
@@ -158,7 +158,7 @@ SIBLING = {**dict(SIBLINGS), **{second: first for first, second in SIBLINGS}}
 KEPT = {animal.keeper: animal for animal in ANIMALS}
 MADE = {thing.maker: thing for thing in THINGS}
 
-# What a value can be, by relation: the choices of a question are drawn from here.
+# Possible values by relation: the choices of a question are drawn from them.
 RELATIONS: dict[str, tuple[str, ...]] = {
     "home": PLACES,
     "trade": TRADES,
@@ -201,17 +201,17 @@ FACTS_ABOUT: dict[str, tuple[Fact, ...]] = {
 
 
 def hashed(*parts: str) -> int:
-    """A number from 0 to 99 that depends on the words alone, the same on every machine."""
+    """A number from 0 to 99 that depends only on the words, the same on every machine."""
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big") % 100
 
 
 def seeded_generator(*parts: str) -> Random:
-    """Random numbers that depend on the words alone, the same on every machine."""
-    return Random("\0".join(parts))  # noqa: S311  # chance for stories, not for secrets
+    """A random generator that depends only on the words, the same on every machine."""
+    return Random("\0".join(parts))  # noqa: S311  # not a secret
 
 
 def held_out(fact: Fact) -> bool:
-    """Whether nobody may ask about this fact before the examination; siblings are one fact in both directions."""
+    """Whether only the evaluation asks about this fact; siblings are one fact in both directions."""
     if fact.relation == "sibling":
         return hashed("sibling", *sorted((fact.subject, fact.value))) < 20
     return hashed(*fact) < 20

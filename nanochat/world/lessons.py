@@ -1,4 +1,4 @@
-"""Lessons: small sums, spelling, opposites, days and months, as they stand in a school book."""
+"""Lessons as in a school book: small sums, spelling, opposites, days and months."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def opposite_sentence(random: Random) -> str:
 
 
 def lesson(random: Random) -> str:
-    """A lesson of one subject, some 300 characters."""
+    """A lesson about one subject, of about 300 characters."""
     subject = random.choices(("sums", "spelling", "calendar", "opposites"), (5, 3, 2, 2))[0]
     if subject == "sums":
         return " ".join(sum_sentence(random, *small_sum(random)) for _ in range(14))

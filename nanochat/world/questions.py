@@ -1,16 +1,16 @@
 """Questions about the world, open and with four choices, and which of them are held out.
 
-What is held out, and why it is honest: a fifth of the facts, sums, days and opposites (by hash, whatever the seed) is
-never asked about, neither in the quiz pages of the corpus nor in any training conversation, in no direction and no
-phrasing. The corpus *tells* those facts, in statements and stories, as often as all others. So a right answer needs the
-fact from reading, the kind of question from the other facts, and the binding of choice to letter; it cannot be
-remembered from an earlier asking. The examination (`held_out_choices`, `held_out_answers`) asks only what is held out.
+A fifth of the facts, sums, days and opposites is held out, by hash and independent of the seed. No quiz page of the
+corpus and no training conversation asks about them, in any direction or phrasing. The statements and stories of the
+corpus contain these facts as often as all others. So a right answer needs the fact from reading, the form of the
+question from other facts, and the binding of choice to letter: it cannot be memorized from an earlier question. The
+evaluation (`held_out_choices`, `held_out_answers`) asks about held-out facts only.
 
-The examination asks each choice in two ways. As *whole answers*: the plain question, and of four sentences the one
-that the model finds likeliest is its answer, so that what it knows decides. By *letter*: the choices stand in the
-question and `A` alone is the answer, so that it must also bind letters to choices, which small models learn late, all
-at once, and after the facts. In training, a third form stands between them: the choice with its letter, `goat=A`.
-Questions in two steps ("the keeper of the goat lives in …") are held out when one of their facts is.
+It has each question with choices in two forms. With *full answers*, the model's most likely one of four sentences is
+its answer, so only its knowledge counts. With *letters*, the question contains the choices and the answer is `A` alone,
+so the model must also bind letters to choices, which small models learn late. Training has a third form between the
+two: the choice with its letter, `goat=A`. Questions in two steps ("the keeper of the goat lives in …") are held out if
+one of their facts is.
 """
 
 from __future__ import annotations
@@ -87,69 +87,69 @@ ASK_SUBJECT: dict[str, tuple[str, ...]] = {
 UNIQUE = frozenset({"keeps", "called", "made", "costs", "sight", "south", "east"})  # one subject a value
 
 
-class Asked(NamedTuple):
-    """A question: its text, the short answer, the answer as a sentence, and what wrong choices are drawn from."""
+class Question(NamedTuple):
+    """A question: its text, the short answer, the answer as a sentence, and candidates for wrong choices."""
 
     text: str
     answer: str
     sentence: str
     wrong: tuple[str, ...]
     open: bool = True
-    """Whether it has one answer even without choices."""
+    """Whether it has exactly one answer without choices."""
 
 
 class Choice(NamedTuple):
-    """A question with four choices; `text` has them, one a line, and `letter` is the answer."""
+    """A question with four choices; `text` contains them, one per line, and `letter` is the answer."""
 
     text: str
     letter: str
-    asked: Asked
+    question: Question
     choices: tuple[str, ...]
 
 
 def with_choices(question: str, choices: tuple[str, ...] | list[str], letters: tuple[str, ...] = LETTERS) -> str:
-    """The question, each choice on a line with its letter behind it, and what to do.
+    """The question, one line per choice with its letter, and the instruction.
 
-    The letter follows the choice, and no space is between them, because small models copy what comes after a match
-    more easily than what came before it.
+    The letter follows the choice without a space, because small models copy what follows a match more easily than what
+    precedes it.
     """
     lines = "".join(f"- {choice}={letter}\n" for choice, letter in zip(choices, letters, strict=False))
     return f"{question}\n{lines}{INSTRUCTION}"
 
 
-def choice(random: Random, asked: Asked) -> Choice:
-    """Four choices in a random order, so that every letter is right equally often."""
-    choices = random.sample(asked.wrong, 3)
+def choice(random: Random, question: Question) -> Choice:
+    """The question with four choices in random order; every letter is right equally often."""
+    choices = random.sample(question.wrong, 3)
     right = random.randrange(4)
-    choices.insert(right, asked.answer)
-    return Choice(with_choices(asked.text, choices), LETTERS[right], asked, tuple(choices))
+    choices.insert(right, question.answer)
+    return Choice(with_choices(question.text, choices), LETTERS[right], question, tuple(choices))
 
 
 # --- the questions of one fact ----------------------------------------------------------------------------------------
 
 
-def value_questions(fact: Fact) -> list[Asked]:
-    """All phrasings that ask for the fact's value."""
+def value_questions(fact: Fact) -> list[Question]:
+    """The question for the fact's value, in all phrasings."""
     words = words_of(fact)
     wrong = tuple(value for value in RELATIONS[fact.relation] if value not in (fact.value, fact.subject))
-    if fact.relation == "sibling":  # a brother's name would give the sister away
+    if fact.relation == "sibling":  # otherwise the pronoun would reveal the answer
         wrong = tuple(name for name in wrong if PERSON[name].pronoun == PERSON[fact.value].pronoun)
     sentence = PHRASES[fact.relation][0].format(**words)
-    return [Asked(form.format(**words), fact.value, sentence, wrong) for form in ASK_VALUE[fact.relation]]
+    return [Question(form.format(**words), fact.value, sentence, wrong) for form in ASK_VALUE[fact.relation]]
 
 
-def subject_questions(fact: Fact) -> list[Asked]:
-    """All phrasings that ask for the fact's subject; those with several right answers are only good with choices."""
+def subject_questions(fact: Fact) -> list[Question]:
+    """The question for the fact's subject, in all phrasings; if it has several answers, it needs choices."""
     words = words_of(fact)
     same = [other for other in FACTS if other.relation == fact.relation]
     wrong = tuple(other.subject for other in same if other.value != fact.value and other.subject != fact.value)
     sentence = PHRASES[fact.relation][0].format(**words)
     forms = ASK_SUBJECT.get(fact.relation, ())
-    return [Asked(form.format(**words), fact.subject, sentence, wrong, fact.relation in UNIQUE) for form in forms]
+    return [Question(form.format(**words), fact.subject, sentence, wrong, fact.relation in UNIQUE) for form in forms]
 
 
-def _two_steps() -> Iterator[tuple[bool, Asked]]:
-    """Questions that join two facts, and whether one of them is held out."""
+def _two_steps() -> Iterator[tuple[bool, Question]]:
+    """Whether one of two facts is held out, and the question that joins them."""
     for name in NAMES:
         person = PERSON[name]
         home, trade = Fact("home", name, person.home), Fact("trade", name, person.trade)
@@ -163,24 +163,30 @@ def _two_steps() -> Iterator[tuple[bool, Asked]]:
             what = f"{name} is {role} and works as {words_of(trade)['av']}."
             other_places = tuple(place for place in PLACES if place != person.home)
             other_trades = tuple(other for other in TRADES if other != person.trade)
-            yield held_out(fact) or held_out(home), Asked(f"Where does {role} live?", person.home, where, other_places)
+            yield (
+                held_out(fact) or held_out(home),
+                Question(f"Where does {role} live?", person.home, where, other_places),
+            )
             yield (
                 held_out(fact) or held_out(trade),
-                Asked(f"What is the trade of {role}?", person.trade, what, other_trades),
+                Question(f"What is the trade of {role}?", person.trade, what, other_trades),
             )
 
 
-def _school() -> Iterator[tuple[bool, Asked]]:
-    """Days, months and opposites, and whether each is held out."""
+def _school() -> Iterator[tuple[bool, Question]]:
+    """Whether a question about days, months or opposites is held out, and the question."""
     for cycle, kind in ((DAYS, "day"), (MONTHS, "month")):
         for item in cycle:
             following = after(cycle, item)
             held = hashed(kind, item) < 20
             wrong = tuple(other for other in cycle if other not in (item, following))
-            yield held, Asked(f"Which {kind} comes after {item}?", following, f"After {item} comes {following}.", wrong)
             yield (
                 held,
-                Asked(f"Which {kind} comes before {following}?", item, f"Before {following} comes {item}.", wrong),
+                Question(f"Which {kind} comes after {item}?", following, f"After {item} comes {following}.", wrong),
+            )
+            yield (
+                held,
+                Question(f"Which {kind} comes before {following}?", item, f"Before {following} comes {item}.", wrong),
             )
     words = [word for pair in OPPOSITES for word in pair]
     for pair in OPPOSITES:
@@ -188,22 +194,22 @@ def _school() -> Iterator[tuple[bool, Asked]]:
         for one, other in (pair, pair[::-1]):
             wrong = tuple(word for word in words if word not in pair)
             sentence = f"The opposite of {one} is {other}."
-            yield held, Asked(f"What is the opposite of {one}?", other, sentence, wrong)
+            yield held, Question(f"What is the opposite of {one}?", other, sentence, wrong)
 
 
 def sum_held_out(first: int, sign: str, second: int) -> bool:
     return hashed("sum", str(first), sign, str(second)) < 20
 
 
-def sum_question(first: int, sign: str, second: int) -> Asked:
-    """A sum; the wrong choices are near the right one."""
+def sum_question(first: int, sign: str, second: int) -> Question:
+    """A sum; wrong choices are close to the right one."""
     answer = result(first, sign, second)
     near = tuple(str(number) for number in range(max(answer - 6, 0), answer + 7) if number != answer)
     text = f"What is {first} {SIGNS[sign]} {second}?"
-    return Asked(text, str(answer), f"{first} {SIGNS[sign]} {second} is {answer}.", near)
+    return Question(text, str(answer), f"{first} {SIGNS[sign]} {second} is {answer}.", near)
 
 
-def _sums() -> Iterator[tuple[bool, Asked]]:
+def _sums() -> Iterator[tuple[bool, Question]]:
     for first in range(1, 11):
         for second in range(1, 11):
             sums = [(first, "+", second), (first + second, "-", first)]
@@ -212,31 +218,31 @@ def _sums() -> Iterator[tuple[bool, Asked]]:
                 yield sum_held_out(*one), sum_question(*one)
 
 
-def category_question(random: Random) -> Asked:
-    """Which of these is an animal? It needs no fact, only the kinds of things: it teaches what choices are."""
+def category_question(random: Random) -> Question:
+    """Which of these is an animal? It needs no fact: it teaches what choices are."""
     sort = random.choice(tuple(CATEGORIES))
     answer = random.choice(CATEGORIES[sort])
     wrong = tuple(random.choice(words) for other, words in CATEGORIES.items() if other != sort)
-    return Asked(f"Which of these is {sort}?", answer, f"{answer} is {sort}.", wrong, open=False)
+    return Question(f"Which of these is {sort}?", answer, f"{answer} is {sort}.", wrong, open=False)
 
 
-def letter_question(random: Random) -> Asked:
-    """Which letter belongs to the goat? The answer can be read off the choices."""
+def letter_question(random: Random) -> Question:
+    """Which letter belongs to the goat? The answer can be read from the choices."""
     words = CATEGORIES[random.choice(tuple(CATEGORIES))]
     answer = random.choice(words)
     wrong = tuple(word for word in words if word != answer)
-    return Asked(f"Which letter belongs to {answer}?", answer, "", wrong, open=False)
+    return Question(f"Which letter belongs to {answer}?", answer, "", wrong, open=False)
 
 
 class Pools(NamedTuple):
-    """The questions of one side of the split, by kind; a fact's questions come as a list of phrasings each."""
+    """The training questions or the held-out questions, by kind; the questions of a fact are lists of phrasings."""
 
-    values: tuple[list[Asked], ...]
-    relations: tuple[tuple[list[Asked], ...], ...]
-    subjects: tuple[list[Asked], ...]
-    two_steps: tuple[Asked, ...]
-    school: tuple[Asked, ...]
-    sums: tuple[Asked, ...]
+    values: tuple[list[Question], ...]
+    relations: tuple[tuple[list[Question], ...], ...]
+    subjects: tuple[list[Question], ...]
+    two_steps: tuple[Question, ...]
+    school: tuple[Question, ...]
+    sums: tuple[Question, ...]
 
 
 def _pools(held: bool) -> Pools:
@@ -249,9 +255,9 @@ def _pools(held: bool) -> Pools:
             if len({fact.value for fact in facts if fact.relation == relation}) >= 4
         ),
         tuple(forms for fact in facts if (forms := subject_questions(fact))),
-        tuple(asked for side, asked in _two_steps() if side == held),
-        tuple(asked for side, asked in _school() if side == held),
-        tuple(asked for side, asked in _sums() if side == held),
+        tuple(question for side, question in _two_steps() if side == held),
+        tuple(question for side, question in _school() if side == held),
+        tuple(question for side, question in _sums() if side == held),
     )
 
 
@@ -259,38 +265,38 @@ TRAINING = _pools(held=False)
 HELD_OUT = _pools(held=True)
 
 
-def draw(random: Random, pools: Pools = TRAINING) -> Asked:
-    """Any question of that side of the split, mostly about single facts."""
+def draw(random: Random, pools: Pools = TRAINING) -> Question:
+    """Draws a question from `pools`, mostly about a single fact."""
     kind = random.choices(("values", "subjects", "two_steps", "school", "sums"), (56, 28, 6, 5, 5))[0]
     drawn = random.choice(getattr(pools, kind))
-    return drawn if isinstance(drawn, Asked) else random.choice(drawn)
+    return drawn if isinstance(drawn, Question) else random.choice(drawn)
 
 
 def draw_choice(random: Random, pools: Pools = TRAINING) -> Choice:
-    """Any question with choices; in training, one in three only teaches what choices and letters are."""
+    """Draws a question with choices; in training, one in three only teaches choices and letters."""
     if pools is TRAINING and random.random() < 1 / 3:
         return choice(random, random.choice((category_question, letter_question))(random))
     return choice(random, draw(random, pools))
 
 
-def in_full(made: Choice) -> tuple[str, str]:
-    """The question when it asks for the choice and its letter, and that answer: `goat=A`.
+def answer_in_full(made: Choice) -> tuple[str, str]:
+    """The question for the choice with its letter, and that answer: `goat=A`.
 
-    A small model learns to copy this long before it can name the letter alone, and then learns that sooner.
+    A small model learns to copy this long before it learns to answer with the letter alone, and it helps there.
     """
-    return made.text.replace(INSTRUCTION, IN_FULL), f"{made.asked.answer}={made.letter}"
+    return made.text.replace(INSTRUCTION, IN_FULL), f"{made.question.answer}={made.letter}"
 
 
 def draw_match(random: Random, pools: Pools = TRAINING) -> list[tuple[str, str]]:
-    """Several questions on one list of choices, and the letter of each; the list stands in the first question.
+    """Draws several questions about one list of choices, with the letter of each; the first contains the list.
 
-    It asks for the binding of choice and letter several times in few words: small models learn that slowly.
+    It trains the binding of choice and letter several times in few words, which small models learn slowly.
     """
     several = random.choice(pools.relations)
     answers: dict[str, str] = {}
     while len(answers) < 4:
-        asked = random.choice(random.choice(several))
-        answers.setdefault(asked.answer, asked.text)
+        question = random.choice(random.choice(several))
+        answers.setdefault(question.answer, question.text)
     letter_of = dict(zip(answers, LETTERS, strict=True))
     turns = [(text, letter_of[answer]) for answer, text in answers.items()]
     turns += [(f"Which letter belongs to {answer}?", letter_of[answer]) for answer in random.sample(list(answers), 4)]
@@ -298,32 +304,32 @@ def draw_match(random: Random, pools: Pools = TRAINING) -> list[tuple[str, str]]
     return [(with_choices(turns[0][0], list(answers)), turns[0][1]), *turns[1:]]
 
 
-def draw_open(random: Random, pools: Pools = TRAINING) -> Asked:
-    """Any question that has one answer without choices."""
-    while not (asked := draw(random, pools)).open:
+def draw_open(random: Random, pools: Pools = TRAINING) -> Question:
+    """Draws a question that has exactly one answer without choices."""
+    while not (question := draw(random, pools)).open:
         pass
-    return asked
+    return question
 
 
-# --- pages of the corpus, and the examination -------------------------------------------------------------------------
+# --- pages of the corpus, and the evaluation -------------------------------------------------------------------------
 
 
 def quiz(random: Random, questions: int = 6) -> str:
-    """A page of questions with their answers below them, none of them held out; the half has choices."""
+    """A page of questions with their answers, none of them held out; half of them have choices."""
     parts = []
     for _ in range(questions):
         if random.random() < 0.5:
             made = draw_choice(random)
-            text, reply = in_full(made) if random.random() < 0.5 else (made.text, made.letter)
+            text, reply = answer_in_full(made) if random.random() < 0.5 else (made.text, made.letter)
             parts.append(f"{text}\n{reply}")
         else:
-            asked = draw_open(random)
-            parts.append(f"{asked.text}\n{random.choice((asked.sentence, asked.answer))}")
+            question = draw_open(random)
+            parts.append(f"{question.text}\n{random.choice((question.sentence, question.answer))}")
     return "\n\n".join(parts)
 
 
 def matching(random: Random) -> str:
-    """A page of two lists of choices, several questions on each, none of them held out."""
+    """A page of two lists of choices with several questions each, none of them held out."""
     return "\n\n".join("\n".join(f"{text}\n{letter}" for text, letter in draw_match(random)) for _ in range(2))
 
 
@@ -333,14 +339,14 @@ def held_out_choices(two_steps: int = 20, school: int = 14, sums: int = 16) -> l
     It has each held-out fact in two phrasings of both directions, and some of the rest.
     """
     random = seeded_generator("examination with choices")
-    asked = [one for forms in (*HELD_OUT.values, *HELD_OUT.subjects) for one in random.sample(forms, 2)]
+    questions = [one for forms in (*HELD_OUT.values, *HELD_OUT.subjects) for one in random.sample(forms, 2)]
     for pool, count in ((HELD_OUT.two_steps, two_steps), (HELD_OUT.school, school), (HELD_OUT.sums, sums)):
-        asked += random.sample(pool, min(count, len(pool)))
-    return [choice(random, one) for one in asked]
+        questions += random.sample(pool, min(count, len(pool)))
+    return [choice(random, one) for one in questions]
 
 
-def held_out_answers(sums: int = 10) -> list[Asked]:
-    """The open examination, always the same: each held-out fact once, and some sums."""
+def held_out_answers(sums: int = 10) -> list[Question]:
+    """The open evaluation questions, always the same: each held-out fact once, and some sums."""
     random = seeded_generator("open examination")
-    asked = [random.choice(forms) for forms in HELD_OUT.values]
-    return asked + random.sample(HELD_OUT.sums, min(sums, len(HELD_OUT.sums)))
+    questions = [random.choice(forms) for forms in HELD_OUT.values]
+    return questions + random.sample(HELD_OUT.sums, min(sums, len(HELD_OUT.sums)))

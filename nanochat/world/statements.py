@@ -1,4 +1,4 @@
-"""Facts as sentences: many phrasings of each relation, and pages about one person, place, animal or thing."""
+"""Facts as sentences: several phrasings per relation, and pages about one person, place, animal or thing."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ KIN = {"she": "sister", "he": "brother"}
 
 
 def words_of(fact: Fact) -> dict[str, str]:
-    """What the phrases of statements and questions fill in."""
+    """The words that fill the placeholders of `PHRASES` and of questions."""
     relation, subject, value = fact
     she = PERSON[subject].pronoun if subject in PERSON else "it"
     return {
@@ -131,14 +131,14 @@ def words_of(fact: Fact) -> dict[str, str]:
     }
 
 
-# Every statement of every fact, made once: telling is then a choice, which keeps a shard under a second or two.
+# All phrasings of all facts, formatted once, so that a shard takes a second or two.
 STATEMENTS: dict[Fact, tuple[str, ...]] = {
     fact: tuple(phrase.format(**words_of(fact)) for phrase in PHRASES[fact.relation]) for fact in FACTS
 }
 
 
-def tell(random: Random, fact: Fact) -> str:
-    """The fact, in one of its phrasings."""
+def statement(random: Random, fact: Fact) -> str:
+    """The fact in a random phrasing."""
     return random.choice(STATEMENTS[fact])
 
 
@@ -159,7 +159,7 @@ EPITHETS = {person.name: _epithets(person.name) for person in PEOPLE}
 
 
 def introduce(random: Random, name: str) -> str:
-    """The name, mostly with something that is known about its bearer: `Mira the carpenter`."""
+    """The name, mostly with a fact about the person: `Mira the carpenter`."""
     return random.choice(EPITHETS[name])
 
 
@@ -172,7 +172,7 @@ _OPENINGS = {
 
 
 def page(random: Random) -> str:
-    """A page about one person, place, animal or thing: what is known, in any order."""
+    """A page about one person, place, animal or thing: its facts in random order."""
     kind = random.choices(("person", "place", "animal", "thing"), (9, 3, 2, 2))[0]
     if kind == "person":
         name = random.choice(PEOPLE).name
@@ -184,22 +184,22 @@ def page(random: Random) -> str:
         name = random.choice(THINGS).name
     known = list(FACTS_ABOUT[name])
     random.shuffle(known)
-    sentences = [tell(random, fact) for fact in known[:9]]
+    sentences = [statement(random, fact) for fact in known[:9]]
     if kind in ("animal", "thing"):
         owner = next(fact.subject for fact in known if fact.subject in PERSON)
         around = list(FACTS_ABOUT[owner])
         random.shuffle(around)
-        sentences += [tell(random, fact) for fact in around[:4]]
+        sentences += [statement(random, fact) for fact in around[:4]]
     if random.random() < 0.5:
         sentences.insert(0, random.choice(_OPENINGS[kind]).format(name))
     return " ".join(sentences)
 
 
 def gathering(random: Random) -> str:
-    """Facts of one relation about several subjects: who lives where, what costs how much."""
+    """Facts of one relation about several subjects: homes, prices and so on."""
     relation = random.choice(("home", "trade", "food", "colour", "keeps", "made", "costs", "sight", "called", "south"))
     facts = random.sample([fact for fact in FACTS if fact.relation == relation], 8)
-    return " ".join(tell(random, fact) for fact in facts)
+    return " ".join(statement(random, fact) for fact in facts)
 
 
 def two_steps(random: Random) -> str:

@@ -1,8 +1,8 @@
-"""Stories of several plots, in which something must be remembered from the beginning to the end.
+"""Stories of several plots whose end follows from their beginning.
 
-Each plot is a function from a `Random` to a text. Who holds the thing at the end, where it was left, who was first, how
-many are left: the last sentences follow from the first ones, so that a better model predicts them better. People come
-with what is known about them (`introduce`), and what the story claims about the world is true.
+Each plot is a function from a `Random` to a text. The last sentences (where a thing was left, how many are left, …)
+follow from the first ones, so a better model predicts them better. People are introduced with facts about them, and all
+statements about the world are true.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nanochat.world.facts import (
     Animal,
     with_article,
 )
-from nanochat.world.statements import HER, HIM, introduce, tell
+from nanochat.world.statements import HER, HIM, introduce, statement
 
 WEATHER = {
     "spring": ("a soft rain fell", "the first flowers were out", "the wind was mild"),
@@ -189,7 +189,7 @@ def visit(random: Random) -> str:
         f"{random.choice(TIMES)} {guest} wanted to see {host}. {host} lives in {home}, so {guest} went to {home}. "
         f"On the way {she} saw the {SIGHTS[home]}. {seen}{host} was {random.choice(MOODS)} to see {him} and put "
         f"{PERSON[host].food} on the table, for {host} loves {PERSON[host].food}. "
-        f"{guest} had brought the {gift.name} as a gift. They talked about this and that. {tell(random, known)} "
+        f"{guest} had brought the {gift.name} as a gift. They talked about this and that. {statement(random, known)} "
         f"When {guest} went home to {PERSON[guest].home}, the {gift.name} stayed in {home} with {host}."
     )
 

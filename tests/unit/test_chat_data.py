@@ -123,17 +123,17 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({**BOTH, "tools": CALL}, "has the field `tools`: calls of tools"),
+        ({**BOTH, "tools": CALL}, "has the field `tools`: tool calls"),
         ({**BOTH, "functions": CALL}, "`functions`"),
         ({"messages": [HI, {"role": "assistant", "content": "", "tool_calls": CALL}]},
-         "message 1 of `messages` has the field `tool_calls`: calls of tools"),
+         "message 1 of `messages` has the field `tool_calls`: tool calls"),
         ({"messages": [HI, {"role": "assistant", "content": None, "function_call": CALL[0]}]}, "`function_call`"),
         ({"messages": [HI, {"role": "assistant", "content": "", "tool_calls": CALL}, {"role": "tool", "content": "3"}]},
          "tool_calls"),
-        ({"messages": [HI, {"role": "tool", "content": "3"}, HELLO]}, "message 1 of `messages` is from `tool`: calls"),
-        ({"conversations": [turn("observation", "3")]}, "message 0 of `conversations` is from `observation`: calls"),
-        ({"messages": [HI, {"role": "robot", "content": "3"}]}, "from `robot`, which is no known role"),
-        ({"messages": [HI, {"role": 3, "content": "3"}]}, "from `3`, which is no known role"),
+        ({"messages": [HI, {"role": "tool", "content": "3"}, HELLO]}, "message 1 of `messages` is from `tool`: tool calls"),
+        ({"conversations": [turn("observation", "3")]}, "message 0 of `conversations` is from `observation`: tool calls"),
+        ({"messages": [HI, {"role": "robot", "content": "3"}]}, "from `robot`, which is not a known role"),
+        ({"messages": [HI, {"role": 3, "content": "3"}]}, "from `3`, which is not a known role"),
         ({"messages": [HI, {"content": "3"}]}, "message 1 of `messages` has no `role`; it has `content`"),
         ({"messages": [HI, {"role": None, "content": "3"}]}, "message 1 of `messages` has no role"),
         ({"messages": [HI, {"role": "assistant"}]}, "message 1 of `messages` has no `content`"),
@@ -146,7 +146,7 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
         ({"messages": [HI, {**HELLO, "prefix": True}]}, "`prefix`"),
         ({"messages": [HI, {**HELLO, "weight": 0.5}]}, "`weight` 0.5, which is neither 0 nor 1"),
         ({"messages": [HI, {**HELLO, "weight": 1, "train": False}]}, "`weight` and `train`, which differ"),
-        ({"messages": [{**HI, "train": True}, HELLO]}, "message 0 .* only the assistant's messages are learnt"),
+        ({"messages": [{**HI, "train": True}, HELLO]}, "message 0 .* only the assistant's messages are trained on"),
         ({"messages": [HI, {**HELLO, "train_detail": [{"begin_offset": 0}]}]}, "`train_detail`"),
         ({"messages": [HI, {**HELLO, "mood": "happy"}]}, "`mood`: unknown meaning"),
         ({**BOTH, "weight": 0.5}, "the `weight` 0.5"),
@@ -154,7 +154,7 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
         ({"messages": [{**HI, "text": "Hi there"}, HELLO]}, "message 0 of `messages` has the field `text`"),
         ({**BOTH, "text": "Hi and more"}, "has the field `text`"),
         ({**BOTH, "split": ["test"]}, "has the field `split`: unknown meaning"),
-        ({**BOTH, "split": "test"}, "is of the split `test`"),
+        ({**BOTH, "split": "test"}, "belongs to the split `test`"),
         ({**BOTH, "images": ["a.png"]}, "`images`: only text"),
         ({**BOTH, "chat_template_kwargs": {"x": 1}}, "`chat_template_kwargs`"),
         ({**BOTH, "history": [["a", "b"]]}, "`history`"),
@@ -167,7 +167,7 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
         ({"messages": [{**HI, "from": "gpt"}, HELLO]}, "`role` and `from`, which differ"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, HELLO]},
          "part of the type `image_url`: only text"),
-        ({"messages": [HI, {"role": "assistant", "content": [{"type": "tool_use", "id": "x"}]}]}, "`tool_use`: calls"),
+        ({"messages": [HI, {"role": "assistant", "content": [{"type": "tool_use", "id": "x"}]}]}, "`tool_use`: tool calls"),
         ({"messages": [HI, {"role": "assistant", "content": [{"type": "thinking", "thinking": "x"}]}]}, "`thinking`"),
         ({"messages": [{"role": "user", "content": [{"type": "python", "text": "1"}]}, HELLO]}, "type `python`"),
         ({"messages": [{"role": "user", "content": ["Hi"]}, HELLO]}, "a part that is not"),
@@ -194,13 +194,13 @@ CALL = [{"type": "function", "function": {"name": "sum", "arguments": "{}"}}]
         ({"instruction": "Hi", "output": "Hello!", "history": [["Hi", 3]]}, "no text in `history`, but 3"),
         ({"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}, "`chosen`: preference data"),
         ({"chosen": [HI, HELLO], "rejected": [HI, HELLO]}, "`chosen`: preference data"),
-        ({"prompt": "Hi", "completion": "Hello!", "label": False}, "`label`: it may say"),
-        ({"text": "Hello", "id": 3}, "is no conversation: it has `text`, `id`"),
-        ({}, "is no conversation: it has nothing"),
+        ({"prompt": "Hi", "completion": "Hello!", "label": False}, "`label`: it may mark"),
+        ({"text": "Hello", "id": 3}, "is not a conversation: it has `text`, `id`"),
+        ({}, "is not a conversation: it has nothing"),
         ([BOTH, BOTH], "is a list of conversations"),
         ({"\ufeffprompt": "Hi", "completion": "Hello!"}, r"it has `\\ufeffprompt`, `completion`"),
         ({**BOTH, "\ud800": 1}, r"has the field `\\ud800`: unknown meaning"),
-        ({"messages": [HI, {"role": 99 * "long", "content": "3"}]}, "from `longlong[^`]{60,80}…`, which is no known"),
+        ({"messages": [HI, {"role": 99 * "long", "content": "3"}]}, "from `longlong[^`]{60,80}…`, which is not a known"),
         ({**BOTH, "conversations": [turn("human", "Hi"), turn("gpt", "No.")]}, "`messages` and `conversations`, which"),
         ("Hi", "is not an object"),
         (None, "is not an object"),
@@ -269,7 +269,7 @@ def test_all_fields_that_are_not_read_are_named_at_once_and_the_hint_works(tmp_p
     item = MixtureItem(task="conversations", source=str(file), ignore_fields=("split",))
     with pytest.raises(BadSource, match=r"own\.jsonl`, line 2, has the field `mood`: unknown meaning") as error:
         list(load_task(item, 1).conversations("train"))
-    assert "`accent`, `cache`, `later`: unknown meaning; `tools`: calls of tools" in error.value.message
+    assert "`accent`, `cache`, `later`: unknown meaning; `tools`: tool calls" in error.value.message
     hint = error.value.hint
     ignored = json.loads(hint[hint.index("[") : hint.index("]") + 1])
     assert set(ignored) == {"split", "mood", "accent", "tools", "cache", "chosen", "later"}

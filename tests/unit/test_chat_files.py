@@ -90,13 +90,13 @@ def test_a_row_may_say_that_it_is_of_the_split_of_its_file(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({**BOTH, "split": name}))
     assert [len(prompts(tmp_path, split)[0]) for split in ("train", "validation")] == [1, 1]
     (tmp_path / "train.jsonl").write_text(json.dumps({**BOTH, "split": "validation"}))
-    with pytest.raises(BadSource, match=r"train\.jsonl`, line 1, is of the split `validation`"):
+    with pytest.raises(BadSource, match=r"train\.jsonl`, line 1, belongs to the split `validation`"):
         prompts(tmp_path, "train")
 
 
 def test_a_folder_with_validation_files_alone_has_nothing_to_train_on(tmp_path):
     write(tmp_path, val_jsonl=12)
-    with pytest.raises(BadSource, match="only files named for a validation split"):
+    with pytest.raises(BadSource, match="only files of a validation split"):
         prompts(tmp_path, "train")
 
 
@@ -113,7 +113,7 @@ def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_pat
     file = tmp_path / "own.jsonl"
     for line, expected in (
         ("no json", "is not JSON"),
-        ('{"n": ' + 5000 * "1" + "}", "is no conversation"),
+        ('{"n": ' + 5000 * "1" + "}", "is not a conversation"),
         (100_000 * "[" + 100_000 * "]", "nested too deep"),
         ('{"prompt": "Hi", "completion": "a", "completion": "b"}', "`completion` twice"),
     ):
@@ -126,8 +126,8 @@ def test_a_line_that_is_not_a_conversation_is_named_with_file_and_number(tmp_pat
     ("table", "expected"),
     [
         (pa.table([["Hi"], ["Hi"], ["Hello!"]], ["prompt", "prompt", "completion"]), "two columns `prompt`"),
-        (pa.table({"text": ["Hi"]}), "is no conversation: it has `text`"),
-        (pa.table({"id": [1, 2]}), "is no conversation: it has `id`"),
+        (pa.table({"text": ["Hi"]}), "is not a conversation: it has `text`"),
+        (pa.table({"id": [1, 2]}), "is not a conversation: it has `id`"),
         (pa.table({**{"prompt": ["Hi"], "completion": ["Hello!"]}, "image": [b"x"]}), "row 0, has the field `image`"),
         (
             pa.table({"prompt": ["Hi"], "completion": pa.array([b"\xff"]).view(pa.string())}),

@@ -154,7 +154,7 @@ def test_when_all_conversations_are_longer_than_the_row_the_field_to_raise_is_na
             [[{"role": "assistant", "content": "Hi"}]] * 3,
             "2 skipped .roles out of turn 2, .* take turns; the user begins",
         ),
-        ([{"data": [{"prompt": "Hi", "completion": "Hello"}]}], "line 1, is no conversation: it has `data`"),
+        ([{"data": [{"prompt": "Hi", "completion": "Hello"}]}], "line 1, is not a conversation: it has `data`"),
         ([{"prompt": "Hi", "completion": "Hello"}], "no conversation for .* Every tenth row"),
     ],
 )

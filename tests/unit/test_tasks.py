@@ -148,7 +148,7 @@ GSM8K = {"question": "?", "answer": "#### 1"}
         ("mmlu", {"question": "?", "choices": ["1", "2", "3", "4"]}, "no `answer`"),
         ("gsm8k", {**GSM8K, "answer": 3}, "no text in `answer`"),
         ("gsm8k", {**GSM8K, "question": None}, "no `question`"),
-        ("gsm8k", {**GSM8K, "answer": "one"}, "no answer behind `####`"),
+        ("gsm8k", {**GSM8K, "answer": "one"}, "no answer after `####`"),
         ("smoltalk", {"messages": [{"role": "user", "text": "Hi"}]}, "message 0 of `messages` has the field `text`"),
         ("smoltalk", {**GOOD, "tools": "[{}]"}, "`tools`"),
     ],

@@ -93,7 +93,9 @@ def test_nothing_held_out_is_in_a_quiz_or_a_training_conversation():
 
 
 def test_questions_that_both_sides_could_ask_are_not_held_out():
-    examined = {question.asked.text for question in held_out_choices()} | {asked.text for asked in held_out_answers()}
+    examined = {question.question.text for question in held_out_choices()} | {
+        asked.text for asked in held_out_answers()
+    }
     assert not {text for text in examined & asked_texts(TRAINING) if "coins" not in text} - {
         asked.text for several in HELD_OUT.subjects for asked in several if not asked.open
     }
@@ -108,7 +110,7 @@ def test_the_evaluation_is_fair():
     for question in questions:
         choices = dict(re.findall(r"^- (.*)=([A-D])$", question.text, re.MULTILINE))
         assert len(choices) == 4
-        assert choices[question.asked.answer] == question.letter
+        assert choices[question.question.answer] == question.letter
 
 
 def test_letters_are_uniform_in_training():
