@@ -93,10 +93,8 @@ def test_nothing_held_out_is_in_a_quiz_or_a_training_conversation():
 
 
 def test_questions_that_both_sides_could_ask_are_not_held_out():
-    examined = {question.question.text for question in held_out_choices()} | {
-        asked.text for asked in held_out_answers()
-    }
-    assert not {text for text in examined & asked_texts(TRAINING) if "coins" not in text} - {
+    evaluated = {each.question.text for each in held_out_choices()} | {each.text for each in held_out_answers()}
+    assert not {text for text in evaluated & asked_texts(TRAINING) if "coins" not in text} - {
         asked.text for several in HELD_OUT.subjects for asked in several if not asked.open
     }
 
