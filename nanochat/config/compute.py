@@ -129,7 +129,7 @@ class Compute(Config):
         "checkpoint_every_s": "checkpoints.every_s",
         "keep_checkpoints": "checkpoints.keep",
         "keep_checkpoint_every_steps": "checkpoints.keep_every_steps",
-        "silence_s": "supervision.watchdog_timeout_s",
+        "silence_s": "supervision.watchdog_timeout_s",  # plain-words: ok
         "timeout_s": "supervision.timeout_s",
         "log_every_steps": "tracking.log_every_steps",
         "trackers": "tracking.trackers",

@@ -7,7 +7,7 @@
 
 The cache is shared by all processes of a machine: one fetches a block, the others find it. What no group needs goes,
 the oldest first, when the cache is over its limit; a block that another process has mapped lives on until it is done
-with it. A store that fails is asked again for ten minutes: training goes on meanwhile, with what lies ahead.
+with it. Reads from a failing store are repeated for ten minutes; training continues meanwhile, with prefetched blocks.
 """
 
 from __future__ import annotations

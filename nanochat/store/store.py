@@ -40,7 +40,7 @@ class Store:
             with contextlib.suppress(NoSpace):  # a write reports it; `gc` can still free space
                 self.objects.probe()
         self.requested: set[Name] = set()
-        """All that this process looked up or published; added *before* the lookup (`runs.py` says why)."""
+        """All that this process looked up or published; added *before* the lookup (`runs.py` explains why)."""
         self.payloads = Payloads(self.objects, cache)
         self._aliases = Aliases(self.objects)
 

@@ -78,7 +78,8 @@ def test_a_part_of_compute_changes_that_and_leaves_the_profile(name: str, tmp_pa
 
 
 def test_a_form_with_fields_from_before_the_groups_is_read(tmp_path: Path) -> None:
-    given = parsed("demo", None, {"silence_s": 5, "ranks": 3, "parallelism": {"nodes": 2}}, tmp_path).compute
+    old = {"silence_s": 5, "ranks": 3, "parallelism": {"nodes": 2}}  # plain-words: ok
+    given = parsed("demo", None, old, tmp_path).compute
     assert (given.supervision.watchdog_timeout_s, given.parallelism.ranks, given.parallelism.nodes) == (5, 3, 2)
     assert given.checkpoints == PROFILES["demo"].compute.checkpoints
 

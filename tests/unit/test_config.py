@@ -83,7 +83,7 @@ def test_names_from_before_the_groups_are_read_and_logged(caplog: pytest.LogCapt
         "workers": 3, "task_runner": "dask", "scheduler": "tcp://a:1", "shards_per_task": 4, "device": "cpu",
         "ranks": 2, "nodes": 2, "rendezvous": "a:1", "node": 1, "micro_batch_rows": 8, "exact": True, "compile": "off",
         "attention": "sdpa", "checkpoint_every_s": 9, "keep_checkpoints": 5, "keep_checkpoint_every_steps": 6,
-        "silence_s": 7, "timeout_s": 8, "log_every_steps": 10, "trackers": ["wandb"],
+        "silence_s": 7, "timeout_s": 8, "log_every_steps": 10, "trackers": ["wandb"],  # plain-words: ok
     }  # fmt: skip
     compute = Compute.model_validate(old)
     assert set(old) == set(Compute.renamed_fields)

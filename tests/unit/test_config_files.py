@@ -58,7 +58,7 @@ def test_a_field_that_a_key_leaves_out_gets_the_value_that_its_absence_means() -
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('{"sft": {}}', "`data` is missing."),
         ('{"sfft": {}}', "`sfft`: extra inputs are not permitted"),
@@ -72,13 +72,13 @@ def test_a_field_that_a_key_leaves_out_gets_the_value_that_its_absence_means() -
         ("{? [1] : 2}", "is neither JSON nor YAML"),
     ],
 )
-def test_a_wrong_file_is_one_sentence_with_its_path(text: str, says: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_one_sentence_with_its_path(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(BadConfig) as caught:
         read_config(PipelineConfig, path)
     assert str(caught.value).startswith(f"`{path}`")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="There is no file `none`"):
         read_values("none")
     (tmp_path / "latin").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path, tmp_path / "latin", "a\0b", "~nobody-here/x"):
+    for path in (tmp_path, tmp_path / "latin", "a\0b", "~no-such-user/x"):
         with pytest.raises(NanochatError):
             read_values(path)
 

@@ -190,7 +190,7 @@ def test_the_stage_with_a_real_vocabulary(tmp_path, monkeypatch):
     assert metrics["train_conversations"] == 340 - metrics["train_skipped"]
     assert metrics["train_skipped"] == metrics.get("train_skipped_answer_beyond_row", 0)
     assert metrics["questions"] == 10
-    assert 0 < metrics["train_learnt_share"] < 1
+    assert 0 < metrics["train_learnt_share"] < 1  # plain-words: ok
     assert f"| conversations | {metrics['train_conversations']:,}, " in "\n".join(table(conversation_facts(metrics)))
     counts = {split: metrics[f"{split}_rows"] for split in ("train", "validation")}
     rows, masks = every(open_rows(index_folder(out, 129, metrics["dtype"], counts, masked=True), "train"))

@@ -70,8 +70,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = unquote(address.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if path.startswith("/api/datasets/org/name/paths-info/"):
-            asked_for = [self.root / each for each in parse_qs(body.decode())["paths"]]
-            self.answer(json.dumps([self.entry(each) for each in asked_for if each.exists()]).encode())
+            wanted = [self.root / each for each in parse_qs(body.decode())["paths"]]
+            self.answer(json.dumps([self.entry(each) for each in wanted if each.exists()]).encode())
         elif path.startswith("/api/datasets/org/name/tree/"):
             folder = self.root / path.partition("/tree/")[2].partition("/")[2]
             if not folder.is_dir():

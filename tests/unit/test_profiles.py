@@ -94,7 +94,7 @@ def test_a_profile_in_a_file_changes_its_base(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("base: demo\nconfg: {}", "`confg`: extra inputs are not permitted"),
         ("config: {}", "`base`: field required"),
@@ -109,13 +109,13 @@ def test_a_profile_in_a_file_changes_its_base(home: Path) -> None:
         ("base: demmo", "There is no profile `demmo`. Did you mean `demo`?"),
     ],
 )
-def test_a_wrong_profile_file_is_named_with_the_field(home: Path, text: str, says: str) -> None:
+def test_a_wrong_profile_file_is_named_with_the_field(home: Path, text: str, message: str) -> None:
     path = home / "profiles" / "mine.yaml"
     path.write_text(text)
     with pytest.raises(NanochatError) as caught:
         profile("mine")
-    assert says in str(caught.value)
-    assert says.startswith("There is no profile") or str(caught.value).startswith(f"`{path}`")
+    assert message in str(caught.value)
+    assert message.startswith("There is no profile") or str(caught.value).startswith(f"`{path}`")
 
 
 def test_a_file_does_not_replace_a_built_in_profile(home: Path) -> None:
