@@ -49,18 +49,12 @@ OUTSIDE = (
     "LICENSE", "constraints.txt",
 )  # fmt: skip
 PENDING = (
-    "benchmarks/",
     "docs/data.md",
     "docs/store.md",
     "docs/tokenizer.md",
-    "nanochat/_rustbpe.pyi",
     "nanochat/data/mixture.py",
     "nanochat/failures.py",
     "nanochat/tasks/",
-    "rustbpe/fuzz/fuzz_targets/encoder.rs",
-    "rustbpe/fuzz/fuzz_targets/scanner.rs",
-    "rustbpe/src/",
-    "rustbpe/tests/properties.rs",
     "tests/unit/test_chat_data.py",
 )
 """Not rewritten yet."""
