@@ -6,13 +6,13 @@ well, and returns Prefect's *Cached* state.
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from filelock import FileLock, Timeout
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -136,15 +136,16 @@ def _training_lock(attempt: Attempt[Any]) -> Iterator[None]:
     the next run would wait forever.
     """
     settings.home().mkdir(parents=True, exist_ok=True)
-    with (settings.home() / "training.lock").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                attempt.progress.log("waiting for another stage that trains on this machine")
-                time.sleep(TURN_POLL_S)
+    lock = FileLock(settings.home() / "training.lock", fallback_to_soft=False)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=TURN_POLL_S)
+        except Timeout:
+            attempt.progress.log("waiting for another stage that trains on this machine")
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _inputs(

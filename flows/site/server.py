@@ -12,7 +12,7 @@ Does not import Prefect: that import (1.2 s) and the start of a server (3 s, on 
 
 from __future__ import annotations
 
-import fcntl
+import fcntl  # and not filelock: several processes share a lock
 import os
 import runpy
 import signal

@@ -6,7 +6,7 @@ it ends. So the content of an unlocked file is out of date, and the pid in a loc
 
 from __future__ import annotations
 
-import fcntl
+import fcntl  # and not filelock: several processes share a lock
 import json
 import os
 import time

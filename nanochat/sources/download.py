@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from nanochat import settings
 from nanochat.config.data import ShardConfig
@@ -98,18 +98,21 @@ def _download_folder(shard: ShardConfig) -> Iterator[Path]:
     name = hashlib.sha256(f"{shard.url}\n{shard.identity}".encode()).hexdigest()[:32]
     folder = root / name
     folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            folder = root / f"{name}-{os.getpid()}"
-            folder.mkdir(exist_ok=True)
-        try:
-            yield folder
-        except BadSource:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        folder = root / f"{name}-{os.getpid()}"
+        folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except BadSource:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def _bytes_in(folder: Path) -> float:

@@ -6,7 +6,7 @@ follows it; their metrics become the caller's progress.
 
 from __future__ import annotations
 
-import fcntl
+import fcntl  # and not filelock: the supervisor inherits the locked file
 import json
 import re
 import signal
