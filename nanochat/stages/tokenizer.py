@@ -1,5 +1,6 @@
 """The vocabulary: byte-pair encoding trained on the training documents."""
 
+# pyarrow has no types:
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
 from __future__ import annotations
