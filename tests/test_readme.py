@@ -32,7 +32,7 @@ EXPECTED = {
     "nanochat lineage chat/latest": r"download",
     "nanochat why chat/latest": r"epochs 1 → 2",
     "nanochat diff 1a2b3c 4d5e6f": r"epochs",
-    "nanochat runs": r"sft\.epochs",
+    "nanochat runs": r"completed\s+demo",
     "nanochat verify": r"artifacts are whole",
     "nanochat gc": r"Nothing|would",
     "nanochat run --profile cpu --set data.source=path/to/folder": r"download a\s+would run",

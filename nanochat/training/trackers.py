@@ -17,6 +17,8 @@ PROJECT = "nanochat"
 
 
 class Tracker(Protocol):
+    """A service that receives the metrics of each step."""
+
     def log(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
