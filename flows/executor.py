@@ -133,11 +133,11 @@ class Executor:
             compute=compute,
             gpu_pool=self.gpu_pool,
         )
-        reporters = {node.label: CONTROL.get().reporter(node.label, stage.name) for node in nodes if remote}
+        reporters = {node.label: CONTROL.get().reporter(node.label, stage.name) for node in nodes}
         for reporter in reporters.values():
-            reporter.emit("started")
+            reporter.emit("started" if remote else "queued")
         future = runner.submit(stage_task(stage, calls.label), parameters, wait_for=self._before(stage))
-        task = Submitted(nodes, calls, future, reporters)
+        task = Submitted(nodes, calls, future, reporters if remote else {})
         self.tasks.append(task)
         self.origin.update({node: (task, position) for position, node in enumerate(nodes)})
 

@@ -24,7 +24,10 @@ def run_local(graph: object, store: Store, compute: Compute, folder_root: Path, 
     Raises the error of the first node that failed, after the other nodes of its group have ended.
     """
     run = _LocalRun(store, compute, folder_root, tuple(sinks), Results(), StopRequest())
-    for group in groups(graph):
+    levels = groups(graph)
+    for node in [node for group in levels for node in group.nodes]:
+        run.reporter(node).emit("queued")
+    for group in levels:
         run.run_group(group)
     return run.results
 
@@ -56,9 +59,12 @@ class _LocalRun:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def reporter(self, node: AnyNode) -> Reporter:
+        return Reporter(node.label, node.stage.name, (self.stop, *self.sinks))
+
     def _run(self, node: AnyNode, compute: Compute) -> None:
         started = time.monotonic()
-        progress = Reporter(node.label, node.stage.name, (self.stop, *self.sinks))
+        progress = self.reporter(node)
         progress.emit("started")
         inputs = self.results.inputs_of(node)
         try:

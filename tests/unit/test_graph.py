@@ -118,6 +118,7 @@ def test_a_run_reports_each_node_and_a_plan_finds_what_it_made(store: Store, tmp
     assert results[graph.vocabulary].metrics == {"shards": 2}
     finished = {event.label: event for event in events if event.kind == "finished"}
     assert len(finished) == 5
+    assert [event.kind for event in events if event.label == "join"] == ["queued", "started", "finished"]
     assert finished["join"].key == results[graph.vocabulary].key
     assert not finished["join"].cached
     assert all(entry.artifact and not entry.why for entry in plan(text("a", "b"), store))
