@@ -68,7 +68,7 @@ class RenderedConversations:
             "rows": rows,
             "conversations": int(self.repeats.sum()),
             "tokens": self.seen_tokens,
-            "learnt_share": round(self.trained_tokens / self.seen_tokens, 4),
+            "learnt_share": round(self.trained_tokens / self.seen_tokens, 4),  # plain-words: ok
             "padding_share": round(1 - self.seen_tokens / (rows * row_tokens), 4),
             "skipped": self.counts.skipped.total(),
             **{name: value for name, value in left_out.items() if value},

@@ -30,7 +30,7 @@ def task(seed: int, count: int = 0) -> Task:
 
 def _questions() -> Iterator[Question]:
     """One question per held-out word."""
-    random: Random = seeded_generator("spelling", "examination")
+    random: Random = seeded_generator("spelling", "examination")  # plain-words: ok
     for word in HELD_OUT_WORDS:
         question, _, expected = spelling_turn(random, word)
         yield open_question("spelling", question, expected)
