@@ -61,7 +61,7 @@ def to_nanochat_error(error: BaseException, what: str = COMMAND, *, log: Path | 
     return _well_known(error, what) or _unexpected(error, _capital(what), log)
 
 
-def _said(what: str, sentence: str) -> str:
+def _sentence(what: str, sentence: str) -> str:
     """`The stage `pack`: permission denied …`; without a prefix for the command itself."""
     return sentence if what == COMMAND else f"{_capital(what)}: {sentence[:1].lower()}{sentence[1:]}"
 
@@ -131,7 +131,7 @@ def _well_known(error: BaseException, what: str) -> NanochatError | None:
 def _of_the_system(error: OSError, what: str) -> NanochatError | None:
     if isinstance(error, ConnectionError | TimeoutError) or error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return SourceUnreachable(
-            _said(what, f"A network connection failed{_quoted(error)}."), hint="Check the network; then try again."
+            _sentence(what, f"A network connection failed{_quoted(error)}."), hint="Check the network; then try again."
         )
     return from_system(error, "" if what == COMMAND else what) if is_known(error) else None
 

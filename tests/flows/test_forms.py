@@ -163,7 +163,7 @@ def test_the_form_groups_how_to_run_and_accepts_names_from_before_the_groups() -
     groups = form["definitions"]["Compute"]["properties"]
     assert list(groups) == ["data_workers", "parallelism", "kernels", "checkpoints", "supervision", "tracking"]
     assert all(group["description"] for group in groups.values())
-    for accepted in ({"parallelism": {"ranks": 2}}, {"ranks": 2, "silence_s": 5}):
+    for accepted in ({"parallelism": {"ranks": 2}}, {"ranks": 2, "silence_s": 5}):  # plain-words: ok
         validate({"compute": accepted}, form, raise_on_error=True)
     with pytest.raises(ValidationError, match="rank"):
         validate({"compute": {"parallelism": {"rank": 2}}}, form, raise_on_error=True)
