@@ -48,10 +48,7 @@ OUTSIDE = (
     "nanochat/world/", "nanochat/tasks/identity.py", "tests/unit/test_world.py",  # its texts are data
     "LICENSE", "constraints.txt",
 )  # fmt: skip
-PENDING = (
-    "docs/data.md",
-    "docs/store.md",
-)
+PENDING = ()
 """Not rewritten yet."""
 
 
