@@ -271,15 +271,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mixed", nargs="+", type=Path, default=[], help="the same, in many languages and with code")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"some of {','.join(ROWS)}")
     parser.add_argument("--vocab-size", type=int, help="default: 32,768; 1,536 with generated text, which has no more")
-    parser.add_argument("--repetitions", type=int, default=4, help="texts that each process encodes, or trainings")
-    parser.add_argument("--starts", type=int, default=3, help="times that the encoding processes are started")
+    parser.add_argument("--repetitions", type=int, help="texts that each process encodes, or trainings (default 4)")
+    parser.add_argument("--starts", type=int, help="times that the encoding processes are started (default 3)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the text, an eighth of the ids, fewer turns")
     parser.add_argument("--json", type=Path, help="file for all measurements")
     options = parser.parse_args()
     if unknown := set(options.rows.split(",")) - set(ROWS):
         parser.error(f"there are no rows called {', '.join(sorted(unknown))}")
-    if options.quick:
-        options.repetitions, options.starts = 3, 2
+    options.repetitions = options.repetitions or (3 if options.quick else 4)
+    options.starts = options.starts or (2 if options.quick else 3)
     usual = 32_768 // (8 if options.quick else 1)
     options.vocab_size = options.vocab_size or (usual if options.text else 1536)
     return options
