@@ -48,8 +48,6 @@ OUTSIDE = (
     "nanochat/world/", "nanochat/tasks/identity.py", "tests/unit/test_world.py",  # its texts are data
     "LICENSE", "constraints.txt",
 )  # fmt: skip
-PENDING = ()
-"""Not rewritten yet."""
 
 
 def sources() -> list[str]:
@@ -71,7 +69,7 @@ def retired(text: str) -> list[tuple[int, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", [path for path in sources() if not path.startswith(PENDING)])
+@pytest.mark.parametrize("path", sources())
 def test_no_retired_word(path: str) -> None:
     names = retired(path)
     found = retired((ROOT / path).read_text())
