@@ -322,7 +322,7 @@ def _streaming(scratch: Path) -> list[Line]:
         assert proxy.stdout
         os.environ |= {"AWS_ENDPOINT_URL": proxy.stdout.readline().strip(), "NANOCHAT_ROWS_GB": "0"}
         index = local.model_copy(update={"store": "s3://bucket/rows", "cache": str(scratch / "cache")})
-        loader = Loader(RowSet(index, "train"), 1, batch_rows, window_rows=16 * block_rows)
+        loader = Loader(RowSet(index, "train"), 1, batch_rows, group_rows=16 * block_rows)
         batches, stalls, longest = iter(loader), 0, 0.0
         next(batches)
         late = _watch_blocks()
