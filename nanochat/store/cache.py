@@ -6,14 +6,15 @@ Payloads of a remote store (`payloads.py`) and blocks of packed rows (`data/bloc
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import IO
 
 from nanochat.errors import NoSpace, SystemFailed, SystemRefused
 from nanochat.store.file_walk import walk_files
@@ -22,7 +23,6 @@ from nanochat.system_errors import DISK_FULL, TRANSIENT
 
 ABANDONED_S = 24 * 3600
 """Age at which an unfinished entry is deleted: its process has ended."""
-POLL_S = 0.01
 
 
 class DiskCache:
@@ -41,7 +41,7 @@ class DiskCache:
         self._entries = root / entries
         self._suffix = suffix
         self._used: set[str] = set()
-        self._user: FileLock | None = None
+        self._user: IO[str] | None = None
 
     def use(self, names: Iterable[str]) -> None:
         """Protects entries from deletion until `release`, whether they exist or not."""
@@ -50,7 +50,7 @@ class DiskCache:
                 folder = self.root / "users"
                 folder.mkdir(exist_ok=True)
                 self._user = _lock(folder / uuid.uuid4().hex)
-                self._user.acquire()
+                weakref.finalize(self, self._user.close)
             self._set_used(self._used | set(names))
 
     def release(self, names: Iterable[str]) -> None:
@@ -63,8 +63,8 @@ class DiskCache:
         """Ends the protection of all entries, as the end of the process does."""
         if self._user is not None:
             with contextlib.suppress(OSError):
-                Path(self._user.lock_file).unlink()
-            self._user.release()
+                Path(self._user.name).unlink()
+            self._user.close()
             self._user = None
 
     def get(
@@ -120,18 +120,18 @@ class DiskCache:
     def _set_used(self, names: set[str]) -> None:
         assert self._user is not None
         self._used = names
-        Path(self._user.lock_file).write_text("\n".join(names))
+        Path(self._user.name).write_text("\n".join(names))
 
     def _all_used(self) -> set[str]:
         """Names that a live `DiskCache` uses. Raises if that is unknown: no entry may be deleted then."""
         used: set[str] = set(self._used)
         for path in _inside(self.root / "users"):
-            if self._user is not None and path == Path(self._user.lock_file):
+            if self._user is not None and path == Path(self._user.name):
                 continue
             try:
-                with _lock(path).acquire(blocking=False):
+                with _lock(path, wait=False):
                     path.unlink()  # its process has ended
-            except Timeout:
+            except BlockingIOError:
                 used.update(path.read_text().split())
         return used
 
@@ -172,15 +172,15 @@ class DiskCache:
     @contextlib.contextmanager
     def _filling(self, name: str) -> Generator[None]:
         """Locks one entry: no other thread or process fills it."""
-        lock = _lock(self.root / "incoming" / f"{name}.lock")
+        path = self.root / "incoming" / f"{name}.lock"
         with self._on_disk():
-            lock.acquire()
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()  # while it is locked: a process that waits for it creates another
-            lock.release()
+            lock = _lock(path)
+        with lock:
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()  # while it is locked: a process that waits for it creates another
 
     @contextlib.contextmanager
     def _on_disk(self) -> Generator[None]:
@@ -197,8 +197,22 @@ class DiskCache:
             ) from error
 
 
-def _lock(path: Path) -> FileLock:
-    return FileLock(path, poll_interval=POLL_S, thread_local=False, fallback_to_soft=False)
+def _lock(path: Path, *, wait: bool = True) -> IO[str]:
+    """Opens and locks a file until it is closed; without `wait` raises `BlockingIOError` if it is locked.
+
+    `filelock` does not fit: a lock whose release fails, on a faulty disk, stays locked until its process ends.
+    """
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):  # else another process deleted it
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _inside(folder: Path) -> list[Path]:
