@@ -111,9 +111,7 @@ def stage_task(stage: Stage[Any, Any], label: str) -> Task[..., Any]:
     It has no tags: for those, Prefect requests concurrency limits from the server, and a busy SQLite takes two seconds.
     """
     return RUN_CALLS.with_options(
-        name=stage.name,
-        description=stage.summary,
-        task_run_name=label.replace("{", "{{").replace("}", "}}"),
+        name=stage.name, description=stage.summary, task_run_name=label.replace("{", "{{").replace("}", "}}")
     )
 
 

@@ -21,13 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import settings
-from nanochat.errors import (
-    BadConfig,
-    NanochatError,
-    NotEnoughMemory,
-    SourceUnreachable,
-    Unexpected,
-)
+from nanochat.errors import BadConfig, NanochatError, NotEnoughMemory, SourceUnreachable, Unexpected
 from nanochat.system_errors import from_system, is_known
 
 COMMAND = "the command"
@@ -154,8 +148,7 @@ def _unexpected(error: BaseException, what: str, log: Path | None) -> Unexpected
             hint="The traceback was not kept: make the home or the temporary folder writable, and try again.",
         )
     return Unexpected(
-        f"{what} failed{_quoted(error)}.",
-        hint=f"The traceback is in `{log}`: please report this error with that file.",
+        f"{what} failed{_quoted(error)}.", hint=f"The traceback is in `{log}`: please report this error with that file."
     )
 
 

@@ -54,9 +54,7 @@ DEMO = Profile(
             evaluation_tokens=65_536,
         ),
         base_evaluation=BaseEvaluationConfig(
-            evaluation_tokens=131_072,
-            prompts=("Once upon a time", "One morning", "Question:"),
-            sample_tokens=64,
+            evaluation_tokens=131_072, prompts=("Once upon a time", "One morning", "Question:"), sample_tokens=64
         ),
         conversations=ConversationsConfig(sequence_len=256),
         sft=SFTConfig(batch_tokens=4096, evaluate_every_steps=50),

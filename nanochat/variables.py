@@ -145,11 +145,7 @@ ADDRESS = Variable(
     text,
 )
 WEBHOOK = Variable(
-    "NANOCHAT_WEBHOOK",
-    "",
-    "An `https://…` address that is notified of failed and stuck runs",
-    web_address,
-    secret=True,
+    "NANOCHAT_WEBHOOK", "", "An `https://…` address that is notified of failed and stuck runs", web_address, secret=True
 )
 SUPERVISOR_PID = Variable(
     "NANOCHAT_SUPERVISOR_PID", "0", "Set by nanochat: a worker ends when this process does", count

@@ -85,7 +85,7 @@ def as_svg(picture: Picture, *, here: str = "", links: Mapping[str, str] | None 
         f'height="{height}" viewBox="0 0 {width} {height}"><style>{STYLE}</style>'
         '<defs><marker id="lineage-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path class="tip" d="M0 0 L8 4 L0 8 z"/></marker></defs>'
-        f'<rect class="sheet" width="{width}" height="{height}" rx="8"/>',
+        f'<rect class="sheet" width="{width}" height="{height}" rx="8"/>'
     ]
     for path in paths:
         x, top = middles[path[0]]

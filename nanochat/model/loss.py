@@ -70,8 +70,7 @@ def head_loss(
     count = (targets_N >= 0).sum().clamp_min(1)
     scale = 1 / count if reduction == "mean" else torch.ones((), device=x_NC.device)
     loss_N, total = cast(
-        tuple[Tensor, Tensor],
-        _HeadLoss.apply(x_NC, weight_VC, targets_N, softcap, scale, reduction == "none", between),
+        tuple[Tensor, Tensor], _HeadLoss.apply(x_NC, weight_VC, targets_N, softcap, scale, reduction == "none", between)
     )
     return loss_N if reduction == "none" else total
 

@@ -33,8 +33,7 @@ def decode(part: Path, decoded: Path, encodings: list[str], url: str) -> None:
     """Decodes `part` into `decoded`. Raises `BadSource` for an unknown encoding, `DamagedTransfer` for bad bytes."""
     if unknown := [each for each in encodings if each not in ("gzip", "deflate", "br", "zstd")]:
         raise BadSource(
-            f"{url} is sent with the unknown encoding `{unknown[0]}`.",
-            hint="Download it into a folder and use that.",
+            f"{url} is sent with the unknown encoding `{unknown[0]}`.", hint="Download it into a folder and use that."
         )
     try:
         with ExitStack() as stack:

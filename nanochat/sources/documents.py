@@ -106,8 +106,7 @@ def _check_text_column(schema: pa.Schema, text_column: str, name: str) -> None:
         )
     if schema.names.count(text_column) > 1:
         raise BadSource(
-            f"`{name}` has {schema.names.count(text_column)} columns `{text_column}`.",
-            hint="Rename one of them.",
+            f"`{name}` has {schema.names.count(text_column)} columns `{text_column}`.", hint="Rename one of them."
         )
     kind = schema.field(text_column).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -144,8 +143,7 @@ def _json(file: Path, text_column: str, name: str) -> Iterator[pa.StringArray]:
         text = record.get(text_column)
         if text is not None and not isinstance(text, str):
             raise BadSource(
-                f"{where} has a field `{text_column}` that is not text.",
-                hint="Name another with `data.text_column=…`.",
+                f"{where} has a field `{text_column}` that is not text.", hint="Name another with `data.text_column=…`."
             )
         yield from waiting.add(check_text(text, where) if text else text)
     if fields and not found:

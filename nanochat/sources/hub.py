@@ -172,6 +172,5 @@ def _choice_errors(address: str) -> Iterator[None]:
             raise ours from error
         lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
         raise BadSource(
-            f"`{address}`: {'; '.join(lines[:2])}.",
-            hint="Name one with `data.subset=…`, or unset `data.split` too.",
+            f"`{address}`: {'; '.join(lines[:2])}.", hint="Name one with `data.subset=…`, or unset `data.split` too."
         ) from error

@@ -56,8 +56,7 @@ def list_files(config: DataConfig) -> Listing:
     _check_address(source)
     if (config.subset or config.split) and not source.startswith("hf://"):
         raise BadSource(
-            f"`{source}` has no subsets and splits: only `hf://…` does.",
-            hint="Unset `data.subset` and `data.split`.",
+            f"`{source}` has no subsets and splits: only `hf://…` does.", hint="Unset `data.subset` and `data.split`."
         )
     if is_local(source):
         return _list_local(local_path(source), config)

@@ -21,7 +21,7 @@ from nanochat.tokenizer.vocabulary_file import parse_json, read_bytes, tokens_by
 
 HF_SPELLINGS = {
     # in its engine, `{1,3}+` is a nested repetition, and `$` matches at the end of any line
-    PATTERNS["cl100k"]: PATTERNS["cl100k"].replace("{1,3}+", "{1,3}").replace(r"\s++$", r"\s++\z"),
+    PATTERNS["cl100k"]: PATTERNS["cl100k"].replace("{1,3}+", "{1,3}").replace(r"\s++$", r"\s++\z")
 }
 """Our split patterns → the equivalent for Hugging Face's regex engine, where it differs."""
 SAME_IN_BOTH_ENGINES = re.compile(

@@ -103,12 +103,7 @@ class Checkpoints:
         return busy
 
     def save(
-        self,
-        step: int,
-        rows_consumed: int,
-        tensors: Tensors,
-        numbers: Mapping[str, float],
-        metrics: list[str],
+        self, step: int, rows_consumed: int, tensors: Tensors, numbers: Mapping[str, float], metrics: list[str]
     ) -> None:
         """Copies this rank's tensors to host memory; a thread writes and uploads them.
 

@@ -48,8 +48,7 @@ def _published(objects: Objects, path: str, progress: Reporter) -> str:
         progress.log("waiting for the first node")
         time.sleep(POLL_S)
     raise StageFailed(
-        "The first node did not publish its address.",
-        hint="Does it run, with the same store, settings and code?",
+        "The first node did not publish its address.", hint="Does it run, with the same store, settings and code?"
     )
 
 

@@ -105,10 +105,7 @@ class Workshop:
 
     def heartbeats(self, run_id: str, expected: int) -> int:
         """How many heartbeats of a run the server has, when it has the expected number."""
-        wanted = {
-            "event": {"name": ["prefect.flow-run.heartbeat"]},
-            "resource": {"id": [f"prefect.flow-run.{run_id}"]},
-        }
+        wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run_id}"]}}
 
         def enough() -> int:
             found = self.ask("events/filter", filter=wanted)["total"]
@@ -355,10 +352,7 @@ def test_a_server_older_than_we_are_is_one_sentence(tmp_path: Path, monkeypatch:
     with HTTPServer(("127.0.0.1", 0), _Old) as old:
         threading.Thread(target=old.serve_forever, daemon=True).start()
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{old.server_port}/api")
-        with (
-            pytest.raises(NanochatError, match=r"has version 2\.20\.1"),
-            running_server(tmp_path),
-        ):
+        with pytest.raises(NanochatError, match=r"has version 2\.20\.1"), running_server(tmp_path):
             pass
         old.shutdown()
 

@@ -47,10 +47,7 @@ def at_most(kind: str) -> int:
     return 0 if ALL else int(os.environ.get("NANOCHAT_FAULTS", AT_MOST[kind]))
 
 
-STARTS_PROCESSES = {
-    "up": "starts a Prefect server and workers, and does not read the store",
-    "down": "ends them",
-}
+STARTS_PROCESSES = {"up": "starts a Prefect server and workers, and does not read the store", "down": "ends them"}
 """Commands that are not drilled, and why. `run` is drilled as `run --plain`: what Prefect adds is not the store's."""
 NO_WARNINGS = "ignore:torch.distributed is disabled:UserWarning"
 pytestmark = pytest.mark.filterwarnings(NO_WARNINGS)
@@ -62,12 +59,7 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[tuple[str, Line]]:
         yield made
 
 
-KINDS = (
-    "file",
-    pytest.param("s3", marks=pytest.mark.s3),
-    "home",
-    pytest.param("cache", marks=pytest.mark.s3),
-)
+KINDS = ("file", pytest.param("s3", marks=pytest.mark.s3), "home", pytest.param("cache", marks=pytest.mark.s3))
 """Where the faults are: the folder of a store; a store's S3 server; the home of a run whose store is a folder; the home
 beside a store in S3."""
 

@@ -46,10 +46,7 @@ def test_training_and_the_command_line_need_no_optional_package(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("command", "package", "group"),
-    [
-        ("run", "prefect", "flows"),
-        ("run --plain --set data.source=hf://a/b data.subset=c", "datasets", "hub"),
-    ],
+    [("run", "prefect", "flows"), ("run --plain --set data.source=hf://a/b data.subset=c", "datasets", "hub")],
 )
 def test_a_missing_package_is_one_sentence_with_its_group(
     command: str, package: str, group: str, tmp_path: Path

@@ -60,9 +60,7 @@ def leases(home: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("how", "number"),
-    [(["--plain"], signal.SIGHUP), ([], signal.SIGTERM)],
-    ids=["plain-HUP", "prefect-TERM"],
+    ("how", "number"), [(["--plain"], signal.SIGHUP), ([], signal.SIGTERM)], ids=["plain-HUP", "prefect-TERM"]
 )
 def test_a_run_that_gets_a_signal_leaves_nothing_behind(home: Path, how: list[str], number: signal.Signals) -> None:
     with start(home, "run", *how, *ENDLESS, *TRAINS, "--compute", "parallelism.ranks=1") as run:

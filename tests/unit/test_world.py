@@ -12,16 +12,7 @@ from nanochat.world.conversations import conversations
 from nanochat.world.documents import KINDS_OF_DOCUMENT, documents
 from nanochat.world.facts import FACTS, hashed, held_out, seeded_generator
 from nanochat.world.lessons import small_sum, sum_sentence
-from nanochat.world.questions import (
-    HELD_OUT,
-    LETTERS,
-    TRAINING,
-    choice,
-    draw,
-    held_out_answers,
-    held_out_choices,
-    quiz,
-)
+from nanochat.world.questions import HELD_OUT, LETTERS, TRAINING, choice, draw, held_out_answers, held_out_choices, quiz
 from nanochat.world.statements import STATEMENTS
 from nanochat.world.stories import PLOTS, baking, market_day
 
