@@ -1,7 +1,5 @@
 """One flow run: executes a graph as its tasks, and sets its final state and pages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass

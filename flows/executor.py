@@ -5,8 +5,6 @@ process, beside the flow. Of a group with many nodes, each task has several: a t
 artifacts would take minutes, and a thousand pages would not be read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event

@@ -1,7 +1,5 @@
 """A step of `prefect deploy`: fills the form of a deployment with a profile's values, so that users can change them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from nanochat.profiles import profile as profile_named

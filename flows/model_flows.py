@@ -1,7 +1,5 @@
 """Flows that start from a model in the store, and the ladder: evaluate, fine-tune, compare depths."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from prefect import flow

@@ -3,8 +3,6 @@
 The candidate is promoted if it passes a gate on its ChatCORE.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The page of all models in the store with their scores, best first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

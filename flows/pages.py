@@ -3,8 +3,6 @@
 Tables, links and `data:` images work in both of Prefect's UIs, mermaid only in the newer one.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The flow of the pipeline, with its form in the Prefect UI."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from prefect import flow

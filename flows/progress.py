@@ -1,7 +1,5 @@
 """Progress in the Prefect UI: a log line every few seconds, and a bar for stages that train or evaluate."""
 
-from __future__ import annotations
-
 import contextvars
 import logging
 import threading

@@ -1,7 +1,5 @@
 """Runs a stage in a work pool of another machine, and waits for it without holding that machine's resources here."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 from uuid import UUID

@@ -1,7 +1,5 @@
 """What is requested of a flow run: the values of its form over those of a profile, validated."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath

@@ -1,7 +1,5 @@
 """The results on an artifact's page: loss curve of a model, bar per task of an evaluation, the report itself."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Sequence

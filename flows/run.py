@@ -1,7 +1,5 @@
 """`nanochat run`: a Prefect server for the run, then the flow in this process, drawn in the terminal."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import threading

@@ -1,7 +1,5 @@
 """Prefect's task runners: threads, processes, Dask or Ray."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager

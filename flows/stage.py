@@ -1,7 +1,5 @@
 """A flow that runs one stage, for the work pool that has the GPUs; `remote_stage.py` starts it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Flows that maintain the store: `verify-store` and `gc`. Each publishes a page with its findings."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from prefect import flow

@@ -4,8 +4,6 @@ Tasks exchange manifests, which any task runner can carry; payloads stay in the 
 plain classes on purpose: Prefect searches collections, dataclasses and models for futures, up to a thousand per task.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID

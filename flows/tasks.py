@@ -4,8 +4,6 @@ The store decides what is reused, so tasks run with `NO_CACHE`. With a cached ar
 well, and returns Prefect's *Cached* state.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

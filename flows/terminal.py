@@ -4,8 +4,6 @@ The flow has a thread of its own, so that Prefect does not handle Ctrl-C: a stop
 marked *Cancelled*, and Prefect shuts down in order. A run that is cancelled in the UI ends in the same way.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

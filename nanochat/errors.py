@@ -1,7 +1,5 @@
 """All errors that users can get: each is a sentence with a hint."""
 
-from __future__ import annotations
-
 
 class NanochatError(Exception):
     """A failure that a person can fix.

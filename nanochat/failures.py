@@ -4,8 +4,6 @@ Common system errors (a full disk, a missing permission, a missing package) have
 becomes `Unexpected`: its traceback is written to a file, without credentials, and the hint names the file.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import platform

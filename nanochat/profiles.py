@@ -1,7 +1,5 @@
 """Complete configs with names: `demo` · `cpu` · `d12` · `speedrun`, and the user's own, in files."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 from pathlib import Path

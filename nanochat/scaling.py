@@ -13,8 +13,6 @@ An explicit batch follows the same rules: 4,096 tokens scale the learning rates 
 then get 0.0018, the embedding 0.065, and (aspect ratio 32, vocabulary 2,048) the weight decay is 0.52.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Every environment variable that the library reads or sets."""
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import ipaddress

@@ -1,7 +1,5 @@
 """The messages for errors of the file system and the kernel, in one table."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

@@ -4,8 +4,6 @@ Only `settings.py` reads them. An empty variable counts as not set. pydantic-set
 error messages, which name the variable and its meaning, would stay.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The automation that reports failed, crashed and late runs to a webhook."""
 
-from __future__ import annotations
-
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
 from prefect.events.actions import CallWebhook

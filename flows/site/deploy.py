@@ -5,8 +5,6 @@
 `nanochat up` calls this; the sites in `deploy/`, whose servers and workers other programs start, run it as a command.
 """
 
-from __future__ import annotations
-
 import subprocess  # noqa: TID251 - Prefect's own command line
 import sys
 from collections.abc import Sequence

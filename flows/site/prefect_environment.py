@@ -1,7 +1,5 @@
 """Environment variables of Prefect: those that we read, and those that we set for its server, workers and client."""
 
-from __future__ import annotations
-
 import base64
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Loads Prefect's settings, and names the variable or file with a value that Prefect cannot read."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -10,8 +10,6 @@ kernel drops their locks. `server.json` contains its port, and is locked as long
 Does not import Prefect: that import (1.2 s) and the start of a server (3 s, on a new home 10 s) can overlap.
 """
 
-from __future__ import annotations
-
 import fcntl  # and not filelock: several processes share a lock
 import os
 import runpy

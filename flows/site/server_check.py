@@ -3,8 +3,6 @@
 Does not import Prefect, which takes 1.2 s: the import and the start of a server overlap.
 """
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from importlib.metadata import version

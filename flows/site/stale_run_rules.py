@@ -1,7 +1,5 @@
 """Rules for stale flow runs, without any access to a server: `stale_runs.py` reads the runs and applies the rules."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -9,8 +9,6 @@ The site supervisor runs it as a thread. Beside a server without one, this proce
     PREFECT_API_URL=http://server:4200/api python -P -m flows.site.stale_runs
 """
 
-from __future__ import annotations
-
 import signal
 import sys
 import threading

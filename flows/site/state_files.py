@@ -4,8 +4,6 @@ The process holds a lock on its file for as long as it lives; the kernel drops t
 it ends. So the content of an unlocked file is out of date, and the pid in a locked one belongs to the lock's holder.
 """
 
-from __future__ import annotations
-
 import fcntl  # and not filelock: several processes share a lock
 import json
 import os

@@ -8,8 +8,6 @@ ends: the server stops after its last user, and each worker, with the runs it ha
 it runs.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -4,8 +4,6 @@
 `prefect.yaml` (`deploy.py`). A second call only renews deployments and automations.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess  # noqa: TID251 - the supervisor is not a child of a stage

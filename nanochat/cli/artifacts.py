@@ -1,7 +1,5 @@
 """Commands about artifacts and their aliases: `ls`, `show`, `alias`."""
 
-from __future__ import annotations
-
 import difflib
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`nanochat chat`: talks to a chat model in the terminal."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from cyclopts import Parameter

@@ -1,7 +1,5 @@
 """`nanochat export`: copies the files of an artifact into a folder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Commands about the origin of artifacts: `lineage`, `diff`, `why`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

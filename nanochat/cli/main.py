@@ -1,7 +1,5 @@
 """`nanochat …`: the command line. Commands import what they need, so that `--help` is quick."""
 
-from __future__ import annotations
-
 import re
 import sys
 import threading

@@ -3,8 +3,6 @@
 A second signal ends it at once. As the first process of a container, a command runs in a child: see `run_with_signals`.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

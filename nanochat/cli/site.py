@@ -1,7 +1,5 @@
 """Commands for a site, a Prefect server with workers on this machine: `up`, `down`."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The base of every config: frozen, documented field by field, with one canonical form."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

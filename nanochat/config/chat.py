@@ -1,7 +1,5 @@
 """Configs of the chat model: conversations, supervised fine-tuning, evaluation."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

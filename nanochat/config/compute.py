@@ -1,7 +1,5 @@
 """How to run: `Compute`, which never enters a key."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 

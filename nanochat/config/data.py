@@ -1,7 +1,5 @@
 """Configs of the data stages: raw text, vocabulary, token shards, packed rows, data card."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

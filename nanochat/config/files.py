@@ -1,7 +1,5 @@
 """Reads JSON and YAML files of config values."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

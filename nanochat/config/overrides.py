@@ -1,7 +1,5 @@
 """Changes fields by path (`--set pretrain.depth=6`) and parses configs from JSON values; errors name the field."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """The config of the whole pipeline, in the order in which data passes through it."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Configs of the base model: network, optimizer, pretraining, evaluation."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -10,8 +10,6 @@ the oldest first, when the cache is over its limit; a block that another process
 with it. Reads from a failing store are repeated for ten minutes; training continues meanwhile, with prefetched blocks.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 import time

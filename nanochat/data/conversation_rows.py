@@ -3,8 +3,6 @@
 A conversation is never split over rows. The space that is left at the end of a row is BOS with mask 0.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ It reads neither text nor tokens. Memory is bounded: the hashes of at most `HASH
 and larger corpora take several passes.
 """
 
-from __future__ import annotations
-
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Hashes of the local files of a mixture: they become part of the config, and so of the key."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

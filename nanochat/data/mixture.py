@@ -5,8 +5,6 @@ length of a row. Weights and epochs of the items decide how often it is seen. Wh
 counted, and logged once an item is read.
 """
 
-from __future__ import annotations
-
 import logging
 from array import array
 from collections.abc import Iterator, Sequence

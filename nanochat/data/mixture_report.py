@@ -1,7 +1,5 @@
 """Messages about what a mixture leaves out: skipped, truncated and ignored data."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ end), and these are known in advance: rows can be streamed through a bounded cac
 over the text. A group has half a billion tokens, a thousand steps of 2^19; a smaller corpus is shuffled as a whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

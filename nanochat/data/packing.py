@@ -4,8 +4,6 @@ The Rust crate packs one packing group (some Parquet row groups) at a time. So m
 group do not depend on the other groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The index of packed rows: which blocks exist, where, and with how many rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

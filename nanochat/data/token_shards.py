@@ -5,8 +5,6 @@ has about `row_group_tokens` tokens and ends between documents. Binary values ar
 lists of integers, which are stored as INT32.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

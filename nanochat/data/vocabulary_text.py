@@ -1,7 +1,5 @@
 """The text that a vocabulary is trained and measured on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Bits per byte: the loss on held-out text in a unit that does not depend on the tokenizer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 

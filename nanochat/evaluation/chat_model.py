@@ -1,7 +1,5 @@
 """The worker that evaluates a chat model: `python -m nanochat.evaluation.chat_model job.json`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluates a chat model on questions: choices by likelihood, open questions by a generated answer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Several runs that need one artifact compute it once: the others wait for the lea
 lease (it was suspended, or cut off from the store) drops its work and waits for the artifact of the run that took over.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 import uuid

@@ -4,8 +4,6 @@ An executor runs groups one after the other or as their inputs are there: the no
 has no input from the graph; each other node is one level above the highest of its inputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Runs a graph in this process: no Prefect, no server. The nodes of a group run side by side on threads."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait

@@ -1,7 +1,5 @@
 """What a run of a graph would do. Reads the store and changes nothing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nanochat.execution.graph import AnyNode, Results, nodes

@@ -1,7 +1,5 @@
 """The aliases that a run of the pipeline moves."""
 
-from __future__ import annotations
-
 from nanochat.execution.graph import Results
 from nanochat.graphs.pipeline import Chat
 from nanochat.store.store import Store

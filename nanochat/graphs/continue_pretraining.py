@@ -1,7 +1,5 @@
 """The graph that continues the pretraining of a base model on new text, and makes a chat model of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from nanochat.config.chat import ConversationsConfig

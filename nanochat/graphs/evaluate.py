@@ -1,7 +1,5 @@
 """The graphs that evaluate a model of an earlier run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

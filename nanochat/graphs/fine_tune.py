@@ -1,7 +1,5 @@
 """The graph that fine-tunes a base model of an earlier run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nanochat.config.chat import ConversationsConfig

@@ -1,7 +1,5 @@
 """The graph of a ladder: base models of several depths on the same text, and their comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The functions of this package only build nodes: no file, no network, no store. W
 of a source, the hashes of a user's files, artifacts of earlier runs) comes from `resolve.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

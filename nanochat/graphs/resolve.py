@@ -3,8 +3,6 @@
 A source becomes shards, a user's files become hashes, and names become artifacts of earlier runs with their inputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 

@@ -4,8 +4,6 @@ When the model closes a python block, the engine evaluates the expression in it 
 tokens; the model continues after it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 

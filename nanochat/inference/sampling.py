@@ -1,7 +1,5 @@
 """Samples a token from logits."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Reads only manifests: ancestors are found even when their payloads are gone.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

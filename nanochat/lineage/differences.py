@@ -4,8 +4,6 @@ A key is a hash of a stage's version, its config and the digests of its inputs. 
 are compared, up to the config or version that differs: there the difference began.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, cast

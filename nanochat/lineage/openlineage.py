@@ -4,8 +4,6 @@ A stage is a job, the computation of an artifact a run, an artifact a dataset, i
 artifact in the store is complete, so each run has a single event: COMPLETE.
 """
 
-from __future__ import annotations
-
 import uuid
 from typing import Any
 

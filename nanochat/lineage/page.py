@@ -1,7 +1,5 @@
 """Lineage as one self-contained HTML page: the picture, and below it each artifact with all of its manifest."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

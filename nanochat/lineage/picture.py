@@ -3,8 +3,6 @@
 The SVG takes its colours from the page around it (`--card`, `--fg` …); without a page, as in an image, it is light.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape

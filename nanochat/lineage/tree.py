@@ -1,7 +1,5 @@
 """The lineage of an artifact as lines of a text tree, up or down."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Why a stage ran, or would run, and did not reuse an artifact: what of its key changed since the closest artifact."""
 
-from __future__ import annotations
-
 from nanochat.lineage.differences import KeyParts, changes, digests, key_differences
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store

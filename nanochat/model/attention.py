@@ -9,8 +9,6 @@ Training uses the fastest kernel that runs (`best_backend`) and logs its name. A
 Shapes: B batch · T time · S positions of the cache · H query heads · K key/value heads · D channels of a head
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable

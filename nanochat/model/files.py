@@ -1,7 +1,5 @@
 """Model files: `model.safetensors` (fp32 weights by name) and `model.json` (the architecture)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

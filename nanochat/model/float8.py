@@ -7,8 +7,6 @@ sees plain operations whose casts it can fuse.
 Shapes: N rows · I inputs · O outputs
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -7,8 +7,6 @@ code uses the plain formulas instead: the compiler fuses them, but cannot see th
 Shapes: B batch · T time · H heads · D channels of a head
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -18,8 +18,6 @@ Shapes: B batch · T time · C channels · H query heads · K key/value heads ·
 L layers · V vocabulary
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

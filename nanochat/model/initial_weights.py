@@ -5,8 +5,6 @@ U(a) is uniform in [-a, a], N(s) normal with standard deviation s. With a = sqrt
 Where no source is named, the number is nanochat's choice, found by sweeps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

@@ -8,8 +8,6 @@ CPU cost as much as the products.
 Shapes: N rows (batch x time) · C channels · V vocabulary
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal, cast
 

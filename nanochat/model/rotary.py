@@ -3,8 +3,6 @@
 Shapes: B batch · T time · D channels of a head
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ AdamW updates each element by itself, so a shard is any contiguous part of the f
 and those whose size the number of ranks does not divide, are not sharded: all ranks make the same update.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ plus the sum of the others, and so on down while their number is even. Rank r of
 for W = 2, 4, 8, … they are one subtree, and the sums of the ranks are the upper part of the tree.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -8,8 +8,6 @@ only where it has the sign of the update (cautious weight decay, arXiv:2510.1240
 Matrices of one shape are stacked and updated together. Shapes: N matrices · R rows · C columns
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Parameter groups: the optimizer and the learning rate of each parameter, by its name."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Learning rate, momentum and weight decay at each step: pure functions of the step, so a resumed run has the same."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The data card as facts, tables and Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The scaling ladder: models of several depths in a table and a curve over compute, with a power law."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The report of a run: metrics, curves, samples, lineage and time."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

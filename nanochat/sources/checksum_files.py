@@ -1,7 +1,5 @@
 """Checksum files (`SHA256SUMS`, `md5sum.txt`, `a.parquet.sha256`), and checksums in lists of addresses."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

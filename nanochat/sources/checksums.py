@@ -1,7 +1,5 @@
 """Hashes of files: `sha256:…`, `md5:…` and so on, in hexadecimal."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

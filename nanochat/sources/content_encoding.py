@@ -1,7 +1,5 @@
 """Decodes what an HTTP server encoded for the transfer (`Content-Encoding`)."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Mapping

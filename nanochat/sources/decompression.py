@@ -1,7 +1,5 @@
 """Opens files of text, decompressed by what their first bytes are, and turns damage into our errors."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import lzma

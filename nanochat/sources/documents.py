@@ -4,8 +4,6 @@ Every reader yields batches of documents as Arrow arrays of strings: valid UTF-8
 and empty documents. What cannot be read raises `BadSource`, which names the file and the place.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Makes the payload of one raw shard: fetches its file, checks it, and splits its documents."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -3,8 +3,6 @@
 The same rules hold for text and conversations, in a folder, below a remote prefix and in a repository of the Hub.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath

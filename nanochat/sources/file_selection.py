@@ -1,7 +1,5 @@
 """Which files of a source are read, which are skipped, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath

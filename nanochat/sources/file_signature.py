@@ -1,7 +1,5 @@
 """Detects the kind of a file by its first bytes."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files behind `http(s)://`: their size and identity, and their bytes. An interrupted transfer is resumed."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

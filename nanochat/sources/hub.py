@@ -4,8 +4,6 @@ A revision is resolved to its commit once, so that all shards have addresses of 
 are downloaded as they are. A repository without such files is streamed through `datasets`, one shard per stream shard.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The address of a dataset of the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import re
 from urllib.parse import unquote
 

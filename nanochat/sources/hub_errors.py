@@ -4,8 +4,6 @@ The HTTP client below those libraries differs between their versions, and each c
 client is found through the base classes of the library's own error.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import ssl

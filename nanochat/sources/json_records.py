@@ -1,7 +1,5 @@
 """JSON records of a file: one per line; in a `.json` file also an array of records, or concatenated records."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Lists the files of a source, before anything is downloaded."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Files and folders of this machine as sources."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Sequence

@@ -4,8 +4,6 @@
 where their packages are installed. These files are read only; the store has its own object storage.
 """
 
-from __future__ import annotations
-
 import errno
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Retries calls over the network."""
 
-from __future__ import annotations
-
 import logging
 import random
 import time

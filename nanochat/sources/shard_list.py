@@ -1,7 +1,5 @@
 """Turns a `DataConfig` into one `ShardConfig` per raw shard, before anything is downloaded."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -5,8 +5,6 @@ packing drops the end of each shard that does not fill a row. Files are combined
 a sample. Whole files are then held out, and the store records which.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

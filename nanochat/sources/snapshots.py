@@ -3,8 +3,6 @@
 Later runs use the same files and the same validation split as the run that recorded them.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from typing import Any

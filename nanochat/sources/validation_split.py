@@ -3,8 +3,6 @@
 Documents are chosen by their hashes, so that the split depends on the text and not on its order.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 

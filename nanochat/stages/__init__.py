@@ -1,7 +1,5 @@
 """The stages of the graphs: every `Stage` in a module of this package is registered by being there."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from functools import cache

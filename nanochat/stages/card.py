@@ -1,7 +1,5 @@
 """The data card: statistics of the text."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

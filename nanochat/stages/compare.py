@@ -1,7 +1,5 @@
 """Compares models that differ only in depth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.pipeline import ReportConfig

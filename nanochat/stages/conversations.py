@@ -1,7 +1,5 @@
 """Conversations: the mixture of supervised fine-tuning as rows with a loss mask, and the evaluation questions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.chat import ConversationsConfig, MixtureItem

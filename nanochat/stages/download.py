@@ -1,7 +1,5 @@
 """Raw shards: fetch, check, split into training and validation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.data import ShardConfig

@@ -1,7 +1,5 @@
 """Evaluation of the base model and of the chat model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.chat import ChatEvaluationConfig

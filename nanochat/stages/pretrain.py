@@ -1,7 +1,5 @@
 """The base model: pretraining under torchrun."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.compute import Compute

@@ -1,7 +1,5 @@
 """The report of a pipeline run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.pipeline import ReportConfig

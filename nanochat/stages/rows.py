@@ -1,7 +1,5 @@
 """Packs token shards into rows of T+1 tokens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.data import RowsConfig

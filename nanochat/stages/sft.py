@@ -1,7 +1,5 @@
 """The chat model: supervised fine-tuning under torchrun."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nanochat.config.chat import SFTConfig

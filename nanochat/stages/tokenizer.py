@@ -3,8 +3,6 @@
 # pyarrow has no types:
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Encodes raw documents to token ids."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Normalises repeated and trailing slashes and the case of the scheme. Refuses par
 query, a user, a host, a port.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

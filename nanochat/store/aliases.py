@@ -3,8 +3,6 @@
 v1/aliases/<name>.json
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 

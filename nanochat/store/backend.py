@@ -1,7 +1,5 @@
 """The protocol of storage backends: a folder (`local.py`) and a bucket (`s3.py`) implement it, `objects.py` uses it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Payloads of a remote store (`payloads.py`) and blocks of packed rows (`data/blocks.py`) are cached with it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

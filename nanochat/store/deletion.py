@@ -28,8 +28,6 @@ machine may differ, or jump, by an hour. The alias protects a reader without a r
 deletions. A deletion that ends by Ctrl-C or an error before step 5 puts every manifest back.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Container, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Lists the files below a folder. Anything unreadable is an error: an omitted file would look deleted."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

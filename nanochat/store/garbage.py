@@ -5,8 +5,6 @@ without a manifest, checkpoints of a published key, files and uploads that were 
 Checkpoints of a key that is *not* published stay: an interrupted training can resume from them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal

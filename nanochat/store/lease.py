@@ -7,8 +7,6 @@ correct because publication is create-only, and because a holder calls `holds` b
 would build on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ Each object is a file that is written beside its place, flushed to disk and rena
 there is none, and how it locks, differs between disks (`local_files.py`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -4,8 +4,6 @@ Creating a file only if there is none takes a hard link, or a rename that replac
 `flock`, or a file that only one process can create. The error of a call decides whether the next way is tried.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import errno

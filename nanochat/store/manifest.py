@@ -1,7 +1,5 @@
 """The manifest of an artifact: its key, config, inputs, files, metrics and producer."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ The store never lists, reads or deletes foreign files. Files of a payload may ha
 manifest, and listed with `everything` (see `Objects.list`).
 """
 
-from __future__ import annotations
-
 import os
 from typing import Annotated
 

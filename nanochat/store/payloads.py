@@ -1,7 +1,5 @@
 """Payloads of artifacts: uploads a folder, copies payloads to this machine, and compares them with their manifests."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import threading

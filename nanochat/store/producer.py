@@ -1,7 +1,5 @@
 """The producer of an artifact: code, machine, versions, time."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

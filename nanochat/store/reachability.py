@@ -7,8 +7,6 @@ artifacts that a live lease protects, and those younger than `min_age_hours`.
 unknown, and an error is raised. A manifest that was listed and cannot be read is an error too.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Container, Iterable

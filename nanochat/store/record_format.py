@@ -1,7 +1,5 @@
 """Parses the records of the store: JSON with a format number."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, TypeVar, cast
 

@@ -1,7 +1,5 @@
 """Moves damaged artifacts and unreadable records to the trash, so that the next run makes the artifacts again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from nanochat.errors import DamagedArtifact

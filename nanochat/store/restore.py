@@ -1,7 +1,5 @@
 """Undoes a deletion: moves its objects from the trash back to their places."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nanochat.errors import NotFound

@@ -4,8 +4,6 @@
 writes all that was noted. So everything that a run found before a moment is in the second record written after it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import re

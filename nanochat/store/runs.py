@@ -11,8 +11,6 @@ A record has no credential and no user name: logins and signatures are removed f
 folder becomes `~`.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping

@@ -1,8 +1,6 @@
 """A store in a bucket of S3, or of a compatible server."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

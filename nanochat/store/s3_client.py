@@ -1,8 +1,6 @@
 """The S3 client of stores and of sources in S3."""
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

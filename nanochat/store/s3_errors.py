@@ -5,8 +5,6 @@ A missing object is `FileNotFoundError`, and only if the server's error code nam
 """
 
 # pyright: reportMissingTypeStubs=false
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator
 from typing import Any, cast

@@ -5,8 +5,6 @@ v1/artifacts/<stage>/<key>/<attempt>/…        the payload of the attempt that 
 v1/aliases/<name>.json                        small mutable pointers, moved by compare-and-swap
 """
 
-from __future__ import annotations
-
 import contextlib
 import uuid
 from collections.abc import Iterator, Mapping, Sequence

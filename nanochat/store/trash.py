@@ -11,8 +11,6 @@ manifest, create-only. No other command reads the trash.
 Every change of the trash needs the lease `trash`.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 An unreadable one does not end the check: it reports all problems at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

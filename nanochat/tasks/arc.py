@@ -1,7 +1,5 @@
 """ARC: grade-school science questions with three to five choices (arXiv:1803.05457), easy and challenge."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any

@@ -11,8 +11,6 @@
 Every form may have a `system` text beside it. `fields.py` handles all other fields.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain, islice

@@ -1,7 +1,5 @@
 """The parts of a task: conversations to train on, and questions to evaluate."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The dataset writes a sum as `<<48/2=24>>`: it becomes a python part `48/2` and i
 `####`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Rows of a Hugging Face dataset: from the Hub, or from a folder with the same layout."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any

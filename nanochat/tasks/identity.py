@@ -3,8 +3,6 @@
 The answers hold for every model that nanochat trains. For another persona, use the task `conversations` with a file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 

@@ -5,8 +5,6 @@ an answer that is not trained on, `"learn": false`. Content is a text, or in ans
 have pairs of question and answer instead of messages, each `{"input": "…", "output": "…"}`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

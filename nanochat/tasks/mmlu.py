@@ -1,7 +1,5 @@
 """MMLU: exam questions of 57 subjects with four choices (arXiv:2009.03300)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -5,8 +5,6 @@ are for training. If there is no such file, every tenth row, beginning with the 
 name means a test split are not read, unless `source` names one itself.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """All tasks by name, and the judges of generated answers."""
 
-from __future__ import annotations
-
 from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadConfig
 from nanochat.tasks import arc, gsm8k, identity, mmlu, own_conversations, smoltalk, spelling, world

@@ -1,7 +1,5 @@
 """Reads one row of chat data: finds its messages in any supported form, and checks all other fields."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from numbers import Number

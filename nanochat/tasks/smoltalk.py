@@ -1,7 +1,5 @@
 """SmolTalk: general conversations, the small selection (HuggingFaceTB/smol-smoltalk)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from nanochat.tasks.chat_rows import conversations_of

@@ -1,7 +1,5 @@
 """Spelling words and counting their letters with the calculator."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from random import Random

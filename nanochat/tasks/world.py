@@ -5,8 +5,6 @@ the question, and a letter as the answer, which needs a larger model), `world_an
 sentence).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """GPT-2's alphabet of bytes: one printable character per byte, with which `tokenizer.json` names tokens."""
 
-from __future__ import annotations
-
 
 def _byte_alphabet() -> list[str]:
     """The character of each byte: itself if it is printable, else one from U+0100 on."""

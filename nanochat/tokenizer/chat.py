@@ -8,8 +8,6 @@ not, because the engine writes it. A system message is put before the first user
 message with `"learn": False` is not trained on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ for text: `encode(…, add_special_tokens=False)` with `encode_special_tokens = 
 library's Unicode tables may be split differently by it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence

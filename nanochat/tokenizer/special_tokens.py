@@ -1,7 +1,5 @@
 """Special tokens: names with ids that no text is encoded to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from nanochat.errors import DamagedArtifact

@@ -1,7 +1,5 @@
 """Converts texts (str, bytes, any Arrow data) into what the compiled tokenizer takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 

@@ -3,8 +3,6 @@
 A vocabulary that is read gives the same ids as `tiktoken.Encoding.encode_ordinary`, or is refused with one sentence.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Mapping

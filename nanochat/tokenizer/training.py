@@ -1,7 +1,5 @@
 """Trains the merges of a vocabulary, and checks the arguments."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

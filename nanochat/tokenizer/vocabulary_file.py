@@ -3,8 +3,6 @@
 Format 1: ids are bytes, merges in order, special tokens in order. Format 2 lists the bytes of each id.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

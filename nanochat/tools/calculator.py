@@ -3,8 +3,6 @@
 `12 + 7*3` · `(2 - 5) / 4` · `"strawberry".count("r")`
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 import re

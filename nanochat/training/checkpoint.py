@@ -10,8 +10,6 @@ it, and writes the manifest. The name of a folder ends in the attempt that wrote
 lease never writes into a folder of its successor.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Prepares the network for its device: dtype of the matrix products, attention kernel, compilation."""
 
-from __future__ import annotations
-
 import shutil
 import sysconfig
 from pathlib import Path

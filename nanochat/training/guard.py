@@ -1,7 +1,5 @@
 """The guard: detects losses and gradients that are not finite, and loss spikes."""
 
-from __future__ import annotations
-
 import math
 
 from nanochat.config.training import GuardConfig

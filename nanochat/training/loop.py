@@ -4,8 +4,6 @@ Around the optimizer step (`step.py`) it checks the losses, evaluates, logs and 
 `tracking.log_every_steps` steps it reads the losses; between two reads the host does not wait for the device.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 import time

@@ -1,7 +1,5 @@
 """Loss scaling for fp16 (arXiv:1710.03740, section 3.2): brings small gradients into its range."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -1,7 +1,5 @@
 """Metrics of training: one JSON line per event in `metrics.jsonl`, for the parent process and for the report."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

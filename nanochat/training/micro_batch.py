@@ -1,7 +1,5 @@
 """The micro-batch: rows per forward and backward pass on one rank, as many as fit the memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

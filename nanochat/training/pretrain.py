@@ -3,8 +3,6 @@
 Its payload: the weights, the architecture, the vocabulary, the config and the metrics.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

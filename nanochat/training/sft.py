@@ -4,8 +4,6 @@ It trains on rows of conversations, whose loss mask counts the assistant's token
 those of the base model, scaled.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -5,8 +5,6 @@ holds Python's lock meanwhile: half a second without any other thread for d6. He
 and hashed while it is in the processor's cache, and the lock is free.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

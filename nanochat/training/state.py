@@ -1,7 +1,5 @@
 """Where training is: what a checkpoint holds besides the tensors of the model and the optimizer."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 It is the same function for pretraining and fine-tuning; `docs/training_step.md` follows it through all files.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -3,8 +3,6 @@
 Nothing depends on a tracker: all metrics are in `metrics.jsonl`.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ The workers read a job file and write files beside it (see `job`). Their log sta
 follows it; their metrics become the caller's progress.
 """
 
-from __future__ import annotations
-
 import fcntl  # and not filelock: the supervisor inherits the locked file
 import json
 import re

@@ -3,8 +3,6 @@
 torchrun puts `[rank 3] ` before each line of rank 3. The log file has all lines.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time

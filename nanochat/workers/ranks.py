@@ -1,7 +1,5 @@
 """A worker process as one of several ranks: process group, device, signals, result or error."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

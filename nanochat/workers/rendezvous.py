@@ -1,7 +1,5 @@
 """Rendezvous of several nodes: the address in `Compute`, or one that the first node publishes in the store."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time

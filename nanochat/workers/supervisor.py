@@ -8,8 +8,6 @@ ranks have sessions of their own, so it finds them by descent, not by process gr
 because it is their subreaper (Linux).
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

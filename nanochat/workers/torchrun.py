@@ -4,8 +4,6 @@ torchrun raises `ChildFailedError` with the exit code of each rank that failed, 
 goes into the file FAILURES, as JSON: `{"exit_codes": {"0": -9}, "preempted": false}`, for `launch`, which has no torch.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -5,8 +5,6 @@ it may make no step for ten times its longest step so far, and for `limit_s` at 
 time before the first heartbeat (start, compilation), nor blocks under `paused` (evaluation, waiting for the store).
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

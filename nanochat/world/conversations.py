@@ -6,8 +6,6 @@ A conversation is `{"messages": [{"role": …, "content": str | [{"type": "text|
 None asks about held-out facts, unless `held_out=True` (then all do: the validation split). See `questions.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any

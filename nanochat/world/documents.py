@@ -6,8 +6,6 @@ Everything is generated; nothing is downloaded. The facts (`facts.py`) are the s
 choose the phrasings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from nanochat.world.facts import seeded_generator

@@ -7,8 +7,6 @@ A fifth of the facts is *held out* (`held_out`, by hash). The corpus states them
 training conversation asks about them. So a right answer about one of them shows that it was learned from statements.
 """
 
-from __future__ import annotations
-
 import hashlib
 from itertools import pairwise
 from random import Random

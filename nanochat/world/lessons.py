@@ -1,7 +1,5 @@
 """Lessons as in a school book: small sums, spelling, opposites, days and months."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from random import Random
 

@@ -13,8 +13,6 @@ two: the choice with its letter, `goat=A`. Questions in two steps ("the keeper o
 one of their facts is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple

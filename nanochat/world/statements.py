@@ -1,7 +1,5 @@
 """Facts as sentences: several phrasings per relation, and pages about one person, place, animal or thing."""
 
-from __future__ import annotations
-
 from random import Random
 
 from nanochat.world.facts import (

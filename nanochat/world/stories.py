@@ -5,8 +5,6 @@ follow from the first ones, so a better model predicts them better. People are i
 statements about the world are true.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
