@@ -132,13 +132,15 @@ SPEEDRUN = Profile(
 )
 
 PROFILES: dict[str, Profile] = {"demo": DEMO, "cpu": CPU, "d12": D12, "speedrun": SPEEDRUN}
+MAX_BASES = 20
+"""Limit of the chain of profile files that are based on each other."""
 
 
 class ProfileFile(Config):
     """A profile in a file: its differences to another profile."""
 
     base: Annotated[str, Field(min_length=1)]
-    """Name or file of the profile that it changes."""
+    """Name of the profile that it changes, or its file, relative to the folder of this file."""
     summary: str = ""
     """One line for `nanochat profiles`."""
     config: dict[str, Any] = Field(default_factory=dict)
@@ -168,7 +170,9 @@ def _profile(name: str, derived: tuple[Path, ...]) -> Profile:
         if name in files:
             raise BadConfig(f"`{files[name]}` has the name of a built-in profile.", hint="Rename the file.")
         return PROFILES[name]
-    path = files.get(name) or (Path(name) if name.endswith(SUFFIXES) else None)
+    path = files.get(name)
+    if path is None and name.endswith(SUFFIXES):  # a base is relative to the file that names it
+        path = derived[-1].parent / Path(name).expanduser() if derived else Path(name).expanduser()
     if path is None:
         known = [*PROFILES, *files]
         near = difflib.get_close_matches(name, known, 1)
@@ -176,6 +180,8 @@ def _profile(name: str, derived: tuple[Path, ...]) -> Profile:
         raise NotFound(f"There is no profile `{shown(name)}`.", hint=hint)
     if path in derived:
         raise BadConfig(f"`{shown(path)}`: the profile is based on itself.")
+    if len(derived) == MAX_BASES:
+        raise BadConfig(f"`{shown(derived[0])}`: the profile has more than {MAX_BASES} bases.")
     return _from_file(path, (*derived, path))
 
 

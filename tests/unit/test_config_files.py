@@ -57,18 +57,29 @@ def test_a_field_that_a_key_leaves_out_gets_the_value_that_its_absence_means() -
     assert complete(ShardConfig, shard.canonical()) == shard
 
 
+EXPANDING = "a: &0 [x, x]\n" + "".join(f"b{n}: &{n} [{f'*{n - 1}, ' * 9}]\n" for n in range(1, 10))
+"""Nine levels of aliases, for two billion values."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"sft": {}}', "`data` is missing."),
         ('{"sfft": {}}', "`sfft`: extra inputs are not permitted"),
-        ("[1]", "`PipelineConfig`: input should be"),
-        ("", "`PipelineConfig`: input should be"),
+        ("[1]", "is a list, and not an object"),
+        ("", "is empty, and not an object"),
         ("{", "is neither JSON nor YAML"),
         ("a: b: c", "is neither JSON nor YAML: mapping values are not allowed here in line 1."),
-        ('{"a": 1, "a": 2}', "a name appears twice"),
+        ('{"a": 1, "a": 2}', "`: a name appears twice."),
+        ("a: 1\na: 2", "`: a name appears twice."),
+        ('{"a": %s}' % ("9" * 5000), "`: Exceeds the limit (4300 digits) for integer string conversion."),
+        ("[" * 100_000, "`: the values are nested too deeply."),
+        ("a: {" * 3000, "`: the values are nested too deeply."),
+        ("#" * 2_000_000, "more than 1,048,576 characters"),
+        (EXPANDING, "`: it has more than 100,000 values."),
+        ("a: \x02", "is neither JSON nor YAML: unacceptable character"),
         ("a: !!python/object:os.system {}", "is neither JSON nor YAML"),
-        ("&a [*a]", "`PipelineConfig`: input should be"),
+        ("&a {sft: *a}", "`: it has more than 100,000 values."),
         ("{? [1] : 2}", "is neither JSON nor YAML"),
     ],
 )
@@ -89,6 +100,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "latin", "a\0b", "~no-such-user/x"):
         with pytest.raises(NanochatError):
             read_values(path)
+
+
+def test_merge_keys_of_yaml_are_applied(tmp_path: Path) -> None:
+    (tmp_path / "merged.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_values(tmp_path / "merged.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 
 
 def test_words_of_yaml_are_text() -> None:

@@ -102,10 +102,11 @@ def test_a_profile_in_a_file_changes_its_base(home: Path) -> None:
         ("base: demo\nconfig: {sft: {epochs: 0}}", "`config.sft.epochs`: input should be greater than 0, got `0`."),
         ("base: demo\ncompute: {parallelism: {rank: 0}}", "`compute.parallelism.rank`: extra inputs"),
         ("base: demo\nconfig: 5", "`config`: input should be a valid"),
-        ("- 1", "`ProfileFile`: input should be"),
+        ("- 1", "is a list, and not an object"),
         ("base: [", "is neither JSON nor YAML: "),
-        ("base: demo\nbase: cpu", "is neither JSON nor YAML: a name appears twice."),
+        ("base: demo\nbase: cpu", "`: a name appears twice."),
         ("base: mine", "the profile is based on itself."),
+        ("base: ../profiles/mine.yaml", "the profile has more than 20 bases."),
         ("base: demmo", "There is no profile `demmo`. Did you mean `demo`?"),
     ],
 )
@@ -116,6 +117,12 @@ def test_a_wrong_profile_file_is_named_with_the_field(home: Path, text: str, mes
         profile("mine")
     assert message in str(caught.value)
     assert message.startswith("There is no profile") or str(caught.value).startswith(f"`{path}`")
+
+
+def test_a_base_is_relative_to_the_file_that_names_it(home: Path) -> None:
+    (home / "common.yaml").write_text("base: demo\nconfig: {sft: {epochs: 3}}")
+    (home / "profiles" / "mine.yaml").write_text("base: ../common.yaml")
+    assert profile("mine").config.sft.epochs == 3
 
 
 def test_a_file_does_not_replace_a_built_in_profile(home: Path) -> None:
