@@ -57,7 +57,7 @@ class Artifact:
 
 
 class RawShard(Artifact):
-    """Validated raw text, with separate training and validation documents."""
+    """Validated raw text: `train.parquet` and `validation.parquet`, each only if it has documents; column `text`."""
 
 
 class Vocabulary(Artifact):
@@ -92,10 +92,8 @@ class Report(Artifact):
     """A report with numbers, plots and lineage."""
 
 
-KINDS: dict[str, type[Artifact]] = {
-    kind.__name__: kind
-    for kind in (RawShard, Vocabulary, TokenShard, Rows, DataCard, Conversations, Model, Evaluation, Report)
-}
+KINDS = {kind.__name__: kind for kind in Artifact.__subclasses__()}
+"""Name in a manifest → class: the classes of this module."""
 
 
 def references(artifacts: Artifact | Sequence[Artifact]) -> list[InputRef]:

@@ -20,13 +20,13 @@ from nanochat.profiles import PROFILES
 from nanochat.sources.shard_list import list_shards
 
 AFTER_PRETRAIN = {"pretrain", "evaluate_base", "sft", "evaluate_chat", "report"}
-SHARDS = {"tokenize", "pack", "data_card", "report"}
-ALL = {"download", "train_tokenizer", "converse"} | SHARDS | AFTER_PRETRAIN
+AFTER_TOKENIZE = {"pack", "data_card"} | AFTER_PRETRAIN
+AFTER_TOKENIZER = {"tokenize", "converse"} | AFTER_TOKENIZE
 BELOW = {
-    "data": ALL,
-    "tokenizer": ALL - {"download"},
-    "tokens": SHARDS | AFTER_PRETRAIN,
-    "rows": (SHARDS - {"tokenize"}) | AFTER_PRETRAIN,
+    "data": {"download", "train_tokenizer"} | AFTER_TOKENIZER,
+    "tokenizer": {"train_tokenizer"} | AFTER_TOKENIZER,
+    "tokens": {"tokenize"} | AFTER_TOKENIZE,
+    "rows": AFTER_TOKENIZE,
     "data_card": {"data_card", "report"},
     "pretrain": AFTER_PRETRAIN,
     "base_evaluation": {"evaluate_base", "report"},
@@ -35,6 +35,7 @@ BELOW = {
     "chat_evaluation": {"evaluate_chat", "report"},
     "report": {"report"},
 }
+"""Section of the config → the stages that run again when one of its fields changes."""
 DEMO = PROFILES["demo"].config
 CANDIDATES: dict[type, tuple[Any, ...]] = {
     bool: (False, True),
@@ -76,4 +77,4 @@ def changed(path: str) -> Iterator[dict[str, set[str]]]:
 def test_exactly_the_stages_below_it(path: str, tmp_path: Path) -> None:
     before = keys(DEMO)
     after = next(changed(path))
-    assert {stage for stage in ALL if before[stage] != after[stage]} == BELOW[path.split(".")[0]]
+    assert {stage for stage in before if before[stage] != after[stage]} == BELOW[path.split(".")[0]]
