@@ -19,7 +19,6 @@ from nanochat.config.pipeline import PipelineConfig
 from nanochat.errors import NotFound
 from nanochat.execution.graph import Results
 from nanochat.graphs import resolve
-from nanochat.graphs.aliases import publish_aliases
 from nanochat.graphs.continue_pretraining import continue_pretraining
 from nanochat.graphs.evaluate import Evaluated, evaluate_chat_model
 from nanochat.graphs.pipeline import Chat
@@ -88,7 +87,7 @@ def refresh_flow(
         gate = Gate(alias, least_gain, least_score)
 
         def finish(graph: Comparison, results: Results) -> RunSummary:
-            publish_aliases(request.store, graph.candidate, results)
+            resolve.publish_aliases(request.store, graph.candidate, results)
             return _decide(request, gate, in_use, graph, results)
 
         try:

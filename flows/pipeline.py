@@ -13,7 +13,6 @@ from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.execution.graph import Results
 from nanochat.graphs import resolve
-from nanochat.graphs.aliases import publish_aliases
 from nanochat.graphs.pipeline import Chat, pretrain_to_chat
 from nanochat.profiles import PROFILES, profile_files
 
@@ -49,7 +48,7 @@ def nanochat_flow(
         request = parse_request(profile, config, compute, store, gpu_pool)
 
         def finish(graph: Chat, results: Results) -> None:
-            publish_aliases(request.store, graph, results)
+            resolve.publish_aliases(request.store, graph, results)
 
         return execute(request, lambda: build_pipeline(request), finish)
 

@@ -77,7 +77,6 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
     from nanochat.console import Screen, duration
     from nanochat.execution.local import run_local
     from nanochat.graphs import resolve
-    from nanochat.graphs.aliases import publish_aliases
     from nanochat.graphs.pipeline import pretrain_to_chat
     from nanochat.store.run_recording import record_run
 
@@ -87,7 +86,7 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
         shards = resolve.shards(config.data, opened)
         graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations))
         results = run_local(graph, opened, compute, settings.home() / "runs", (record, screen))
-        publish_aliases(opened, graph, results)
+        resolve.publish_aliases(opened, graph, results)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - started)}.")
     out.print(f"report  {results[graph.report].path / 'report.html'}", markup=False)
     out.print('chat    nanochat chat -p "Hello!"')

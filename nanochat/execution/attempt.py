@@ -31,7 +31,7 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Attempt(Generic[A]):
-    """One call of a stage, and where and how this process runs it."""
+    """One call of a stage, with the store, the compute settings and the folder that this process uses for it."""
 
     stage: Stage[Any, A]
     config: Config
@@ -39,7 +39,7 @@ class Attempt(Generic[A]):
     store: Store
     compute: Compute
     folder_root: Path
-    """Local folder below which each attempt has its own."""
+    """Local folder that contains the folders of all attempts."""
     progress: Reporter = silent
     run_name: str = ""
 
@@ -62,7 +62,7 @@ class Attempt(Generic[A]):
 
     @cached_property
     def key(self) -> str:
-        """Of the artifact."""
+        """Key of the artifact."""
         return self.stage.key(self.config, self.inputs)
 
     @property
@@ -99,7 +99,7 @@ class Attempt(Generic[A]):
             metrics=metrics,
             producer=describe_producer(started, run=self.run_name),
         )
-        # It is published: a store that fails now must not fail the stage. `nanochat gc` deletes checkpoints too.
+        # The artifact is published: if the store fails now, the stage must not. `nanochat gc` deletes checkpoints too.
         with suppress(NanochatError):
             # A run that took over before the artifact was published may train from these checkpoints.
             if held.holds():
@@ -131,4 +131,4 @@ class Attempt(Generic[A]):
 
 
 def _lease_lost() -> LeaseLost:
-    return LeaseLost("Another run took this artifact over, because this run did not renew its lease.")
+    return LeaseLost("Another run took over this artifact, because this run did not renew its lease.")

@@ -1,7 +1,7 @@
-"""Graphs as data: a graph is a dataclass of nodes, of lists of nodes, and of other graphs. Its executors share this.
+"""Graphs as data: a graph is a dataclass of nodes, of lists of nodes, and of other graphs. Executors share this module.
 
-An executor runs groups one after the other or as their inputs are there: the nodes of one stage on one level. Level 0
-has no input from the graph; each other node is one level above the highest of its inputs.
+A group contains the nodes of one stage on one level. Nodes on level 0 have no input from the graph; each other node is
+one level above the highest of its inputs. An executor runs the groups in order, or each one when its inputs exist.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ class Group:
 
     @property
     def is_parallel(self) -> bool:
-        """Whether its nodes run side by side: stages that train or evaluate run one at a time on a machine."""
+        """Whether its nodes run at the same time; stages that train or evaluate run one at a time on a machine."""
         return len(self.nodes) > 1 and self.stage.resource == "cpu"
 
 
@@ -48,7 +48,7 @@ class Results:
         return node in self._artifacts
 
     def inputs_of(self, node: AnyNode) -> Inputs:
-        """The inputs of a node, each node among them replaced by its artifact."""
+        """The inputs of a node, with artifacts in place of nodes."""
 
         def artifact(given: Given) -> Artifact:
             return self[given] if isinstance(given, Node) else given
@@ -60,7 +60,7 @@ class Results:
 
 
 def groups(graph: object) -> list[Group]:
-    """The groups of a graph, lowest level first, within a level in the order of the graph's fields."""
+    """The groups of a graph, lowest level first, and within a level in the order of the graph's fields."""
     levels: dict[AnyNode, int] = {}
     for root in _nodes(graph):
         _set_level(root, levels)

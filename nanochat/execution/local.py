@@ -1,4 +1,4 @@
-"""Runs a graph in this process: no Prefect, no server. The nodes of a group run side by side on threads."""
+"""Runs a graph in this process, without Prefect. The nodes of a group run at the same time, on threads."""
 
 import time
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ class Planned:
 
     node: AnyNode
     artifact: Artifact | None
-    """In the store; none: the stage would run."""
+    """The artifact in the store; None if the stage would run."""
     why: str
     """Why the stage would run; empty if it would not."""
 

@@ -1,4 +1,4 @@
-"""What a graph is made of. A stage is a pure function of a frozen config and input artifacts; it produces one artifact.
+"""Stages and nodes. A stage is a pure function of a frozen config and input artifacts that produces one artifact.
 
     @stage(version=1, produces=TokenShard, resource="cpu")
     def tokenize(config: TokensConfig, raw: RawShard, vocabulary: Vocabulary, *, out: Path, context: Context):
@@ -35,7 +35,7 @@ A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 
 Metrics = dict[str, Any]
 Inputs = Mapping[str, Artifact | list[Artifact]]
-"""Of a call that can run: every input is an artifact."""
+"""Inputs of a call that can run: every input is an artifact."""
 
 
 class NotFirstNode(Exception):
@@ -44,7 +44,7 @@ class NotFirstNode(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """What the function of a stage uses beside its config and inputs; no part of it enters the key."""
+    """What the function of a stage uses besides its config and inputs; no part of it enters the key."""
 
     compute: Compute
     progress: Reporter

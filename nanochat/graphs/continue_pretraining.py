@@ -17,7 +17,7 @@ def continue_pretraining(
     shards: Sequence[ShardConfig],
     conversations: ConversationsConfig,
 ) -> Chat:
-    """As the pipeline, but starts from a base model and keeps its vocabulary."""
+    """Like `pretrain_to_chat`, but starts from a base model and keeps its vocabulary."""
     text = prepare_text(config, shards, vocabulary)
     more = continue_pretrain(config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows)
     return base_to_chat(config, text, more, conversations)

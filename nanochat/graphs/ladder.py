@@ -26,9 +26,9 @@ class Ladder:
 
 
 def ladder(config: PipelineConfig, depths: Sequence[int], shards: Sequence[ShardConfig]) -> Ladder:
-    """The same text and settings at several depths. Raises `BadConfig` unless there are two different ones or more."""
+    """The same text and settings at several depths. Raises `BadConfig` for fewer than two, or equal ones."""
     if len(set(depths)) < 2 or len(set(depths)) < len(depths):
-        raise BadConfig(f"A ladder takes two depths or more, each once, and not {list(depths)}.")
+        raise BadConfig(f"A ladder takes two or more different depths, got {list(depths)}.")
     text = prepare_text(config, shards)
     bases = [
         pretrain(_with_depth(config, depth), item=f"d{depth}", vocabulary=text.vocabulary, rows=text.rows)

@@ -1,7 +1,7 @@
 """The graph from raw text to a chat model and its report, and the parts of it that other graphs share.
 
-The functions of this package only build nodes: no file, no network, no store. What has to be read before (the shards
-of a source, the hashes of a user's files, artifacts of earlier runs) comes from `resolve.py`.
+The functions of this package only build nodes: they use no file, network or store. `resolve.py` reads what they need
+before: the shards of a source, the hashes of a user's files, artifacts of earlier runs.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Everything that is read before a graph is built: the only module of this package with I/O.
+"""Reads what a graph needs before it is built, and moves aliases after it has run: this package's only module with I/O.
 
 A source becomes shards, a user's files become hashes, and names become artifacts of earlier runs with their inputs.
 """
@@ -10,6 +10,8 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import NotFound, WrongKind
+from nanochat.execution.graph import Results
+from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
 from nanochat.sources.shard_list import list_shards
 from nanochat.store.artifacts import Artifact, Model, Rows, Vocabulary
@@ -19,7 +21,7 @@ A = TypeVar("A", bound=Artifact)
 
 
 class NothingNew(NotFound):
-    """No shard that a model has not read."""
+    """The model has read every shard."""
 
 
 BASE_STAGES = ("pretrain", "continue_pretrain")
@@ -57,7 +59,7 @@ def base_model(store: Store, reference: str) -> Model:
 
 
 def is_base(model: Model) -> bool:
-    """Whether pretraining made it, or fine-tuning."""
+    """Whether pretraining made the model, not fine-tuning."""
     return model.stage in BASE_STAGES
 
 
@@ -88,6 +90,12 @@ def unread_shards(base: Model, listed: Sequence[ShardConfig]) -> list[ShardConfi
     return [shard for shard in listed if shard in new or shard.validation != "none"]
 
 
+def publish_aliases(store: Store, chat: Chat, results: Results) -> None:
+    """Moves `base/latest`, `chat/latest` and `report/latest` to the artifacts of a run of the pipeline."""
+    for alias, node in (("base/latest", chat.base), ("chat/latest", chat.chat), ("report/latest", chat.report)):
+        store.set_alias(alias, results[node].manifest)
+
+
 def _inputs(artifact: Artifact, name: str, kind: type[A]) -> list[A]:
     """An artifact's inputs with this name. Raises `NotFound` if one is no longer in the store."""
     found: list[A] = []
@@ -96,7 +104,7 @@ def _inputs(artifact: Artifact, name: str, kind: type[A]) -> list[A]:
         if manifest is None:
             raise NotFound(
                 f"{artifact.stage}/{artifact.key[:8]} was made with {reference.stage}/{reference.key[:8]}, "
-                "which is not in the store any more.",
+                "which is no longer in the store.",
                 hint="`nanochat run` with its settings makes it again.",
             )
         found.append(kind(artifact.store, manifest, reused=True))

@@ -1,4 +1,4 @@
-"""The stages of the graphs: every `Stage` in a module of this package is registered by being there."""
+"""The stages of the graphs. Every `Stage` in a module of this package is registered automatically."""
 
 import importlib
 import pkgutil

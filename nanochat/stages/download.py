@@ -1,4 +1,4 @@
-"""Raw shards: fetch, check, split into training and validation."""
+"""Fetches raw shards, checks them, and splits them into training and validation documents."""
 
 from pathlib import Path
 

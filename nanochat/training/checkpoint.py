@@ -1,7 +1,7 @@
 """Checkpoints of training in the store, complete or not at all.
 
-    <checkpoints>/step-00000100-5f3a09c1/shard-00002-model-00001-of-00001.safetensors    each rank its part, first
-    <checkpoints>/step-00000100-5f3a09c1/manifest.json                                   last
+    <checkpoints>/step-00000100-5f3a09c1/shard-00002-model-00001-of-00001.safetensors    one per rank, written first
+    <checkpoints>/step-00000100-5f3a09c1/manifest.json                                   written last
 
 Each rank passes the tensors it has to `torch.distributed.checkpoint` (DCP), which writes a tensor of all ranks only
 once, and can load it on any number of ranks. The files are safetensors, so nothing is unpickled (the default format of
@@ -42,14 +42,14 @@ Tensors = Mapping[str, Tensor | FlatShard]
 MANIFEST, FORMAT = "manifest.json", 2
 FOLDER = re.compile(r"step-\d+-\w+")
 MAX_FAILURES = 3
-"""Consecutive saves that fail before training ends, for errors that do not pass by themselves: a full disk, a revoked
-key. An unreachable store comes back, so it does not end training."""
+"""Consecutive failed saves after which training ends, for permanent errors such as a full disk or a revoked key. An
+unreachable store is a transient error and does not end training."""
 TRIES = 6
-"""Of an upload or download, with pauses of 1, 2, 4, 8 and 16 seconds: a store may take half a minute to restart."""
+"""Attempts of an upload or download, with pauses of 1, 2, 4, 8 and 16 s: a store may take half a minute to restart."""
 MAX_READS = 4
-"""Reads of a file that all differ: then the connection to the store is broken, not the file."""
+"""Downloads of a file: if all of them differ, the connection to the store is broken, not the file."""
 SLOW_SAVE_S = 300.0
-"""A save that takes longer is logged: meanwhile there is no newer checkpoint."""
+"""A save that takes longer is logged, because there is no newer checkpoint until it ends."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Checkpoints:
         self._objects = Objects(root) if url else None
         self._spool, self._keep, self._keep_every = spool, keep, keep_every_steps
         self._about = dict(about or {})
-        # a group of its own: the collectives of the thread must not mix with those of training
+        # a separate group: the collectives of the thread must not mix with those of training
         self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._attempt = self._all(uuid.uuid4().hex[:8])[0]
@@ -106,7 +106,7 @@ class Checkpoints:
         """Copies this rank's tensors to host memory; a thread writes and uploads them.
 
         Waits for the previous save. A save that fails adds a warning; the third in a row whose error is not transient
-        raises it, on all ranks.
+        raises its error, on all ranks.
         """
         self.wait()
         if self._objects is None:
@@ -179,7 +179,7 @@ class Checkpoints:
             self._sharded = {name for name, given in tensors.items() if isinstance(given, FlatShard)}
 
     def _as_saved(self) -> dict[str, Any]:
-        """The host memory as DCP takes it: a shard as a part of a `DTensor`."""
+        """The host memory in the form that DCP expects: a shard is a part of a `DTensor`."""
         from torch.distributed.tensor import DTensor, Shard  # noqa: PLC0415 - see `_dcp`
 
         return {
@@ -275,7 +275,7 @@ class Checkpoints:
 
     @contextmanager
     def _fetched(self, folder: str) -> Iterator[dict[str, Any] | None]:
-        """Downloads a checkpoint into `_load_folder`, once per node; gives its manifest, or None if it is damaged.
+        """Downloads a checkpoint into `_load_folder`, once per node; yields its manifest, or None if it is damaged.
 
         If a node cannot read the store, all ranks raise its error: the checkpoint may be intact.
         """
@@ -318,7 +318,7 @@ class Checkpoints:
         check_format(record, FORMAT, f"{folder}/{MANIFEST}")
         for file in [FileEntry.model_validate(each) for each in record["files"]]:
             reads: list[FileEntry] = []
-            while file not in reads:  # a download that was cut off is complete the next time
+            while file not in reads:  # a truncated download may be complete the next time
                 with_retries(lambda f=file: objects.download(f"{folder}/{f.path}", local / f.path), tries=TRIES)
                 reads.append(describe_file(local / file.path, file.path))
                 if len(reads) > 1 and reads[-1] == reads[-2] != file:
@@ -353,7 +353,7 @@ class Checkpoints:
 
 
 def _dcp() -> Any:
-    """`torch.distributed.checkpoint`, imported when it is needed: the import takes most of a second."""
+    """`torch.distributed.checkpoint`, imported on first use: the import takes most of a second."""
     import torch.distributed.checkpoint as dcp  # noqa: PLC0415
 
     import nanochat.training.shard_writer  # noqa: F401, PLC0415 - it imports parts of DCP
@@ -404,5 +404,5 @@ def _reasons(error: Any) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """The first line of its message."""
+    """The first line of the message of an error."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

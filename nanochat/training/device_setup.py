@@ -14,7 +14,7 @@ from nanochat.model.gpt import GPT, Linear
 from nanochat.model.loss import between_products
 
 MIN_COMPILED_VOCABULARY = 8192
-"""On a CPU. With a smaller vocabulary, a run of minutes does not win back the seconds of compilation."""
+"""The smallest vocabulary for which a CPU compiles the loss: with fewer, compilation takes longer than it saves."""
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -31,7 +31,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "fp8" and capability < (8, 9):
         raise BadConfig(
             f"`precision` is `fp8`, and `{device}` has no 8-bit matrix products.",
-            hint="Take `bf16`, or a GPU of the Hopper generation or later.",
+            hint="Use `bf16`, or a GPU of the Hopper generation or later.",
         )
     return torch.bfloat16 if capability >= (8, 0) or (device.type == "cpu" and _cpu_has_bf16()) else torch.float32
 

@@ -7,7 +7,7 @@ from nanochat.errors import Diverged
 
 LOWER_THE_RATES = "Lower the rates (`pretrain.optimizer`), or raise `batch_tokens`; checkpoints are kept."
 WARMUP_STEPS = 10
-"""No spikes are detected before: the smoothed loss is too noisy."""
+"""Steps without spike detection, because the smoothed loss is still too noisy."""
 MAX_ROLL_BACKS = 3
 
 

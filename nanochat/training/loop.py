@@ -6,10 +6,12 @@ Around the optimizer step (`step.py`) it checks the losses, evaluates, logs and 
 
 import gc
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from nanochat.config.training import GuardConfig
 from nanochat.data.loader import Loader
 from nanochat.data.row_index import RowSet
 from nanochat.errors import BadSource, Diverged, NotEnoughMemory
+from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.optimizer import Optimizer
 from nanochat.optim.schedule import StepRates
@@ -34,11 +37,11 @@ from nanochat.workers.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class Schedule:
-    """The data, how long to train on it, at which rates, and what to evaluate on the way."""
+    """What to train on, for how long, at which rates, and what to evaluate meanwhile."""
 
     rows: RowSet
     seed: int
-    """Of the order of the rows."""
+    """Seed of the order of the rows."""
     steps: int
     batch_rows: int
     """Rows per optimizer step, over all ranks."""
@@ -47,7 +50,7 @@ class Schedule:
     rates: Callable[[int], StepRates]
     evaluate: Callable[[], float]
     evaluation_name: str
-    """Of the number that `evaluate` returns: `validation_bits_per_byte`."""
+    """Name of the metric that `evaluate` returns: `validation_bits_per_byte`."""
     evaluate_every_steps: int
     guard: GuardConfig
 
@@ -67,11 +70,28 @@ class Trained:
     mfu: float | None
     """Model FLOP/s as a share of the GPUs' peak; None where the peak is unknown."""
     seconds: float
-    """Spent on training, without evaluation and checkpoints, over all attempts."""
+    """Training time of all attempts, without evaluation and checkpoints."""
     time_split: dict[str, float]
     """Seconds of this attempt by kind (`data_s`, `compute_s`, …)."""
     resumed_from_step: int
     history: list[str]
+    """The lines of `metrics.jsonl`."""
+
+    def metrics(self, schedule: Schedule, parameters: int, world_size: int) -> dict[str, Any]:
+        """The metrics that the stages of pretraining and fine-tuning share."""
+        return {
+            "steps": schedule.steps, "train_tokens": schedule.steps * schedule.batch_tokens, "final_loss": self.loss,
+            schedule.evaluation_name: self.evaluation, "tokens_per_s": self.tokens_per_s, "mfu": self.mfu,
+            "training_s": self.seconds, **self.time_split, "parameters": parameters,
+            "batch_tokens": schedule.batch_tokens, "sequence_len": schedule.rows.sequence_len,
+            "world_size": world_size, "resumed_from_step": self.resumed_from_step,
+        }  # fmt: skip
+
+    def write(self, out: Path, model: GPT, vocabulary: Path) -> None:
+        """Writes the files that a base and a chat model share: weights, architecture, vocabulary and metrics."""
+        save_model(out, model)
+        shutil.copyfile(vocabulary, out / "vocabulary.json")
+        (out / "metrics.jsonl").write_text("\n".join(self.history) + "\n")
 
 
 def train(job: Job, world: World, model: GPT, optimizer: Optimizer, schedule: Schedule, setup: str) -> Trained:
@@ -116,12 +136,12 @@ class _Loop:
         self.unread: list[Tensor] = []
         """Results of `optimizer_step` that are still on the device."""
         self.gradient_norms = (math.nan, math.nan)
-        """Of the last step: of Muon's matrices, and of AdamW's parameters."""
+        """Gradient norms of the last step: of Muon's matrices, and of AdamW's parameters."""
         self._log_message(f"{setup}, micro-batches of {schedule.micro_batch_rows} rows; waiting for the first")
         self._resume()
         self.loader = self._open_loader(self.state.rows_consumed)
         self.read_at = time.monotonic()
-        """When the losses were read last."""
+        """Time of the last read of the losses."""
 
     def run(self) -> Trained:
         state, steps, every_steps = self.state, self.schedule.steps, self.schedule.evaluate_every_steps
@@ -146,7 +166,7 @@ class _Loop:
                         self.checkpoints.wait(must=True)
                     raise Preempted
                 due = _on_any_rank(time.monotonic() - saved_at > self.job.compute.checkpoints.every_s)
-                # training does not wait for a save under way: a slow store gets fewer checkpoints, not slower steps
+                # training does not wait for a running save: a slow store means fewer checkpoints, not slower steps
                 if due and not _on_any_rank(self.checkpoints.busy()):
                     self._save()
                     saved_at = time.monotonic()
@@ -190,7 +210,7 @@ class _Loop:
             state.add_loss(loss)
         seconds = time.monotonic() - self.read_at
         state.seconds += seconds
-        if not self.throughput.steps:  # the first read; later collections would take up to half a second each
+        if not self.throughput.steps:  # after the first read: later collections would take up to half a second each
             gc.collect()
             gc.freeze()
             gc.disable()

@@ -58,7 +58,7 @@ class Clock:
 
 
 class Throughput:
-    """Tokens per second, without the first steps of the process, which warm the machine up."""
+    """Tokens per second, without the first steps of the process, which are slower."""
 
     def __init__(self, batch_tokens: int) -> None:
         self.steps = 0
@@ -66,7 +66,7 @@ class Throughput:
 
     def add(self, steps: int, seconds: float) -> None:
         self.steps += steps
-        if not self._warm:  # the cold steps count until there are others
+        if not self._warm:  # the first steps count until there are later ones
             self._tokens, self._seconds, self._warm = 0, 0.0, self.steps > WARMUP_STEPS
         self._tokens += steps * self._batch_tokens
         self._seconds += seconds
@@ -77,7 +77,7 @@ class Throughput:
 
 
 class Metrics:
-    """Writes events to `metrics.jsonl` and the trackers, and appends them to `history`, which checkpoints hold."""
+    """Writes events to `metrics.jsonl` and the trackers, and appends them to `history`, which checkpoints contain."""
 
     def __init__(self, job: Job, history: list[str], *, writes: bool) -> None:
         self._history = history

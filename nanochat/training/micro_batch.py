@@ -1,4 +1,4 @@
-"""The micro-batch: rows per forward and backward pass on one rank, as many as fit the memory."""
+"""The size of the micro-batch: rows per forward and backward pass on one rank, as many as fit the memory."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from nanochat.model.gpt import GPT
 from nanochat.workers.ranks import World
 
 CPU_TOKENS = 2_048
-"""Tokens of a micro-batch on a CPU: more are not faster, and take memory."""
+"""Tokens of a micro-batch on a CPU: more would use memory and not be faster."""
 MOST_TOKENS = 65_536
-"""Tokens of a micro-batch on a GPU, from which on kernel launches cost nothing."""
+"""Tokens of a micro-batch on a GPU, at which the cost of kernel launches is negligible."""
 RESERVE = 0.12
 """Share of the free memory left unused, for fragmentation and the needs of compiled code."""
 
@@ -21,13 +21,13 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
     """Rows of one forward and backward pass: `parallelism.micro_batch_rows`, else as many as fit the device.
 
     It divides the rows that a rank has of a batch (`batch_rows` over all ranks), so that all passes have one shape.
-    Raises `BadConfig` when the ranks do not allow exact sums, and `parallelism.exact` is set.
+    Raises `BadConfig` when `parallelism.exact` is set and the number of ranks does not allow exact sums.
     """
     if compute.parallelism.exact:
         if batch_rows % world.world_size or world.world_size & (world.world_size - 1):
             raise BadConfig(
                 f"{world.world_size} ranks cannot share {batch_rows} rows so that sums are exact.",
-                hint="Take 1, 2, 4, 8, … ranks that divide the batch, or do not set `compute.parallelism.exact`.",
+                hint="Use 1, 2, 4, 8, … ranks that divide the batch, or do not set `compute.parallelism.exact`.",
             )
         return 1
     if compute.parallelism.micro_batch_rows:

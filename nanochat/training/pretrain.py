@@ -4,7 +4,6 @@ Its payload: the weights, the architecture, the vocabulary, the config and the m
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from nanochat.data.loader import sequential
 from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
 from nanochat.model.architecture import Architecture
-from nanochat.model.files import load_model, save_model
+from nanochat.model.files import load_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import rates
@@ -62,29 +61,13 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     trained = train(job, world, model, optimizer, schedule, setup)
     if world.is_first:
         out = Path(job.out)
-        save_model(out, model)
-        shutil.copyfile(vocabulary, out / "vocabulary.json")
+        trained.write(out, model, vocabulary)
         (out / "pretrain.json").write_text(
             json.dumps({"config": job.config, "batch_tokens": hyperparameters.batch_tokens})
         )
-        (out / "metrics.jsonl").write_text("\n".join(trained.history) + "\n")
-    return {
-        "steps": hyperparameters.steps,
-        "train_tokens": hyperparameters.tokens,
-        "epochs": hyperparameters.steps * hyperparameters.batch_rows / len(rows),
-        "final_loss": trained.loss,
-        "validation_bits_per_byte": trained.evaluation,
-        "tokens_per_s": trained.tokens_per_s,
-        "mfu": trained.mfu,
-        "training_s": trained.seconds,
-        **trained.time_split,
-        "parameters": hyperparameters.parameters,
-        "flops": hyperparameters.flops,
-        "batch_tokens": hyperparameters.batch_tokens,
-        "sequence_len": rows.sequence_len,
-        "world_size": world.world_size,
-        "resumed_from_step": trained.resumed_from_step,
-    }
+    epochs = hyperparameters.steps * hyperparameters.batch_rows / len(rows)
+    shared = trained.metrics(schedule, hyperparameters.parameters, world.world_size)
+    return {**shared, "epochs": epochs, "flops": hyperparameters.flops}
 
 
 def _model(job: Job, config: PretrainConfig, architecture: Architecture, world: World) -> GPT:

@@ -1,11 +1,10 @@
 """The supervised fine-tuning worker: `python -m nanochat.training.sft job.json`, under torchrun.
 
-It trains on rows of conversations, whose loss mask counts the assistant's tokens only. Learning rates and batch are
+It trains on rows of conversations; the loss mask counts only the assistant's tokens. Learning rates and batch size are
 those of the base model, scaled.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from nanochat.config.training import PretrainConfig
 from nanochat.data.loader import IGNORED, sequential
 from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import of_equal_shape
-from nanochat.model.files import load_model, save_model
+from nanochat.model.files import load_model
 from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import sft_rates
 from nanochat.scaling import hyperparameters_from_steps
@@ -74,25 +73,8 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     )
     trained = train(job, world, model, optimizer, schedule, setup)
     if world.is_first:
-        out = Path(job.out)
-        save_model(out, model)
-        shutil.copyfile(base / "vocabulary.json", out / "vocabulary.json")
-        (out / "metrics.jsonl").write_text("\n".join(trained.history) + "\n")
-    return {
-        "steps": steps,
-        "train_tokens": steps * hyperparameters.batch_tokens,
-        "final_loss": trained.loss,
-        "validation_loss": trained.evaluation,
-        "tokens_per_s": trained.tokens_per_s,
-        "mfu": trained.mfu,
-        "training_s": trained.seconds,
-        **trained.time_split,
-        "parameters": hyperparameters.parameters,
-        "batch_tokens": hyperparameters.batch_tokens,
-        "sequence_len": rows.sequence_len,
-        "world_size": world.world_size,
-        "resumed_from_step": trained.resumed_from_step,
-    }
+        trained.write(Path(job.out), model, base / "vocabulary.json")
+    return trained.metrics(schedule, hyperparameters.parameters, world.world_size)
 
 
 if __name__ == "__main__":

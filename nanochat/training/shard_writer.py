@@ -1,8 +1,8 @@
 """Writes a rank's part of a checkpoint as a safetensors file, without copying the tensors.
 
 `torch.distributed.checkpoint` (DCP) calls `safetensors.save`, which builds two copies of the whole file in memory and
-holds Python's lock meanwhile: half a second without any other thread for d6. Here each piece of the bytes is written
-and hashed while it is in the processor's cache, and the lock is free.
+holds the GIL meanwhile: it blocks other threads for half a second with d6. This module writes and hashes each piece
+while it is in the processor's cache, without the GIL.
 """
 
 import hashlib

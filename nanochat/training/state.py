@@ -1,4 +1,4 @@
-"""Where training is: what a checkpoint holds besides the tensors of the model and the optimizer."""
+"""The state of training that a checkpoint contains besides the tensors of the model and the optimizer."""
 
 import math
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ class TrainState:
     rows_consumed: int = 0
     """Position in the data. It is ahead of the steps after a rollback, which skips rows."""
     loss: float = math.nan
-    """Of the last step, in nats per counted token."""
+    """Loss of the last step, in nats per counted token."""
     moving_average: float = 0.0
-    """Of the losses, from 0; see `smoothed_loss`."""
+    """Moving average of the losses, starting at 0; see `smoothed_loss`."""
     seconds: float = 0.0
-    """Spent on training, without evaluation and checkpoints, over all attempts."""
+    """Training time of all attempts, without evaluation and checkpoints."""
     loss_scale: LossScale | None = None
-    """For fp16 only."""
+    """Used with fp16 only."""
     history: list[str] = field(default_factory=list)
     """The lines of `metrics.jsonl` of the steps so far."""
 
@@ -43,7 +43,7 @@ class TrainState:
         return {**numbers, "loss_scale": self.loss_scale.factor} if self.loss_scale else numbers
 
     def restore(self, saved: Saved) -> None:
-        """Takes over the state of a checkpoint."""
+        """Sets the state to that of a checkpoint."""
         self.step, self.rows_consumed = saved.step, saved.rows_consumed
         self.loss, self.moving_average = saved.numbers["loss"], saved.numbers["smoothed_loss"]
         self.seconds = saved.numbers["seconds"]

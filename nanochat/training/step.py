@@ -22,7 +22,7 @@ def optimizer_step(
 ) -> Tensor:
     """Accumulates gradients over the micro-batches of this rank, and updates the weights once.
 
-    The loss is the mean over all counted tokens of the whole batch, whatever the ranks and micro-batches. Returns (4,)
+    The loss is the mean over all counted tokens of the batch, for any number of ranks and micro-batches. Returns (4,)
     float64 on the device, over all ranks: the sum of the loss in nats, the number of counted tokens, and the squared
     gradient norms of Muon's matrices and of AdamW's parameters. The host does not wait for the device. With a loss
     scale, a step whose gradients overflow makes no update.

@@ -54,7 +54,7 @@ class Job(BaseModel):
         return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
     def input(self, name: str) -> Path:
-        """The path of an input that has one."""
+        """The only path of an input."""
         (path,) = self.inputs[name]
         return Path(path)
 
@@ -71,6 +71,6 @@ class Job(BaseModel):
 
 
 def write_error(folder: Path, error: dict[str, str]) -> None:
-    """Writes `error.json` unless there is one: the errors of other ranks follow from the first."""
+    """Writes `error.json` unless it exists: the first error causes those of other ranks."""
     with suppress(FileExistsError), (folder / "error.json").open("x", encoding="utf-8") as file:
         json.dump(error, file)

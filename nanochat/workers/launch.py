@@ -1,7 +1,7 @@
 """Starts torchrun in a process tree of its own, follows it, and ends it.
 
-The workers read a job file and write files beside it (see `job`). Their log stays in the run's folder, and `rank_log`
-follows it; their metrics become the caller's progress.
+The workers read a job file and write files beside it (see `job`). `rank_log` follows their log, which stays in the
+run's folder; their metrics become the caller's progress.
 """
 
 import fcntl  # and not filelock: the supervisor inherits the locked file
@@ -111,7 +111,7 @@ def rank_count(compute: Compute) -> int:
         raise BadConfig(
             f"`compute.parallelism.device` is `cuda`, but there are {gpus} GPUs for "
             f"{max(1, compute.parallelism.ranks)} ranks.",
-            hint="Take `--compute parallelism.device=cpu`, or fewer `ranks`.",
+            hint="Set `--compute parallelism.device=cpu`, or fewer `ranks`.",
         )
     return compute.parallelism.ranks or max(1, gpus)
 
@@ -132,7 +132,7 @@ def torchrun_options(compute: Compute, ranks: int) -> list[str]:
         return ["--standalone", f"--nproc-per-node={ranks}", "--max-restarts=0"]
     if not re.fullmatch(r".+:\d+", given.rendezvous):
         raise BadConfig(
-            f"`compute.parallelism.nodes` is {given.nodes}, but `compute.parallelism.rendezvous` is no address.",
+            f"`compute.parallelism.nodes` is {given.nodes}, but `compute.parallelism.rendezvous` is not an address.",
             hint="Set it to `host:port` on the first node, the same on every node, or leave it empty.",
         )
     if given.node >= given.nodes:
@@ -155,7 +155,7 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
     reported = 0.0
     while True:
         running = supervisor.poll() is None
-        if time.monotonic() - reported > REPORT_EVERY_S:  # also without news: a sink ends training by raising
+        if time.monotonic() - reported > REPORT_EVERY_S:  # also without a new line: a sink ends training by raising
             reported = time.monotonic()
             _report(last, context.progress)
         for line in metrics.lines():
@@ -181,7 +181,7 @@ def _report(line: dict[str, Any], progress: Reporter) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """An object that a child process wrote; None when it wrote nothing, or only a part (a full disk)."""
+    """An object that a child process wrote; None when the file is missing or incomplete (a full disk)."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -198,7 +198,7 @@ def _result(folder: Path, module: str) -> dict[str, Any]:
     reported = from_json(error) if error else None
     if reported and type(reported) not in (StageFailed, Unexpected):
         raise reported
-    if -signal.SIGKILL in exit_codes.values():  # errors of other ranks follow from it
+    if -signal.SIGKILL in exit_codes.values():  # it causes the errors of other ranks
         raise NotEnoughMemory(
             f"The system killed `{module}`, most likely because it ran out of memory.",
             hint="Lower `--compute parallelism.micro_batch_rows=…` or `pretrain.model.depth`.",
@@ -210,7 +210,7 @@ def _result(folder: Path, module: str) -> dict[str, Any]:
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace")
     if "No space left on device" in text:  # which may also have kept the worker from writing its error
-        raise NoSpace(f"No space left for `{module}`.", hint=f"Free some; `{log}` shows where.")
+        raise NoSpace(f"No space left for `{module}`.", hint=f"Free some space; `{log}` names the file.")
     raise StageFailed(
         f"`{module}` ended without a result: {describe_failure(text, exit_codes)}.", hint=f"See `{log}` for its output."
     )

@@ -16,7 +16,7 @@ LINE_PREFIX = "[rank ${rank}] "
 """The template for torchrun."""
 RANK = re.compile(r"\[rank \d+\] ")
 ERROR = re.compile(r"(?P<rank>\[rank \d+\] )(\[rank\d+\]: *)?(?P<error>[\w.]*(Error|Exception)\b.*)")
-"""The line of a Python traceback that names the error; torch puts a rank of its own before it."""
+"""The line of a Python traceback that names the error; torch puts another rank prefix before it."""
 LOG = logging.getLogger("nanochat.workers.ranks")
 
 
@@ -27,7 +27,7 @@ class Tail:
         self._path, self._position, self._rest = path, 0, b""
 
     def lines(self) -> list[str]:
-        """The lines written since the last call; none while the file does not exist."""
+        """The lines written since the last call; empty while the file does not exist."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
@@ -67,11 +67,11 @@ class RankLog:
 
 
 def describe_failure(log: str, exit_codes: Mapping[str, int]) -> str:
-    """Why the ranks failed, from the text of their log and the exit codes of those that failed, by rank.
+    """Why the ranks failed, from the text of their log and the exit codes of the failed ranks.
 
-    A signal comes first (but not TERM, which torchrun sends to the ranks that are left); then the first line of a rank
-    that names an error, since the errors of other ranks follow from it; then the last line of the ranks. Without any of
-    these, torchrun itself failed: the last line of the log.
+    In order of preference: a signal (except TERM, which torchrun sends to the remaining ranks); the first line of a
+    rank that names an error, since it causes those of other ranks; the last line of the ranks; an exit code; and, if
+    torchrun itself failed, the last line of the log.
     """
     died = {rank: -code for rank, code in exit_codes.items() if code < 0 and code != -SIGTERM}
     signals = [f"rank {rank}: {strsignal(number)} (signal {number})" for rank, number in died.items()]

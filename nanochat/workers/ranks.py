@@ -80,7 +80,7 @@ def main(work: Callable[[Job, World], dict[str, Any]]) -> None:
             job.write_result(result)
     except Preempted:
         sys.exit(EXIT_PREEMPTED)
-    except Exception as error:  # noqa: BLE001 - one sentence for the parent, the traceback for the log
+    except Exception as error:  # noqa: BLE001 - the parent gets one sentence, the log the traceback
         sentence = to_nanochat_error(error, f"`{job.module if job else path}`", log=path.parent / "log.txt")
         if sentence is not error:
             sys.stderr.write(traceback_text(error))

@@ -12,10 +12,10 @@ from nanochat.events import Reporter
 from nanochat.store.objects import Objects
 
 RENDEZVOUS_TIMEOUT_S = 600.0
-"""How long nodes wait for each other: one may still be downloading inputs that another has."""
+"""How long nodes wait for each other: one may still download inputs that another one has."""
 POLL_S = 1.0
 UNUSED_ADDRESS = ("192.0.2.1", 9)
-"""Reserved for documentation (RFC 5737). The route to it determines our own address; nothing is sent."""
+"""An address reserved for documentation (RFC 5737). The route to it determines our own address; nothing is sent."""
 
 
 def resolve_rendezvous(folder: str, compute: Compute, progress: Reporter) -> Compute:
@@ -38,7 +38,7 @@ def _published(objects: Objects, path: str, progress: Reporter) -> str:
     """The address that the first node published, once a process listens there."""
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
     while time.monotonic() < deadline:
-        with suppress(FileNotFoundError, OSError):  # not published yet, or by an attempt that has died
+        with suppress(FileNotFoundError, OSError):  # not published yet, or published by an attempt that has ended
             address = json.loads(objects.read(path))["rendezvous"]
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=5).close()
@@ -46,7 +46,7 @@ def _published(objects: Objects, path: str, progress: Reporter) -> str:
         progress.log("waiting for the first node")
         time.sleep(POLL_S)
     raise StageFailed(
-        "The first node did not publish its address.", hint="Does it run, with the same store, settings and code?"
+        "The first node did not publish its address.", hint="Check that it runs with the same store, settings and code."
     )
 
 

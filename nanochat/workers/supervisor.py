@@ -2,10 +2,10 @@
 
     python -m nanochat.workers.supervisor LOG COMMAND…
 
-Its standard input is a pipe from its parent. When the pipe closes, because the parent ended in whatever way, or when it
-receives a signal, the supervisor sends TERM to torchrun, and KILL to all processes below after a grace period. The
-ranks have sessions of their own, so it finds them by descent, not by process group; orphans are re-parented to it,
-because it is their subreaper (Linux).
+Its standard input is a pipe from its parent. When the pipe closes, because the parent ended in any way, or when the
+supervisor receives a signal, it sends TERM to torchrun, and KILL to all its descendants after a grace period. The ranks
+have separate sessions, so it finds them by descent, not by process group; orphans are re-parented to it, because it is
+their subreaper (Linux).
 """
 
 import ctypes

@@ -1,7 +1,8 @@
 """Runs torchrun, and records how its ranks failed: `python -m nanochat.workers.torchrun FAILURES OPTIONS…`.
 
-torchrun raises `ChildFailedError` with the exit code of each rank that failed, and prints it in a report. Here it also
-goes into the file FAILURES, as JSON: `{"exit_codes": {"0": -9}, "preempted": false}`, for `launch`, which has no torch.
+torchrun raises `ChildFailedError` with the exit code of each failed rank, and prints a report. This module also writes
+the codes to the file FAILURES as JSON, `{"exit_codes": {"0": -9}, "preempted": false}`, for `launch`, which does not
+import torch.
 """
 
 import json
@@ -16,7 +17,7 @@ from torch.distributed.run import main as torchrun
 from nanochat.workers.job import EXIT_PREEMPTED
 
 KILL_AFTER_S = 20
-"""When a rank fails, torchrun sends TERM to the others, and KILL 30 s later: not each KILL is the system's."""
+"""When a rank fails, torchrun sends TERM to the others, and KILL 30 s later: the system did not send each KILL."""
 
 
 def main(failures: Path, options: list[str]) -> None:

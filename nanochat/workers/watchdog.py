@@ -1,8 +1,8 @@
 """Ends a rank that makes no progress, with an error that names the line where it hangs.
 
-When a rank dies, torchrun ends the others; when one hangs, they would wait for it forever. So each rank watches itself:
-it may make no step for ten times its longest step so far, and for `limit_s` at least. The watchdog does not watch the
-time before the first heartbeat (start, compilation), nor blocks under `paused` (evaluation, waiting for the store).
+When a rank dies, torchrun ends the others; when one hangs, they would wait for it forever. So each rank has a watchdog,
+which ends it when it makes no step for ten times its longest step so far, and at least for `limit_s`. The time before
+the first heartbeat (start, compilation) and blocks under `paused` (evaluation, waiting for the store) do not count.
 """
 
 import os
@@ -20,11 +20,11 @@ from nanochat.workers.job import EXIT_FAILED, Job, write_error
 LONGEST_STEPS = 10
 POLL_S = 0.5
 WAIT_FOR_OTHERS_S = 2.0
-"""A rank that waits for another one in a collective lets that one report first: only the first error is kept."""
+"""A rank that waits in a collective reports later than the rank that it waits for: only the first error is kept."""
 
 
 class Watchdog:
-    """A thread that watches the heartbeats of this rank's main thread. With `limit_s` 0 it watches nothing."""
+    """A thread that monitors the heartbeats of this rank's main thread. With `limit_s` 0 there is no thread."""
 
     def __init__(self, job: Job, rank: int, limit_s: float) -> None:
         self._folder, self._rank, self._limit_s = Path(job.folder), rank, limit_s
@@ -44,7 +44,7 @@ class Watchdog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Does not watch the block, which may take any time."""
+        """Does not count the time of the block."""
         watching, self._last = self._last is not None, None
         yield
         if watching:
