@@ -11,7 +11,7 @@ from nanochat.events import Reporter, Sink, StopRequest
 
 @dataclass(frozen=True)
 class RunControl:
-    """Threads share it; a task in another process has one of its own, without sinks."""
+    """Threads share it; a task in another process has a separate one, without sinks."""
 
     sinks: tuple[Sink, ...] = ()
     stop: StopRequest = field(default_factory=StopRequest)
@@ -23,7 +23,7 @@ class RunControl:
         return replace(self, sinks=(sink, *self.sinks))
 
     def reporter(self, label: str, stage: str) -> Reporter:
-        """For one node; it raises `Stopped` once a stop was requested."""
+        """The reporter of one node, which raises `Stopped` once a stop was requested."""
         return Reporter(label, stage, (self.stop, *self.sinks))
 
 

@@ -73,7 +73,7 @@ def _execute(
     with runners(request.compute) as (local, for_shards):
         try:
             found = Executor(request.store, request.compute, local, for_shards, request.gpu_pool).run(graph)
-        except BaseException:  # SIGTERM to a worker, for example: the threads of the tasks must end too
+        except BaseException:  # for example SIGTERM to a worker: the threads of the tasks must end too
             CONTROL.get().stop.request("The run was stopped.")
             raise
     remember(found.values())
@@ -92,7 +92,7 @@ def _execute(
 
 
 def _was_cancelled_before() -> bool:
-    """Whether the run was cancelled while this process was starting: Prefect does not check that."""
+    """Whether the run was cancelled while this process started, which Prefect does not check."""
     if not deployment.id:
         return False
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:

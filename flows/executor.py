@@ -28,15 +28,15 @@ from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 
 MAX_SINGLE = 64
-"""A group with up to so many nodes has a task for each, unless `Compute.data_workers.shards_per_task` is set."""
+"""A group with at most this many nodes has one task per node, unless `Compute.data_workers.shards_per_task` is set."""
 MAX_TASKS = 32
-"""Tasks of a larger group."""
+"""Number of tasks of a larger group."""
 POLL_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Submitted:
-    """A task that was submitted."""
+    """A submitted task."""
 
     nodes: Sequence[AnyNode]
     calls: TaskCalls
@@ -46,7 +46,7 @@ class Submitted:
     done: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
-        # a future of Dask may break when its result is requested with a time limit, and the limit passes
+        # a future of Dask may break when a time limit for its result passes
         self.future.add_done_callback(lambda _: self.done.set())
 
     @property
@@ -133,7 +133,9 @@ class Executor:
         )
         reporters = {node.label: CONTROL.get().reporter(node.label, stage.name) for node in nodes}
         for reporter in reporters.values():
-            reporter.emit("started" if remote else "queued")
+            reporter.emit("queued")
+            if remote:
+                reporter.emit("started")
         future = runner.submit(stage_task(stage, calls.label), parameters, wait_for=self._before(stage))
         task = Submitted(nodes, calls, future, reporters if remote else {})
         self.tasks.append(task)
@@ -150,7 +152,7 @@ class Executor:
         return [task.future for task in self.tasks if task.stage.resource == "gpu"][-1:]
 
     def _wait(self) -> None:
-        """Until every task has ended. Reports the nodes of tasks in other processes as soon as these end.
+        """Waits for all tasks. Reports the nodes of tasks in other processes when these tasks end.
 
         Raises `Stopped` when a stop of the run is requested meanwhile.
         """

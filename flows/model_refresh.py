@@ -39,7 +39,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the candidate needs to be promoted."""
+    """The conditions on which a candidate is promoted."""
 
     alias: str
     least_gain: float

@@ -9,16 +9,12 @@ from nanochat.console import duration, number
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
-KEY = "models"
 KINDS = {
     "pretrain": ("Base models", "evaluate_base", "bits_per_byte", 1),
     "continue_pretrain": ("Base models with continued pretraining", "evaluate_base", "bits_per_byte", 1),
     "sft": ("Chat models", "evaluate_chat", "chatcore", -1),
 }
 """Stage → title, the stage that evaluates it, its score, and whether lower (1) or higher (-1) is better."""
-
-SHOWN = {"bits_per_byte": "bits_per_byte", "chatcore": "ChatCORE"}
-"""Score → head of its column."""
 
 
 def publish_models(store: Store) -> None:
@@ -37,9 +33,9 @@ def publish_models(store: Store) -> None:
             continue
         rows = list(_rows(found[stage], found[evaluate_stage], aliases, depths, score, sign))
         count += len(rows)
-        heads = f"made key depth tokens {SHOWN[score]} took aliases"
+        heads = f"made key depth tokens {score.replace('chatcore', 'ChatCORE')} took aliases"
         parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
-    put(KEY, "\n\n".join(parts), f"{count} models, best first")
+    put("models", "\n\n".join(parts), f"{count} models, best first")
 
 
 def _rows(

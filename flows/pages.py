@@ -3,14 +3,13 @@
 Tables, links and `data:` images work in both of Prefect's UIs, mermaid only in the newer one.
 """
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.results_section import results
+from flows.results_section import results, svg_image
 from flows.site import prefect_environment
 from flows.task_data import CallResult
 from nanochat.console import duration, headline, number
@@ -43,14 +42,14 @@ def publish(store: Store, artifacts: Sequence[Artifact], summary: str, label: st
 
 
 def remember(results: Iterable[CallResult]) -> None:
-    """Makes later links lead to the pages that other processes published."""
+    """Makes later links point to the pages that other processes published."""
     for each in results:
         if each.page is not None:
             published[page_key(each.manifest.stage, each.manifest.key)] = each.page
 
 
 def put(key: str, markdown: str, description: str) -> UUID:
-    """Publishes a version of a page; later links lead to it."""
+    """Publishes a version of a page; later links point to it."""
     published[key] = cast(UUID, create_markdown_artifact(markdown, key=key, description=description))
     return published[key]
 
@@ -71,7 +70,6 @@ def _state(manifest: Manifest, reused: bool) -> str:
 def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str:
     """Markdown of an artifact: summary, results, lineage, inputs, metrics, files."""
     lineage = fold([manifest, *ancestors(store, manifest, known_manifests)])
-    picture = base64.b64encode(as_svg(lineage, here=manifest.stage).encode()).decode()
     made = manifest.producer
     rows = [(name, reference) for name, references in manifest.inputs.items() for reference in references]
     parts = [
@@ -82,7 +80,7 @@ def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str
         f"{duration(made.seconds)} on `{made.host}` by nanochat {made.code_version} {_commit(manifest)}.",
         f"- key `{manifest.key}`\n- digest `{manifest.digest}`\n- store {store.objects.root}",
         "## Lineage",
-        f"![lineage](data:image/svg+xml;base64,{picture})",
+        svg_image("lineage", as_svg(lineage, here=manifest.stage)),
         "## Inputs",
         table("input stage artifact digest", (_input_row(name, reference) for name, reference in rows), len(rows)),
         "## Metrics",
@@ -116,7 +114,7 @@ def link(stage: str, key: str) -> str:
 
 
 def address(page: str) -> str:
-    """Relative address of a page, in the version of the UI in use: its newest version if known, else all versions."""
+    """Relative address of a page in the current UI: of its newest version if known, else of the list of versions."""
     prefix = prefect_environment.ui_prefix()
     place = f"artifact/{published[page]}" if page in published else f"key/{page}"
     return f"{f'{prefix}/artifacts' if prefix else '..'}/{place}"

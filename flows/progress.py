@@ -55,7 +55,7 @@ class TaskProgress:
             self._task_run.run(self._draw, min(100.0, 100 * event.done / event.total), f"{event.label}: {line}")
 
     def _line(self, event: Event, now: float) -> str:
-        """`120 of 400 steps · loss 3.21 · tokens per s 12,345 · 1 min 20 s left`."""
+        """For example `120 of 400 steps · loss 3.21 · tokens per s 12,345 · 1 min 20 s left`."""
         started, first = self._first or (now, event.done)
         metrics = [
             f"{name.replace('_', ' ')} {number(event.metrics[name])}" for name in LOGGED if name in event.metrics

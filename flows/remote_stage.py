@@ -1,4 +1,4 @@
-"""Runs a stage in a work pool of another machine, and waits for it without holding that machine's resources here."""
+"""Runs a stage in a work pool of another machine, and waits for it without using resources of this one."""
 
 import time
 from typing import Any
@@ -19,7 +19,7 @@ POLL_S = 1.0
 
 
 def produce_in_pool(pool: str, attempt: Attempt[Any], label: str) -> Artifact:
-    """Runs one stage in a pool, as child flow runs, one per node; returns its artifact.
+    """Runs one stage in a pool, as one child flow run per node; returns its artifact.
 
     A node that fails ends the others. Raises `NotFound` if no deployment serves the pool, `Stopped` or `StageFailed` if
     the flow run ended without an artifact, and errors of the attempt's sinks, after it has cancelled the flow runs.

@@ -1,4 +1,4 @@
-"""What is requested of a flow run: the values of its form over those of a profile, validated."""
+"""Parameters of a flow run: merges the values of its form with those of a profile, and validates them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,10 +63,10 @@ def _compute(profile: str, compute: Any) -> Compute:
 
 
 def _over(named: C, given: Any, profiles: Sequence[C]) -> C:
-    """The values of a form over those of the profile it names: the profile supplies missing fields, at every depth.
+    """The values of a form, completed with those of the profile that it names, at every depth.
 
-    A list is replaced as a whole. Forms come filled with one profile's values: if all of these are unchanged, and
-    another profile is chosen, the values of the chosen one count. Raises `BadConfig` naming the field.
+    A list is replaced as a whole. Forms are filled with one profile's values: if none of them is changed and another
+    profile is chosen, the values of the chosen one are used. Raises `BadConfig`, naming the field.
     """
     if given is None:
         return named

@@ -20,21 +20,25 @@ def results(store: Store, manifest: Manifest) -> list[str]:
         lines = _read(store, manifest, "metrics.jsonl").splitlines()
         events = [event for line in lines if line and "smoothed_loss" in (event := json.loads(line))]
         if len(events) > 1:
-            picture = base64.b64encode(curve(events).encode()).decode()
-            return [f"![loss](data:image/svg+xml;base64,{picture})"]
+            return [svg_image("loss", curve(events))]
     if manifest.kind == "Evaluation":
         found = json.loads(_read(store, manifest, "evaluation.json") or "{}")
         return [
             paragraph for paragraph in (_tasks(found.get("tasks", {})), _samples(found.get("samples", []))) if paragraph
         ]
     if manifest.kind == "DataCard":
-        picture = base64.b64encode(_read(store, manifest, "lengths.svg").encode()).decode()
-        return [_read(store, manifest, "card.md"), f"![lengths of documents](data:image/svg+xml;base64,{picture})"]
+        lengths = svg_image("lengths of documents", _read(store, manifest, "lengths.svg"))
+        return [_read(store, manifest, "card.md"), lengths]
     if manifest.kind == "Conversations":
         return ["\n".join(table(conversation_facts(manifest.metrics)))]
     if manifest.kind == "Report":
         return [_read(store, manifest, "report.md")]
     return []
+
+
+def svg_image(name: str, svg: str) -> str:
+    """A picture in markdown, as a `data:` address."""
+    return f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
 def curve(events: Sequence[dict[str, float]]) -> str:
@@ -89,8 +93,5 @@ def _bar(share: float) -> str:
 
 
 def _read(store: Store, manifest: Manifest, name: str) -> str:
-    return (
-        store.payloads.read_file(manifest, name).decode(errors="replace")
-        if name in {f.path for f in manifest.files}
-        else ""
-    )
+    has_file = any(file.path == name for file in manifest.files)
+    return store.payloads.read_file(manifest, name).decode(errors="replace") if has_file else ""

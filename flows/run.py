@@ -46,7 +46,7 @@ def run_with_prefect(config: PipelineConfig, compute: Compute, store_url: str, p
 
 @contextmanager
 def _stale_runs(api_url: str) -> Iterator[None]:
-    """Checks for stale runs where no site supervisor does: earlier runs that were killed do not stay *Running*."""
+    """Checks for stale runs in place of a site supervisor, so that killed runs do not stay *Running*."""
     from flows.site.stale_runs import watch_runs  # noqa: PLC0415 - as above
 
     ending = threading.Event()
@@ -62,7 +62,7 @@ def _stale_runs(api_url: str) -> Iterator[None]:
 def _without_garbage_collection() -> Iterator[None]:
     """Excludes the objects made in the block, 300,000 of imported modules, from garbage collection for good.
 
-    The collection would take a quarter of the time of Prefect's import, and as long again when the interpreter ends.
+    Collecting them would take a quarter of the time of Prefect's import, and as long again when the interpreter ends.
     """
     gc.disable()
     try:

@@ -29,7 +29,7 @@ def stage_flow(
     store: str,
     compute: dict[str, Any],
 ) -> State[Any]:
-    """Runs one stage, or finds its artifact in the store. Other flow runs start it, with all of its parameters.
+    """Runs one stage, or finds its artifact in the store. Other flow runs start this flow, with all parameters.
 
     Args:
         stage: Name of the stage.

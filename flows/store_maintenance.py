@@ -56,7 +56,7 @@ def gc_flow(
     min_age_hours: Annotated[float, Field(ge=0)] = 24.0,
     delete: bool = False,
 ) -> State[Any]:
-    """Lists what no alias, pinned run or recent run needs, with its size; deletes it if `delete` is set.
+    """Lists artifacts that no alias, pinned run or recent run needs, with sizes; deletes them if `delete` is set.
 
     `nanochat gc --restore` restores deleted artifacts for `NANOCHAT_TRASH_HOURS`.
 

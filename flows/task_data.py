@@ -1,4 +1,4 @@
-"""What a task receives and returns: calls of a stage, and their results.
+"""Parameters and results of tasks: calls of a stage, and their results.
 
 Tasks exchange manifests, which any task runner can carry; payloads stay in the store. `TaskCalls` and `TaskResults` are
 plain classes on purpose: Prefect searches collections, dataclasses and models for futures, up to a thousand per task.
@@ -44,7 +44,7 @@ CallInput = Manifest | Upstream
 
 @dataclass(frozen=True)
 class Call:
-    """A node of the graph, as it is sent to a task."""
+    """A node of the graph, in the form in which a task receives it."""
 
     config: Config
     label: str

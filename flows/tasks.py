@@ -36,7 +36,7 @@ TURN_POLL_S = 0.5
 
 @lru_cache
 def open_store(url: str, *, read_only: bool = False) -> Store:
-    """One store per process and address: tasks share its connections and what it has verified."""
+    """One store per process and address: tasks share its connections and its record of verified payloads."""
     return Store(url, settings.home() / "cache", read_only=read_only)
 
 
@@ -55,7 +55,7 @@ def run_calls(
 ) -> Any:
     """Reuses or computes the artifacts of calls, one after the other, and publishes them to the UI.
 
-    Failed and Cancelled states carry the sentence of the error, not a traceback; artifacts of calls before it stay in
+    Failed and Cancelled states contain the message of the error, not a traceback. Artifacts of earlier calls stay in
     the store.
     """
     logger = get_run_logger()
@@ -70,16 +70,8 @@ def run_calls(
             progress = CONTROL.get().with_sink(bar).reporter(call.label, stage.name)
             progress.emit("started")
             started = time.monotonic()
-            attempt = Attempt(
-                stage=stage,
-                config=call.config,
-                inputs=_inputs(opened, call.inputs, upstream),
-                store=opened,
-                compute=compute,
-                folder_root=settings.home() / "runs",
-                progress=progress,
-                run_name=flow_run.name or "",
-            )
+            inputs, folder = _inputs(opened, call.inputs, upstream), settings.home() / "runs"
+            attempt = Attempt(stage, call.config, inputs, opened, compute, folder, progress, flow_run.name or "")
             artifacts.append(_produce(attempt, call.label, gpu_pool))
             emit_finished(progress, artifacts[-1], time.monotonic() - started)
         page = publish(opened, artifacts, stage.summary, calls.label)
@@ -93,13 +85,9 @@ def run_calls(
 
 
 RUN_CALLS = task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=3,
-    retry_delay_seconds=[2, 10, 60],
-    retry_jitter_factor=0.5,
+    cache_policy=NO_CACHE, persist_result=False, retries=3, retry_delay_seconds=[2, 10, 60], retry_jitter_factor=0.5,
     retry_condition_fn=is_transient,
-)(run_calls)
+)(run_calls)  # fmt: skip
 """Not a decorator: workers in other processes find the function by its name."""
 
 
@@ -126,7 +114,7 @@ def _produce(attempt: Attempt[Any], label: str, gpu_pool: str) -> Artifact:
 
 @contextmanager
 def _training_lock(attempt: Attempt[Any]) -> Iterator[None]:
-    """One stage that trains or evaluates at a time on this machine, across all runs.
+    """Lets one stage at a time train or evaluate on this machine, across all runs.
 
     It is a file lock, which ends with its process. A slot of Prefect's concurrency limits outlives a killed run, and
     the next run would wait forever.

@@ -1,7 +1,7 @@
 """A flow run in this process, drawn in the terminal and shown in the Prefect UI.
 
-The flow has a thread of its own, so that Prefect does not handle Ctrl-C: a stop is requested of the stages, the run is
-marked *Cancelled*, and Prefect shuts down in order. A run that is cancelled in the UI ends in the same way.
+The flow runs in a separate thread, so that Prefect does not handle Ctrl-C: the stages receive a request to stop, the
+run becomes *Cancelled*, and Prefect shuts down in order. A run that is cancelled in the UI ends in the same way.
 """
 
 import logging
@@ -90,7 +90,7 @@ def _wait(thread: _FlowThread) -> KeyboardInterrupt | Terminated | None:
     """Waits for the end of the flow; returns the Ctrl-C or signal that caused it."""
     polled = time.monotonic()
     with ExitStack() as stack:
-        client = None  # one for all polls: loading its certificates takes longer than a request
+        client = None  # shared by all polls: loading its certificates takes longer than a request
         try:
             while not thread.done.wait(0.1):
                 if time.monotonic() - polled > POLL_EVERY_S and thread.run_id:
@@ -116,7 +116,7 @@ def _send_heartbeats(thread: _FlowThread) -> None:
 def _stop(thread: _FlowThread, stop: KeyboardInterrupt | Terminated) -> None:
     """Ends the stages. If they do not end in time, or at a second Ctrl-C, ends the process at once.
 
-    Training ends with this process in any case, by its supervisor, and so does the server.
+    The supervisor of a training ends it with this process in any case; the server ends too.
     """
     by = signal.Signals(stop.number).name if isinstance(stop, Terminated) else "Ctrl-C"
     try:

@@ -147,7 +147,8 @@ class _Warnings(logging.Handler):
 class Screen:
     """A sink that draws a run. Thread-safe: nodes report from their own threads.
 
-    On a terminal each running node has a bar; elsewhere (a log file) it has a line every 15 seconds.
+    On a terminal each running node has a bar, and so have all queued nodes together; elsewhere (a log file) a running
+    node has a line every 15 seconds.
     """
 
     def __init__(self, console: RichConsole | None = None) -> None:
@@ -163,6 +164,8 @@ class Screen:
             console=self.console,
             transient=True,
         )
+        self._queued = 0
+        self._all = self._bars.add_task("all nodes", total=None, visible=False, message="")
         self.cached = 0
         self.computed = 0
 
@@ -183,6 +186,9 @@ class Screen:
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event.kind:
+                case "queued":
+                    self._queued += 1
+                    self._bars.update(self._all, total=self._queued, visible=True)
                 case "started":
                     self._lines[event.label] = _Line(
                         self._bars.add_task(event.label, total=None, visible=False, message="")
@@ -215,6 +221,8 @@ class Screen:
     def _finish(self, event: Event) -> None:
         self.cached += event.cached
         self.computed += not event.cached
+        done = self.cached + self.computed
+        self._bars.update(self._all, completed=done, message=f"{done} of {self._queued}")
         state = Text("cached  ", style="cyan") if event.cached else Text("done    ", style="green")
         took = "" if event.cached else duration(event.seconds)
         text = Text.assemble(

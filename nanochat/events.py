@@ -1,6 +1,6 @@
-"""Progress as events: a stage reports to a list of sinks, and each sink shows or records what concerns it.
+"""Progress as events: a stage reports to a list of sinks, and each sink shows or records some of the events.
 
-An event carries no artifact, so every floor can import this module. A sink may raise: that ends the stage that emits.
+An event contains no artifact, so every package can import this module. A sink may raise, to end the emitting stage.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Event:
     unit: str = ""
     message: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Of training while it runs; of the artifact when the node has finished."""
+    """Metrics of training while it runs; of the artifact when the node has finished."""
     key: str = ""
-    """Of the artifact; only when finished."""
+    """Key of the artifact; only when finished."""
     cached: bool = False
     """Whether the artifact was reused; only when finished."""
     seconds: float = 0.0
     """From start to end; only when finished."""
     error: str = ""
-    """The sentence with which the node failed."""
+    """Message of the error with which the node failed."""
 
 
 Sink = Callable[[Event], None]
@@ -44,7 +44,7 @@ Sink = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Reporter:
-    """Reports how far one node is. Sinks limit the rate at which they draw or write, so calls are cheap."""
+    """Reports the progress of one node. Sinks limit the rate at which they draw or write, so calls are cheap."""
 
     label: str = ""
     stage: str = ""
@@ -57,7 +57,7 @@ class Reporter:
         self.emit("progress", done=done, total=total, unit=unit, message=message, metrics=metrics or {})
 
     def log(self, message: str) -> None:
-        """Reports what the node waits for, or that it still runs; an empty message only calls the sinks."""
+        """Reports what the node waits for, or that it still runs; with an empty message, it only lets sinks raise."""
         self.emit("log", message=message)
 
     def emit(self, kind: Kind, **fields: Any) -> None:

@@ -31,11 +31,11 @@ CONCURRENT_SCHEDULED_RUNS = 1
 
 @dataclass(frozen=True)
 class Deployed:
-    """What the server has now."""
+    """The deployments of a server."""
 
     deployments: list[str]
     notified: bool
-    """Whether a webhook is notified of failed and late runs."""
+    """Whether a webhook receives failed and late runs."""
 
 
 def deploy() -> Deployed:

@@ -1,4 +1,4 @@
-"""Environment variables of Prefect: those that we read, and those that we set for its server, workers and client."""
+"""Environment variables of Prefect that nanochat reads, or sets for the server, workers and client."""
 
 import base64
 import os
@@ -21,7 +21,7 @@ QUIET_CLIENT = ("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "PREFECT_LOGGING_INTER
 
 
 def api_url() -> str:
-    """`PREFECT_API_URL`: the Prefect server to use; empty: a server is started for the run."""
+    """`PREFECT_API_URL`: the Prefect server to use; if empty, a run starts one."""
     return os.environ.get("PREFECT_API_URL", "")
 
 
@@ -31,12 +31,12 @@ def own_api_url(port: int) -> str:
 
 
 def ui_prefix() -> str:
-    """`NANOCHAT_UI_PREFIX`: what precedes a path of the Prefect UI: `/v2` in its React version, else empty."""
+    """`NANOCHAT_UI_PREFIX`: prefix of paths in the Prefect UI: `/v2` in its React version, else empty."""
     return settings.read(variables.UI_PREFIX)
 
 
 def webhook() -> str:
-    """`NANOCHAT_WEBHOOK`: an `https://…` address that is notified of failed and stuck runs; empty: none."""
+    """`NANOCHAT_WEBHOOK`: an `https://…` address that receives failed and late runs; empty: none."""
     return settings.read(variables.WEBHOOK)
 
 
@@ -55,7 +55,7 @@ def authorization(*, own: bool) -> str:
 
 
 def current() -> dict[str, str]:
-    """All variables that are set, to name the one with a bad value."""
+    """All variables of the environment, to name the one with a bad value."""
     return dict(os.environ)
 
 
@@ -108,7 +108,7 @@ def for_worker() -> dict[str, str]:
 
 
 def configure_client(server_url: str, folder: Path) -> None:
-    """Sets what Prefect's client reads at its import: the server's address, and no logging to the console.
+    """Sets the variables that Prefect's client reads at its import: the server's address, and no console logging.
 
     `folder` is the home of our own server. The user's Prefect home is kept when `PREFECT_API_URL` names a server.
     """

@@ -3,9 +3,9 @@
     with start_server(home()) as starting:
         starting.wait(print)
 
-Our own server lives in `<home>/prefect` (SQLite, loopback only). Every process that uses it holds a shared lock on
-`in-use`; the last one stops it. The server waits for that lock too, so it also ends when its users were killed: the
-kernel drops their locks. `server.json` contains its port, and is locked as long as it runs.
+The files of our own server are in `<home>/prefect` (SQLite, loopback only). Every process that uses it holds a shared
+lock on `in-use`; the last one stops it. The server also waits for that lock, so it ends when its users were killed,
+because the kernel drops their locks. `server.json` contains its port, and is locked as long as it runs.
 
 Does not import Prefect: that import (1.2 s) and the start of a server (3 s, on a new home 10 s) can overlap.
 """
@@ -48,7 +48,7 @@ class StartingServer:
 
     api_url: str
     wait: Callable[[Log], None]
-    """Returns when it is healthy, with a line for the log now and then; raises `ServerUnavailable`."""
+    """Returns when the server is healthy; logs a line every 2 s; raises `ServerUnavailable`."""
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _find_or_start(folder: Path, services: bool, *, other_ports: bool = True) ->
                 )
             return known["port"]
         port, claim = _free_port([known["port"]] if known else [], any_other=other_ports)
-        # Written before the process exists that will hold the lock: it never holds one on an older server's content.
+        # Written before the process starts that will hold the lock, so the lock never covers an older server's content.
         state_files.write(state, {"pid": 0, "port": port, "services": services})
         with claim, (folder / "server.log").open("ab") as log_file:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter
@@ -112,7 +112,7 @@ def _find_or_start(folder: Path, services: bool, *, other_ports: bool = True) ->
                 pass_fds=[state.fileno(), claim.fileno()],  # and with them the locks
                 start_new_session=True,  # Ctrl-C is for the run
             )
-        threading.Thread(target=process.wait, daemon=True).start()  # no zombie that looks alive
+        threading.Thread(target=process.wait, daemon=True).start()  # reaps the process: a zombie would look alive
         state_files.write(state, {"pid": process.pid, "port": port, "services": services})
         return port
 

@@ -13,7 +13,7 @@ class Limits:
     """Seconds after which a run is stale."""
 
     repeat_cancel_s: float = 15.0
-    """Until a cancellation is repeated; then twice as long, and so on."""
+    """Time until a cancellation is repeated; it doubles each time."""
     heartbeat_timeout_s: float = 150.0
     """A run sends a heartbeat every 30 s; a busy machine may lose four."""
     never_started_s: float = 45.0
@@ -21,9 +21,9 @@ class Limits:
     cancel_timeout_s: float = 900.0
     """For a run that sends heartbeats and ignores its cancellation."""
     pending_s: float = 180.0
-    """From *Pending* to *Running*, where the worker starts a process."""
+    """Limit from *Pending* to *Running* if the worker starts a process."""
     pending_infrastructure_s: float = 1800.0
-    """The same where a machine or an image may have to be prepared first."""
+    """The same if a machine or an image may have to be prepared first."""
     crashed_s: float = 3.0
     retry_delay_s: float = 10.0
     """Before the third start; twice as long before each further one."""
@@ -35,35 +35,35 @@ class Limits:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the rules need of a run. Durations without other mention are measured by the local clock."""
+    """The properties of a run that the rules use. Unless noted, durations are measured by the local clock."""
 
     state: str
     """Type: `RUNNING`, …"""
     unchanged_s: float
-    """Since this state was first read: a jump of the server's clock does not look like a long wait."""
+    """Time since this state was first read, so that a jump of the server's clock does not look like a long wait."""
     since_heartbeat_s: float = 0.0
-    """Since its newest heartbeat was read, or since the first look at the run."""
+    """Time since its newest heartbeat, or else the run, was first read."""
     has_heartbeat: bool = False
     """Whether it has ever sent a heartbeat."""
     cancelling_s: float = 0.0
-    """Since its cancellation was read."""
+    """Time since its cancellation was first read."""
     cancel_repeats: int = 0
     """How often the cancellation was repeated."""
     state_age_s: float = 0.0
-    """Since the server wrote the state, by the server's clock."""
+    """Age of the state by the server's clock."""
     missing: str = ""
-    """What it needs to start, and lacks: `deployment`, `work queue`, `worker`. Paused pools lack nothing."""
+    """What the run lacks to start: `deployment`, `work queue`, `worker`. Runs of paused pools lack nothing."""
     on_infrastructure: bool = False
     """Whether its pool starts something other than processes."""
     crashes: int = 0
-    """In a row: the count restarts after a run that ended otherwise and was retried by a person."""
+    """Consecutive crashes; another final state, after which a person retries the run, resets the count."""
     message: str = ""
-    """Of its state."""
+    """Message of its state."""
 
 
 @dataclass(frozen=True)
 class Transition:
-    """The state that a run is set to."""
+    """The next state of a run."""
 
     type: str
     name: str
@@ -72,7 +72,7 @@ class Transition:
 
 
 def next_transition(run: RunFacts, limits: Limits) -> Transition | None:
-    """The transition of a stale run, or none; all the rules."""
+    """Applies the rules: the transition of a stale run, or None."""
     pending_limit_s = limits.pending_infrastructure_s if run.on_infrastructure else limits.pending_s
     match run.state:
         case "RUNNING" if run.since_heartbeat_s > limits.heartbeat_timeout_s:
@@ -125,7 +125,7 @@ def _hours(seconds: float) -> str:
 
 
 def crashes_in_a_row(states: list[dict[str, Any]]) -> int:
-    """From the history of a run: how often it has crashed since it last ended in another state."""
+    """How often a run has crashed since it last ended in another state, from its history."""
     count, before = 0, ""
     for state in sorted(states, key=lambda state: state["timestamp"]):
         if state["type"] == "CRASHED" and before != "CRASHED":

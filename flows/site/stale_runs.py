@@ -1,10 +1,10 @@
 """Finds stale flow runs and sets their next state: crashed, scheduled again, cancelled, failed.
 
-Prefect changes the state of a run when a process or an event does so. Processes are killed, and events are lost while
-the server is away; states are not lost. So this reads the states of our runs every few seconds, and no run stays
-forever in a state that no process will change. `stale_run_rules.py` contains the rules.
+In Prefect, processes and events change the state of a run. Processes may be killed, and events are lost while the
+server is down; states are not lost. So this module reads the states of our runs every few seconds, and changes those
+that no process will change any more. `stale_run_rules.py` contains the rules.
 
-The site supervisor runs it as a thread. Beside a server without one, this process does the same:
+The site supervisor runs it as a thread. For a server without a supervisor, this command does the same:
 
     PREFECT_API_URL=http://server:4200/api python -P -m flows.site.stale_runs
 """
@@ -35,7 +35,7 @@ FLOWS = ("nanochat", "evaluate", "fine-tune", "sft-only", "ladder", "refresh", "
 
 @dataclass
 class _Observed:
-    """What was read of a run, and when, by the local monotonic clock."""
+    """The last readings of a run, with their times by the local monotonic clock."""
 
     state_id: str = ""
     since_s: float = 0.0
@@ -66,7 +66,7 @@ class StaleRuns:
             deployments = {each["id"] for each in self._api.all("deployments/filter")} if runs else set()
             self._pools = {each["name"]: each for each in self._api.all("work_pools/filter")} if runs else {}
         except RequestFailed:
-            self._observed.clear()  # heartbeats were lost as well: measure from the start
+            self._observed.clear()  # heartbeats were lost as well: all times restart
             raise
         self._online.clear()
         self._observed = {run["id"]: self._observed.get(run["id"], _Observed()) for run in runs}
@@ -99,7 +99,7 @@ class StaleRuns:
                 return
             if transition.type == "CANCELLING":
                 observed.cancel_repeats += 1
-        except RequestFailed as error:  # for this run; the others can be repaired all the same
+        except RequestFailed as error:  # of this run; the others are checked all the same
             yield from _once(observed, f"{run['name']}: {error}")
             return
         yield from _once(observed, f"{run['name']}: {transition.name}. {transition.message}")
@@ -191,7 +191,7 @@ def watch_runs(api_url: str, ending: threading.Event, log: Callable[[str], None]
             if kind != problem:
                 log(str(error))
             problem = kind
-        except Exception as error:  # noqa: BLE001 - no other process checks the runs
+        except Exception as error:  # noqa: BLE001 - must go on: no other process checks the runs
             if repr(error) != problem:
                 log(str(to_nanochat_error(error, "the check for stale runs")))
             problem = repr(error)

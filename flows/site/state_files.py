@@ -1,4 +1,4 @@
-"""Small files that name the process of a server or of a site supervisor: `server.json`, `site.json`.
+"""Small files with the process of a server or of a site supervisor: `server.json`, `site.json`.
 
 The process holds a lock on its file for as long as it lives; the kernel drops the lock when the process ends, however
 it ends. So the content of an unlocked file is out of date, and the pid in a locked one belongs to the lock's holder.
@@ -50,7 +50,7 @@ def _unusable(path: Path, error: OSError) -> NanochatError:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether the process that the file names is alive."""
+    """Whether the process in the file is alive."""
     try:
         with path.open() as file:
             return not try_lock(file, shared=True)

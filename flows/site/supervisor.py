@@ -2,9 +2,9 @@
 
     python -m flows.site.supervisor HOME POOL…
 
-It restarts a server or worker that dies, the server at its old address. When it ends, however it ends, all of the site
-ends: the server stops after its last user, and each worker, with the runs it has started, is below a process supervisor
-(`nanochat/workers/supervisor.py`) that holds a pipe to this one. `site.json` contains its pid, and is locked as long as
+It restarts a server or worker that dies, the server at its old address. When it ends in any way, all of the site ends:
+the server stops after its last user, and each worker and its runs are children of a process supervisor
+(`nanochat/workers/supervisor.py`) that has a pipe from this process. `site.json` contains its pid, and is locked while
 it runs.
 """
 
@@ -30,7 +30,7 @@ from nanochat.errors import NanochatError, Terminated
 
 CHECK_INTERVAL_S = 0.5
 CONCURRENT_RUNS = {"cpu": 4, "gpu": 1}
-"""For each worker. A training stage uses the whole machine, and two nodes of one training must be two machines."""
+"""Runs per worker. A training stage uses the whole machine, and two nodes of one training must be two machines."""
 STOP_TIMEOUT_S = 30.0
 """A process supervisor needs up to 20 s to end processes that ignore SIGTERM."""
 RESTART_DELAY_S = 5.0
@@ -41,7 +41,7 @@ STATE_FIELDS = {"pid": int, "api_url": str, "pools": list, "named": bool}
 
 @dataclass
 class Worker:
-    """A Prefect worker of a pool, below a process supervisor."""
+    """A Prefect worker of a pool, the child of a process supervisor."""
 
     pool: str
     folder: Path
@@ -69,7 +69,7 @@ class Worker:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Requests the process supervisor to end the worker and all processes below it."""
+        """Makes the process supervisor end the worker and all its descendants."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
 

@@ -104,7 +104,7 @@ def _cancel_summary(found: int, cancelled: int) -> list[str]:
 
 
 def _end_supervisor(folder: Path, pid: int) -> None:
-    """Returns when all of the site has ended. `pid` belongs to the process that holds the lock."""
+    """Returns when the whole site has ended. `pid` is the process that holds the lock."""
     try:
         process = psutil.Process(pid)
         process.terminate()
@@ -126,11 +126,6 @@ def other_homes() -> list[Path]:
             if process.uids().real == os.getuid() and len(command) > 3 and command[2] in SUPERVISORS:
                 homes.add(Path(command[3]))
     return sorted(homes)
-
-
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA device; does not import torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _log_path(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The `nanochat` app, shared parameter types, and how commands open the store and fail."""
+"""The `nanochat` app, parameter types, and functions by which commands open the store and report errors."""
 
 from __future__ import annotations
 

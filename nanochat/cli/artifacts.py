@@ -23,9 +23,7 @@ def ls(*, stage: Annotated[str, Parameter(help="Only this stage.")] = "", store:
     names: dict[str, list[str]] = {}
     for alias, target in opened.aliases().items():
         names.setdefault(target.key, []).append(alias)
-    table = Table(box=None, pad_edge=False)
-    for title in ("made", "stage", "key", "took", "", "aliases"):
-        table.add_column(title)
+    table = Table("made", "stage", "key", "took", "", "aliases", box=None, pad_edge=False)
     found, unread = opened.survey(stage)
     manifests = sorted(found, key=lambda manifest: manifest.producer.ended, reverse=True)
     for manifest in manifests:
@@ -49,10 +47,8 @@ def _report_no_artifact(stage: str, stored: set[str], root: str) -> None:
     known = sorted(all_stages().keys() | stored)
     if stage not in known:
         near = difflib.get_close_matches(stage[:100], known, 1)
-        there = ", ".join(f"`{name}`" for name in known)
-        raise NotFound(
-            f"There is no stage `{stage[:100]}`.", hint=f"Did you mean `{near[0]}`?" if near else f"There are {there}."
-        )
+        hint = f"Did you mean `{near[0]}`?" if near else f"There are {', '.join(f'`{name}`' for name in known)}."
+        raise NotFound(f"There is no stage `{stage[:100]}`.", hint=hint)
     has = f"it has artifacts of {', '.join(sorted(stored))}" if stored else "it has no artifacts yet"
     out.print(f"No artifact of the stage {stage} in {root}; {has}.", markup=False)
 

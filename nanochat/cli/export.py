@@ -43,11 +43,11 @@ def export(
         try:
             staged.mkdir(parents=True)
             for name in names:
-                # only the bytes: the store's files may be read-only, or links
+                # copies only the bytes: the store's files may be read-only, or links
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, staged / name)
             names += _tokenizer_files(staged)
-            for name in names:  # by renaming, because another program may read the old files
+            for name in names:  # renames, because another program may read the old files
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (staged / name).replace(folder / name)
         except BaseException:

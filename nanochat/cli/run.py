@@ -151,9 +151,7 @@ def plan(
     opened = open_store(store, read_only=True)
     shards = resolve.shards(config.data, opened, keep=False)
     graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations))
-    table = Table(box=None, pad_edge=False)
-    for title in ("stage", "", "why"):
-        table.add_column(title)
+    table = Table("stage", "", "why", box=None, pad_edge=False)
     for entry in plan_graph(graph, opened):
         state = "[cyan]cached[/]" if entry.artifact else "[green]would run[/]"
         table.add_row(escape(entry.node.label), state, entry.artifact.key[:8] if entry.artifact else escape(entry.why))

@@ -92,9 +92,7 @@ def _show_run(run: RecordedRun) -> None:
     if record.flow_run:
         out.print(f"flow run {record.flow_run}")
     out.print(f"config   {escape(record.profile)}  {_changed(record.profile, record.config)}\n")
-    table = Table(box=None, pad_edge=False)
-    for title in ("stage", "", "key", "took"):
-        table.add_column(title)
+    table = Table("stage", "", "key", "took", box=None, pad_edge=False)
     for label, stage in record.stages.items():
         table.add_row(escape(label), stage.state, stage.key[:8], duration(stage.seconds) if stage.key else "")
     out.print(table)

@@ -1,4 +1,4 @@
-"""Signal handling of commands: SIGTERM and SIGHUP end a command as Ctrl-C does; leases are released, records ended.
+"""Signal handling of commands: SIGTERM and SIGHUP end a command like Ctrl-C, which releases leases and ends records.
 
 A second signal ends it at once. As the first process of a container, a command runs in a child: see `run_with_signals`.
 """
@@ -19,7 +19,7 @@ STOP_TIMEOUT_S = 40.0
 
 
 def install_handlers() -> None:
-    """Makes signals end this process as Ctrl-C does. One that was ignored from the start (`nohup`) stays ignored."""
+    """Makes signals end this process like Ctrl-C. A signal that was ignored from the start (`nohup`) stays ignored."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         return
     received: list[int] = []

@@ -19,12 +19,12 @@ def up(
 
     Example: `nanochat up`, then start a run from the page whose address it prints
     """
-    from flows.site.up import has_gpu
     from flows.site.up import up as start
+    from nanochat.workers.launch import gpu_count
 
     need_home()
     with out.status("starting"):
-        start(partial(out.print, markup=False), gpu=has_gpu() if gpu is None else gpu)
+        start(partial(out.print, markup=False), gpu=gpu_count() > 0 if gpu is None else gpu)
 
 
 @app.command

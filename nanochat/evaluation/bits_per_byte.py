@@ -15,8 +15,8 @@ from nanochat.workers.ranks import sum_over_ranks
 def bits_per_byte(model: nn.Module, batches: Iterable[Batch], token_bytes_V: Tensor) -> float:
     """Sum of the targets' loss in nats / (ln 2 x sum of their bytes), over all ranks.
 
-    `token_bytes_V`, (V,) int32, has the length of each token in bytes, 0 for special tokens. Those and ignored targets
-    do not count. Raises `BadSource` when no target has a byte.
+    `token_bytes_V`, (V,) int32, has the length of each token in bytes, 0 for special tokens. Special tokens and ignored
+    targets do not count. Raises `BadSource` when no target has a byte.
     """
     nats = torch.zeros((), dtype=torch.float64, device=token_bytes_V.device)
     total_bytes = torch.zeros((), dtype=torch.float64, device=token_bytes_V.device)
@@ -27,7 +27,7 @@ def bits_per_byte(model: nn.Module, batches: Iterable[Batch], token_bytes_V: Ten
         total_bytes += bytes_BT.sum()
     all_nats, all_bytes = sum_over_ranks(nats.item(), total_bytes.item())
     if not all_bytes:
-        raise BadSource("The validation rows hold no text.", hint="Hold out more (`data.validation_documents`).")
+        raise BadSource("The validation rows contain no text.", hint="Hold out more (`data.validation_documents`).")
     return all_nats / (math.log(2) * all_bytes)
 
 

@@ -54,7 +54,7 @@ def answer_choices(
 
 @torch.inference_mode()
 def _mean_losses(model: GPT, continuations: Sequence[tuple[list[int], list[int]]], padding: int) -> list[float]:
-    """Mean loss, in nats per token, of each (prompt, continuation): of its continuation."""
+    """Mean loss, in nats per token, of each continuation after its prompt."""
     device = model.embedding.weight.device
     longest = max(len(prompt) + len(after) for prompt, after in continuations) - 1
     ids_BT = torch.full((len(continuations), longest), padding, dtype=torch.int64)
@@ -84,7 +84,7 @@ def answer_open(
 
 
 def summary(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Kind, accuracy, accuracy of chance, and number of questions of one task."""
+    """Kind, accuracy, chance accuracy, and number of questions of one task."""
     question = answered[0].question
     return {
         "kind": question["kind"],

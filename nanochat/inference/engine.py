@@ -24,7 +24,7 @@ class _Row:
 
     answer: list[int] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
-    """Tokens to append before any is sampled: the calculator's result."""
+    """Tokens to append before sampling continues: the calculator's result."""
     block: list[int] | None = None
     """Tokens of the open python block."""
     done: bool = False
@@ -85,7 +85,7 @@ class Engine:
         dtype = self.model.activation_dtype
         cache = KVCache(self.model.architecture, len(prompts), longest + max_tokens, dtype, device)
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        # right padding: its cache entries are overwritten before a row attends to their positions
+        # right padding; later tokens overwrite its cache entries before a row attends to their positions
         padded = [[*prompt, *[self.tokenizer.bos] * (longest - len(prompt))] for prompt in prompts]
         ids_BT = torch.tensor(padded, device=device)
         logits_BTV = self.model(ids_BT, cache=cache)

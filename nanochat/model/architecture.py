@@ -13,7 +13,7 @@ from nanochat.errors import BadConfig
 
 VALUE_GATE_CHANNELS = 12
 SMEAR_GATE_CHANNELS = 24
-"""Channels that the gates read, the first of the stream: nanochat's choices."""
+"""Number of leading channels of the residual stream that the gates read: nanochat's choices."""
 
 
 class Architecture(Config):
@@ -31,7 +31,7 @@ class Architecture(Config):
             raise BadConfig(
                 f"`model.queries_per_kv_head` = {self.model.queries_per_kv_head} does not divide "
                 f"the {self.heads} heads of depth {self.model.depth}.",
-                hint=f"Take a divisor of {self.heads}.",
+                hint=f"Use a divisor of {self.heads}.",
             )
 
     @property
@@ -74,7 +74,7 @@ class Architecture(Config):
         return min(SMEAR_GATE_CHANNELS, self.width)
 
     def windows(self) -> tuple[int, ...]:
-        """Earlier tokens that each layer attends to: T, or T/4 rounded up to a multiple of 128. The last has T."""
+        """Earlier tokens that each layer attends to: T, or T/4 rounded up to a multiple of 128; T in the last."""
         long = self.sequence_len
         short = min(long, math.ceil(long / 4 / 128) * 128)
         pattern = self.model.window_pattern

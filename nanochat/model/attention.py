@@ -161,9 +161,9 @@ def prepare_backend(name: str, T: int, windows: tuple[int, ...], device: torch.d
 
 
 _kernels: dict[str, Callable[..., Any]] = {}
-"""Imported functions, by backend."""
+"""Imported kernel of each backend."""
 _block_masks: dict[tuple[int, int], Any] = {}
-"""For FlexAttention, by (T, window); on the device of the training process."""
+"""Block masks of FlexAttention by (T, window), on the device of the training process."""
 
 
 def _window_mask(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:

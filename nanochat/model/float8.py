@@ -1,8 +1,8 @@
 """Matrix products in 8 bits with one dynamic scale per tensor (FP8 formats, arXiv:2209.05433).
 
 Inputs and weights are e4m3; gradients are e5m2, which has less precision and more range. Only the forward product uses
-fast accumulation. It is not torchao's because `model.eval()` switches it off, weights stay fp32, and `torch.compile`
-sees plain operations whose casts it can fuse.
+fast accumulation. Unlike with torchao, `model.eval()` switches it off, weights stay fp32, and `torch.compile` can fuse
+the casts, which are plain operations.
 
 Shapes: N rows · I inputs · O outputs
 """

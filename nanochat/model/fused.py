@@ -1,7 +1,7 @@
 """Element-wise operations of the network with explicit gradients, which make as few passes over memory as possible.
 
-Without a compiler, autograd's own versions read and write each activation two to three times as often; on a CPU, with a
-small model, that costs as much as the matrix products. The gradients are exact (`torch.autograd.gradcheck`). Compiled
+Without a compiler, autograd's versions read and write each activation two to three times as often; on a CPU, with a
+small model, that takes as long as the matrix products. The gradients are exact (`torch.autograd.gradcheck`). Compiled
 code uses the plain formulas instead: the compiler fuses them, but cannot see through a `Function`.
 
 Shapes: B batch · T time · H heads · D channels of a head

@@ -131,7 +131,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The whole network. Weights are fp32, and uninitialized until `init_weights` or until they are loaded.
 
-    `compute_dtype` is the dtype of the matrix products. On a GPU, activations have it, too; on a CPU, they are fp32,
+    `compute_dtype` is the dtype of the matrix products. On a GPU, activations also have it; on a CPU, they are fp32,
     since bf16 is fast there only inside a product. The network can be built on the meta device.
     """
 

@@ -1,6 +1,6 @@
-"""Head, soft cap and cross-entropy in one operation, in chunks of rows: the logits of a batch never exist as a whole.
+"""Head, soft cap and cross-entropy in one operation, in chunks of rows: memory never holds all logits of a batch.
 
-The forward pass computes the gradients, too, while it has the logits of a chunk; only `reduction="none"` computes the
+The forward pass also computes the gradients while it has the logits of a chunk; only `reduction="none"` computes the
 logits a second time. Matrix products run in the dtype of `x`, the rest in fp32. The operations between the products are
 one function, `between_products`: compiled, it makes two passes over the logits, without a compiler eleven, which on a
 CPU cost as much as the products.
@@ -24,7 +24,7 @@ Between = Callable[[Tensor, Tensor | None, float], Tensor]
 def between_products(logits_NV: Tensor, weights_N1: Tensor | None, softcap: float) -> Tensor:
     """Raw logits (N, V) → lse = log(sum(exp(capped logits))) per row, (N, 1) fp32.
 
-    With fp32 weights, overwrites the logits by the gradient of sum(weights x lse), which lacks the term of the target.
+    With fp32 weights, overwrites the logits with the gradient of sum(weights x lse), without the term of the target.
     """
     z = logits_NV.float()
     if softcap:  # capped logits are bounded: exp() needs no subtraction of the maximum
@@ -74,7 +74,7 @@ def head_loss(
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows per chunk: those of 32 Mi logits on a CPU, of 256 Mi on a GPU, within limits.
+    """Rows per chunk: as many as have 32 Mi logits on a CPU, 256 Mi on a GPU, within limits.
 
     Each chunk is added to the gradient of the head, so fewer chunks are faster.
     """

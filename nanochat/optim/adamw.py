@@ -16,12 +16,12 @@ from nanochat.optim.parameter_groups import Group
 
 EPSILON = 1e-10
 MIN_SHARDED = 1024
-"""Elements of the smallest parameter that is sharded."""
+"""Smallest number of elements of a sharded parameter."""
 
 
 @dataclass(frozen=True)
 class FlatShard:
-    """This rank's part of a flat tensor, of which all ranks have parts of equal size, in the order of the ranks."""
+    """This rank's part of a flat tensor; all ranks have parts of equal size, in the order of the ranks."""
 
     tensor: Tensor
 
@@ -88,17 +88,12 @@ class AdamW:
         mine = {shard.name: shard.mine for shard in self.shards}
         self._torch = torch.optim.AdamW(
             [
-                {
-                    "params": [mine[name] for name in group.names],
-                    "lr": group.lr,
-                    "betas": group.betas,
-                    "weight_decay": group.weight_decay,
-                }
+                {"params": [mine[name] for name in group.names], "lr": group.lr, "betas": group.betas,
+                 "weight_decay": group.weight_decay}
                 for group in groups
             ],
-            eps=EPSILON,
-            fused=True,
-        )
+            eps=EPSILON, fused=True,
+        )  # fmt: skip
         for shard in self.shards:  # torch does this at the first step; a checkpoint is loaded before
             self._torch.state[shard.mine] = {
                 "step": torch.zeros((), dtype=torch.float32, device=shard.mine.device),

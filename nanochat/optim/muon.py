@@ -25,8 +25,8 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-"""a, b, c of x → a x + b x^3 + c x^5 on the singular values; each triple is optimal for the interval that the one
-before leaves (lowest singular value 1e-3, cushion 2, safety 2%). Computed by the method of the paper."""
+"""a, b, c of x → a x + b x^3 + c x^5 on the singular values; each triple is optimal for the interval that results from
+the one before (lowest singular value 1e-3, cushion 2, safety 2%). Computed by the method of the paper."""
 SECOND_MOMENT_BETA = 0.9
 MIN_ROW_NORM = 1e-6
 """Rows with a smaller norm are not scaled up to the norm of the others."""
@@ -123,14 +123,9 @@ class MuonShard:
         """Updates the matrices of this rank, in a copy."""
         self._updated = self._stacked(list(self.weights))[self.mine].contiguous()
         muon_step(
-            self._updated,
-            self._gradients,
-            self.momentum,
-            self.second,
-            lr=self.lr * rates.lr_multiplier,
-            momentum=rates.muon_momentum,
-            weight_decay=rates.muon_weight_decay,
-        )
+            self._updated, self._gradients, self.momentum, self.second, lr=self.lr * rates.lr_multiplier,
+            momentum=rates.muon_momentum, weight_decay=rates.muon_weight_decay,
+        )  # fmt: skip
 
     def all_gather(self) -> None:
         """Starts to send the updated matrices to all ranks."""

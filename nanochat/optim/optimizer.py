@@ -65,7 +65,7 @@ class Optimizer:
         self._reducing: dict[MuonShard | AdamWShard, dist.Work | None] = {}
         """Parts whose reduce-scatter has started."""
         self._missing_gradients: dict[MuonShard | AdamWShard, int] = {}
-        """Gradients still to come in the last pass, by part."""
+        """Number of gradients that the last pass has not computed yet, by part."""
         if self.world_size > 1:
             for part in self._parts:
                 for weight in part.weights:

@@ -20,9 +20,9 @@ class Group:
     lr: float
     """Learning rate at multiplier 1. `muon_step` multiplies it by a factor of the matrix's shape."""
     betas: tuple[float, float] = (0.8, 0.95)
-    """Of AdamW."""
+    """Betas of AdamW."""
     weight_decay: float = 0.0
-    """Of AdamW; the weight decay of Muon follows a schedule (`StepRates`)."""
+    """Weight decay of AdamW; that of Muon follows a schedule (`StepRates`)."""
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig, hyperparameters: Hyperparameters) -> list[Group]:

@@ -21,7 +21,7 @@ class StepRates:
 
 
 def rates(step: int, steps: int, config: OptimizerConfig, muon_weight_decay: float) -> StepRates:
-    """Pretraining, at step 0 … steps-1; `muon_weight_decay` is that of the `Hyperparameters`.
+    """The rates of pretraining at step 0 … steps-1; `muon_weight_decay` is that of the `Hyperparameters`.
 
     The learning rate warms up linearly, is constant, and warms down linearly to a fraction. Momentum rises for 400
     steps, and falls during the warm-down; in a short run where the two overlap, it rises. Weight decay follows a cosine
@@ -40,7 +40,7 @@ def rates(step: int, steps: int, config: OptimizerConfig, muon_weight_decay: flo
 
 
 def sft_rates(step: int, steps: int, config: SFTConfig) -> StepRates:
-    """Supervised fine-tuning: no warm-up, a linear warm-down to 0, no weight decay."""
+    """The rates of supervised fine-tuning: no warm-up, a linear warm-down to 0, no weight decay."""
     left = (steps - step) / (config.warmdown_fraction * steps) if config.warmdown_fraction else 1.0
     momentum = _between(MOMENTUM_START, SFT_MOMENTUM_PEAK, step / SFT_MOMENTUM_WARMUP_STEPS)
     return StepRates(config.lr_fraction * min(left, 1.0), momentum, 0.0)

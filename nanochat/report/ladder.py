@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from nanochat.console import duration
 from nanochat.report.plots import scaling_curve
-from nanochat.report.templates import templates
+from nanochat.report.templates import render_template
 from nanochat.store.artifacts import Artifact
 
 
@@ -30,7 +30,7 @@ class Rung:
 class PowerLaw:
     """`bits per byte = scale * flops ** -exponent`, fitted by least squares on logarithms.
 
-    (Kaplan et al. 2020, arXiv:2001.08361, section 3; without an irreducible loss, which few rungs cannot determine.)
+    From Kaplan et al. 2020, arXiv:2001.08361, section 3; without an irreducible loss, which few rungs cannot determine.
     """
 
     scale: float
@@ -41,7 +41,7 @@ class PowerLaw:
 
 
 def rungs(bases: Sequence[Artifact], evaluations: Sequence[Artifact]) -> list[Rung]:
-    """Models and their evaluations, which are in the same order; sorted by compute."""
+    """The rungs, sorted by compute; models and evaluations are given in the same order."""
     found = [
         Rung(
             depth=base.manifest.config["model"]["depth"],
@@ -68,7 +68,7 @@ def fit(ladder: Sequence[Rung]) -> PowerLaw | None:
 
 
 def render_ladder(title: str, ladder: Sequence[Rung]) -> tuple[str, str]:
-    """The page as Markdown, and as self-contained HTML."""
+    """The page of a ladder, as Markdown and as HTML."""
     law = fit(ladder)
     values: dict[str, Any] = {
         "title": title,
@@ -83,4 +83,4 @@ def render_ladder(title: str, ladder: Sequence[Rung]) -> tuple[str, str]:
         ],
         "curve": Markup(scaling_curve([(r.flops, r.bits_per_byte, f"d{r.depth}") for r in ladder], law and law.at)),  # noqa: S704 - our own SVG
     }  # fmt: skip
-    return tuple(templates().get_template(f"ladder.{kind}.jinja").render(values) for kind in ("md", "html"))  # pyright: ignore[reportReturnType]
+    return render_template("ladder", values)

@@ -108,7 +108,7 @@ def _svg(figure: Figure) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "nanochat"}):  # else ids are random, and equal reports differ
+    with matplotlib.rc_context({"svg.hashsalt": "nanochat"}):  # otherwise random ids make equal reports differ
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace("<svg ", '<svg role="img" style="width:100%;height:auto" ', 1)

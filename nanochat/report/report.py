@@ -13,7 +13,7 @@ from nanochat.lineage.picture import as_svg, fold
 from nanochat.report.data_card import as_markdown, conversation_facts
 from nanochat.report.data_card import facts as card_facts
 from nanochat.report.plots import accuracy_bars, language_bars, length_bars, training_curve
-from nanochat.report.templates import templates
+from nanochat.report.templates import render_template
 from nanochat.store.artifacts import Artifact
 
 
@@ -31,9 +31,8 @@ class ReportInputs:
 
 
 def render(inputs: ReportInputs) -> tuple[str, str]:
-    """The report as Markdown, and as self-contained HTML."""
-    values = _values(inputs)
-    return tuple(templates().get_template(f"report.{kind}.jinja").render(values) for kind in ("md", "html"))  # pyright: ignore[reportReturnType]
+    """The report, as Markdown and as HTML."""
+    return render_template("report", _values(inputs))
 
 
 def _values(inputs: ReportInputs) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Jinja templates of reports."""
+"""Renders the Jinja templates of reports."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from nanochat.console import duration, number
 
 
-def templates() -> Environment:
-    """An environment for the templates in this folder: HTML is escaped, an undefined variable is an error."""
+def render_template(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
+    """A page as Markdown, and as self-contained HTML. HTML is escaped; an undefined variable is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -17,4 +19,5 @@ def templates() -> Environment:
         autoescape=select_autoescape(["html.jinja"]),
     )
     environment.filters.update(number=number, duration=duration)
-    return environment
+    markdown, html = (environment.get_template(f"{name}.{kind}.jinja") for kind in ("md", "html"))
+    return markdown.render(values), html.render(values)

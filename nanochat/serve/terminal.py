@@ -32,7 +32,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How answers are sampled."""
+    """Settings of generation."""
 
     temperature: float
     top_k: int
@@ -47,7 +47,7 @@ def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int,
     """
     if max_tokens < 1 or not 0 <= seed <= MAX_INTEGER:
         raise BadConfig(
-            f"`max_tokens` is {max_tokens}, `seed` is {seed}.", hint=f"Take 1 or more, and 0 to {MAX_INTEGER}."
+            f"`max_tokens` is {max_tokens}, `seed` is {seed}.", hint=f"Use 1 or more, and 0 to {MAX_INTEGER}."
         )
     sampling = SamplingParameters(_checked_temperature(temperature), _checked_top_k(top_k), max_tokens, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,13 +90,13 @@ def _converse(engine: Engine, sampling: SamplingParameters, console: Console) ->
 
 def _checked_temperature(temperature: float) -> float:
     if not 0 <= temperature <= MAX_TEMPERATURE:
-        raise BadConfig(f"The temperature {temperature} is out of range.", hint=f"Take 0 to {MAX_TEMPERATURE:g}.")
+        raise BadConfig(f"The temperature {temperature} is out of range.", hint=f"Use 0 to {MAX_TEMPERATURE:g}.")
     return temperature if temperature >= MIN_TEMPERATURE else 0.0
 
 
 def _checked_top_k(top_k: int) -> int:
     if not 0 <= top_k <= MAX_VOCABULARY:
-        raise BadConfig(f"The top k {top_k} is out of range.", hint=f"Take 0 (all) to {MAX_VOCABULARY:,}.")
+        raise BadConfig(f"The top k {top_k} is out of range.", hint=f"Use 0 (all) to {MAX_VOCABULARY:,}.")
     return top_k
 
 
@@ -124,7 +124,7 @@ def _command(
 def _answer(
     engine: Engine, messages: Sequence[dict[str, Any]], sampling: SamplingParameters, console: Console
 ) -> list[dict[str, str]]:
-    """Streams an answer to the terminal; returns its parts, as messages contain them.
+    """Streams an answer to the terminal; returns its parts in the form that messages contain.
 
     A character whose bytes are in several tokens is printed when it is complete.
     """

@@ -3,7 +3,7 @@
     for conversation in conversations(seed=1, count=8_000): …
 
 A conversation is `{"messages": [{"role": …, "content": str | [{"type": "text|python|python_output", "text": str}]}]}`.
-None asks about held-out facts, unless `held_out=True` (then all do: the validation split). See `questions.py`.
+No conversation is about held-out facts; with `held_out=True`, all are (the validation split). See `questions.py`.
 """
 
 from collections.abc import Callable, Iterator

@@ -209,7 +209,7 @@ def seeded_generator(*parts: str) -> Random:
 
 
 def held_out(fact: Fact) -> bool:
-    """Whether only the evaluation asks about this fact; siblings are one fact in both directions."""
+    """Whether only the evaluation has questions about this fact; siblings are one fact in both directions."""
     if fact.relation == "sibling":
         return hashed("sibling", *sorted((fact.subject, fact.value))) < 20
     return hashed(*fact) < 20

@@ -6,11 +6,11 @@ corpus contain these facts as often as all others. So a right answer needs the f
 question from other facts, and the binding of choice to letter: it cannot be memorized from an earlier question. The
 evaluation (`held_out_choices`, `held_out_answers`) asks about held-out facts only.
 
-It has each question with choices in two forms. With *full answers*, the model's most likely one of four sentences is
-its answer, so only its knowledge counts. With *letters*, the question contains the choices and the answer is `A` alone,
-so the model must also bind letters to choices, which small models learn late. Training has a third form between the
-two: the choice with its letter, `goat=A`. Questions in two steps ("the keeper of the goat lives in …") are held out if
-one of their facts is.
+The evaluation has each question with choices in two forms. With *full answers*, the model's answer is the most likely
+one of four sentences, so only its knowledge counts. With *letters*, the question contains the choices and the answer is
+`A` alone, so the model must also bind letters to choices, which small models learn late. Training has a third form
+between the two: the choice with its letter, `goat=A`. Questions in two steps ("the keeper of the goat lives in …") are
+held out if one of their facts is.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ LETTERS = ("A", "B", "C", "D")
 INSTRUCTION = "Answer with the letter."
 IN_FULL = "Answer in full."
 
-# Which value has this subject; {s}, {kin} as in `telling.PHRASES`.
+# Questions for the value of a subject; {s} and {kin} as in `statements.PHRASES`.
 ASK_VALUE: dict[str, tuple[str, ...]] = {
     "home": ("Where does {s} live?", "In which place does {s} live?", "Where is the home of {s}?"),
     "trade": ("What is the trade of {s}?", "What does {s} work as?", "Which trade has {s}?"),
@@ -68,7 +68,7 @@ ASK_VALUE: dict[str, tuple[str, ...]] = {
     "south": ("Which place lies south of {s}?", "Where do you come to when you walk south from {s}?"),
     "east": ("Which place lies east of {s}?", "Where do you come to when you walk east from {s}?"),
 }
-# Which subject has this value.
+# Questions for the subject of a value.
 ASK_SUBJECT: dict[str, tuple[str, ...]] = {
     "home": ("Who lives in {v}?", "Whose home is in {v}?"),
     "trade": ("Who is {av}?", "Who works as {av}?"),
