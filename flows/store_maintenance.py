@@ -13,8 +13,7 @@ from nanochat import settings
 from nanochat.errors import NanochatError
 from nanochat.store.deletion import delete_garbage
 from nanochat.store.garbage import find_garbage
-from nanochat.store.repair import repair_store
-from nanochat.store.verification import check_artifacts
+from nanochat.store.verification import check_artifacts, repair_store
 
 
 @flow(name="verify-store", persist_result=False)

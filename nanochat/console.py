@@ -1,7 +1,5 @@
 """The console: its streams, numbers as text, and the `Screen` that draws a run: a line a node, a bar while it runs."""
 
-from __future__ import annotations
-
 import _thread
 import codecs
 import io
@@ -13,7 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -105,6 +103,10 @@ def headline(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def number(value: float) -> str:
     """A number for people: `12,345` · `0.9123`."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -169,7 +171,7 @@ class Screen:
         self.cached = 0
         self.computed = 0
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._bars.start()
         LOG.addHandler(self._warnings)

@@ -3,11 +3,9 @@
 An event contains no artifact, so every package can import this module. A sink may raise, to end the emitting stage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nanochat.errors import Stopped
 
@@ -66,7 +64,7 @@ class Reporter:
         for sink in self.sinks:
             sink(event)
 
-    def with_sink(self, sink: Sink) -> Reporter:
+    def with_sink(self, sink: Sink) -> Self:
         """The same reporter with one more sink, called before the others."""
         return replace(self, sinks=(sink, *self.sinks))
 

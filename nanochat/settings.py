@@ -9,6 +9,7 @@ import stat
 import sys
 import sysconfig
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -31,6 +32,19 @@ def read(variable: Variable[T]) -> T:
     return variable.value(os.environ.get(variable.name, ""))
 
 
+# `variables.py` has the meaning and the default of each.
+home = partial(read, variables.HOME)
+cache_bytes = partial(read, variables.CACHE_GB)
+rows_cache_bytes = partial(read, variables.ROWS_GB)
+"""Two shuffle groups of 2^29 tokens, 2.2 GB, are kept in any case."""
+trash_hours = partial(read, variables.TRASH_HOURS)
+node_address = partial(read, variables.ADDRESS)
+supervisor_pid = partial(read, variables.SUPERVISOR_PID)
+rank = partial(read, variables.RANK)
+world_size = partial(read, variables.WORLD_SIZE)
+local_rank = partial(read, variables.LOCAL_RANK)
+
+
 def check() -> list[str]:
     """Validates all our variables; returns a warning for each unknown `NANOCHAT_…` variable.
 
@@ -51,32 +65,9 @@ def check() -> list[str]:
     return ignored
 
 
-def home() -> Path:
-    """`NANOCHAT_HOME`: the folder of the store, the caches, the logs and our Prefect server (`.nanochat`)."""
-    return read(variables.HOME)
-
-
 def store_url() -> str:
     """`NANOCHAT_STORE`: root URL of the store, `file:///…` or `s3://bucket/prefix`; default: `store` in the home."""
     return read(variables.STORE) or (home() / "store").as_uri()
-
-
-def cache_bytes() -> int:
-    """`NANOCHAT_CACHE_GB`: size limit of the local copies of a remote store's payloads (100)."""
-    return read(variables.CACHE_GB)
-
-
-def trash_hours() -> float:
-    """`NANOCHAT_TRASH_HOURS`: hours for which `nanochat gc` keeps deleted files in the trash (24)."""
-    return read(variables.TRASH_HOURS)
-
-
-def rows_cache_bytes() -> int:
-    """`NANOCHAT_ROWS_GB`: size limit of the packed rows that training caches uncompressed (50).
-
-    Two shuffle groups of 2^29 tokens, 2.2 GB, are kept in any case.
-    """
-    return read(variables.ROWS_GB)
 
 
 def s3_endpoint() -> str:
@@ -93,11 +84,6 @@ AWS_VARIABLES = (
 def aws_variables() -> dict[str, str]:
     """`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, …: those that are set, as the S3 client reads them."""
     return {name: os.environ[name] for name in AWS_VARIABLES if os.environ.get(name)}
-
-
-def node_address() -> str:
-    """`NANOCHAT_ADDRESS`: address of this node for the other nodes of a training; empty: from the system."""
-    return read(variables.ADDRESS)
 
 
 _SECRET = re.compile(
@@ -266,23 +252,3 @@ def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str,
 def supervised_environment(supervisor_pid: int) -> dict[str, str]:
     """The environment of processes that a supervisor starts: its workers end when the supervisor ends."""
     return {**for_children(), "NANOCHAT_SUPERVISOR_PID": str(supervisor_pid)}
-
-
-def supervisor_pid() -> int:
-    """`NANOCHAT_SUPERVISOR_PID`: a worker ends when this process does; 0: no supervisor."""
-    return read(variables.SUPERVISOR_PID)
-
-
-def rank() -> int:
-    """`RANK`, set by torchrun: index of this process among all, from 0."""
-    return read(variables.RANK)
-
-
-def world_size() -> int:
-    """`WORLD_SIZE`, set by torchrun: number of processes that train together."""
-    return read(variables.WORLD_SIZE)
-
-
-def local_rank() -> int:
-    """`LOCAL_RANK`, set by torchrun: index of this process on its node, from 0."""
-    return read(variables.LOCAL_RANK)

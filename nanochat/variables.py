@@ -56,7 +56,6 @@ class Variable(Generic[T]):
 
 
 def text(given: str) -> str:
-    """Any text."""
     return given
 
 
@@ -89,7 +88,6 @@ def gigabytes(given: str) -> int:
 
 
 def hours(given: str) -> float:
-    """A number of hours."""
     return _number(given, "hours", MOST_HOURS)
 
 

@@ -102,8 +102,7 @@ def why(reference: Reference, *, store: StoreUrl = "") -> None:
 
     Example: `nanochat why base/latest`
     """
-    from nanochat.lineage.differences import key_differences
-    from nanochat.lineage.why import closest_artifact
+    from nanochat.lineage.differences import closest_artifact, key_differences
 
     opened = open_store(store, read_only=True)
     manifest = opened.resolve(reference)

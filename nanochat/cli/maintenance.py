@@ -13,7 +13,7 @@ from nanochat.errors import BadConfig, NanochatError
 
 if TYPE_CHECKING:
     from nanochat.store.manifest import Manifest
-    from nanochat.store.restore import Restored
+    from nanochat.store.trash import Restored
 
 
 @app.command
@@ -30,8 +30,7 @@ def verify(
     Example: `nanochat verify chat/latest`
     """
     from nanochat.lineage.ancestry import ancestors
-    from nanochat.store.repair import repair_store
-    from nanochat.store.verification import check_artifacts
+    from nanochat.store.verification import check_artifacts, repair_store
 
     opened = open_store(store, read_only=not repair)
     manifests: list[Manifest] | None = None
@@ -88,7 +87,7 @@ def gc(
     from nanochat.store import trash
     from nanochat.store.deletion import delete_garbage
     from nanochat.store.garbage import find_garbage
-    from nanochat.store.restore import restore_deletion
+    from nanochat.store.trash import restore_deletion
 
     if trash_id and not restore:
         raise BadConfig(f"The deletion `{trash_id}` needs `--restore`.", hint=f"`nanochat gc --restore {trash_id}`")

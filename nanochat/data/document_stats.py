@@ -4,10 +4,8 @@
 data card is computed from these files alone, so that it reads neither text nor tokens.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 import numpy as np
 import py3langid
@@ -47,10 +45,10 @@ class DocumentStatsWriter:
         if self._documents >= ROW_GROUP_DOCUMENTS:
             self._flush()
 
-    def __enter__(self) -> DocumentStatsWriter:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None and self._waiting:
             self._flush()
         self._writer.close()

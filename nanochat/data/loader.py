@@ -7,12 +7,10 @@ batches. A thread prefetches rows. For a GPU they are copied from pinned memory 
 and widened to int64 on the device.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -162,7 +160,7 @@ class _Prefetcher:
         self._thread = threading.Thread(target=self._run, args=(batches,), name="loader", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> _Prefetcher:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from nanochat.data.rows import block_name
 from nanochat.errors import BadConfig, BadSource
@@ -14,10 +14,8 @@ from nanochat.store.artifacts import Artifact
 Split = Literal["train", "validation"]
 
 
-class Block(BaseModel):
+class Block(BaseModel, frozen=True):
     """A file of packed rows in the store."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: str
     size: int
@@ -25,10 +23,8 @@ class Block(BaseModel):
     rows: int
 
 
-class RowIndex(BaseModel):
+class RowIndex(BaseModel, frozen=True):
     """The blocks of all splits; written as JSON for the processes that read the rows."""
-
-    model_config = ConfigDict(frozen=True)
 
     store: str
     """Root URL of the store."""

@@ -5,10 +5,8 @@ A block has a compressed column `row` (fixed_size_binary, T+1 little-endian ids)
 rows determines the content of each file. `nanochat.data.blocks` reads them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -62,10 +60,10 @@ class RowWriter:
         if self._waiting_rows >= self.block_rows:
             self._flush(self._waiting_rows - self._waiting_rows % self.block_rows)
 
-    def __enter__(self) -> RowWriter:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None and self._waiting_rows:
             self._flush(self._waiting_rows)
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from nanochat.execution.graph import AnyNode, Results, nodes
 from nanochat.execution.stage import Inputs
-from nanochat.lineage.differences import StageCall
-from nanochat.lineage.why import why_not_reused
+from nanochat.lineage.differences import StageCall, why_not_reused
 from nanochat.store.artifacts import Artifact, references
 from nanochat.store.store import Store
 

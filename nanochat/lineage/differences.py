@@ -6,8 +6,9 @@ are compared, up to the config or version that differs: there the difference beg
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
+from nanochat.console import is_number
 from nanochat.store.manifest import InputRef, Manifest
 from nanochat.store.store import Store
 
@@ -32,25 +33,12 @@ class Difference:
         if self.what == "input":
             return f"{self.where}: {self.name}"
         change = f"{_short(self.before)} → {_short(self.after)}"
-        numbers = self.what == "metric" and _is_number(self.before) and _is_number(self.after) and self.before
+        numbers = self.what == "metric" and is_number(self.before) and is_number(self.after) and self.before
         share = f" ({(self.after - self.before) / abs(self.before):+.1%})" if numbers else ""
         return f"{self.where}: {self.name} {change}{share}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-class KeyParts(Protocol):
-    """The parts of a key: a manifest has them, and so has a stage call that is only planned."""
-
-    @property
-    def stage(self) -> str: ...
-    @property
-    def stage_version(self) -> int: ...
-    @property
-    def config(self) -> dict[str, Any]: ...
-    @property
-    def inputs(self) -> Mapping[str, Sequence[InputRef]]: ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,10 @@ class StageCall:
     stage_version: int
     config: dict[str, Any]
     inputs: Mapping[str, Sequence[InputRef]]
+
+
+KeyParts = Manifest | StageCall
+"""Has the parts of a key."""
 
 
 def key_differences(store: Store, before: KeyParts, after: KeyParts) -> list[Difference]:
@@ -140,10 +132,6 @@ def _input_differences(
         yield from _key_differences(store, before, after, where, seen)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _short(value: Any) -> str:
     if value is None:
         return "nothing"
@@ -151,3 +139,38 @@ def _short(value: Any) -> str:
         return f"{value:.6g}"
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+MAX_REASONS = 3
+
+
+def closest_artifact(store: Store, call: KeyParts, *, before: Manifest | None = None) -> Manifest | None:
+    """The artifact of the same stage with the fewest differences, the newest of several.
+
+    With `before`: only those that were complete when that artifact's stage started.
+    """
+    best: tuple[int, float, Manifest] | None = None
+    for manifest in store.manifests(call.stage):
+        if before is not None and (manifest.key == before.key or manifest.producer.ended > before.producer.started):
+            continue
+        count = _count_differences(manifest, call)
+        age = -manifest.producer.ended.timestamp()
+        if best is None or (count, age) < best[:2]:
+            best = (count, age, manifest)
+    return best[2] if best else None
+
+
+def why_not_reused(store: Store, call: KeyParts) -> str:
+    """Why the store has no artifact for a stage call, in one line."""
+    closest = closest_artifact(store, call)
+    if closest is None:
+        return "never made in this store"
+    reasons = [str(each).removeprefix(f"{call.stage}: ") for each in key_differences(store, closest, call)]
+    return "; ".join(reasons[:MAX_REASONS]) or "the artifact in the store is damaged"
+
+
+def _count_differences(manifest: Manifest, call: KeyParts) -> int:
+    names = set(manifest.inputs) | set(call.inputs)
+    inputs = sum(digests(manifest, name) != digests(call, name) for name in names)
+    configs = len(list(changes(manifest.config, call.config)))
+    return inputs + configs + (manifest.stage_version != call.stage_version)

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from nanochat.console import duration, number
+from nanochat.console import duration, is_number, number
 from nanochat.lineage.ancestry import family, oldest_first
 from nanochat.lineage.picture import as_svg, fold
 from nanochat.store.manifest import InputRef, Manifest
@@ -59,7 +59,7 @@ def _label(manifest: Manifest) -> str:
 
 def _value(value: Any) -> str:
     """A metric as text."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if is_number(value):
         return number(value)
     if value is None:
         return "–"

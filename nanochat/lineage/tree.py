@@ -1,8 +1,8 @@
 """The lineage of an artifact as lines of a text tree, up or down."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
+from nanochat.console import is_number, number
 from nanochat.lineage.ancestry import descendants, family
 from nanochat.store.manifest import Manifest, Name
 from nanochat.store.store import Store
@@ -84,14 +84,6 @@ def _line(group: Sequence[Manifest]) -> str:
     first, seconds = group[0], sum(manifest.producer.seconds for manifest in group)
     if len(group) > 1:
         return f"{first.stage} ×{len(group)}  ({first.kind}, made in {seconds:.1f} s)"
-    numbers = [f"{name} {_number(value)}" for name, value in first.metrics.items() if _is_number(value)]
+    numbers = [f"{name} {number(value)}" for name, value in first.metrics.items() if is_number(value)]
     made = f"made {first.producer.ended:%Y-%m-%d %H:%M} in {seconds:.1f} s"
     return f"{first.stage} {first.key[:8]}  ({', '.join([first.kind, *numbers[:METRICS_SHOWN], made])})"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

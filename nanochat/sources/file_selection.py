@@ -5,15 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 
-from nanochat.sources.file_names import (
-    ABOUT,
-    METADATA,
-    file_format,
-    is_checksum_file,
-    is_hidden,
-    quoted_names,
-    split_of,
-)
+from nanochat.sources import file_names
 
 T = TypeVar("T")
 
@@ -43,7 +35,9 @@ class SkippedFiles:
 
     def __str__(self) -> str:
         """For messages: `` 2 hidden (`.a`, `_b`), 1 of a test split (`test.jsonl`)``."""
-        return ", ".join(f"{len(paths):,} {reason} ({quoted_names(paths, 3)})" for reason, paths in self.files.items())
+        return ", ".join(
+            f"{len(paths):,} {reason} ({file_names.quoted_names(paths, 3)})" for reason, paths in self.files.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -75,15 +69,15 @@ def select_files(
     for file in sorted(files, key=path_of):
         path = path_of(file)
         name = PurePosixPath(path).name
-        if is_hidden(path):
+        if file_names.is_hidden(path):
             skipped.add("hidden", path)
-        elif is_checksum_file(name):
+        elif file_names.is_checksum_file(name):
             checksum_files.append(file)
-        elif name.lower() in METADATA or ABOUT.fullmatch(name):
+        elif name.lower() in file_names.METADATA or file_names.ABOUT.fullmatch(name):
             skipped.add("of metadata", path)
-        elif (form := file_format(path)) not in known:
+        elif (form := file_names.file_format(path)) not in known:
             skipped.add("of another format", path)
-        elif split_of(path) == "test":
+        elif file_names.split_of(path) == "test":
             skipped.add("of a test split", path)
         else:
             candidates.setdefault(form, []).append(file)

@@ -95,7 +95,7 @@ def _list_declared(
 
 
 def fetch_file(url: str, folder: Path) -> Path:
-    """Downloads a file into `folder` and returns its path identities."""
+    """Downloads a file into `folder` and returns its path."""
     repo, revision, path = parse_hub_address(url)
     with hub_errors(url):
         return Path(hf_hub_download(repo, path, repo_type="dataset", revision=revision, local_dir=folder))

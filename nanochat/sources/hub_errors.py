@@ -16,19 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 import httpx
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
-    FileMetadataError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    XetDownloadError,
-)
+from huggingface_hub import errors as hub
 
 from nanochat.errors import BadSource, NanochatError, SourceUnreachable
 from nanochat.sources.http_files import TRANSIENT_STATUSES, has_bad_certificate, retry_after_s
@@ -46,7 +34,9 @@ DATASET_HINT = (
 XET = re.compile(r"\b(xet|cas)\b|reconstruction", re.IGNORECASE)
 """Matches messages of the Hub's storage library, whose errors have no class of their own."""
 CLIENT_BASES = tuple(
-    base for base in HfHubHTTPError.__mro__ if base.__module__.partition(".")[0] not in ("huggingface_hub", "builtins")
+    base
+    for base in hub.HfHubHTTPError.__mro__
+    if base.__module__.partition(".")[0] not in ("huggingface_hub", "builtins")
 )
 """`HTTPError` of the HTTP client that the library uses."""
 CLIENTS: tuple[ModuleType, ...] = (httpx, *(sys.modules[base.__module__.partition(".")[0]] for base in CLIENT_BASES))
@@ -63,9 +53,9 @@ TRANSPORT: tuple[type[BaseException], ...] = (
     ConnectionError,
     TimeoutError,
     ssl.SSLError,
-    FileMetadataError,
-    LocalEntryNotFoundError,
-    XetDownloadError,
+    hub.FileMetadataError,
+    hub.LocalEntryNotFoundError,
+    hub.XetDownloadError,
 )
 
 
@@ -105,7 +95,7 @@ def dataset_errors(
         ):
             raise
         raise ours or BadSource(
-            f"{where or f'`{address}`'} cannot be read: {_sentence(error)} ({type(error).__name__}).", hint=hint
+            f"{where or f'`{address}`'} cannot be read: {first_line(error)} ({type(error).__name__}).", hint=hint
         ) from error
 
 
@@ -123,44 +113,44 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
         )
     if isinstance(error, ValueError | ImportError) and "proxy" in str(error).lower():  # from the client's constructor
         return BadSource(
-            f"The Hub cannot be reached: the proxy settings cannot be used ({_sentence(error)}).",
+            f"The Hub cannot be reached: the proxy settings cannot be used ({first_line(error)}).",
             hint="Correct or unset `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.",
         )
-    if find(OfflineModeIsEnabled):
+    if find(hub.OfflineModeIsEnabled):
         return BadSource(
             f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids access.",
             hint="Unset it, or name a local folder as the source.",
         )
-    if find(GatedRepoError):
+    if find(hub.GatedRepoError):
         return BadSource(
             f"`{address}` has terms that you have to accept.",
             hint="Accept them on its page, then log in with `hf auth login`.",
         )
-    if find(DisabledRepoError):
+    if find(hub.DisabledRepoError):
         return BadSource(f"The Hub has disabled `{address}`.", hint="Use another dataset.")
-    if find(RevisionNotFoundError):
+    if find(hub.RevisionNotFoundError):
         return BadSource(f"`{address}`: the dataset has no such revision.", hint="Check its name on the Hub.")
-    if find(RepositoryNotFoundError, HFValidationError):
+    if find(hub.RepositoryNotFoundError, hub.HFValidationError):
         return BadSource(
             f"The Hub has no dataset `{address}`.", hint="Check its name; for a private one run `hf auth login`."
         )
-    if (refused := find(HfHubHTTPError)) and not isinstance(refused, EntryNotFoundError):
+    if (refused := find(hub.HfHubHTTPError)) and not isinstance(refused, hub.EntryNotFoundError):
         return _refused(refused, address)
-    if not find(LocalEntryNotFoundError) and find(EntryNotFoundError):
+    if not find(hub.LocalEntryNotFoundError) and find(hub.EntryNotFoundError):
         return BadSource(f"The Hub has no file `{address}`.", hint="Check its name and revision.")
     if find(*BAD_ADDRESS):
         return BadSource(
-            f"The address of the Hub, `{constants.ENDPOINT}`, cannot be requested ({_sentence(error)}).",
+            f"The address of the Hub, `{constants.ENDPOINT}`, cannot be requested ({first_line(error)}).",
             hint="Correct or unset `HF_ENDPOINT`.",
         )
     if isinstance(error, RuntimeError) and XET.search(str(error)):
         return SourceUnreachable(
-            f"The storage of the Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK
+            f"The storage of the Hub does not answer (`{address}`; {first_line(error)}).", hint=NO_NETWORK
         )
     if failed := find(*TRANSPORT):
         first = next((each for each in reversed(chain) if isinstance(each, TRANSPORT)), failed)
         return SourceUnreachable(
-            f"The Hub does not answer (`{address}`; {type(first).__name__}: {_sentence(first)}).", hint=NO_NETWORK
+            f"The Hub does not answer (`{address}`; {type(first).__name__}: {first_line(first)}).", hint=NO_NETWORK
         )
     if find(json.JSONDecodeError):
         return SourceUnreachable(
@@ -168,9 +158,9 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
             hint="A proxy or a network's login page may have answered instead of the Hub.",
         )
     if isinstance(error, FileNotFoundError):  # from the `datasets` library
-        return BadSource(f"`{address}` cannot be read: {_sentence(error)}.", hint="Check its name and revision.")
+        return BadSource(f"`{address}` cannot be read: {first_line(error)}.", hint="Check its name and revision.")
     if isinstance(error, OSError) and not _is_local_disk_error(error) and (error.errno or type(error) is OSError):
-        return SourceUnreachable(f"The Hub does not answer (`{address}`; {_sentence(error)}).", hint=NO_NETWORK)
+        return SourceUnreachable(f"The Hub does not answer (`{address}`; {first_line(error)}).", hint=NO_NETWORK)
     return None
 
 
@@ -178,7 +168,7 @@ def _is_local_disk_error(error: OSError) -> bool:
     return bool(error.filename) or error.errno in LOCAL_DISK_ERRNOS
 
 
-def _refused(error: HfHubHTTPError, address: str) -> NanochatError:
+def _refused(error: hub.HfHubHTTPError, address: str) -> NanochatError:
     answer: Any = getattr(error, "response", None)
     status = answer.status_code if answer is not None else 0
     if 400 <= status < 500 and status not in TRANSIENT_STATUSES:
@@ -198,5 +188,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _sentence(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

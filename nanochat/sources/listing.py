@@ -12,7 +12,7 @@ from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
 from nanochat.events import silent
 from nanochat.sources import hub
-from nanochat.sources.checksum_files import expected_hashes, parse_checksum
+from nanochat.sources.checksums import expected_hashes, parse_checksum
 from nanochat.sources.decompression import open_text
 from nanochat.sources.file_names import SUFFIXES, TEXT_FORMATS, file_format, names_validation, quoted_names
 from nanochat.sources.file_selection import Selection, SourceFile, select_files

@@ -1,12 +1,9 @@
 """Writes the payload of a raw shard: its documents, split into training and validation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -121,10 +118,10 @@ class _Writer:
             if self._waiting_documents == ROW_GROUP_DOCUMENTS or self._waiting_bytes > ROW_GROUP_BYTES:
                 self._flush()
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None and self._waiting:
             self._flush()
         if self._writer is not None:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from nanochat.config.base import canonical_json
 from nanochat.config.data import DataConfig
@@ -18,10 +18,8 @@ from nanochat.store.record_format import parse_record
 from nanochat.store.store import Store
 
 
-class SourceSnapshot(BaseModel):
+class SourceSnapshot(BaseModel, frozen=True):
     """What the store has recorded about one source."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = 1
     source: str

@@ -19,9 +19,6 @@ SAMPLE_DIVISOR = 10
 PRUNE_EVERY_BATCHES = 256
 
 
-# --- shards ---------------------------------------------------------------------------------------------------------
-
-
 def mark_split(shards: Sequence[ShardConfig], config: DataConfig, sampled: str = "") -> tuple[ShardConfig, ...]:
     """Marks what is held out of each shard, and drops training shards beyond `config.train_shards`.
 
@@ -72,9 +69,6 @@ def _index_of(name: str, train: Sequence[ShardConfig], config: DataConfig) -> in
         hint="Restore it, name a shard to hold out whole with `data.validation_shard=…`, or draw a new sample with "
         "`nanochat fetch --new-split`.",
     )
-
-
-# --- documents of one shard -----------------------------------------------------------------------------------------
 
 
 def choose_sample(shard: ShardConfig, batches: Iterator[pa.StringArray], progress: Callable[[int], None]) -> np.ndarray:

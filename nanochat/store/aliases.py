@@ -6,7 +6,7 @@ v1/aliases/<name>.json
 import re
 import shlex
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from nanochat.errors import BadConfig, NotFound, StoreUnreachable
 from nanochat.store.object_names import ObjectName
@@ -19,10 +19,8 @@ LONGEST_NAME_BYTES = 200
 SWAP_TRIES = 20
 
 
-class Target(BaseModel):
+class Target(BaseModel, frozen=True):
     """The target of an alias."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: ObjectName
     key: ObjectName

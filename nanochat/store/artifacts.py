@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from nanochat.store.manifest import InputRef, Manifest
 from nanochat.store.objects import Objects
@@ -26,29 +26,9 @@ class Artifact:
     """A typed reference to the result of a stage; the subclass is its kind. `reused` if the store had it already."""
 
     def __init__(self, store: ArtifactStore, manifest: Manifest, *, reused: bool) -> None:
-        self.store = store
-        self.manifest = manifest
-        self.reused = reused
-
-    @property
-    def key(self) -> str:
-        return self.manifest.key
-
-    @property
-    def digest(self) -> str:
-        return self.manifest.digest
-
-    @property
-    def kind(self) -> str:
-        return self.manifest.kind
-
-    @property
-    def stage(self) -> str:
-        return self.manifest.stage
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        return self.manifest.metrics
+        self.store, self.manifest, self.reused = store, manifest, reused
+        self.stage, self.kind, self.key, self.digest = manifest.stage, manifest.kind, manifest.key, manifest.digest
+        self.metrics = manifest.metrics
 
     @property
     def path(self) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from nanochat.errors import NoSpace, SystemFailed, SystemRefused
-from nanochat.store.file_walk import walk_files
+from nanochat.store.local_files import walk_files
 from nanochat.store.object_names import is_foreign
 from nanochat.system_errors import DISK_FULL, TRANSIENT
 

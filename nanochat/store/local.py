@@ -13,18 +13,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from nanochat.errors import NoSpace, StoreError, StoreUnreachable
+from nanochat.store import local_files as files
 from nanochat.store.backend import Entry, Unfinished
-from nanochat.store.file_walk import refuse_dangling_link, walk_files
-from nanochat.store.local_files import (
-    CLAIM,
-    LOCK,
-    PART,
-    in_folder,
-    link_copy,
-    locked_folder,
-    rename_if_free,
-    write_durably,
-)
 from nanochat.store.object_names import is_foreign, is_hidden
 from nanochat.system_errors import DISK_FULL, TRANSIENT
 
@@ -80,18 +70,18 @@ class Folder:
 
     def write(self, path: str, data: bytes) -> None:
         with self._beside(path) as temporary:
-            write_durably(temporary, data)
+            files.write_durably(temporary, data)
             temporary.replace(self._folder / path)
 
     def create(self, path: str, data: bytes) -> bool:
         with self._beside(path) as temporary:
-            write_durably(temporary, data)
-            return rename_if_free(temporary, self._folder / path)
+            files.write_durably(temporary, data)
+            return files.rename_if_free(temporary, self._folder / path)
 
     def swap(self, path: str, data: bytes, expected: bytes) -> bool:
         with self._beside(path) as temporary:
-            write_durably(temporary, data)
-            with locked_folder(temporary.parent):
+            files.write_durably(temporary, data)
+            with files.locked_folder(temporary.parent):
                 try:
                     if (self._folder / path).read_bytes() != expected:
                         return False
@@ -102,7 +92,7 @@ class Folder:
 
     def upload(self, local: Path, path: str, *, share: bool) -> None:
         with self._beside(path) as temporary:
-            if not (share and link_copy(local, temporary)):
+            if not (share and files.link_copy(local, temporary)):
                 shutil.copyfile(local, temporary)
             temporary.replace(self._folder / path)
 
@@ -112,7 +102,7 @@ class Folder:
             return False
         with self._writing():
             try:
-                in_folder(target, lambda: source.replace(target))
+                files.in_folder(target, lambda: source.replace(target))
             except FileNotFoundError:
                 if self.size(path) is None:  # another process was first
                     return False
@@ -142,21 +132,19 @@ class Folder:
     def check_swap(self, path: str) -> bool:
         return self.swap(path, b"3", b"1") and not self.swap(path, b"4", b"1")
 
-    # --- inside ---------------------------------------------------------------------------------------------------
-
     def _files(self, prefix: str, skip: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
         with self._reading(prefix):
-            for place, stat in walk_files(self._folder / prefix, skip):
+            for place, stat in files.walk_files(self._folder / prefix, skip):
                 yield place.relative_to(self._folder).as_posix(), stat
 
     @contextlib.contextmanager
     def _beside(self, path: str) -> Generator[Path]:
         """An empty file next to the object, to be filled and renamed; deleted afterwards."""
         target = self._folder / path
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{PART}")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{files.PART}")
         try:
             with self._writing():
-                in_folder(temporary, lambda: temporary.touch(exist_ok=False))
+                files.in_folder(temporary, lambda: temporary.touch(exist_ok=False))
                 yield temporary
         finally:
             with contextlib.suppress(OSError):
@@ -169,7 +157,7 @@ class Folder:
             try:
                 yield
             except FileNotFoundError:
-                refuse_dangling_link(self._folder / path)
+                files.refuse_dangling_link(self._folder / path)
                 raise
         except FileNotFoundError:
             raise
@@ -196,9 +184,9 @@ class Folder:
 
 
 def _is_part(name: str) -> bool:
-    return name.startswith(".") and name.endswith(PART)
+    return name.startswith(".") and name.endswith(files.PART)
 
 
 def _is_unfinished(name: str) -> bool:
     """Whether a file of ours is no object."""
-    return _is_part(name) or name in (LOCK, CLAIM)
+    return _is_part(name) or name in (files.LOCK, files.CLAIM)

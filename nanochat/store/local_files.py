@@ -1,4 +1,4 @@
-"""Atomic operations on the files of a local store, with what each disk supports.
+"""Operations on local files: atomic writes, with what each disk supports, and walks over folders.
 
 Creating a file only if there is none takes a hard link, or a rename that replaces nothing, or a lock. A lock is
 `flock`, or a file that only one process can create. The error of a call decides whether the next way is tried.
@@ -10,9 +10,10 @@ import errno
 import fcntl
 import functools
 import os
+import stat
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -142,3 +143,48 @@ def _claim(path: Path) -> None:
                 elif time.monotonic() - since > CLAIM_S:
                     path.rename(path.with_name(f".{mine}{PART}"))  # only one process can
             time.sleep(CLAIM_POLL_S)
+
+
+def walk_files(top: Path, skip: Callable[[str], bool] = lambda name: False) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files below a folder, links followed; `skip` excludes files and folders by their name.
+
+    Yields nothing for a missing folder, and omits files that are deleted meanwhile. Raises `OSError` for any other
+    failure: no permission, a dangling link, a loop of links, a disk error.
+    """
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = list(found)
+            here = folder.stat()
+        except FileNotFoundError:
+            refuse_dangling_link(folder)
+            continue
+        if (here.st_dev, here.st_ino) in above:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
+        for entry in entries:
+            if skip(entry.name):
+                continue
+            place = folder / entry.name
+            try:
+                there = entry.stat()
+            except FileNotFoundError:
+                refuse_dangling_link(place)
+                continue
+            if stat.S_ISDIR(there.st_mode):
+                waiting.append((place, above | {(here.st_dev, here.st_ino)}))
+            elif stat.S_ISREG(there.st_mode):
+                yield place, there
+
+
+def refuse_dangling_link(path: Path) -> None:
+    """Raises `OSError` if a path seems absent because it, or a folder above it, is a dangling link."""
+    for place in (path, *path.parents):
+        try:
+            there = place.lstat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(there.st_mode) and not place.exists():
+            raise OSError(errno.ENOLINK, "a dangling link", str(place))
+        return

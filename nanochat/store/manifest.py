@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from nanochat.config.base import canonical_json
 from nanochat.errors import DamagedArtifact
@@ -20,20 +20,16 @@ PIECE_BYTES = 1 << 18
 """Bytes that are read and hashed at once."""
 
 
-class FileEntry(BaseModel):
+class FileEntry(BaseModel, frozen=True):
     """One file of a payload."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: ObjectPath
     size: int
     sha256: str
 
 
-class InputRef(BaseModel):
+class InputRef(BaseModel, frozen=True):
     """An input of an artifact."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: ObjectName
     kind: str
@@ -45,10 +41,8 @@ class InputRef(BaseModel):
         return self.stage, self.key
 
 
-class Manifest(BaseModel):
+class Manifest(BaseModel, frozen=True):
     """Written last, and never changed; contains no credential."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = 1
     stage: ObjectName

@@ -11,7 +11,7 @@ from pathlib import Path
 from nanochat import settings
 from nanochat.errors import DamagedArtifact, DamagedResponse, NanochatError, StoreUnreachable
 from nanochat.store.cache import DiskCache
-from nanochat.store.file_walk import refuse_dangling_link, walk_files
+from nanochat.store.local_files import refuse_dangling_link, walk_files
 from nanochat.store.manifest import FileEntry, Manifest, describe_file, payload_digest
 from nanochat.store.objects import Objects
 from nanochat.system_errors import from_system

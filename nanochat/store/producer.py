@@ -11,15 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel
 
 PACKAGE = Path(__file__).parent.parent
 
 
-class Producer(BaseModel):
+class Producer(BaseModel, frozen=True):
     """What made an artifact, and when."""
-
-    model_config = ConfigDict(frozen=True)
 
     code_version: str
     code_sha256: str

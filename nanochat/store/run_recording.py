@@ -49,7 +49,6 @@ class RunRecorder:
         )  # fmt: skip
 
     def __call__(self, event: Event) -> None:
-        """Keeps the state of each node."""
         if event.kind not in STAGE_STATES:
             return
         state = "reused" if event.cached else STAGE_STATES[event.kind]

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel
 
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
 from nanochat.store.object_names import ObjectName, ObjectPath
@@ -34,10 +34,8 @@ ID = re.compile(r"[\w-]+")
 RunState = Literal["running", "completed", "failed", "cancelled", "lost"]
 
 
-class StageRecord(BaseModel):
+class StageRecord(BaseModel, frozen=True):
     """One call of a stage."""
-
-    model_config = ConfigDict(frozen=True)
 
     stage: ObjectName
     state: Literal["running", "reused", "computed", "failed", "stopped"]
@@ -46,10 +44,8 @@ class StageRecord(BaseModel):
     seconds: float = 0.0
 
 
-class RunRecord(BaseModel):
+class RunRecord(BaseModel, frozen=True):
     """One execution of a graph."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = 1
     id: str

@@ -150,8 +150,6 @@ class Bucket:
     def check_swap(self, path: str) -> bool:
         return not self._conditional_put(path, b"3", IfMatch='"00000000000000000000000000000000"')
 
-    # --- inside ---------------------------------------------------------------------------------------------------
-
     def _key(self, path: str) -> str:
         return self._before + path
 

@@ -5,23 +5,24 @@ v1/trash/<id>/objects/v1/…     the objects, under their former paths
 
 An artifact is deleted in this order: a copy of its manifest goes to the trash, the manifest is removed, the payload
 moves. So an interrupted deletion leaves each object in its place or in the trash, and the record names all of them. The
-next deletion completes it (`deletion.py`), or `restore.py` undoes it in the opposite order: the payload, then the
+next deletion completes it (`deletion.py`), or `restore_deletion` undoes it in the opposite order: the payload, then the
 manifest, create-only. No other command reads the trash.
 
 Every change of the trash needs the lease `trash`.
 """
 
 import secrets
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel
 
 from nanochat.errors import DamagedArtifact, NotFound
 from nanochat.store.lease import HeldLease, LeaseLost, lease
+from nanochat.store.manifest import Manifest, as_manifest
 from nanochat.store.object_names import ObjectName, ObjectPath
 from nanochat.store.record_format import parse_record
 from nanochat.store.store import Store
@@ -32,10 +33,8 @@ Command = Literal["gc", "verify"]
 What = Literal["artifact", "payload", "checkpoints", "record"]
 
 
-class DeletedPart(BaseModel):
+class DeletedPart(BaseModel, frozen=True):
     """One artifact, payload, set of checkpoints or record of a deletion."""
-
-    model_config = ConfigDict(frozen=True)
 
     what: What
     name: ObjectPath
@@ -51,10 +50,8 @@ class DeletedPart(BaseModel):
         return f"v1/artifacts/{self.name}/manifest.json" if self.what == "artifact" else ""
 
 
-class DeletionRecord(BaseModel):
+class DeletionRecord(BaseModel, frozen=True):
     """One deletion."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = 1
     id: ObjectName
@@ -83,11 +80,9 @@ class Deletion:
     bytes: int
 
 
-@contextmanager
-def locked(store: Store, on_wait: Callable[[str], None] = lambda holder: None) -> Generator[HeldLease]:
+def locked(store: Store, on_wait: Callable[[str], None] = lambda holder: None) -> AbstractContextManager[HeldLease]:
     """Waits for the lease of the trash, and holds it."""
-    with lease(store.objects, LEASE, on_wait=on_wait) as held:
-        yield held
+    return lease(store.objects, LEASE, on_wait=on_wait)
 
 
 def ensure_held(held: HeldLease) -> None:
@@ -200,3 +195,87 @@ def _read(store: Store, trash_id: str) -> DeletionRecord:
 
 def _manifests_first(path: str) -> tuple[bool, str]:
     return not path.endswith("/manifest.json"), path
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The result of `restore_deletion`."""
+
+    id: str
+    parts: tuple[DeletedPart, ...]
+    problems: tuple[str, ...]
+    """Why the other parts stay in the trash, as sentences."""
+
+
+def restore_deletion(store: Store, trash_id: str = "") -> Restored:
+    """Undoes a deletion: the one of this id, or the newest. Replaces nothing that was made meanwhile.
+
+    Raises `NotFound` if there is no such deletion.
+    """
+    with locked(store) as held:
+        record = _find(store, trash_id)
+        write(store, record.model_copy(update={"state": "restoring"}))
+        restored: list[DeletedPart] = []
+        left: list[DeletedPart] = []
+        problems: list[str] = []
+        for part in record.parts:
+            ensure_held(held)
+            problem = (_restore_artifact if part.what == "artifact" else _restore_files)(store, record, part)
+            if problem:
+                problems.append(problem)
+                left.append(part)
+            else:
+                restored.append(part)
+        finish(store, record, left)
+        return Restored(record.id, tuple(restored), tuple(problems))
+
+
+def _find(store: Store, trash_id: str) -> DeletionRecord:
+    found = [each.record for each in deletions(store)]
+    if not found:
+        raise NotFound(f"The trash of {store.objects.root} is empty.")
+    if not trash_id:
+        return found[-1]
+    for record in found:
+        if record.id == trash_id:
+            return record
+    known = ", ".join(f"`{record.id}`" for record in found[-5:])
+    raise NotFound(f"There is no deletion `{trash_id}` in the trash.", hint=f"It has {known}.")
+
+
+def _restore_files(store: Store, record: DeletionRecord, part: DeletedPart) -> str:
+    """Restores a part without a manifest; returns why it cannot, or an empty string."""
+    move_back(store, record, part)
+    for path in part.paths:
+        size = store.objects.size(record.place(path))
+        if size is not None and size != store.objects.size(path):  # of the same size: an interrupted move
+            return f"`{path}` has been made again; the deleted one stays in the trash."
+    return ""
+
+
+def _restore_artifact(store: Store, record: DeletionRecord, part: DeletedPart) -> str:
+    """Restores an artifact; returns why it cannot, or an empty string."""
+    data = kept_manifest(store, record, part)
+    stage, _, key = part.name.partition("/")
+    current = store.read(stage, key)
+    short = f"{stage}/{key[:8]}"
+    if data is None:
+        return "" if current else f"{short}: its manifest is not in the trash."
+    manifest = as_manifest(data, record.place(part.manifest_path), of=part.manifest_path)
+    if current and current.payload != manifest.payload:
+        return f"{short} has been made again; the deleted one stays in the trash."
+    missing = [file.path for file in manifest.files if not _has(store, record, manifest, file.path, file.size)]
+    if missing and not current and record.by != "verify":  # a repair is undone as it was, with its damage
+        return f"{short} was damaged when it was deleted: `{missing[0]}` is missing, or has another size."
+    move_back(store, record, part)
+    if not current and not store.objects.create(part.manifest_path, data):
+        return f"{short} has been made again meanwhile."
+    store.objects.delete([record.place(part.manifest_path)])
+    return ""
+
+
+def _has(store: Store, record: DeletionRecord, manifest: Manifest, name: str, size: int) -> bool:
+    """Whether a file of a payload is complete, in its place or in the trash."""
+    path = f"{manifest.payload_folder}/{name}"
+    found = store.objects.size(path)
+    return (store.objects.size(record.place(path)) if found is None else found) == size

@@ -4,15 +4,13 @@ A field is ignored and counted if it is `NEUTRAL`, if it only repeats a text of 
 it in `ignore_fields`. Any other field with a value is refused, with the reason if its meaning is known.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from nanochat.errors import BadSource
 
@@ -120,8 +118,8 @@ class Counts:
         self.skipped[reason] += 1
         self.first_skipped.setdefault(reason, where.rstrip(","))
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
             self.skipped + other.skipped,
             other.first_skipped | self.first_skipped,
             self.ignored_fields + other.ignored_fields,

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource, SourceUnreachable
 from nanochat.sources.hub_address import parse_hub_address
-from nanochat.sources.hub_errors import dataset_errors
+from nanochat.sources.hub_errors import dataset_errors, first_line
 from nanochat.sources.local_files import is_local, local_path
 from nanochat.sources.retry import with_retries
 
@@ -62,7 +62,7 @@ def _folder_rows(folder: Path, configuration: str | None, split: str) -> Iterato
                         yield f"`{file}`, row {number},", row
                         number += 1
         except (pa.ArrowException, OSError) as error:
-            raise BadSource(f"`{file}` cannot be read: {_first_line(error)}") from error
+            raise BadSource(f"`{file}` cannot be read: {first_line(error)}.") from error
 
 
 def _downloaded_rows(
@@ -83,7 +83,3 @@ def _downloaded_rows(
 
     for number, row in enumerate(with_retries(load)):
         yield f"{where} row {number},", dict(row)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

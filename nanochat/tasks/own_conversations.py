@@ -92,27 +92,22 @@ def _parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
     """The rows of a file, without the columns that are always ignored."""
     with read_errors(file, str(file)):
         check_parquet(file, str(file))
-        yield from _checked_parquet(file, rules)
-
-
-def _checked_parquet(file: Path, rules: FieldRules) -> Iterator[tuple[str, Any]]:
-    with pq.ParquetFile(file) as parquet:
-        names = parquet.schema_arrow.names
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise BadSource(f"`{file}` has two columns `{twice[0]}`.", hint="Rename or remove one.")
-        unread = [name for name in names if is_neutral(name) or name in rules.ignored]
-        columns = [name for name in names if name not in unread] or names
-        number = 0
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-            rules.counts.ignored_fields.update(dict.fromkeys(unread, batch.num_rows))
-            try:
-                rows = batch.to_pylist(maps_as_pydicts="strict")
-            except (ValueError, OverflowError, KeyError) as error:  # a time out of Python's range, a repeated key
-                place = f"`{file}`, rows from {number:,} on,"
-                raise _unreadable(batch, place, rules) from error
-            for row in rows:
-                yield f"`{file}`, row {number:,},", row
-                number += 1
+        with pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise BadSource(f"`{file}` has two columns `{twice[0]}`.", hint="Rename or remove one.")
+            unread = [name for name in names if is_neutral(name) or name in rules.ignored]
+            columns = [name for name in names if name not in unread] or names
+            number = 0
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+                rules.counts.ignored_fields.update(dict.fromkeys(unread, batch.num_rows))
+                try:
+                    rows = batch.to_pylist(maps_as_pydicts="strict")
+                except (ValueError, OverflowError, KeyError) as error:  # a time out of Python's range, a repeated key
+                    raise _unreadable(batch, f"`{file}`, rows from {number:,} on,", rules) from error
+                for row in rows:
+                    yield f"`{file}`, row {number:,},", row
+                    number += 1
 
 
 def _unreadable(batch: pa.RecordBatch, where: str, rules: FieldRules) -> BadSource:

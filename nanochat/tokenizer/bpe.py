@@ -330,7 +330,6 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_batch(self, batch: Iterable[Ids]) -> list[str]:
-        """Texts of many rows of ids."""
         return [self.decode(ids) for ids in batch]
 
     def decode_stream(self) -> DecodeStream:

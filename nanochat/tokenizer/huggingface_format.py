@@ -14,7 +14,6 @@ from typing import Any
 from nanochat._rustbpe import PATTERNS, is_fast, split_pieces
 from nanochat.errors import BadConfig, BadSource, DamagedArtifact
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.byte_alphabet import decode_name, encode_name, is_byte_name
 from nanochat.tokenizer.vocabulary_file import parse_json, read_bytes, tokens_by_id
 
 HF_SPELLINGS = {
@@ -261,3 +260,30 @@ def _is_a_piece(name: str, pattern: str) -> bool:
         return False
     text = decode_name(name).decode("utf-8", errors="replace")
     return split_pieces(text, pattern) == [text]
+
+
+# --- names of tokens: GPT-2's alphabet, one printable character per byte ---------------------------------------------
+
+
+def _byte_alphabet() -> list[str]:
+    """The character of each byte: itself if it is printable, else one from U+0100 on."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
+ALPHABET = dict(enumerate(_byte_alphabet()))
+BYTE_OF = {character: byte for byte, character in ALPHABET.items()}
+
+
+def encode_name(token: bytes) -> str:
+    return token.decode("latin-1").translate(ALPHABET)
+
+
+def decode_name(name: str) -> bytes:
+    return bytes([BYTE_OF[character] for character in name])
+
+
+def is_byte_name(name: str) -> bool:
+    """Whether a name has characters of the alphabet only."""
+    return BYTE_OF.keys() >= set(name)

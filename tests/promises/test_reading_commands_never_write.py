@@ -14,9 +14,9 @@ import pytest
 from nanochat.cli import main as main_module  # noqa: F401 - fills `app`
 from nanochat.cli.app import app
 from nanochat.store import runs
-from nanochat.store.repair import discard
 from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
+from nanochat.store.verification import discard
 from tests.faults import faulty
 from tests.store.test_garbage import finished, key, publish
 

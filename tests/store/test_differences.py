@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from nanochat.lineage.ancestry import descendants
-from nanochat.lineage.differences import StageCall, key_differences, other_differences
+from nanochat.lineage.differences import StageCall, closest_artifact, key_differences, other_differences, why_not_reused
 from nanochat.lineage.tree import tree_down
-from nanochat.lineage.why import closest_artifact, why_not_reused
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest, compute_key
 from nanochat.store.producer import describe_producer
-from nanochat.store.repair import discard
 from nanochat.store.store import Store
+from nanochat.store.verification import discard
 
 
 class Bench:

@@ -9,9 +9,9 @@ import pytest
 from nanochat.errors import DamagedArtifact
 from nanochat.store import runs
 from nanochat.store.garbage import find_garbage
-from nanochat.store.restore import restore_deletion
 from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
+from nanochat.store.trash import restore_deletion
 from tests.recorded_runs import newest
 from tests.store.test_garbage import collect, key, publish
 

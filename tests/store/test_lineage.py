@@ -12,8 +12,8 @@ from nanochat.lineage.picture import as_mermaid, fold
 from nanochat.lineage.tree import tree
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest, Name
-from nanochat.store.repair import discard
 from nanochat.store.store import Store
+from nanochat.store.verification import discard
 
 
 def test_the_tree_shows_every_source_once(store: Store, made: tuple[list[Artifact], Manifest]) -> None:

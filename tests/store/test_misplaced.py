@@ -14,10 +14,9 @@ from nanochat.cli.main import command
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound
 from nanochat.store import runs, trash
 from nanochat.store.garbage import find_garbage
-from nanochat.store.repair import repair_store
-from nanochat.store.restore import restore_deletion
 from nanochat.store.store import Store
-from nanochat.store.verification import check_artifacts
+from nanochat.store.trash import restore_deletion
+from nanochat.store.verification import check_artifacts, repair_store
 from tests.store.test_garbage import collect, key, publish, there, used
 
 

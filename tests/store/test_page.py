@@ -10,8 +10,8 @@ import pytest
 from nanochat.lineage.page import as_page
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest
-from nanochat.store.repair import discard
 from nanochat.store.store import Store
+from nanochat.store.verification import discard
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 

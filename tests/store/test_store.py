@@ -16,9 +16,9 @@ from nanochat.errors import BadConfig, DamagedArtifact, NoSpace, NotFound, Store
 from nanochat.store.manifest import Manifest
 from nanochat.store.objects import Objects
 from nanochat.store.producer import describe_producer
-from nanochat.store.repair import discard
 from nanochat.store.s3_errors import _without_login
 from nanochat.store.store import Store
+from nanochat.store.verification import discard
 
 KEY = "k" * 64
 

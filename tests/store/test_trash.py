@@ -17,9 +17,9 @@ from nanochat.errors import BadConfig, DamagedArtifact, NewerFormat, NoSpace, No
 from nanochat.store import deletion, s3, trash
 from nanochat.store.deletion import delete_garbage
 from nanochat.store.garbage import find_garbage
-from nanochat.store.repair import discard
-from nanochat.store.restore import restore_deletion
 from nanochat.store.store import Store
+from nanochat.store.trash import restore_deletion
+from nanochat.store.verification import discard
 from tests.store.test_garbage import collect, key, later, publish, there
 
 CHANGES = ("write", "create", "swap", "upload", "move", "delete", "abandon")

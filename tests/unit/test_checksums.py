@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.config.data import DataConfig
 from nanochat.errors import BadSource
-from nanochat.sources.checksum_files import read_checksum_file
+from nanochat.sources.checksums import read_checksum_file
 from nanochat.sources.download import write_shard
 from nanochat.sources.shard_list import list_shards
 

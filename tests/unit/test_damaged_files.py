@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.errors import BadSource
-from nanochat.sources.checksum_files import read_checksum_file
+from nanochat.sources.checksums import read_checksum_file
 from nanochat.sources.documents import read_documents
 
 LINES = b"".join(json.dumps({"text": f"naïve {i}", "more": [1, {"a": None}]}).encode() + b"\n" for i in range(40))
