@@ -11,12 +11,12 @@ from flows.site import prefect_environment
 
 WEBHOOK_BLOCK = "nanochat-webhook"
 NAME = "nanochat: report failed, crashed and late runs"
+FORMER_NAME = "nanochat: a failed or crashed run tells"  # plain-words: ok
 RETIRED = (
-    "nanochat: a failed or crashed run tells",  # plain-words: ok
     "nanochat: a run without a sign of life has crashed",  # plain-words: ok
     "nanochat: a crashed run is started again",
 )
-"""Names in earlier versions. The last one restarted runs without a limit; `stale_runs.py` replaces it."""
+"""Of earlier versions. The last one restarted runs without a limit; `stale_runs.py` replaces it."""
 
 _MESSAGE = """{
   "text": "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }} {{ flow_run|ui_url }}"
@@ -44,8 +44,11 @@ def apply_automations() -> bool:
             ),
             actions=[action],
         )
-        if known := client.read_automations_by_name(NAME):
+        known = [each for name in (NAME, FORMER_NAME) for each in client.read_automations_by_name(name)]
+        if known:
             client.update_automation(known[0].id, automation)
         else:
             client.create_automation(automation)
+        for each in known[1:]:
+            client.delete_automation(each.id)
     return True

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.site.automations import FORMER_NAME, NAME
 from flows.site.server import _free_port
 from flows.site.server_check import ServerUnavailable
 from flows.site.stale_runs import StaleRuns
@@ -52,6 +53,20 @@ def test_all_deployments_are_there_and_up_again_renews_them(site: Site) -> None:
     assert "Up already" in site.nanochat("up")
     assert {found["name"] for found in site.post("deployments/filter")} == wanted
     assert site.post("automations/filter") == []
+
+
+def test_an_automation_of_an_earlier_version_stays_until_a_webhook_replaces_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger = {"type": "event", "expect": ["prefect.flow-run.Failed"], "posture": "Reactive", "threshold": 1}
+    body = {"name": FORMER_NAME, "trigger": {**trigger, "within": 0}, "actions": [{"type": "do-nothing"}]}
+    former = site.post("automations/", body)["id"]
+    site.nanochat("up")
+    assert [(each["id"], each["name"]) for each in site.post("automations/filter")] == [(former, FORMER_NAME)]
+    monkeypatch.setenv("NANOCHAT_WEBHOOK", "http://127.0.0.1:9/hook")
+    site.nanochat("up")
+    assert [(each["id"], each["name"]) for each in site.post("automations/filter")] == [(former, NAME)]
+    site.post(f"automations/{former}", method="DELETE")
 
 
 def test_two_servers_that_start_at_once_have_ports_of_their_own() -> None:
