@@ -230,13 +230,8 @@ HELD_OUT_WORDS = tuple(word for word in WORDS if word_held_out(word))
 TRAINING_WORDS = tuple(word for word in WORDS if not word_held_out(word))
 
 _TURNS: dict[str, Callable[[Random, bool], Turns]] = {
-    "choice": _choice,
-    "match": _match,
-    "open": _open,
-    "sum": _sum,
-    "spelling": _spelling,
-    "chat": _chat,
-}
+    "choice": _choice, "match": _match, "open": _open, "sum": _sum, "spelling": _spelling, "chat": _chat,
+}  # fmt: skip
 
 
 def conversation_of(turns: Turns) -> Conversation:

@@ -75,49 +75,23 @@ PEOPLE = (
     Person("Emil", "he", "Oakend", "gardener", "stew", "green"),
     Person("Vera", "she", "Gullrock", "doctor", "cheese", "purple"),
     Person("Wim", "he", "Saltmouth", "teacher", "cake", "red"),
-)
+)  # fmt: skip
 SIBLINGS = (
-    ("Cora", "Otto"),
-    ("Tom", "Rosa"),
-    ("Nell", "Pell"),
-    ("Bram", "Ida"),
-    ("Dov", "Finn"),
-    ("Greta", "Ada"),
-    ("Jory", "Hugo"),
-    ("Mira", "Emil"),
-)
+    ("Cora", "Otto"), ("Tom", "Rosa"), ("Nell", "Pell"), ("Bram", "Ida"), ("Dov", "Finn"), ("Greta", "Ada"),
+    ("Jory", "Hugo"), ("Mira", "Emil"),
+)  # fmt: skip
 ANIMALS = (
-    Animal("goat", "Pip", "Bram"),
-    Animal("cat", "Moss", "Sven"),
-    Animal("dog", "Biscuit", "Pell"),
-    Animal("hen", "Pepper", "Leo"),
-    Animal("duck", "Clover", "Tom"),
-    Animal("pony", "Ginger", "Cora"),
-    Animal("donkey", "Thistle", "Finn"),
-    Animal("cow", "Dumpling", "Ada"),
-    Animal("pig", "Socks", "Dov"),
-    Animal("rabbit", "Nutmeg", "Petra"),
-    Animal("owl", "Tansy", "Kaja"),
-    Animal("fox", "Rusty", "Rosa"),
-)
+    Animal("goat", "Pip", "Bram"), Animal("cat", "Moss", "Sven"), Animal("dog", "Biscuit", "Pell"),
+    Animal("hen", "Pepper", "Leo"), Animal("duck", "Clover", "Tom"), Animal("pony", "Ginger", "Cora"),
+    Animal("donkey", "Thistle", "Finn"), Animal("cow", "Dumpling", "Ada"), Animal("pig", "Socks", "Dov"),
+    Animal("rabbit", "Nutmeg", "Petra"), Animal("owl", "Tansy", "Kaja"), Animal("fox", "Rusty", "Rosa"),
+)  # fmt: skip
 THINGS = (
-    Thing("kite", "Una", 4),
-    Thing("drum", "Bram", 7),
-    Thing("lamp", "Kaja", 6),
-    Thing("boat", "Ida", 5),
-    Thing("basket", "Otto", 12),
-    Thing("clock", "Edda", 16),
-    Thing("chair", "Ada", 2),
-    Thing("bell", "Jory", 9),
-    Thing("flute", "Petra", 11),
-    Thing("ladder", "Hugo", 19),
-    Thing("hat", "Cora", 17),
-    Thing("net", "Vera", 10),
-    Thing("mirror", "Greta", 13),
-    Thing("cart", "Nell", 3),
-    Thing("book", "Pell", 14),
-    Thing("ring", "Wim", 8),
-)
+    Thing("kite", "Una", 4), Thing("drum", "Bram", 7), Thing("lamp", "Kaja", 6), Thing("boat", "Ida", 5),
+    Thing("basket", "Otto", 12), Thing("clock", "Edda", 16), Thing("chair", "Ada", 2), Thing("bell", "Jory", 9),
+    Thing("flute", "Petra", 11), Thing("ladder", "Hugo", 19), Thing("hat", "Cora", 17), Thing("net", "Vera", 10),
+    Thing("mirror", "Greta", 13), Thing("cart", "Nell", 3), Thing("book", "Pell", 14), Thing("ring", "Wim", 8),
+)  # fmt: skip
 
 # The map: rows from north to south, each from west to east; and the sight of each place.
 MAP = (
@@ -127,19 +101,10 @@ MAP = (
     ("Saltmouth", "Fernhill", "Highfold"),
 )
 SIGHTS = {
-    "Foxdale": "tower",
-    "Stonebridge": "bridge",
-    "Millby": "mill",
-    "Gullrock": "lighthouse",
-    "Oakend": "school",
-    "Reedham": "pond",
-    "Sandwick": "beach",
-    "Applegarth": "orchard",
-    "Windmoor": "castle",
-    "Saltmouth": "harbour",
-    "Fernhill": "cave",
-    "Highfold": "market",
-}
+    "Foxdale": "tower", "Stonebridge": "bridge", "Millby": "mill", "Gullrock": "lighthouse", "Oakend": "school",
+    "Reedham": "pond", "Sandwick": "beach", "Applegarth": "orchard", "Windmoor": "castle", "Saltmouth": "harbour",
+    "Fernhill": "cave", "Highfold": "market",
+}  # fmt: skip
 
 PLACES = tuple(place for row in MAP for place in row)
 NAMES = tuple(person.name for person in PEOPLE)
@@ -158,19 +123,10 @@ MADE = {thing.maker: thing for thing in THINGS}
 
 # Possible values by relation: the choices of a question are drawn from them.
 RELATIONS: dict[str, tuple[str, ...]] = {
-    "home": PLACES,
-    "trade": TRADES,
-    "food": FOODS,
-    "colour": COLOURS,
-    "sibling": NAMES,
-    "keeps": KINDS,
-    "called": ANIMAL_NAMES,
-    "made": THING_NAMES,
-    "costs": PRICES,
-    "sight": tuple(SIGHTS.values()),
-    "south": PLACES,
+    "home": PLACES, "trade": TRADES, "food": FOODS, "colour": COLOURS, "sibling": NAMES, "keeps": KINDS,
+    "called": ANIMAL_NAMES, "made": THING_NAMES, "costs": PRICES, "sight": tuple(SIGHTS.values()), "south": PLACES,
     "east": PLACES,
-}
+}  # fmt: skip
 
 
 def _facts() -> tuple[Fact, ...]:

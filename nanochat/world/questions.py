@@ -39,16 +39,9 @@ from nanochat.world.lessons import DAYS, MONTHS, OPPOSITES, SIGNS, after, result
 from nanochat.world.statements import PHRASES, words_of
 
 CATEGORIES = {
-    "a person": NAMES,
-    "a place": PLACES,
-    "a trade": TRADES,
-    "a food": FOODS,
-    "a colour": COLOURS,
-    "an animal": KINDS,
-    "a thing": THING_NAMES,
-    "a day": DAYS,
-    "a month": MONTHS,
-}
+    "a person": NAMES, "a place": PLACES, "a trade": TRADES, "a food": FOODS, "a colour": COLOURS, "an animal": KINDS,
+    "a thing": THING_NAMES, "a day": DAYS, "a month": MONTHS,
+}  # fmt: skip
 LETTERS = ("A", "B", "C", "D")
 INSTRUCTION = "Answer with the letter."
 IN_FULL = "Answer in full."
