@@ -10,7 +10,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=nanochat-%j.log
 #
-# nanochat on one node of a Slurm cluster, over as many time limits as it takes:
+# nanochat on one node of a Slurm cluster, requeued at each time limit until the command ends:
 #
 #     sbatch deploy/slurm.sh run --profile d12       any command of nanochat
 #     sbatch deploy/slurm.sh worker gpu              a Prefect worker for a pool of the server at PREFECT_API_URL

@@ -16,7 +16,7 @@ from nanochat.console import duration, headline, number
 from nanochat.lineage.ancestry import ancestors
 from nanochat.lineage.picture import as_mermaid, as_svg, fold
 from nanochat.store.artifacts import Artifact
-from nanochat.store.manifest import InputRef, Manifest, Name
+from nanochat.store.manifest import Manifest, Name
 from nanochat.store.store import Store
 
 known_manifests: dict[Name, Manifest] = {}
@@ -55,23 +55,25 @@ def put(key: str, markdown: str, description: str) -> UUID:
 
 
 def _page_of_several(artifacts: Sequence[Artifact], summary: str, label: str) -> str:
-    rows = (
-        [f"`{each.key[:12]}`", f"`{each.digest[:12]}`", _state(each.manifest, each.reused), headline(each.metrics)]
-        for each in artifacts
-    )
+    rows = ([f"`{each.key[:12]}`", f"`{each.digest[:12]}`", _state(each), headline(each.metrics)] for each in artifacts)
     shards = table("artifact digest state result", rows, len(artifacts), most=len(artifacts))
     return f"# {label}\n\n{summary}\n\n{shards}\n\n`nanochat show KEY` shows the manifest of one."
 
 
-def _state(manifest: Manifest, reused: bool) -> str:
-    return "cached" if reused else f"done in {duration(manifest.producer.seconds)}"
+def _state(made: Artifact | CallResult) -> str:
+    return "cached" if made.reused else f"done in {duration(made.manifest.producer.seconds)}"
 
 
 def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str:
     """Markdown of an artifact: summary, results, lineage, inputs, metrics, files."""
     lineage = fold([manifest, *ancestors(store, manifest, known_manifests)])
     made = manifest.producer
-    rows = [(name, reference) for name, references in manifest.inputs.items() for reference in references]
+    inputs = [
+        [name, each.stage, link(each.stage, each.key), f"`{each.digest[:12]}`"]
+        for name, references in manifest.inputs.items()
+        for each in references
+    ]
+    files = [[f"`{entry.path}`", f"{entry.size:,}", f"`{entry.sha256[:16]}…`"] for entry in manifest.files]
     parts = [
         f"# {manifest.stage} → {manifest.kind}",
         summary,
@@ -82,15 +84,11 @@ def page(store: Store, manifest: Manifest, summary: str, *, reused: bool) -> str
         "## Lineage",
         svg_image("lineage", as_svg(lineage, here=manifest.stage)),
         "## Inputs",
-        table("input stage artifact digest", (_input_row(name, reference) for name, reference in rows), len(rows)),
+        table("input stage artifact digest", inputs, len(inputs)),
         "## Metrics",
         table("metric value", _metric_rows(manifest.metrics), len(manifest.metrics)),
         "## Files",
-        table(
-            "file bytes sha256",
-            ([f"`{entry.path}`", f"{entry.size:,}", f"`{entry.sha256[:16]}…`"] for entry in manifest.files),
-            len(manifest.files),
-        ),
+        table("file bytes sha256", files, len(files)),
         "## Lineage, as mermaid",
         f"```mermaid\n{as_mermaid(lineage)}\n```",
     ]
@@ -104,12 +102,7 @@ def _commit(manifest: Manifest) -> str:
     return f"(commit `{made.git_commit[:10]}`{', with changes' if made.git_dirty else ''})"
 
 
-def _input_row(name: str, reference: InputRef) -> list[str]:
-    return [name, reference.stage, link(reference.stage, reference.key), f"`{reference.digest[:12]}`"]
-
-
 def link(stage: str, key: str) -> str:
-    """A link to an artifact's page."""
     return f"[{key[:12]}]({address(page_key(stage, key))})"
 
 
@@ -141,12 +134,7 @@ def table(heads: str, rows: Iterable[list[str]], count: int, most: int = 20) -> 
 def publish_run(name: str, run_id: str, outcome: Mapping[str, CallResult]) -> None:
     """Publishes the page of a run: artifact, state and result of each node, with links to the artifacts' pages."""
     rows = (
-        [
-            label,
-            link(made.manifest.stage, made.manifest.key),
-            _state(made.manifest, made.reused),
-            headline(made.manifest.metrics),
-        ]
+        [label, link(made.manifest.stage, made.manifest.key), _state(made), headline(made.manifest.metrics)]
         for label, made in outcome.items()
     )
     put(

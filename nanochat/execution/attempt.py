@@ -62,7 +62,6 @@ class Attempt(Generic[A]):
 
     @cached_property
     def key(self) -> str:
-        """Key of the artifact."""
         return self.stage.key(self.config, self.inputs)
 
     @property
@@ -70,7 +69,6 @@ class Attempt(Generic[A]):
         return f"v1/checkpoints/{self.key}"
 
     def find(self) -> A | None:
-        """The artifact, if the store has it."""
         return self.stage.find(self.config, self.inputs, self.store)
 
     def _report_wait(self, holder: str) -> None:

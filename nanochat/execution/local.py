@@ -77,6 +77,5 @@ class _LocalRun:
 
 
 def emit_finished(progress: Reporter, artifact: Artifact, seconds: float) -> None:
-    """Reports the artifact of a node."""
     fields: dict[str, Any] = {"key": artifact.key, "cached": artifact.reused, "metrics": artifact.metrics}
     progress.emit("finished", seconds=seconds, **fields)

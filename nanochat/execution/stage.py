@@ -139,7 +139,6 @@ T = TypeVar("T", Artifact, Given)
 
 
 def as_list(given: T | Sequence[T]) -> Sequence[T]:
-    """One input as a sequence."""
     return [given] if isinstance(given, Node | Artifact) else given
 
 

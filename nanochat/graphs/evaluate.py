@@ -19,13 +19,13 @@ class Evaluated:
 
 
 def evaluate_base_model(config: PipelineConfig, model: Model, rows: Sequence[Rows]) -> Evaluated:
-    """A base model, on the held-out text among these rows."""
+    """Evaluates a base model on the held-out text among these rows."""
     return Evaluated(evaluate_base(config.base_evaluation, model=model, rows=rows))
 
 
 def evaluate_chat_model(
     config: PipelineConfig, model: Model, vocabulary: Vocabulary, conversations: ConversationsConfig, item: str = ""
 ) -> Evaluated:
-    """A chat model, on the questions of the config. `item` distinguishes it from another evaluation in the graph."""
+    """Evaluates a chat model on the questions of the config. `item` distinguishes several evaluations in a graph."""
     questions = converse(conversations, item=item, vocabulary=vocabulary)
     return Evaluated(evaluate_chat(config.chat_evaluation, item=item, model=model, conversations=questions))

@@ -23,7 +23,7 @@ class FineTuned:
 def fine_tune(
     config: PipelineConfig, base: Model, vocabulary: Vocabulary, conversations: ConversationsConfig
 ) -> FineTuned:
-    """Conversations, fine-tuning and evaluation."""
+    """Renders conversations, fine-tunes the base model on them, and evaluates the chat model."""
     rendered = converse(conversations, vocabulary=vocabulary)
     chat = sft(config.sft, base=base, conversations=rendered)
     return FineTuned(rendered, chat, evaluate_chat(config.chat_evaluation, model=chat, conversations=rendered))

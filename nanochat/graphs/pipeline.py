@@ -48,7 +48,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Everything that needs the network."""
+    """The nodes that need the network."""
 
     raw: list[Node[RawShard]]
     vocabulary: Node[Vocabulary]
@@ -92,7 +92,7 @@ def prepare_text(config: PipelineConfig, shards: Sequence[ShardConfig], vocabula
 
 
 def base_to_chat(config: PipelineConfig, text: Text, base: Node[Model], conversations: ConversationsConfig) -> Chat:
-    """From a base model to the report."""
+    """The part of the pipeline from a base model to the report."""
     rendered = converse(conversations, vocabulary=text.vocabulary)
     base_evaluation = evaluate_base(config.base_evaluation, model=base, rows=text.rows)
     chat = sft(config.sft, base=base, conversations=rendered)
@@ -106,7 +106,7 @@ def base_to_chat(config: PipelineConfig, text: Text, base: Node[Model], conversa
 
 
 def fetch(config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig) -> Fetched:
-    """Everything that needs the network; conversations are stored as tokens, so the vocabulary is part of it."""
+    """The nodes that need the network, and the vocabulary, with which conversations are stored as tokens."""
     raw = [download(shard, item=shard.name) for shard in shards]
     vocabulary = train_tokenizer(config.tokenizer, raw=raw)
     return Fetched(raw, vocabulary, converse(conversations, vocabulary=vocabulary))

@@ -51,7 +51,7 @@ def model(store: Store, reference: str) -> Model:
 
 
 def base_model(store: Store, reference: str) -> Model:
-    """As `model`, for base models only."""
+    """Like `model`, for base models only."""
     found = model(store, reference)
     if not is_base(found):
         raise WrongKind(f"`{reference}` is not a base model.")

@@ -120,7 +120,7 @@ class MuonShard:
         return self._gradients.square().sum()
 
     def update(self, rates: StepRates) -> None:
-        """Updates the matrices of this rank, in a copy."""
+        """Updates a copy of the matrices of this rank."""
         self._updated = self._stacked(list(self.weights))[self.mine].contiguous()
         muon_step(
             self._updated, self._gradients, self.momentum, self.second, lr=self.lr * rates.lr_multiplier,

@@ -10,7 +10,7 @@ from nanochat.execution.stage import Stage
 
 @cache
 def all_stages() -> dict[str, Stage[Any, Any]]:
-    """Name → stage."""
+    """All stages by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     values = [value for module in modules for value in vars(module).values()]

@@ -262,7 +262,7 @@ class Checkpoints:
         return _complete(self._listed())
 
     def _listed(self) -> dict[str, list[str]]:
-        """The paths in the store, by folder."""
+        """Folder of a checkpoint → the paths of its objects in the store."""
         paths: dict[str, list[str]] = {}
         for entry in self._objects.list(self._prefix) if self._objects else []:
             folder = entry.path.rpartition("/")[0]
@@ -380,7 +380,6 @@ def _step(folder: str) -> int:
 
 
 def _nanochat_error(error: Exception) -> NanochatError:
-    """The error of a save, as a `NanochatError`."""
     if isinstance(error, NanochatError):
         return error
     if isinstance(error, OSError):

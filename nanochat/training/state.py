@@ -38,12 +38,10 @@ class TrainState:
         return self.moving_average / (1 - SMOOTHING ** (step or self.step))
 
     def numbers(self) -> dict[str, float]:
-        """The numbers for the manifest of a checkpoint."""
         numbers = {"loss": self.loss, "smoothed_loss": self.moving_average, "seconds": self.seconds}
         return {**numbers, "loss_scale": self.loss_scale.factor} if self.loss_scale else numbers
 
     def restore(self, saved: Saved) -> None:
-        """Sets the state to that of a checkpoint."""
         self.step, self.rows_consumed = saved.step, saved.rows_consumed
         self.loss, self.moving_average = saved.numbers["loss"], saved.numbers["smoothed_loss"]
         self.seconds = saved.numbers["seconds"]

@@ -61,6 +61,6 @@ def optimizer_step(
 
 
 def _sum_over_ranks_(values: Tensor) -> None:
-    """In place; the host does not wait for a GPU."""
+    """Sums in place; the host does not wait for a GPU."""
     if dist.is_initialized():
         dist.all_reduce(values)

@@ -174,7 +174,7 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
 
 
 def _report(line: dict[str, Any], progress: Reporter) -> None:
-    """A line of `metrics.jsonl` as an event."""
+    """Emits a line of `metrics.jsonl` as an event."""
     metrics = {name: value for name, value in line.items() if isinstance(value, int | float)}
     done, total = metrics.pop("done", 0), metrics.pop("total", 0)
     progress(done, total, line.get("unit", ""), line.get("message", ""), metrics)

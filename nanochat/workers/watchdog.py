@@ -51,7 +51,6 @@ class Watchdog:
             self._last = time.monotonic()
 
     def stop(self) -> None:
-        """Ends the thread."""
         self._stopped.set()
 
     def _watch(self) -> None:

@@ -112,16 +112,8 @@ def _plain_statement(fact: Fact) -> str:
 def _chat(random: Random, _: bool) -> Turns:
     kind = random.random()
     if kind < 0.5:
-        questions, answers = random.choice(
-            (
-                (_HELLO, _HELLO_BACK),
-                (_WHO, _I_AM),
-                (_CAN, _I_CAN),
-                (_THANKS, _WELCOME),
-                (_BYE, _BYE_BACK),
-                (_STRANGE, _DO_NOT_KNOW),
-            )
-        )
+        pairs = ((_HELLO, _HELLO_BACK), (_WHO, _I_AM), (_CAN, _I_CAN), (_THANKS, _WELCOME), (_BYE, _BYE_BACK))
+        questions, answers = random.choice((*pairs, (_STRANGE, _DO_NOT_KNOW)))
         return [(random.choice(questions), random.choice(answers))]
     if kind < 0.65:
         return [(random.choice(_STORY), story(random))]
@@ -235,7 +227,6 @@ _TURNS: dict[str, Callable[[Random, bool], Turns]] = {
 
 
 def conversation_of(turns: Turns) -> Conversation:
-    """The turns as messages of a user and an assistant."""
     messages: list[dict[str, Any]] = []
     for question, answer in turns:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -154,14 +154,10 @@ def _two_steps() -> Iterator[tuple[bool, Question]]:
             what = f"{name} is {role} and works as {words_of(trade)['av']}."
             other_places = tuple(place for place in PLACES if place != person.home)
             other_trades = tuple(other for other in TRADES if other != person.trade)
-            yield (
-                held_out(fact) or held_out(home),
-                Question(f"Where does {role} live?", person.home, where, other_places),
-            )
-            yield (
-                held_out(fact) or held_out(trade),
-                Question(f"What is the trade of {role}?", person.trade, what, other_trades),
-            )
+            live = Question(f"Where does {role} live?", person.home, where, other_places)
+            work = Question(f"What is the trade of {role}?", person.trade, what, other_trades)
+            yield held_out(fact) or held_out(home), live
+            yield held_out(fact) or held_out(trade), work
 
 
 def _school() -> Iterator[tuple[bool, Question]]:
@@ -171,14 +167,9 @@ def _school() -> Iterator[tuple[bool, Question]]:
             following = after(cycle, item)
             held = hashed(kind, item) < 20
             wrong = tuple(other for other in cycle if other not in (item, following))
-            yield (
-                held,
-                Question(f"Which {kind} comes after {item}?", following, f"After {item} comes {following}.", wrong),
-            )
-            yield (
-                held,
-                Question(f"Which {kind} comes before {following}?", item, f"Before {following} comes {item}.", wrong),
-            )
+            after_it, before_it = f"After {item} comes {following}.", f"Before {following} comes {item}."
+            yield held, Question(f"Which {kind} comes after {item}?", following, after_it, wrong)
+            yield held, Question(f"Which {kind} comes before {following}?", item, before_it, wrong)
     words = [word for pair in OPPOSITES for word in pair]
     for pair in OPPOSITES:
         held = hashed("opposite", *pair) < 20

@@ -76,7 +76,6 @@ STATEMENTS: dict[Fact, tuple[str, ...]] = {
 
 
 def statement(random: Random, fact: Fact) -> str:
-    """The fact in a random phrasing."""
     return random.choice(STATEMENTS[fact])
 
 
