@@ -10,7 +10,7 @@ from nanochat.report.data_card import conversation_facts, table
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
-WIDTH, HEIGHT, MARGIN, MOST_POINTS, BAR = 640, 190, 34, 200, 20
+WIDTH, HEIGHT, MARGIN, MAX_POINTS, BAR = 640, 190, 34, 200, 20
 LOSS, HELD_OUT, GREY = "#3b82f6", "#f97316", "#64748b"
 
 
@@ -43,7 +43,7 @@ def svg_image(name: str, svg: str) -> str:
 
 def curve(events: Sequence[dict[str, float]]) -> str:
     """SVG of the smoothed loss and of the validation metric over steps; each has a separate scale."""
-    every = max(1, len(events) // MOST_POINTS)
+    every = max(1, len(events) // MAX_POINTS)
     losses = [(event["done"], event["smoothed_loss"]) for event in [*events[::every], events[-1]]]
     name = next((name for event in events for name in event if name.startswith("validation_")), "")
     held_out = [(event["done"], event[name]) for event in events if name in event]

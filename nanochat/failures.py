@@ -23,7 +23,7 @@ from nanochat.errors import BadConfig, NanochatError, NotEnoughMemory, SourceUnr
 from nanochat.system_errors import from_system, is_known
 
 COMMAND = "the command"
-CRASHES, MOST_REPORTS = "crashes", 100
+CRASHES, MAX_REPORTS = "crashes", 100
 """Folder in the home, and the number of newest reports kept there."""
 CHARACTERS_QUOTED = 200
 """Maximum length of a quoted error message."""
@@ -186,7 +186,7 @@ def _write_report(error: BaseException) -> Path | None:
 def _remove_oldest(folder: Path) -> None:
     """Keeps a repeated failure from filling the disk."""
     with suppress(OSError):
-        for path in sorted(folder.glob("nanochat-*.txt"))[:-MOST_REPORTS]:
+        for path in sorted(folder.glob("nanochat-*.txt"))[:-MAX_REPORTS]:
             path.unlink(missing_ok=True)
 
 

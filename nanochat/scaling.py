@@ -28,7 +28,7 @@ BATCH_EXPONENT = 0.383
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What follows from a training config: architecture, batch, steps, learning rates, weight decay."""
+    """Values derived from a training config: architecture, batch, steps, learning rates, weight decay."""
 
     architecture: Architecture
     batch_tokens: int
@@ -37,7 +37,7 @@ class Hyperparameters:
     lr_scale: float
     """Factor on all learning rates except those of smear and backout."""
     muon_weight_decay: float
-    """Of Muon at the first step; a cosine schedule takes it to 0."""
+    """Weight decay of Muon at the first step; a cosine schedule takes it to 0."""
 
     @property
     def tokens(self) -> int:

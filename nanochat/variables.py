@@ -16,9 +16,9 @@ from nanochat.errors import BadConfig
 
 T = TypeVar("T")
 
-MOST_GIGABYTES = 1e9
-MOST_HOURS = 1e6
-MOST_PROCESSES = 1 << 22
+MAX_GIGABYTES = 1e9
+MAX_HOURS = 1e6
+MAX_PROCESSES = 1 << 22
 """The highest process id of Linux."""
 FOREIGN = re.compile(r"NANOCHAT_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)")
 """Variables that Kubernetes sets for a service called `nanochat`."""
@@ -84,17 +84,17 @@ def _number(given: str, unit: str, most: float) -> float:
 
 def gigabytes(given: str) -> int:
     """A number of gigabytes, as bytes."""
-    return int(_number(given, "gigabytes", MOST_GIGABYTES) * 1e9)
+    return int(_number(given, "gigabytes", MAX_GIGABYTES) * 1e9)
 
 
 def hours(given: str) -> float:
-    return _number(given, "hours", MOST_HOURS)
+    return _number(given, "hours", MAX_HOURS)
 
 
 def count(given: str) -> int:
     """A whole number, as of a process or a rank."""
-    if not re.fullmatch(r"\+?[0-9]{1,9}", given) or int(given) > MOST_PROCESSES:
-        raise ValueError(f"it has to be a whole number from 0 to {MOST_PROCESSES:,}")
+    if not re.fullmatch(r"\+?[0-9]{1,9}", given) or int(given) > MAX_PROCESSES:
+        raise ValueError(f"it has to be a whole number from 0 to {MAX_PROCESSES:,}")
     return int(given)
 
 

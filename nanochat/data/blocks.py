@@ -5,9 +5,9 @@
    SHA-256, decompress the block into the cache, and map it.
 3. `take` waits for the whole first group, then copies rows out of mapped blocks and waits only for late blocks.
 
-The cache is shared by all processes of a machine: one fetches a block, the others find it. What no group needs goes,
-the oldest first, when the cache is over its limit; a block that another process has mapped lives on until it is done
-with it. Reads from a failing store are repeated for ten minutes; training continues meanwhile, with prefetched blocks.
+All processes of a machine share the cache: one fetches a block, the others find it. A cache over its limit deletes the
+least recently used blocks that no group needs; a process that has mapped a deleted block can still read it. Reads from
+a failing store are retried for ten minutes; training continues meanwhile, with prefetched blocks.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ StatsReader = Callable[[], bytes]
 
 
 def totals(raw: Sequence[Artifact], tokens: Sequence[Artifact], rows: Sequence[Artifact]) -> dict[str, Any]:
-    """What follows from the metrics of raw shards, token shards and packed rows: sizes, and tokens lost in packing."""
+    """Sizes and tokens lost in packing, from the metrics of raw shards, token shards and packed rows."""
 
     def total(shards: Sequence[Artifact], name: str) -> int:
         return sum(int(shard.metrics.get(name, 0)) for shard in shards)

@@ -15,7 +15,7 @@ import numpy as np
 
 GROUP_TOKENS = 1 << 29
 ROUNDS = 8
-"""Of the Feistel network."""
+"""Rounds of the Feistel network."""
 
 
 @dataclass(frozen=True, eq=False)

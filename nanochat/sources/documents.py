@@ -1,7 +1,7 @@
 """Reads documents from Parquet, JSON and plain text files.
 
 Every reader yields batches of documents as Arrow arrays of strings: valid UTF-8, in the order of the file, with nulls
-and empty documents. What cannot be read raises `BadSource`, which names the file and the place.
+and empty documents. Unreadable data raises `BadSource`, which names the file and the place.
 """
 
 import io
@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadSource
-from nanochat.sources.decompression import open_text, read_errors
+from nanochat.sources.file_contents import HEAD_BYTES, check_parquet, open_text, read_errors
 from nanochat.sources.file_names import SUFFIXES, file_format, quoted_names
-from nanochat.sources.file_signature import HEAD_BYTES, check_parquet
 from nanochat.sources.json_records import check_text, json_records
 
 BATCH_DOCUMENTS = 1024

@@ -58,6 +58,18 @@ TRANSPORT: tuple[type[BaseException], ...] = (
     hub.XetDownloadError,
 )
 
+REFUSALS = (
+    ((hub.OfflineModeIsEnabled,), "`{}` is on the Hub, and `HF_HUB_OFFLINE` forbids access.",
+     "Unset it, or name a local folder as the source."),
+    ((hub.GatedRepoError,), "`{}` has terms that you have to accept.",
+     "Accept them on its page, then log in with `hf auth login`."),
+    ((hub.DisabledRepoError,), "The Hub has disabled `{}`.", "Use another dataset."),
+    ((hub.RevisionNotFoundError,), "`{}`: the dataset has no such revision.", "Check its name on the Hub."),
+    ((hub.RepositoryNotFoundError, hub.HFValidationError), "The Hub has no dataset `{}`.",
+     "Check its name; for a private one run `hf auth login`."),
+)  # fmt: skip
+"""Errors, message and hint; the first that matches counts."""
+
 
 @contextmanager
 def hub_errors(address: str) -> Iterator[None]:
@@ -116,24 +128,9 @@ def as_ours(error: BaseException, address: str) -> NanochatError | None:
             f"The Hub cannot be reached: the proxy settings cannot be used ({first_line(error)}).",
             hint="Correct or unset `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY`.",
         )
-    if find(hub.OfflineModeIsEnabled):
-        return BadSource(
-            f"`{address}` is on the Hub, and `HF_HUB_OFFLINE` forbids access.",
-            hint="Unset it, or name a local folder as the source.",
-        )
-    if find(hub.GatedRepoError):
-        return BadSource(
-            f"`{address}` has terms that you have to accept.",
-            hint="Accept them on its page, then log in with `hf auth login`.",
-        )
-    if find(hub.DisabledRepoError):
-        return BadSource(f"The Hub has disabled `{address}`.", hint="Use another dataset.")
-    if find(hub.RevisionNotFoundError):
-        return BadSource(f"`{address}`: the dataset has no such revision.", hint="Check its name on the Hub.")
-    if find(hub.RepositoryNotFoundError, hub.HFValidationError):
-        return BadSource(
-            f"The Hub has no dataset `{address}`.", hint="Check its name; for a private one run `hf auth login`."
-        )
+    for kinds, message, hint in REFUSALS:
+        if find(*kinds):
+            return BadSource(message.format(address), hint=hint)
     if (refused := find(hub.HfHubHTTPError)) and not isinstance(refused, hub.EntryNotFoundError):
         return _refused(refused, address)
     if not find(hub.LocalEntryNotFoundError) and find(hub.EntryNotFoundError):

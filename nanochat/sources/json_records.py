@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nanochat.errors import BadSource
-from nanochat.sources.decompression import open_text
+from nanochat.sources.file_contents import open_text
 from nanochat.sources.file_names import LINES, file_format
 
 LONGEST_RECORD_BYTES = 256 << 20

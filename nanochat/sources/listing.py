@@ -13,7 +13,7 @@ from nanochat.errors import BadSource
 from nanochat.events import silent
 from nanochat.sources import hub
 from nanochat.sources.checksums import expected_hashes, parse_checksum
-from nanochat.sources.decompression import open_text
+from nanochat.sources.file_contents import open_text
 from nanochat.sources.file_names import SUFFIXES, TEXT_FORMATS, file_format, names_validation, quoted_names
 from nanochat.sources.file_selection import Selection, SourceFile, select_files
 from nanochat.sources.hub_address import parse_hub_address

@@ -23,7 +23,7 @@ from nanochat.sources import http_files
 from nanochat.sources.checksums import check_hash, is_hash
 from nanochat.sources.file_selection import SourceFile
 from nanochat.sources.http_files import has_bad_certificate
-from nanochat.store.s3_client import open_s3
+from nanochat.store.s3 import open_s3
 
 CHUNK_BYTES = 1 << 20
 MD5 = re.compile(r"[0-9a-f]{32}")

@@ -13,7 +13,7 @@ class Entry:
     path: str
     size: int
     modified_s: float
-    """When it was written, in seconds since 1970 by the store's clock."""
+    """Time of the last write, in seconds since 1970, by the store's clock."""
 
 
 @dataclass(frozen=True)

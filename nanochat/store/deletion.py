@@ -1,4 +1,4 @@
-"""Deletes garbage (`garbage.py`) while runs go on.
+"""Deletes garbage (`garbage.py`) while runs may be active.
 
 **A deletion can be undone.** Artifacts move to the trash (`trash.py`), whose record is written before the first object
 moves. The trash keeps them for some hours; the next deletion after that deletes them for good. It also completes a
@@ -21,11 +21,11 @@ are deleted without the trash.
 4. The roots are read again. Manifests that they now reach are put back, create-only: their payloads never moved.
 5. Payloads of the others move to the trash, then the leftovers.
 
-Limits: a run that writes no record for `SILENT_S` of this process's own clock is not waited for (its last record counts
-for two hours all the same). If it was only suspended, and had found one of these artifacts in its last seconds, it
-fails later with an error; reads are verified, so that no result is wrong. The clock of the store and that of this
-machine may differ, or jump, by an hour. The alias protects a reader without a run (`nanochat chat`). A lease serialises
-deletions. A deletion that ends by Ctrl-C or an error before step 5 puts every manifest back.
+Limits: the deletion does not wait for a run that writes no record for `NO_HEARTBEAT_S` of this process's own clock (its
+last record counts for two hours all the same). If that run was only suspended, and had found one of these artifacts in
+its last seconds, it fails later with an error; reads are verified, so that no result is wrong. The clocks of the store
+and of this machine may differ, or jump, by an hour. The alias protects a reader without a run (`nanochat chat`). A
+lease serialises deletions. A deletion that ends by Ctrl-C or an error before step 5 puts every manifest back.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ from nanochat.store.manifest import Manifest, Name, as_manifest, manifest_path
 from nanochat.store.reachability import MAYBE_ALIVE_S, StoreListing, find_reachable, find_roots, lease_name
 from nanochat.store.store import Store
 
-SILENT_S = 30.0
+NO_HEARTBEAT_S = 30.0
 POLL_S = 0.5
 CLOCKS_DIFFER_S = 3600.0
 
@@ -52,7 +52,7 @@ class Deleted:
 
     items: tuple[GarbageItem, ...]
     spared: tuple[GarbageItem, ...]
-    """Announced, and in use or gone by now."""
+    """Items that were announced, but are in use or gone by now."""
     trash_id: str = ""
     """Id in the trash, for `restore`; empty if nothing went there."""
 
@@ -272,5 +272,5 @@ def _wait_for_runs(store: Store, on_wait: Callable[[str], None]) -> None:
                 del last[run_id]
             elif record.beat != beat:
                 last[run_id] = (record.beat, time.monotonic())
-            elif time.monotonic() - since > SILENT_S:
+            elif time.monotonic() - since > NO_HEARTBEAT_S:
                 del last[run_id]

@@ -1,4 +1,4 @@
-"""What can be deleted from a store, and why. Changes nothing: `deletion.py` deletes.
+"""Lists what can be deleted from a store, and why. `deletion.py` deletes it.
 
 Garbage is every artifact that no root reaches (`reachability.py`), and leftovers older than `min_age_hours`: payloads
 without a manifest, checkpoints of a published key, files and uploads that were never finished, expired leases.
@@ -59,7 +59,7 @@ class Garbage:
     min_age_hours: float
     trash_hours: float
     notes: tuple[str, ...] = ()
-    """What could not be listed, and is left alone."""
+    """What could not be listed, and is kept."""
 
     @property
     def bytes(self) -> int:
@@ -80,9 +80,8 @@ def find_garbage(
     version cannot read: what it protects is unknown.
     """
     trash_hours = settings.trash_hours() if trash_hours is None else trash_hours
-    if not all(
-        0 <= number < float("inf") for number in (keep_runs, min_age_hours, trash_hours)
-    ):  # NaN protects nothing
+    limits = (keep_runs, min_age_hours, trash_hours)
+    if not all(0 <= number < float("inf") for number in limits):  # NaN would protect nothing
         raise BadConfig("The limits of a deletion are numbers from 0 on.", hint="`nanochat gc --help` lists them.")
     youngest_s = reachability.now_s() - min_age_hours * 3600
     alive_since_s = reachability.now_s() - MAYBE_ALIVE_S

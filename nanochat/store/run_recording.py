@@ -1,4 +1,4 @@
-"""Records a run while it goes on: an event sink that writes the run's record (`runs.py`) with every heartbeat.
+"""Records an active run: an event sink that writes the run's record (`runs.py`) with every heartbeat.
 
 `deletion.py` relies on the field `holds`: the store of a run notes a key *before* it looks it up, and each heartbeat
 writes all that was noted. So everything that a run found before a moment is in the second record written after it.
@@ -132,7 +132,7 @@ def record_run(
     except BaseException as error:
         cancelled = isinstance(error, stopped_by) or not isinstance(error, Exception)
         state = "cancelled" if cancelled else "failed"
-        message = str(error) if isinstance(error, NanochatError) else "" if cancelled else f"It broke: {error!r}."
+        message = str(error) if isinstance(error, NanochatError) else "" if cancelled else f"It failed: {error!r}."
         raise
     finally:
         done.set()

@@ -4,7 +4,7 @@
     v1/pins/<id>          `nanochat runs --pin`: all that the run made stays
 
 A run writes its record again every few seconds (`run_recording.py`). A record with the state `running` that has not
-been written for `LOST_AFTER_S` belongs to a run whose process died; it is shown as *lost*. (A lease would be a second
+been written for `LOST_AFTER_S` is shown as *lost*: the process of the run has died. (A lease would be a second
 object to write, and would not contain what the run uses.)
 
 A record has no credential and no user name: logins and signatures are removed from URLs, and the path of the home

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.errors import BadConfig, BadSource
-from nanochat.sources.decompression import read_errors
+from nanochat.sources.file_contents import check_parquet, read_errors
 from nanochat.sources.file_names import CHAT_FORMATS
-from nanochat.sources.file_signature import check_parquet
 from nanochat.sources.json_records import json_records
 from nanochat.sources.local_files import LocalFile, is_local, list_local, local_path
 from nanochat.tasks.chat_rows import conversation_of, conversations_of

@@ -11,7 +11,7 @@ from nanochat.workers.ranks import World
 
 CPU_TOKENS = 2_048
 """Tokens of a micro-batch on a CPU: more would use memory and not be faster."""
-MOST_TOKENS = 65_536
+MAX_TOKENS = 65_536
 """Tokens of a micro-batch on a GPU, at which the cost of kernel launches is negligible."""
 RESERVE = 0.12
 """Share of the free memory left unused, for fragmentation and the needs of compiled code."""
@@ -40,7 +40,7 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
     fitting = most_that_fits(
         lambda rows: _pass_bytes(model, rows, sequence_len, world.device), round(free_bytes * (1 - RESERVE))
     )
-    return even_share(mine, min(fitting, max(1, MOST_TOKENS // sequence_len)))
+    return even_share(mine, min(fitting, max(1, MAX_TOKENS // sequence_len)))
 
 
 def most_that_fits(bytes_of: Callable[[int], int], free_bytes: int) -> int:

@@ -273,7 +273,7 @@ def test_a_payload_whose_manifest_no_listing_shows_stays(store: Store, monkeypat
 
 
 def test_a_run_that_is_silent_is_not_awaited_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deletion, "SILENT_S", 0.5)
+    monkeypatch.setattr(deletion, "NO_HEARTBEAT_S", 0.5)
     a, _ = publish(store, "a"), publish(store, "b")
     dead = RunRecorder(Store(store.objects.root, Path(tempfile.mkdtemp())), "demo", {}, "")
     dead(finished(a))

@@ -95,7 +95,7 @@ class Stopped(BadSource):
         (BadSource("The shard is empty.", hint="Take another."), "failed", "The shard is empty. Take another."),
         (Stopped("Stopped by Ctrl-C."), "cancelled", "Stopped by Ctrl-C."),
         (KeyboardInterrupt(), "cancelled", ""),
-        (ValueError("x"), "failed", "It broke: ValueError('x')."),
+        (ValueError("x"), "failed", "It failed: ValueError('x')."),
     ],
 )
 def test_the_error_that_ends_a_run_is_recorded(tmp_path: Path, error: BaseException, state: str, message: str) -> None:

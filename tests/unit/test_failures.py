@@ -145,7 +145,7 @@ def test_a_report_holds_no_credential(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_the_newest_reports_are_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures, "MOST_REPORTS", 3)
+    monkeypatch.setattr(failures, "MAX_REPORTS", 3)
     (home / "crashes").mkdir(parents=True)
     for number in range(5):
         (home / "crashes" / f"nanochat-20200101T00000{number}-x.txt").write_text("old")

@@ -1,4 +1,4 @@
-//! Where encoded ids go.
+//! Receivers of encoded ids.
 
 use super::EncodeError;
 use crate::parallel::interruptible::Monitor;

@@ -107,7 +107,7 @@ impl<'a> ScalarScanner<'a> {
         Some(self.run(start, may_start_word)).filter(|&end| end > start)
     }
 
-    /// CharacterClass of the character at a position, and where the next one begins.
+    /// Class of the character at a position, and where the next one begins.
     fn at(self, at: usize) -> (CharacterClass, usize) {
         match self.text[at..].chars().next() {
             Some(character) => (self.classes.of(character as u32), at + character.len_utf8()),

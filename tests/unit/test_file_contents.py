@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.errors import BadSource
-from nanochat.sources.decompression import open_text
+from nanochat.sources.file_contents import open_text
 
 LINES = b'{"text": "hello"}\n' * 2000
 
