@@ -110,6 +110,3 @@ def pack(ids: np.ndarray, offsets: np.ndarray, row_tokens: int) -> tuple[np.ndar
 
 def pack_padded(lengths: np.ndarray, row_tokens: int, open_rows: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Row and start of each document (int64), and the number of rows."""
-
-def plan_padded(lengths: np.ndarray, row_tokens: int, window: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """The former name of `pack_padded`."""

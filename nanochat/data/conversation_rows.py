@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nanochat._rustbpe import plan_padded
+from nanochat._rustbpe import pack_padded
 from nanochat.data.mixture import RenderedConversations
 from nanochat.data.rows import RowWriter
 from nanochat.tasks.conversation import Split
@@ -28,7 +28,7 @@ def write_conversation_rows(
     order = np.repeat(np.arange(len(rendered)), rendered.repeats)
     order = np.random.default_rng(seed).permutation(order)
     # (N,) row of each conversation, (N,) its first position in that row
-    row_of, start_of, rows = plan_padded(np.diff(rendered.offsets)[order], row_tokens, OPEN_ROWS)
+    row_of, start_of, rows = pack_padded(np.diff(rendered.offsets)[order], row_tokens, OPEN_ROWS)
     by_row = np.argsort(row_of, kind="stable")
     with RowWriter(out, split, row_tokens, rendered.ids.dtype, masked=True) as writer:
         for first in range(0, rows, BLOCK_ROWS):

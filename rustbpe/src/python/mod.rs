@@ -82,6 +82,5 @@ fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(split_pieces, module)?)?;
     module.add_function(wrap_pyfunction!(is_fast, module)?)?;
     module.add_function(wrap_pyfunction!(pack::pack, module)?)?;
-    module.add_function(wrap_pyfunction!(pack::plan_padded, module)?)?;
     module.add_function(wrap_pyfunction!(pack::pack_padded, module)?)
 }

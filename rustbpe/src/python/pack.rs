@@ -52,14 +52,3 @@ pub fn pack_padded<'py>(
     let (row_of, start_of, rows) = packing::pack_padded(lengths.as_slice()?, row_tokens, open_rows);
     Ok((row_of.into_pyarray(py), start_of.into_pyarray(py), rows))
 }
-
-/// The former name of `pack_padded`.
-#[pyfunction]
-pub fn plan_padded<'py>(
-    py: Python<'py>,
-    lengths: Array<'py, i64>,
-    row_tokens: usize,
-    window: usize,
-) -> PyResult<Placement<'py>> {
-    pack_padded(py, lengths, row_tokens, window)
-}
