@@ -17,6 +17,7 @@ from nanochat.config.overrides import merge, parse, shown
 from nanochat.config.pipeline import PipelineConfig, ReportConfig
 from nanochat.config.training import BaseEvaluationConfig, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
 from nanochat.errors import BadConfig, NanochatError, NotFound
+from nanochat.system_errors import from_system
 
 CLIMBMIX = "hf://karpathy/climbmix-400b-shuffle@915333b4f8b8684f39aeaafea600fea6f43fb703"
 """6,543 shards of about 250 million characters, at a fixed revision; the last, `shard_06542`, is held out."""
@@ -150,9 +151,16 @@ class ProfileFile(Config):
 
 
 def profile_files() -> dict[str, Path]:
-    """Name → file of the user's own profiles: `NANOCHAT_HOME/profiles/NAME.yaml`, `.yml` or `.json`."""
-    folder = settings.home() / "profiles"
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    """Name → file of the user's own profiles: `NANOCHAT_HOME/profiles/NAME.yaml`, `.yml` or `.json`.
+
+    Raises a `NanochatError` if the folder cannot be read.
+    """
+    try:
+        paths = sorted((settings.home() / "profiles").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise from_system(error, "the list of your profiles") from error
     return {path.stem: path for path in paths if path.suffix in SUFFIXES}
 
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nanochat.cli.app import StoreUrl, app, between, fail_if_unreadable, open_store, out
-from nanochat.errors import BadConfig, NanochatError
+from nanochat.errors import BadConfig, NotFound
 
 if TYPE_CHECKING:
     from nanochat.store.runs import RecordedRun
@@ -110,7 +110,7 @@ def _changed(profile: str, config: dict[str, Any], most: int = 0) -> str:
 
     try:
         usual, here = flatten(profile_named(profile).config.canonical()), flatten(config)
-    except NanochatError:
+    except (NotFound, BadConfig):  # the profile is gone, or another one by now
         return ""
     found = [" ".join(f"{name}={value}".split()) for name, value in here.items() if usual.get(name) != value]
     more = f" … {len(found) - most} more" if most and len(found) > most else ""

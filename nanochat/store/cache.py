@@ -81,13 +81,15 @@ class DiskCache:
             with self._locked():
                 self._make_room(size_bytes)
             try:
-                fill(incoming)
+                with self._on_disk():
+                    fill(incoming)
                 with self._locked():
                     self._delete(self._place(name))
                     self._entries.mkdir(parents=True, exist_ok=True)
                     incoming.rename(self._place(name))
             finally:
-                _remove(incoming)
+                with contextlib.suppress(OSError):  # `_make_room` deletes it later
+                    _remove(incoming)
         return self._place(name)
 
     def forget(self, name: str) -> None:

@@ -20,10 +20,10 @@ from nanochat.execution.local import run_local
 from nanochat.execution.plan import plan
 from nanochat.graphs import resolve
 from nanochat.graphs.pipeline import Chat, pretrain_to_chat
-from nanochat.store import runs
 from nanochat.store.runs import RunRecord
 from nanochat.store.store import Store
 from tests.compute import compute
+from tests.recorded_runs import newest
 
 ARCHIVE = Path(__file__).parents[1] / "old_store/store.tar.xz"
 CHECKPOINT_STEP = 5
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def record(store: Store, state: str) -> RunRecord:
-    (found,) = [run.record for run in runs.newest(store) if run.state == state]
+    (found,) = [run.record for run in newest(store) if run.state == state]
     return found
 
 

@@ -115,7 +115,7 @@ def test_what_is_not_is_refused_in_one_sentence(text: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("AWS_ENDPOINT_URL", "http://user:word@127.0.0.1:9000", "carries a login"),
+        ("AWS_ENDPOINT_URL", "http://user:word@127.0.0.1:9000", "contains a login"),
         ("AWS_CA_BUNDLE", "/nowhere/ca.pem", "`/nowhere/ca.pem`, which does not exist"),
     ],
 )

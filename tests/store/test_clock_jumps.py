@@ -77,6 +77,6 @@ def test_a_store_that_refuses_our_clock_works_when_it_is_right(root_s3: str, tmp
 
     for shift_s in (HOUR_S, -HOUR_S):
         clock.jump_to(shift_s)
-        assert written().startswith("True The clock of the store s3://"), "an error that may pass"
+        assert written().startswith("True The clocks of the store s3://"), "an error that may pass"
     clock.jump_to(0)
     assert written() == "True\n"
