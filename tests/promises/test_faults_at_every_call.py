@@ -50,7 +50,7 @@ def at_most(kind: str) -> int:
 STARTS_PROCESSES = {"up": "starts a Prefect server and workers, and does not read the store", "down": "ends them"}
 """Commands that are not drilled, and why. `run` is drilled as `run --plain`: what Prefect adds is not the store's."""
 NO_WARNINGS = "ignore:torch.distributed is disabled:UserWarning"
-pytestmark = pytest.mark.filterwarnings(NO_WARNINGS)
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(NO_WARNINGS)]
 
 
 @pytest.fixture(scope="module")
