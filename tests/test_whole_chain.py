@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 TINY = (
     "data.world.shards=2", "data.world.documents_per_shard=150", "data.validation_documents=10",
     "tokenizer.vocab_size=512", "rows.sequence_len=64",

@@ -33,6 +33,7 @@ def flows(home: Path, *runs: tuple[dict[str, Any], str], **environment: str) -> 
     return [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
+@pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.skipif(importlib.util.find_spec("prefect_dask") is None, reason="prefect-dask is not installed")
 def test_shards_on_two_workers_of_dask_with_a_store_on_s3(tmp_path: Path, s3_server: dict[str, str]) -> None:

@@ -38,7 +38,7 @@ def run_blocked(code: str, home: Path) -> subprocess.CompletedProcess[str]:
 def test_training_and_the_command_line_need_no_optional_package(tmp_path: Path) -> None:
     modules = (
         "training.pretrain", "training.sft", "evaluation.base_model", "evaluation.chat_model", "workers.launch",
-        "workers.supervisor", "serve.terminal", "graphs.pipeline", "graphs.branches", "cli.main",
+        "workers.supervisor", "serve.terminal", "graphs.pipeline", "graphs.resolve", "cli.main",
     )  # fmt: skip
     done = run_blocked("".join(f"import nanochat.{module}\n" for module in modules), tmp_path)
     assert done.returncode == 0, done.stderr

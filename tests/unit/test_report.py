@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -72,7 +72,8 @@ class FakeArtifact(Artifact):
     """A manifest and a folder; no store."""
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
-        self.manifest, self.folder = manifest, folder
+        super().__init__(cast(Any, None), manifest, reused=False)
+        self.folder = folder
 
     @property
     def path(self) -> Path:
