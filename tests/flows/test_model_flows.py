@@ -47,7 +47,7 @@ def test_a_stored_model_is_evaluated(made: Site) -> None:
     assert (state, re.sub(r"[0-9a-f]{8}", "KEY", message, count=1)[:17]) == ("Completed", "chat/latest KEY: ")
     assert made.done("evaluate", model="base/latest", config=tiny("base_evaluation.seed=7"))[0] == "Completed"
     state, message = made.done("evaluate", model="report/latest", config=tiny())
-    assert (state, "only base and chat models" in message) == ("Failed", True)
+    assert (state, "is not a base or chat model" in message) == ("Failed", True)
     state, message = made.done("evaluate", model="chat/missing", config=tiny())
     assert (state, "There is no artifact `chat/missing`" in message) == ("Failed", True)
 
@@ -68,7 +68,7 @@ def test_a_ladder_shares_its_text(made: Site) -> None:
     assert re.findall(r"^\| (d\d) ", page, re.MULTILINE) == ["d1", "d2"]
     assert "ten times" in page
     state, message = made.done("ladder", config=tiny(), depths=[2])
-    assert (state, "takes two depths or more" in message) == ("Failed", True)
+    assert (state, "takes two or more different depths" in message) == ("Failed", True)
 
 
 def test_a_refresh_moves_the_alias_only_when_the_gate_is_passed(made: Site) -> None:
