@@ -93,7 +93,7 @@ def test_the_form_shows_the_profile_and_refuses_what_cannot_be(browser: Any, for
     page.goto(form)
     assert number(page, "Depth").input_value() == "2"
     assert number(page, "Vocab Size").input_value() == "512"
-    page.get_by_text("Layers; width, batch, tokens and rates follow from it.").wait_for()
+    page.get_by_text("Number of layers; width, batch size, tokens and learning rates follow from it.").wait_for()
     number(page, "Depth").fill("0")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("'config.pretrain.model.depth'. Failure reason: 0 is less than the minimum of 1").first.wait_for()
