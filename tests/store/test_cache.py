@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, SystemRefused
 from nanochat.store import cache as cache_module
 from nanochat.store.cache import DiskCache
 from nanochat.store.producer import describe_producer
@@ -168,7 +168,7 @@ def test_a_failed_fill_leaves_nothing(tmp_path: Path) -> None:
         path.mkdir()
         raise OSError("gone")
 
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(SystemRefused, match="gone"):
         get(open_cache(tmp_path), "a", fail)
     assert list((tmp_path / "cache/incoming").iterdir()) == []
     assert not (tmp_path / "cache/payloads/a").exists()
