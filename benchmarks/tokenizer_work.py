@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -41,7 +42,7 @@ class Work:
         return json.dumps(asdict(self))
 
 
-class Peer:
+class Peer(ABC):
     """A tokenizer. `load` (not timed), `run` (timed), `ids` (not timed)."""
 
     package: ClassVar[str]
@@ -55,8 +56,9 @@ class Peer:
         """The texts of a file, in the form that the call takes."""
         return strings(path)
 
+    @abstractmethod
     def run(self, texts: Any) -> Any:
-        raise NotImplementedError
+        """The measured call; its result goes to `ids`."""
 
     def ids(self, result: Any) -> np.ndarray | None:
         """(N,) ids of all texts, concatenated; of training, the trained tokens. None: not comparable."""
