@@ -64,7 +64,7 @@ def read_values(path: str | Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:  # a repeated name, or a number with thousands of digits
         raise BadConfig(f"`{shown(path)}`: {shown(str(error).partition(':')[0])}.") from None
     if not isinstance(values, dict):
-        kind = "empty" if values is None else f"a {type(values).__name__}"
+        kind = "empty" if values is None else "a list" if isinstance(values, list) else "a single value"
         raise BadConfig(f"`{shown(path)}` is {kind}, and not an object with named fields.")
     return values
 
