@@ -2,16 +2,26 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
 /// Longest time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The latest progress that `poll` has not seen. It is one slot, not a queue: work that reports faster than `poll` runs
+/// would fill the memory, and a loop that drains a queue would never end.
+type Latest<Progress> = Mutex<Option<Progress>>;
+
+fn exchange<Progress>(latest: &Latest<Progress>, progress: Option<Progress>) -> Option<Progress> {
+    std::mem::replace(&mut *latest.lock().unwrap_or_else(PoisonError::into_inner), progress)
+}
+
 /// The work's side: reports progress and sees whether to stop.
 pub struct Monitor<'a, Progress> {
-    sender: Sender<Progress>,
+    latest: &'a Latest<Progress>,
+    wake: SyncSender<()>,
     stopped: &'a AtomicBool,
 }
 
@@ -23,7 +33,8 @@ impl<Progress> Monitor<'_, Progress> {
 
     /// Reports progress; false if the work has to stop.
     pub fn report(&self, progress: Progress) -> bool {
-        let _ = self.sender.send(progress); // fails only when the caller is gone
+        exchange(self.latest, Some(progress));
+        let _ = self.wake.try_send(()); // fails when the caller has not seen the last one, and will see this progress too
         !self.stopped()
     }
 }
@@ -38,17 +49,17 @@ pub fn run_interruptible<Progress: Send, T: Send, Error: From<io::Error>>(
     mut poll: impl FnMut(Option<Progress>) -> Result<(), Error>,
 ) -> Result<T, Error> {
     let stopped = AtomicBool::new(false);
-    let (sender, receiver) = mpsc::channel();
-    let monitor = Monitor { sender, stopped: &stopped };
+    let latest = Mutex::new(None);
+    let (wake, receiver) = mpsc::sync_channel(1);
+    let monitor = Monitor { latest: &latest, wake, stopped: &stopped };
     std::thread::scope(|scope| {
         let worker = Builder::new().spawn_scoped(scope, move || work(monitor))?;
         let mut failure = None;
         loop {
-            let progress = match receiver.recv_timeout(POLL_INTERVAL) {
-                Ok(progress) => Some(receiver.try_iter().last().unwrap_or(progress)),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
+            if receiver.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Disconnected) {
+                break;
+            }
+            let progress = exchange(&latest, None);
             if failure.is_none() {
                 if let Err(error) = poll(progress) {
                     failure = Some(error);
