@@ -1,4 +1,4 @@
-"""What an engine is asked for, and what it returns.
+"""What an engine is requested to do, and what it returns.
 
 An answer depends on its prompt, its sampling parameters, its seed and its number among the answers of the request; not
 on other requests, the cache or the order of arrival.
