@@ -1,6 +1,7 @@
 """The worker that evaluates a base model: `python -m nanochat.evaluation.base_model job.json`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from nanochat.config.training import BaseEvaluationConfig
 from nanochat.data.loader import sequential
 from nanochat.data.row_index import open_rows
 from nanochat.evaluation.bits_per_byte import bits_per_byte
-from nanochat.inference.engine import Engine
+from nanochat.inference.engine import Engine, EngineSettings
+from nanochat.inference.request import Request, SamplingParameters
 from nanochat.model.files import load_model
+from nanochat.model.gpt import GPT
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main
@@ -35,20 +38,32 @@ def evaluate_base(job: Job, world: World) -> dict[str, Any]:
     if not world.is_first:
         return {}
     job.event(1, 2, "parts", "samples")
-    engine = Engine(model, tokenizer)
-    prompts = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in config.prompts]
-    greedy = engine.generate(prompts, config.sample_tokens) if prompts else []
-    empty = [[tokenizer.bos]] * config.free_samples
-    free = engine.generate(empty, 4 * config.sample_tokens, temperature=1.0, seed=config.seed) if empty else []
+    greedy = SamplingParameters(max_tokens=config.sample_tokens)
+    requests = [
+        Request(prompt=[tokenizer.bos, *tokenizer.encode(prompt)], sampling=greedy) for prompt in config.prompts
+    ]
+    free = SamplingParameters(max_tokens=4 * config.sample_tokens, temperature=1.0, seed=config.seed)
+    if config.free_samples:
+        requests.append(Request(prompt=[tokenizer.bos], sampling=free, answers=config.free_samples))
+    texts = _texts(model, tokenizer, requests)
     samples = [
-        *({"prompt": p, "text": tokenizer.decode(ids)} for p, ids in zip(config.prompts, greedy, strict=True)),
-        *({"prompt": "", "text": tokenizer.decode(ids)} for ids in free),
+        *({"prompt": prompt, "text": text} for prompt, text in zip(config.prompts, texts, strict=False)),
+        *({"prompt": "", "text": text} for text in texts[len(config.prompts) :]),
     ]
     evaluation = {"bits_per_byte": measured, "validation_rows": min(limit, len(rows)), "samples": samples}
     (Path(job.out) / "evaluation.json").write_text(
         json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8"
     )
     return {"bits_per_byte": measured, "validation_tokens": min(limit, len(rows)) * rows.sequence_len}
+
+
+def _texts(model: GPT, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[str]:
+    """The text of each answer of each request; an answer may be longer than the model's context."""
+    if not requests:
+        return []
+    longest = max(len(request.prompt) + request.sampling.max_tokens for request in requests)
+    engine = Engine(model, tokenizer, EngineSettings(context_tokens=longest))
+    return [tokenizer.decode(answer.ids) for answers in engine.complete(requests) for answer in answers]
 
 
 if __name__ == "__main__":

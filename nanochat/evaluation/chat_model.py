@@ -7,7 +7,6 @@ from typing import Any
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadSource
 from nanochat.evaluation.chat_tasks import Answered, answer_choices, answer_open, chatcore, summary
-from nanochat.inference.engine import Engine
 from nanochat.model.files import load_model
 from nanochat.tasks.conversation import Question
 from nanochat.tokenizer.bpe import Tokenizer
@@ -36,7 +35,7 @@ def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
         if questions[0]["kind"] == "choice":
             answered = answer_choices(model, tokenizer, questions, report)
         else:
-            answered = answer_open(Engine(model, tokenizer), questions, config.max_tokens, report)
+            answered = answer_open(model, tokenizer, questions, config.max_tokens, report)
         done += len(questions)
         tasks[name] = summary(answered)
         examples += [_example(name, answer) for answer in answered[:EXAMPLES_PER_TASK]]

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 
 from nanochat.data.loader import IGNORED
-from nanochat.inference.engine import Engine
+from nanochat.inference.engine import Engine, EngineSettings
+from nanochat.inference.request import Request, SamplingParameters
 from nanochat.model.gpt import GPT
 from nanochat.tasks.conversation import Question
 from nanochat.tasks.registry import judge
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.chat import render_prompt
 
-BATCH_QUESTIONS = 64
+QUESTIONS_PER_PASS = 16
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ def answer_choices(
     `report` receives the number of answered questions.
     """
     answered: list[Answered] = []
-    per_pass = max(1, BATCH_QUESTIONS // 4)
-    for begin in range(0, len(questions), per_pass):
-        some = questions[begin : begin + per_pass]
+    for begin in range(0, len(questions), QUESTIONS_PER_PASS):
+        some = questions[begin : begin + QUESTIONS_PER_PASS]
         prompts = [render_prompt(tokenizer, question["messages"]) for question in some]
         continuations = [
             (prompt, tokenizer.encode(choice))
@@ -69,17 +69,17 @@ def _mean_losses(model: GPT, continuations: Sequence[tuple[list[int], list[int]]
 
 
 def answer_open(
-    engine: Engine, questions: Sequence[Question], max_tokens: int, report: Callable[[int], None]
+    model: GPT, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int, report: Callable[[int], None]
 ) -> list[Answered]:
     """Answers by greedy generation, judged by the tasks; `report` receives the number of answered questions."""
+    sampling = SamplingParameters(max_tokens=max_tokens)
+    prompts = [render_prompt(tokenizer, question["messages"]) for question in questions]
+    requests = [Request(prompt=prompt, sampling=sampling) for prompt in prompts]
+    engine = Engine(model, tokenizer, EngineSettings(context_tokens=max(map(len, prompts)) + max_tokens))
     answered: list[Answered] = []
-    for begin in range(0, len(questions), BATCH_QUESTIONS):
-        some = questions[begin : begin + BATCH_QUESTIONS]
-        prompts = [render_prompt(engine.tokenizer, question["messages"]) for question in some]
-        for question, ids in zip(some, engine.generate(prompts, max_tokens), strict=True):
-            given = engine.tokenizer.decode(ids)
-            answered.append(Answered(question, given, judge(question["task"], question, given)))
-        report(len(answered))
+    for question, (answer,) in zip(questions, engine.complete(requests, report), strict=True):
+        given = tokenizer.decode(answer.ids)
+        answered.append(Answered(question, given, judge(question["task"], question, given)))
     return answered
 
 

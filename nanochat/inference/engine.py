@@ -1,121 +1,168 @@
-"""Generation for a batch of prompts with one cache; rows stop independently, and the model can use the calculator.
+"""The engine: answers requests in one running batch; for the server, the terminal, evaluation and rollouts.
 
-When the model closes a python block, the engine evaluates the expression in it and appends the result between output
-tokens; the model continues after it.
+    engine = Engine(model, tokenizer)
+    answers = engine.complete([Request(prompt=ids, answers=8)])        # to the end
+    for delta in engine.stream(Request(prompt=ids)): …                 # one request, as it is generated
+    number = engine.submit(Request(prompt=ids))                        # a server: requests come and go
+    while engine.has_work:
+        for delta in engine.step(): …
+
+One thread uses an engine. On a GPU, each step waits for its sampled ids.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from nanochat.errors import BadConfig
-from nanochat.inference.kv_cache import KVCache
-from nanochat.inference.sampling import sample
-from nanochat.model.fused import norm
+from nanochat.inference.answer_text import joined
+from nanochat.inference.decoder import Decoder
+from nanochat.inference.generation import Language
+from nanochat.inference.request import Answer, Delta, Request
+from nanochat.inference.scheduler import EngineStatistics, Scheduler
+from nanochat.inference.validation import validate
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tools.calculator import calculate
 
 
-@dataclass
-class _Row:
-    """The state of one prompt's generation."""
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Sizes and kinds of what an engine allocates; of these, only `weights` changes answers."""
 
-    answer: list[int] = field(default_factory=list)
-    forced: list[int] = field(default_factory=list)
-    """Tokens to append before sampling continues: the calculator's result."""
-    block: list[int] | None = None
-    """Tokens of the open python block."""
-    done: bool = False
+    slots: int = 32
+    """Answers that are generated at once."""
+    context_tokens: int = 0
+    """Most tokens of prompt and answer together; 0: the length of the model's training rows."""
+    prefill_chunk_tokens: int = 256
+    """Most tokens of prompts that one step computes, so that running answers do not wait long."""
+    prefix_cache_tokens: int = 8192
+    """Most tokens whose keys and values are kept for later requests; 0: none."""
+    weights: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Type of the weights of matrix products."""
+    compile: bool = False
+    """Whether the decoder is compiled, which takes a minute and makes each step faster."""
 
 
 class Engine:
-    """Generates tokens with one model."""
+    """Answers requests with one model."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
-        self.model = model.eval()
+    def __init__(self, model: GPT, tokenizer: Tokenizer, settings: EngineSettings = EngineSettings()) -> None:
+        """Raises `BadConfig` if a size is not positive."""
+        for name in ("slots", "prefill_chunk_tokens"):
+            if getattr(settings, name) < 1:
+                raise BadConfig(f"`{name}` is {getattr(settings, name)}.", hint="Use 1 or more.")
         self.tokenizer = tokenizer
-        self.stops = {tokenizer.special("<|assistant_end|>"), tokenizer.bos}
-        self._python = tokenizer.special("<|python_start|>"), tokenizer.special("<|python_end|>")
-        self._output = tokenizer.special("<|output_start|>"), tokenizer.special("<|output_end|>")
+        self.settings = settings
+        self._language = Language(tokenizer)
+        self._submitted = 0
+        self._use(model)
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        seed: int = 42,
-        stop: bool = True,
-    ) -> list[list[int]]:
-        """The generated ids of each prompt, without the stop token; `stop=False` ignores stop tokens."""
-        rows = [_Row() for _ in prompts]
-        for _ in self._run(prompts, rows, max_tokens, temperature, top_k, seed, stop):
-            pass
-        return [row.answer for row in rows]
+    def _use(self, model: GPT) -> None:
+        settings = self.settings
+        self.context_tokens = settings.context_tokens or model.architecture.sequence_len
+        self._vocab_size = model.architecture.vocab_size
+        self._scheduler = Scheduler(
+            Decoder(model, settings.slots, self.context_tokens),
+            self._language,
+            settings.slots,
+            settings.prefill_chunk_tokens,
+            settings.prefix_cache_tokens,
+        )
 
-    def stream(
-        self, prompt: Sequence[int], max_tokens: int, temperature: float = 0.0, top_k: int = 0, seed: int = 42
-    ) -> Iterator[int]:
-        """The generated ids of one prompt, as they are generated."""
-        rows = [_Row()]
-        shown = 0
-        for _ in self._run([prompt], rows, max_tokens, temperature, top_k, seed, True):
-            yield from rows[0].answer[shown:]
-            shown = len(rows[0].answer)
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to compute or to return."""
+        return self._scheduler.has_work
 
-    @torch.inference_mode()
-    def _run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        rows: list[_Row],
-        max_tokens: int,
-        temperature: float,
-        top_k: int,
-        seed: int,
-        stop: bool,
-    ) -> Iterator[None]:
-        """Appends a token to each row that is not done, and yields; ends when all are done."""
-        if any(not prompt for prompt in prompts):
-            raise BadConfig("A prompt has no tokens.", hint="Begin it with BOS.")
-        device = self.model.embedding.weight.device
-        generator = torch.Generator(device=device).manual_seed(seed)
-        longest = max(len(prompt) for prompt in prompts)
-        dtype = self.model.activation_dtype
-        cache = KVCache(self.model.architecture, len(prompts), longest + max_tokens, dtype, device)
-        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        # right padding; later tokens overwrite its cache entries before a row attends to their positions
-        padded = [[*prompt, *[self.tokenizer.bos] * (longest - len(prompt))] for prompt in prompts]
-        ids_BT = torch.tensor(padded, device=device)
-        logits_BTV = self.model(ids_BT, cache=cache)
-        cache.positions_B = lengths_B
-        last_B1 = ids_BT.gather(1, lengths_B[:, None] - 1)
-        cache.previous_embedding = norm(self.model.embedding(last_B1).to(dtype))
-        logits_BV = logits_BTV[torch.arange(len(prompts), device=device), lengths_B - 1]
-        for position in range(max_tokens):
-            sampled = sample(logits_BV, temperature, top_k, generator).tolist()
-            chosen = [self._take(row, token, stop) for row, token in zip(rows, sampled, strict=True)]
-            yield
-            if position == max_tokens - 1 or all(row.done for row in rows):
-                return
-            logits_BV = self.model(torch.tensor(chosen, device=device)[:, None], cache=cache)[:, -1]
+    @property
+    def statistics(self) -> EngineStatistics:
+        """A copy, from any thread."""
+        return replace(self._scheduler.statistics)
 
-    def _take(self, row: _Row, sampled: int, stop: bool) -> int:
-        """Appends the forced token if there is one, else the sampled token; returns it."""
-        token = row.forced.pop(0) if row.forced else sampled
-        if row.done or (stop and token in self.stops):
-            row.done = True
-            return token
-        row.answer.append(token)
-        start, end = self._python
-        if token == start:
-            row.block = []
-        elif token == end and row.block is not None:
-            result = calculate(self.tokenizer.decode(row.block))
-            if result is not None:
-                row.forced = [self._output[0], *self.tokenizer.encode(result), self._output[1]]
-            row.block = None
-        elif row.block is not None:
-            row.block.append(token)
-        return token
+    def submit(self, request: Request) -> int:
+        """Queues a request; returns its number. Raises `BadConfig` for one that cannot be answered."""
+        validate(request, self.context_tokens, self._vocab_size)
+        self._submitted += 1
+        self._scheduler.add(self._submitted, request)
+        return self._submitted
+
+    def cancel(self, request: int) -> None:
+        """Ends a request, and frees its slots at once; each of its answers gets a last delta in the next step.
+
+        A request that has ended stays as it is.
+        """
+        self._scheduler.cancel(request)
+
+    def step(self) -> list[Delta]:
+        """Computes a chunk of prompts and one token of each running answer; returns what was added to answers."""
+        return self._scheduler.step()
+
+    def complete(
+        self, requests: Sequence[Request], finished: Callable[[int], None] = lambda number: None
+    ) -> list[list[Answer]]:
+        """The answers of each request. `finished` receives the number of requests that have ended.
+
+        Raises `BadConfig` before anything is computed if one of them cannot be answered.
+        """
+        assert not self.has_work, "its deltas would be lost"
+        for request in requests:
+            validate(request, self.context_tokens, self._vocab_size)
+        numbers = [self.submit(request) for request in requests]
+        deltas: dict[tuple[int, int], list[Delta]] = {
+            (number, answer): [] for number, request in zip(numbers, requests, strict=True)
+            for answer in range(request.answers)
+        }  # fmt: skip
+        unfinished = {number: request.answers for number, request in zip(numbers, requests, strict=True)}
+        try:
+            while self.has_work:
+                for delta in self.step():
+                    deltas[delta.request, delta.answer].append(delta)
+                    if delta.finish:
+                        unfinished[delta.request] -= 1
+                        if not unfinished[delta.request]:
+                            del unfinished[delta.request]
+                            finished(len(requests) - len(unfinished))
+        finally:
+            self._abandon(numbers)
+        return [
+            [_answer(deltas[number, answer]) for answer in range(request.answers)]
+            for number, request in zip(numbers, requests, strict=True)
+        ]
+
+    def stream(self, request: Request) -> Generator[Delta]:
+        """The deltas of one request. Closing the iterator cancels it. Raises `BadConfig` at the first one."""
+        assert not self.has_work, "its deltas would be lost"
+        number = self.submit(request)
+        try:
+            while self.has_work:
+                yield from self.step()
+        finally:
+            self._abandon([number])
+
+    def replace_model(self, model: GPT) -> None:
+        """Answers with another model from now on; drops every cache. Only while nothing runs."""
+        assert not self.has_work, "its answers would be of two models"
+        self._use(model)
+
+    def _abandon(self, numbers: Sequence[int]) -> None:
+        """Cancels what has not ended, and drops its last deltas."""
+        for number in numbers:
+            self.cancel(number)
+        self._scheduler.drop_deltas()
+
+
+def _answer(deltas: Sequence[Delta]) -> Answer:
+    """A whole answer from its deltas."""
+    last = deltas[-1]
+    assert last.finish is not None
+    return Answer(
+        ids=tuple(token for delta in deltas for token in delta.ids),
+        forced=tuple(forced for delta in deltas for forced in delta.forced),
+        parts=joined([part for delta in deltas for part in delta.parts]),
+        finish=last.finish,
+        stopped_by=last.stopped_by,
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        prompt_logprobs=tuple(logprob for delta in deltas for logprob in delta.prompt_logprobs),
+    )

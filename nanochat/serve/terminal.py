@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from rich.text import Text
 from nanochat.config.base import MAX_INTEGER, MAX_VOCABULARY
 from nanochat.console import Console
 from nanochat.errors import BadConfig
+from nanochat.inference.answer_text import joined
 from nanochat.inference.engine import Engine
+from nanochat.inference.request import Part, Request, SamplingParameters
+from nanochat.inference.validation import MAX_TEMPERATURE
 from nanochat.model.files import load_model
 from nanochat.system_errors import from_system
 from nanochat.tokenizer.bpe import Tokenizer
@@ -20,24 +23,8 @@ from nanochat.tokenizer.chat import render_prompt
 
 HELP = "/clear starts a new conversation · /temperature 0.8 · /topk 50 · /quit (or Ctrl-D); Ctrl-C stops an answer"
 
-SIGNS = {"<|python_start|>": "[", "<|python_end|>": " = ", "<|output_start|>": "", "<|output_end|>": "] "}
-"""Replacements for special tokens in an answer with a calculation: `[3+4 = 7] `."""
-
-PARTS = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
-ENDS = ("<|python_end|>", "<|output_end|>")
-
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0
-"""A lower temperature counts as 0, a higher one is an error: logits divided by it would overflow or underflow."""
-
-
-@dataclass(frozen=True)
-class SamplingParameters:
-    """Settings of generation."""
-
-    temperature: float
-    top_k: int
-    max_tokens: int
-    seed: int
+SIGNS = {("text", "python"): "[", ("python", "text"): " = ", ("python_output", "text"): "] "}
+"""What is shown between two parts of different kinds: `[3+4 = 7] `."""
 
 
 def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int, max_tokens: int, seed: int) -> None:
@@ -49,7 +36,9 @@ def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int,
         raise BadConfig(
             f"`max_tokens` is {max_tokens}, `seed` is {seed}.", hint=f"Use 1 or more, and 0 to {MAX_INTEGER}."
         )
-    sampling = SamplingParameters(_checked_temperature(temperature), _checked_top_k(top_k), max_tokens, seed)
+    sampling = SamplingParameters(
+        max_tokens=max_tokens, temperature=_checked_temperature(temperature), top_k=_checked_top_k(top_k), seed=seed
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         engine = Engine(load_model(model_folder, device), Tokenizer.load(model_folder / "vocabulary.json"))
@@ -91,7 +80,7 @@ def _converse(engine: Engine, sampling: SamplingParameters, console: Console) ->
 def _checked_temperature(temperature: float) -> float:
     if not 0 <= temperature <= MAX_TEMPERATURE:
         raise BadConfig(f"The temperature {temperature} is out of range.", hint=f"Use 0 to {MAX_TEMPERATURE:g}.")
-    return temperature if temperature >= MIN_TEMPERATURE else 0.0
+    return temperature
 
 
 def _checked_top_k(top_k: int) -> int:
@@ -128,41 +117,24 @@ def _answer(
 
     A character whose bytes are in several tokens is printed when it is complete.
     """
-    ids = render_prompt(engine.tokenizer, messages)
-    limit = engine.model.architecture.sequence_len
-    if len(ids) >= limit:
+    prompt = render_prompt(engine.tokenizer, messages)
+    if len(prompt) >= engine.context_tokens:
         raise BadConfig(
-            f"The conversation has {len(ids)} tokens, the model's context {limit}.", hint="`/clear` starts a new one."
+            f"The conversation has {len(prompt)} tokens, the model's context {engine.context_tokens}.",
+            hint="`/clear` starts a new one.",
         )
-    stream = engine.tokenizer.decode_stream()
-    signs = {engine.tokenizer.special(name): sign for name, sign in SIGNS.items()}
-    answer: list[int] = []
+    parts: list[Part] = []
     try:
-        for token in engine.stream(
-            ids, min(sampling.max_tokens, limit - len(ids)), sampling.temperature, sampling.top_k, sampling.seed
-        ):
-            answer.append(token)
-            _show(signs[token] if token in signs else stream.step(token))
-        _show(stream.end())
+        for delta in engine.stream(Request(prompt=prompt, sampling=sampling)):
+            for part in delta.parts:
+                _show(SIGNS.get((parts[-1].kind if parts else "text", part.kind), "") + part.text)
+                parts.append(part)
     except KeyboardInterrupt:
         console.print(" [dim]…[/]", end="")
     console.print()
-    return _parts(engine.tokenizer, answer)
+    return [{"type": part.kind, "text": part.text} for part in joined(parts)]
 
 
 def _show(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _parts(tokenizer: Tokenizer, answer: Sequence[int]) -> list[dict[str, str]]:
-    """Splits an answer into text, calculations and results, so that the next turn renders them as in training."""
-    begins = {tokenizer.special(name): kind for name, kind in PARTS.items()}
-    ends = {tokenizer.special(name) for name in ENDS}
-    parts: list[tuple[str, list[int]]] = [("text", [])]
-    for token in answer:
-        if token in begins or token in ends:
-            parts.append((begins.get(token, "text"), []))
-        else:
-            parts[-1][1].append(token)
-    return [{"type": kind, "text": tokenizer.decode(ids)} for kind, ids in parts if ids]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from nanochat.config.training import ModelConfig
 from nanochat.errors import BadConfig
+from nanochat.inference.request import Delta, Part, Request
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
@@ -22,6 +23,10 @@ SUM = [
     TOKENIZER.special("<|python_start|>"), *TOKENIZER.encode("3+4"), TOKENIZER.special("<|python_end|>"),
     TOKENIZER.special("<|output_start|>"), *TOKENIZER.encode("7"), TOKENIZER.special("<|output_end|>"),
     *TOKENIZER.encode("3 plus 4 is 7 — sieben ✓"),
+]  # fmt: skip
+PARTS = [
+    Part("python", ""), Part("python", "3+"), Part("python", "4"), Part("text", ""), Part("python_output", "7"),
+    Part("text", "3 plus 4 is 7 "), Part("text", "— sieben ✓"),
 ]  # fmt: skip
 
 
@@ -40,9 +45,10 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Every answer is the sum; what the model was shown for it."""
     seen: list[list[int]] = []
 
-    def stream(_: object, prompt: list[int], *__: object) -> Iterator[int]:
-        seen.append(list(prompt))
-        yield from SUM
+    def stream(_: object, request: Request) -> Iterator[Delta]:
+        seen.append(list(request.prompt))
+        for part in PARTS:
+            yield Delta(request=1, answer=0, parts=(part,))
 
     monkeypatch.setattr("nanochat.inference.engine.Engine.stream", stream)
     return seen
@@ -108,8 +114,8 @@ def test_clear_forgets(folder: Path, prompts: list[list[int]], monkeypatch: pyte
 def test_interrupting_stops_the_answer_and_not_the_chat(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stream(*_: object) -> Iterator[int]:
-        yield from TOKENIZER.encode("Once")
+    def stream(*_: object) -> Iterator[Delta]:
+        yield Delta(request=1, answer=0, parts=(Part("text", "Once"),))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nanochat.inference.engine.Engine.stream", stream)
