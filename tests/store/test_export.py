@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from nanochat.cli.export import STAGED, export
+from nanochat.cli.export import export
 from nanochat.errors import BadConfig, NanochatError
+from nanochat.export.staging import STAGED
 from nanochat.store.store import Store
 from tests.store.test_garbage import publish
 
