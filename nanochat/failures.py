@@ -37,6 +37,7 @@ AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?(?:basic|be
 
 EXTRAS = {
     "prefect": "flows", "fastapi": "flows", "sqlalchemy": "flows", "datasets": "hub", "matplotlib": "plots",
+    "uvicorn": "serve", "sse_starlette": "serve", "prometheus_client": "serve", "llguidance": "serve",
     "prefect_dask": "dask", "dask": "dask", "prefect_ray": "ray", "ray": "ray", "prefect_kubernetes": "kubernetes",
 }  # fmt: skip
 """Module → the group of optional dependencies that installs it."""

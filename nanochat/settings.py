@@ -39,6 +39,7 @@ rows_cache_bytes = partial(read, variables.ROWS_GB)
 """Two shuffle groups of 2^29 tokens, 2.2 GB, are kept in any case."""
 trash_hours = partial(read, variables.TRASH_HOURS)
 node_address = partial(read, variables.ADDRESS)
+serve_tokens = partial(read, variables.SERVE_TOKEN)
 supervisor_pid = partial(read, variables.SUPERVISOR_PID)
 rank = partial(read, variables.RANK)
 world_size = partial(read, variables.WORLD_SIZE)

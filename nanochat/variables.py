@@ -98,6 +98,11 @@ def count(given: str) -> int:
     return int(given)
 
 
+def separated(given: str) -> tuple[str, ...]:
+    """Values that are separated by commas."""
+    return tuple(each.strip() for each in given.split(",") if each.strip())
+
+
 def web_address(given: str) -> str:
     """Empty, or `http(s)://…`."""
     problem = ValueError("it has to be an address that begins with `https://` or `http://`")
@@ -143,6 +148,13 @@ ADDRESS = Variable(
 WEBHOOK = Variable(
     "NANOCHAT_WEBHOOK", "", "An `https://…` address that is notified of failed and stuck runs", web_address, secret=True
 )
+SERVE_TOKEN = Variable(
+    "NANOCHAT_SERVE_TOKEN",
+    "",
+    "Bearer tokens that clients of `nanochat serve` must send one of, separated by commas; not set, no token is needed",
+    separated,
+    secret=True,
+)
 SUPERVISOR_PID = Variable(
     "NANOCHAT_SUPERVISOR_PID", "0", "Set by nanochat: a worker ends when this process does", count
 )
@@ -151,8 +163,8 @@ WORLD_SIZE = Variable("WORLD_SIZE", "1", "Set by torchrun: number of processes t
 LOCAL_RANK = Variable("LOCAL_RANK", "0", "Set by torchrun: index of this process on its node, from 0", count)
 
 VARIABLES: tuple[Variable[Any], ...] = (
-    HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SUPERVISOR_PID, RANK, WORLD_SIZE,
-    LOCAL_RANK,
+    HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SERVE_TOKEN, SUPERVISOR_PID, RANK,
+    WORLD_SIZE, LOCAL_RANK,
 )  # fmt: skip
 
 

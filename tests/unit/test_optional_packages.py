@@ -15,7 +15,8 @@ from nanochat.failures import EXTRAS
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GROUPS = {"flows": ("prefect", "fastapi", "starlette", "uvicorn", "sqlalchemy", "httptools", "uvloop"),
-          "hub": ("datasets", "pandas"), "plots": ("matplotlib",)}  # fmt: skip
+          "hub": ("datasets", "pandas"), "plots": ("matplotlib",),
+          "serve": ("sse_starlette", "prometheus_client", "llguidance")}  # fmt: skip
 """Group → packages that only it installs, as they are imported."""
 BLOCKED = f"""
 import sys
@@ -46,7 +47,11 @@ def test_training_and_the_command_line_need_no_optional_package(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("command", "package", "group"),
-    [("run", "prefect", "flows"), ("run --plain --set data.source=hf://a/b data.subset=c", "datasets", "hub")],
+    [
+        ("run", "prefect", "flows"),
+        ("serve", "uvicorn", "serve"),
+        ("run --plain --set data.source=hf://a/b data.subset=c", "datasets", "hub"),
+    ],
 )
 def test_a_missing_package_is_one_sentence_with_its_group(
     command: str, package: str, group: str, tmp_path: Path

@@ -1,0 +1,21 @@
+"""Limits of what a client may send; `docs/serving.md` lists them."""
+
+MAX_BODY_BYTES = 4 << 20
+MAX_BODY_S = 30.0
+"""Seconds in which a whole body must arrive."""
+MAX_MESSAGES = 2_000
+MAX_PARTS = 500
+"""Parts of one message."""
+MAX_TEXT_CHARACTERS = 1_000_000
+MAX_PROMPTS = 256
+"""Prompts of one completion request."""
+MAX_ANSWERS = 64
+"""Answers of one prompt: `n`."""
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_TOP_LOGPROBS = 20
+MAX_BIASES = 1_024
+"""Entries of `logit_bias`."""
+MAX_INTEGER = (1 << 63) - 1
+SEND_TIMEOUT_S = 60.0
+"""A connection whose client reads nothing for so long is closed."""
