@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -119,9 +119,11 @@ class Server(uvicorn.Server):
         options = self.serving.options
         if answers := self.serving.models.answers:
             self._report(f"finishing {answers} answers, for at most {options.drain_s:.0f} s")
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(options.drain_s):
                 await self.serving.models.finish()
+        except TimeoutError:
+            await self.serving.models.close()  # what still runs ends with an error
         self.should_exit = True
 
 
