@@ -20,7 +20,7 @@ def load_engine(artifact: Artifact, tokenizer: Tokenizer, options: ServeOptions,
     """
     count = torch.cuda.device_count()
     device = torch.device("cuda", number % count) if count else torch.device("cpu")
-    if not count:
+    if not count and options.replicas > 1:
         torch.set_num_threads(max(1, settings.cores() // options.replicas))
     try:
         model = load_model(artifact.path, device)

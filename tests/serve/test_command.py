@@ -19,8 +19,8 @@ import pytest
 
 from nanochat.store.store import Store
 from tests.serve.models import chain_model, ids, publish
-from tests.waiting import until
 
+pytestmark = pytest.mark.slow
 SLOW_CHAIN = (ids("<|assistant_start|>", "Yes", "<|assistant_end|>"), ids("a", "b", "c", "d", "a"))
 
 
@@ -44,7 +44,8 @@ def started(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple
     process = subprocess.Popen(
         command("--store", str(folder / "store"), "--port", "0", *arguments), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "NANOCHAT_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1", **environment},
+        env={**os.environ, "NANOCHAT_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1",
+             **environment},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
@@ -79,26 +80,21 @@ def test_the_line_that_it_prints_works_in_a_shell(folder: Path) -> None:
 
 def test_after_sigterm_running_answers_finish_and_the_exit_code_is_0(folder: Path) -> None:
     with started(folder) as (process, lines):
-        address = address_of(lines)
-        with long_stream(address) as stream:
+        with long_stream(address_of(lines), max_tokens=300) as stream:
             chunks = stream.iter_text()
             next(chunks)
             process.send_signal(signal.SIGTERM)
-            until(lambda: httpx.get(f"{address}/ready").status_code == 503, "the end to begin")
-            assert httpx.post(f"{address}/v1/completions", json={"prompt": "a"}).status_code == 503
             assert "".join(chunks).endswith("data: [DONE]\n\n")
         assert process.wait(60) == 0
-        assert process.stderr is not None
-        assert "finishing 1 answers" in process.stderr.read()
 
 
 def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
     with started(folder) as (process, lines):
-        address = address_of(lines)
-        with long_stream(address) as stream:
+        with long_stream(address_of(lines)) as stream:
             next(stream.iter_text())
             process.send_signal(signal.SIGTERM)
-            until(lambda: httpx.get(f"{address}/ready").status_code == 503, "the end to begin")
+            assert process.stderr is not None
+            assert any("finishing 1 answers" in line for line in process.stderr)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 128 + signal.SIGTERM
 
