@@ -1,4 +1,4 @@
-"""What the OpenAPI description says about responses."""
+"""Responses in the OpenAPI description."""
 
 from __future__ import annotations
 
