@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class Scheduler:
         self._language = language
         self._chunk_tokens = chunk_tokens
         self._sampler = Sampler()
-        self._free = list(range(slots))[::-1]
+        self._free = list(range(slots))  # a heap: the lowest first, so that slots in use are adjacent
         self._groups: dict[int, _Group] = {}
         self._waiting: deque[_Group] = deque()
         self._running: list[Generation] = []
@@ -105,10 +106,11 @@ class Scheduler:
         if group in self._waiting:
             self._waiting.remove(group)
         if group.slot is not None:
-            self._free.append(group.slot)
+            heappush(self._free, group.slot)
         stopped = [generation for generation in self._running if generation.number == number]
         self._running = [generation for generation in self._running if generation.number != number]
-        self._free += [generation.slot for generation in stopped]
+        for generation in stopped:
+            heappush(self._free, generation.slot)
         self._deltas += [generation.cancel() for generation in stopped]
         unstarted = sorted(group.unfinished - {generation.answer for generation in stopped})
         self._deltas += [Delta(request=number, answer=answer, finish="cancelled") for answer in unstarted]
@@ -127,6 +129,8 @@ class Scheduler:
         self._running += [generation for generation, _ in started]
         if self._running:
             deltas += self._sample(torch.cat(logits))
+            if started:
+                self._running.sort(key=lambda generation: generation.slot)
         self._count()
         return deltas
 
@@ -161,7 +165,7 @@ class Scheduler:
         """Computes the next chunk of a prompt; returns its length in tokens."""
         prompt, sampling = group.prompt, group.request.sampling
         if group.slot is None:
-            group.slot = self._free.pop()
+            group.slot = heappop(self._free)
             if sampling.prompt_logprobs is None:
                 group.blocks = self.cache.find(group.prefix, prompt)
             self._load(group.slot, group.blocks)
@@ -190,7 +194,7 @@ class Scheduler:
         """The next answer of a computed prompt: in the slot of the prompt, or in another one."""
         slot = group.slot
         if slot is None:
-            slot = self._free.pop()
+            slot = heappop(self._free)
             self._load(slot, group.blocks)
         group.slot = None
         sampling = group.request.sampling
@@ -207,7 +211,7 @@ class Scheduler:
         """The deltas of a request that wanted nothing but its prompt."""
         self._waiting.popleft()
         assert group.slot is not None
-        self._free.append(group.slot)
+        heappush(self._free, group.slot)
         del self._groups[group.number]
         return [
             Delta(request=group.number, answer=answer, finish="length") for answer in range(group.request.answers)
@@ -245,7 +249,7 @@ class Scheduler:
         if finished:
             self._running = [generation for generation in self._running if generation not in finished]
             for generation in finished:
-                self._free.append(generation.slot)
+                heappush(self._free, generation.slot)
                 group = self._groups[generation.number]
                 group.unfinished.discard(generation.answer)
                 if not group.unfinished:

@@ -25,7 +25,11 @@ PROMPTS = [[TOKENIZER.bos, 5, 9, 9, 200], [TOKENIZER.bos], [TOKENIZER.bos, *rang
 def built(sequence_len: int = 256, seed: int = 1, **options: Any) -> GPT:
     """A model in which nothing is 0, so that nothing hides; some of its layers see a window only."""
     config = ModelConfig.model_validate({"depth": 3, "aspect_ratio": 11, "head_dim": 8} | options)
-    model = GPT(Architecture(model=config, vocab_size=TOKENIZER.vocab_size, sequence_len=sequence_len))
+    architecture = Architecture(model=config, vocab_size=TOKENIZER.vocab_size, sequence_len=sequence_len)
+    return with_random_weights(GPT(architecture), seed)
+
+
+def with_random_weights(model: GPT, seed: int) -> GPT:
     model.init_weights(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
