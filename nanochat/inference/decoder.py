@@ -6,63 +6,44 @@
     block = decoder.save(slot, 0, 16)                            keys and values of 16 tokens,
     decoder.load(other, 0, block)                                copied to another slot
 
-Rows of a product do not depend on their number if that is a multiple of 4, or 12 or more (torch 2.15 with MKL, fp32,
-1 and 2 threads: bitwise equal for 4, 8, 12…300 rows; different for 1-3, 5-7 and 9-11). Batches are padded to multiples
-of 4, so that an answer does not depend on its neighbours, nor on the chunks of its prompt.
+In fp32 on a CPU, the output of a token is bitwise the same alone and in any batch, in a prompt and in an answer, and
+for any division of a prompt into chunks; see `network` for how.
 
-Shapes: B batch · T time · S positions of a slot · C channels · K key/value heads · D channels of a head · L layers
-V vocabulary
+Shapes: B batch · T time · N rows · C channels · V vocabulary
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from nanochat.model.fused import norm
+from nanochat.inference import network
+from nanochat.inference.packed import PackedWeights
+from nanochat.inference.slots import PIECE_TOKENS, Block, Slots
 from nanochat.model.gpt import GPT
 
-ROWS = 4
-"""Rows of a batch are padded to a multiple of this."""
-Block = tuple[Tensor, Tensor]
-"""Keys and values of consecutive tokens, (L, T, K, D) each."""
-
-
-class _Rows:
-    """Rows of the decoder's slots, as `GPT.forward` uses a cache."""
-
-    def __init__(self, decoder: "Decoder", slots_B: Tensor, positions_B: Tensor, previous_B1C: Tensor) -> None:
-        self.length = decoder.length
-        self.positions_B = positions_B
-        self.previous_embedding: Tensor | None = previous_B1C
-        self._decoder, self._slots_B = decoder, slots_B
-
-    def insert(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        rows_B1 = self._slots_B[:, None]
-        columns_BT = self.positions_B[:, None] + torch.arange(k_BTKD.shape[1], device=k_BTKD.device)
-        keys, values = self._decoder.keys_LBSKD[layer], self._decoder.values_LBSKD[layer]
-        keys[rows_B1, columns_BT] = k_BTKD
-        values[rows_B1, columns_BT] = v_BTKD
-        return keys[self._slots_B], values[self._slots_B]
-
-    def advance(self, tokens: int) -> None:
-        pass
+__all__ = ["Block", "Decoder"]
 
 
 class Decoder:
-    """A model with `slots` caches of `context_tokens` positions, and one that takes the padding of batches."""
+    """A model with `slots` caches of `context_tokens` positions."""
 
     def __init__(self, model: GPT, slots: int, context_tokens: int) -> None:
-        self.model = model.eval()
         self.context_tokens = context_tokens
         self.device = model.embedding.weight.device
-        architecture = model.architecture
-        self.length = context_tokens + ROWS  # the padding of the last chunk has positions too
-        shape = (architecture.depth, slots + 1, self.length, architecture.kv_heads, architecture.head_dim)
-        self.keys_LBSKD = torch.zeros(shape, dtype=model.activation_dtype, device=self.device)
-        self.values_LBSKD = torch.zeros(shape, dtype=model.activation_dtype, device=self.device)
-        self._unused_slot = slots
+        with torch.inference_mode():
+            self.weights = PackedWeights(model)
+            self.slots = Slots(model.architecture, slots, context_tokens, model.activation_dtype, self.device)
+            model.prepare_positions(context_tokens)
+            self._cos, self._sin = network.rotation_tables(model.cos, model.sin)
+        self._before_first = len(self.weights.embedding_VC) - 1
+
+    @property
+    def longest_prefill_tokens(self) -> int:
+        """Most tokens of one `prefill` whose keys and values can be saved afterwards."""
+        return self.slots.kept_tokens
 
     @torch.inference_mode()
     def prefill(self, slot: int, start: int, ids: Sequence[int], previous: int | None) -> Tensor:
@@ -70,49 +51,49 @@ class Decoder:
 
         Returns the normed output of the last layer, (T, C).
         """
-        padding = -len(ids) % ROWS  # later tokens overwrite its keys and values before a query attends to them
-        ids_1T = torch.tensor([[*ids, *[0] * padding]], device=self.device)
-        rows = self._rows([slot], [start], [0 if previous is None else previous])
-        if previous is None:
-            rows.previous_embedding = None
-        return self.model.trunk(ids_1T, rows)[0, : len(ids)]
+        before = [self._before_first if previous is None else previous, *ids[:-1]]
+        pieces: list[Tensor] = []
+        for at in range(0, len(ids), PIECE_TOKENS):
+            piece = ids[at : at + PIECE_TOKENS]
+            positions = range(start + at, start + at + len(piece))
+            pieces.append(self._forward([slot], piece, before[at : at + PIECE_TOKENS], positions))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     @torch.inference_mode()
     def decode(
         self, slots_B: Sequence[int], ids_B: Sequence[int], positions_B: Sequence[int], previous_B: Sequence[int]
     ) -> Tensor:
         """Adds one token to each slot; returns the logits of the next, (B, V) fp32."""
-        padding = -len(ids_B) % ROWS
-        rows = self._rows(
-            [*slots_B, *[self._unused_slot] * padding], [*positions_B, *[0] * padding], [*previous_B, *[0] * padding]
-        )
-        ids_B1 = torch.tensor([*ids_B, *[0] * padding], device=self.device)[:, None]
-        return self.logits(self.model.trunk(ids_B1, rows)[:, 0])[: len(ids_B)]
+        return network.logits(self.weights, self._forward(slots_B, ids_B, previous_B, positions_B))
 
     @torch.inference_mode()
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Output of the last layer to logits, (N, V) fp32."""
-        architecture = self.model.architecture
-        N, softcap = len(hidden_NC), architecture.model.logit_softcap
-        x_NC = F.pad(hidden_NC, (0, 0, 0, -N % ROWS)).to(self.model.compute_dtype)
-        weight_VC = self.model.head.weight[: architecture.vocab_size].to(x_NC.dtype)
-        logits_NV = F.linear(x_NC, weight_VC)[:N].float()
-        return softcap * torch.tanh(logits_NV / softcap) if softcap else logits_NV
+        return network.logits(self.weights, hidden_NC)
 
     @torch.inference_mode()
     def save(self, slot: int, start: int, stop: int) -> Block:
-        """A copy of the keys and values of positions `start` to `stop`."""
-        return self.keys_LBSKD[:, slot, start:stop].clone(), self.values_LBSKD[:, slot, start:stop].clone()
+        """A copy of the keys and values of positions `start` to `stop`, of the last prefill or just decoded."""
+        return self.slots.save(slot, start, stop)
 
     @torch.inference_mode()
     def load(self, slot: int, start: int, block: Block) -> None:
         """Writes keys and values to the positions `start`… of a slot; blocks are loaded in order."""
-        stop = start + block[0].shape[1]
-        self.keys_LBSKD[:, slot, start:stop], self.values_LBSKD[:, slot, start:stop] = block
+        self.slots.load(slot, start, block)
 
-    def _rows(self, slots: Sequence[int], positions: Sequence[int], previous: Sequence[int]) -> _Rows:
-        device = self.device
-        slots_B, positions_B = torch.tensor(slots, device=device), torch.tensor(positions, device=device)
-        previous_B1 = torch.tensor(previous, device=device)[:, None]
-        previous_B1C = norm(self.model.embedding(previous_B1).to(self.model.activation_dtype))
-        return _Rows(self, slots_B, positions_B, previous_B1C)
+    def _forward(
+        self, slots: Sequence[int], ids: Sequence[int], previous: Sequence[int], positions: Sequence[int]
+    ) -> Tensor:
+        """Rows of one slot, or one row of each of several slots."""
+        B, N = len(slots), len(ids)
+        rows_4N = torch.tensor([ids, previous, positions, slots if B == N else [slots[0]] * N], device=self.device)
+        ids_N, previous_N, positions_N, slots_N = rows_4N
+        adjacent = list(slots) == list(range(slots[0], slots[0] + B))
+        rows = slice(slots[0], slots[0] + B) if adjacent else slots_N
+        longest = max(positions) + 1
+        places = {
+            window: network.place(self.slots, window, rows, slots_N, positions_N.view(B, -1), longest)
+            for window in self.slots.columns
+        }
+        rotation = self._cos[positions_N], self._sin[positions_N]
+        return network.forward(self.weights, self.slots, places, ids_N, previous_N, rotation)

@@ -77,7 +77,7 @@ class Scheduler:
         self.cache = PrefixCache(prefix_cache_tokens)
         self.statistics = EngineStatistics(slots=slots)
         self._language = language
-        self._chunk_tokens = chunk_tokens
+        self._chunk_tokens = min(chunk_tokens, decoder.longest_prefill_tokens)
         self._sampler = Sampler()
         self._free = list(range(slots))  # a heap: the lowest first, so that slots in use are adjacent
         self._groups: dict[int, _Group] = {}

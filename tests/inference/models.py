@@ -72,6 +72,7 @@ class Scripted:
 
     script: Sequence[int] = ()
     vocab_size = TOKENIZER.vocab_size
+    longest_prefill_tokens = 512
 
     def __init__(self, model: GPT, slots: int, context_tokens: int, *_: object) -> None:
         self.context_tokens = context_tokens
@@ -90,7 +91,7 @@ class Scripted:
         return self.logits(torch.tensor(positions))
 
     def save(self, slot: int, start: int, stop: int) -> Block:
-        return torch.empty(0), torch.empty(0)
+        return (torch.empty(0),)
 
     def load(self, slot: int, start: int, block: Block) -> None:
         pass
