@@ -207,7 +207,7 @@ def test_exported_conversations_are_imported_as_they_were(
     expect(notice(elsewhere)).to_contain_text("Imported 2 conversations.")
     second = exported(elsewhere, tmp_path).read_text()
     assert json.loads(second) == json.loads(first)
-    assert json.loads(first)["conversations"][0]["messages"][1]["content"] == [
+    assert json.loads(first)["conversations"][-1]["messages"][1]["content"] == [
         {"type": "python", "text": "2+3"},
         {"type": "python_output", "text": "5"},
         {"type": "text", "text": "5 of them"},
@@ -247,6 +247,45 @@ def test_a_file_that_cannot_be_imported_changes_nothing(
     imported(page, tmp_path / "bad.json", content)
     expect(notice(page)).to_contain_text(f"Nothing was imported. {problem}" if "Conv" in problem else problem)
     assert conversations(page).count() == 0
+
+
+def test_several_edits_are_open_and_outlast_another_conversation(page: Page) -> None:
+    chat(page, "red", "blue")
+    for color in ("red", "blue"):
+        message = page.locator(".user").filter(has_text=color)
+        message.hover()
+        message.get_by_role("button", name="Edit message").click()
+        page.get_by_role("textbox", name="Edit message").last.press_sequentially(" wine" if color == "red" else " sky")
+    page.get_by_role("link", name="New conversation").click()
+    conversations(page).click()
+    editors = page.get_by_role("textbox", name="Edit message")
+    expect(editors).to_have_count(2)
+    assert [editors.nth(place).input_value() for place in (0, 1)] == ["red wine", "blue sky"]
+    editors.last.press("Enter")
+    expect(page.get_by_text("You wrote: blue sky")).to_be_visible()
+    expect(editors).to_have_value("red wine")
+    editors.press("Escape")
+    assert shown(page)[0] == "red"
+
+
+def test_an_empty_answer_is_not_sent(page: Page, server: ScriptedServer) -> None:
+    server.replies.append(Reply(status=400, error="No."))
+    send(page, "Hi")
+    expect(note(page)).to_have_text("No.")
+    chat(page, "Again")
+    assert [message["content"] for message in server.requests[1]["messages"]] == ["Hi", "Again"]
+
+
+def test_the_lineage_follows_a_model_that_was_replaced(page: Page, server: ScriptedServer) -> None:
+    expect(page.get_by_role("link", name="Lineage of this model")).to_have_attribute(
+        "href", re.compile("0123456789abcdef")
+    )
+    server.models = [{**MODEL, "artifact": "sft/new", "lineage": "/lineage/sft/new"}]
+    server.replies.append(Reply(whole("Hello"), headers={"x-nanochat-artifact": "sft/new"}))
+    chat(page, "Hi")
+    expect(page.get_by_role("link", name="Lineage of this model")).to_have_attribute(
+        "href", re.compile("/lineage/sft/new")
+    )
 
 
 def test_settings_reach_the_server_are_kept_and_reset(page: Page, server: ScriptedServer) -> None:
