@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, Parameter, validators
@@ -12,9 +14,10 @@ from rich.text import Text
 
 from nanochat import settings
 from nanochat.console import Console
-from nanochat.errors import NanochatError, Unexpected
+from nanochat.errors import NanochatError, NotFound, Unexpected
 
 if TYPE_CHECKING:
+    from nanochat.store.artifacts import Artifact
     from nanochat.store.store import Store
 
 
@@ -29,8 +32,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` prints what is kept
 )
 
-EXIT_FAILED, EXIT_USAGE, EXIT_UNEXPECTED, EXIT_BROKEN_PIPE = 1, 2, 70, 141
-"""Exit codes: an expected error; invalid arguments; a bug; the reader of the output has closed the pipe."""
+EXIT_FAILED, EXIT_USAGE, EXIT_UNEXPECTED, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 70, 130, 141
+"""Exit codes: an expected error; invalid arguments; a bug; Ctrl-C; the reader of the output has closed the pipe."""
 
 
 MIN_FREE_BYTES = 1 << 20
@@ -79,6 +82,27 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     from nanochat.store.store import Store
 
     return Store(url or settings.store_url(), settings.home() / "cache", read_only=read_only)
+
+
+def open_model(store: Store, reference: str) -> Artifact:
+    """The model that a reference names. Raises `NotFound` for an artifact that is not a model."""
+    artifact = store.artifact(store.resolve(reference), reused=True)
+    if artifact.kind != "Model":
+        raise NotFound(
+            f"`{reference}` is a {artifact.kind}, not a model.", hint="`nanochat ls --stage sft` lists the chat models."
+        )
+    return artifact
+
+
+@contextmanager
+def imports_without_gc() -> Generator[None]:
+    """For the import of torch: garbage collection, which finds nothing there, would take a quarter of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # modules stay: later collections skip them
+        gc.enable()
 
 
 def need_home() -> None:

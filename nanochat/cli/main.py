@@ -8,8 +8,19 @@ from cyclopts import CycloptsError
 from rich.text import Text
 
 from nanochat import settings
-from nanochat.cli import artifacts, chat, export, lineage, maintenance, run, runs, serve, site  # noqa: F401 - fills `app`
-from nanochat.cli.app import EXIT_BROKEN_PIPE, EXIT_USAGE, app, err, fail, warn
+from nanochat.cli import (  # noqa: F401 - fills `app`
+    artifacts,
+    bench,
+    chat,
+    export,
+    lineage,
+    maintenance,
+    run,
+    runs,
+    serve,
+    site,
+)
+from nanochat.cli.app import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USAGE, app, err, fail, warn
 from nanochat.cli.signals import run_with_signals
 from nanochat.console import drop_unwritten, settle_streams
 from nanochat.errors import BadConfig, NanochatError, Terminated
@@ -43,7 +54,7 @@ def _main() -> None:
         sys.exit(EXIT_USAGE)
     except (KeyboardInterrupt, Terminated) as stop:
         err.print("\nStopped. Finished stages are kept: the same command resumes.")
-        sys.exit(stop.code if isinstance(stop, Terminated) else 130)
+        sys.exit(stop.code if isinstance(stop, Terminated) else EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has ended
         sys.exit(EXIT_BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - any other error becomes one sentence

@@ -1,140 +1,189 @@
-"""Chat in the terminal."""
+"""Chat in the terminal, or with a program through pipes: then only answers are on the standard output."""
 
+from __future__ import annotations
+
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
+import psutil
 import torch
 from rich.text import Text
 
-from nanochat.config.base import MAX_INTEGER, MAX_VOCABULARY
+from nanochat import settings
+from nanochat.config.base import MAX_INTEGER
 from nanochat.console import Console
-from nanochat.errors import BadConfig
+from nanochat.errors import NanochatError
 from nanochat.inference.answer_text import joined
-from nanochat.inference.engine import Engine
-from nanochat.inference.request import Part, Request, SamplingParameters
-from nanochat.inference.validation import MAX_TEMPERATURE
+from nanochat.inference.engine import Engine, EngineSettings
+from nanochat.inference.request import FinishReason, Part, PartKind, Request, SamplingParameters
 from nanochat.model.files import load_model
+from nanochat.serve.conversation import Conversation
+from nanochat.serve.terminal_commands import Chat, run_command
+from nanochat.serve.terminal_input import Entry, history, read_entry, read_piped_line
 from nanochat.system_errors import from_system
 from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat import render_prompt
 
-HELP = "/clear starts a new conversation · /temperature 0.8 · /topk 50 · /quit (or Ctrl-D); Ctrl-C stops an answer"
+YOU = "\001\033[1;36m\002you\001\033[0m\002  "
+"""The prompt; \\\\001 and \\\\002 enclose what has no width, for readline."""
+UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
+"""Control characters but tab and newline: a model must not control the terminal."""
+BETWEEN = {
+    ("text", "python"): "[",
+    ("python", "python_output"): " = ",
+    ("python", "text"): "] ",
+    ("python_output", "text"): "] ",
+    ("python_output", "python"): "] [",
+}
+"""Text between two parts of an answer: `[3+4 = 7] It is 7.`"""
 
-SIGNS = {("text", "python"): "[", ("python", "text"): " = ", ("python_output", "text"): "] "}
-"""What is shown between two parts of different kinds: `[3+4 = 7] `."""
 
-
-def chat(model_folder: Path, prompt: str | None, temperature: float, top_k: int, max_tokens: int, seed: int) -> None:
-    """Answers one prompt, or chats until the user quits.
-
-    Raises `BadConfig` for a setting out of range, or a prompt longer than the model's context.
-    """
-    if max_tokens < 1 or not 0 <= seed <= MAX_INTEGER:
-        raise BadConfig(
-            f"`max_tokens` is {max_tokens}, `seed` is {seed}.", hint=f"Use 1 or more, and 0 to {MAX_INTEGER}."
-        )
-    sampling = SamplingParameters(
-        max_tokens=max_tokens, temperature=_checked_temperature(temperature), top_k=_checked_top_k(top_k), seed=seed
-    )
+def open_chat(model_folder: Path, sampling: SamplingParameters, system: str = "") -> Chat:
+    """An empty conversation with a model."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        engine = Engine(load_model(model_folder, device), Tokenizer.load(model_folder / "vocabulary.json"))
+        tokenizer = Tokenizer.load(model_folder / "vocabulary.json")
+        engine = Engine(load_model(model_folder, device), tokenizer, EngineSettings(slots=1))
     except OSError as error:
         raise from_system(error, "the model") from error
+    return Chat(engine, sampling, Conversation(system=system))
+
+
+def converse(chat: Chat, title: str, *, timed: bool = False) -> None:
+    """Talks with a person at a terminal until they leave."""
     console = Console()
-    if prompt is not None:
-        _answer(engine, [{"role": "user", "content": prompt}], sampling, console)
-        return
-    console.print(f"[dim]{HELP}[/]")
-    _converse(engine, sampling, console)
+    console.print(Text(title), Text("`/help` lists the commands.", "dim"), sep="\n")
+    you = YOU if console.color_system else "you  "
+    interrupted = False
+    with history(settings.home() / "chat_history"):
+        while True:
+            try:
+                entry = read_entry(input, you)
+                interrupted = False
+                console.print(take(chat, entry), style="dim", end="", markup=False)
+                if _has_question(chat):
+                    console.print("bot", style="bold green", end="  ")
+                    interrupted = answer(chat, timed=timed, safe=True) == "cancelled"
+            except EOFError:
+                console.print()
+                return
+            except KeyboardInterrupt:
+                console.print()
+                if interrupted:
+                    return
+                interrupted = True
+                console.print("Ctrl-C once more, or Ctrl-D, to leave.", style="dim")
+            except NanochatError as error:
+                console.print(Text(str(error), "yellow"))
 
 
-def _converse(engine: Engine, sampling: SamplingParameters, console: Console) -> None:
-    messages: list[dict[str, Any]] = []
+def serve_pipe(chat: Chat, *, timed: bool = False) -> None:
+    """Answers the entries of the standard input. Raises at the first wrong one, and `KeyboardInterrupt` for Ctrl-C."""
     while True:
         try:
-            line = console.input("[bold cyan]you[/]  ").strip()
-        except (EOFError, KeyboardInterrupt):
-            console.print()
+            sys.stderr.write(take(chat, read_entry(read_piped_line, "")))
+        except EOFError:
             return
-        if line in ("/quit", "/exit"):
-            return
-        if line.startswith("/"):
-            messages, sampling = _command(line, messages, sampling, console)
-        elif line:
-            messages.append({"role": "user", "content": line})
-            console.print("[bold green]bot[/]  ", end="")
-            try:
-                answer = _answer(engine, messages, sampling, console)
-            except BadConfig as error:
-                messages.pop()
-                console.print(Text(str(error), "yellow"))
-                continue
-            messages.append({"role": "assistant", "content": answer})
-            sampling = replace(sampling, seed=(sampling.seed + 1) % MAX_INTEGER)
+        if _has_question(chat) and answer(chat, timed=timed) == "cancelled":
+            raise KeyboardInterrupt
 
 
-def _checked_temperature(temperature: float) -> float:
-    if not 0 <= temperature <= MAX_TEMPERATURE:
-        raise BadConfig(f"The temperature {temperature} is out of range.", hint=f"Use 0 to {MAX_TEMPERATURE:g}.")
-    return temperature
+def take(chat: Chat, entry: Entry) -> str:
+    """Adds an entry to the conversation, or runs it as a command; returns a note. Raises `EOFError` to leave."""
+    if entry.text.startswith("/") and not entry.is_block:
+        note = run_command(chat, entry.text)
+        return f"{note}\n" if note else ""
+    if entry.text:
+        chat.conversation.ask(entry.text)
+    return ""
 
 
-def _checked_top_k(top_k: int) -> int:
-    if not 0 <= top_k <= MAX_VOCABULARY:
-        raise BadConfig(f"The top k {top_k} is out of range.", hint=f"Use 0 (all) to {MAX_VOCABULARY:,}.")
-    return top_k
+def _has_question(chat: Chat) -> bool:
+    messages = chat.conversation.messages
+    return bool(messages) and messages[-1]["role"] == "user"
 
 
-def _command(
-    line: str, messages: list[dict[str, Any]], sampling: SamplingParameters, console: Console
-) -> tuple[list[dict[str, Any]], SamplingParameters]:
-    word, _, value = line.partition(" ")
-    try:
-        match word:
-            case "/clear":
-                return [], sampling
-            case "/temperature":
-                return messages, replace(sampling, temperature=_checked_temperature(float(value)))
-            case "/topk":
-                return messages, replace(sampling, top_k=_checked_top_k(int(value)))
-            case _:
-                console.print(f"[dim]{HELP}[/]")
-    except ValueError:
-        console.print(Text(f"`{value[:100]}` is not a number.", "yellow"))
-    except BadConfig as error:
-        console.print(Text(str(error), "yellow"))
-    return messages, sampling
+def answer(chat: Chat, *, timed: bool, safe: bool = False) -> FinishReason:
+    """Generates, prints and remembers the answer to the last question; `safe` removes control characters.
 
-
-def _answer(
-    engine: Engine, messages: Sequence[dict[str, Any]], sampling: SamplingParameters, console: Console
-) -> list[dict[str, str]]:
-    """Streams an answer to the terminal; returns its parts in the form that messages contain.
-
-    A character whose bytes are in several tokens is printed when it is complete.
+    Raises `BadConfig` when the conversation is too long or a parameter out of range; its last question is removed.
     """
-    prompt = render_prompt(engine.tokenizer, messages)
-    if len(prompt) >= engine.context_tokens:
-        raise BadConfig(
-            f"The conversation has {len(prompt)} tokens, the model's context {engine.context_tokens}.",
-            hint="`/clear` starts a new one.",
-        )
-    parts: list[Part] = []
+    engine = chat.engine
     try:
-        for delta in engine.stream(Request(prompt=prompt, sampling=sampling)):
-            for part in delta.parts:
-                _show(SIGNS.get((parts[-1].kind if parts else "text", part.kind), "") + part.text)
-                parts.append(part)
-    except KeyboardInterrupt:
-        console.print(" [dim]…[/]", end="")
-    console.print()
-    return [{"type": part.kind, "text": part.text} for part in joined(parts)]
+        prompt = chat.conversation.prompt(engine.tokenizer, engine.context_tokens)
+        number = engine.submit(Request(prompt=prompt, sampling=chat.sampling))
+    except NanochatError:
+        chat.conversation.take_back()
+        raise
+    kind: PartKind = "text"
+    parts: list[Part] = []
+    finish: FinishReason | None = None
+    clock, cancelled = _Clock(), False
+    with _interrupts() as pressed:
+        while finish is None:
+            if pressed and not cancelled:
+                engine.cancel(number)
+                cancelled = True
+            for delta in engine.step():
+                clock.count(len(delta.ids))
+                for part in filter(lambda part: part.text, delta.parts):  # an empty one only ends a part
+                    _write(BETWEEN.get((kind, part.kind), ""), part.text.translate(UNSAFE) if safe else part.text)
+                    kind = part.kind
+                    parts.append(part)
+                finish = delta.finish
+    _write(BETWEEN.get((kind, "text"), "").rstrip(), " …\n" if finish == "cancelled" else "\n")
+    if timed:
+        sys.stderr.write(clock.report())
+    chat.conversation.answer(joined(parts))
+    chat.sampling = replace(chat.sampling, seed=(chat.sampling.seed + 1) % MAX_INTEGER)
+    return finish
 
 
-def _show(text: str) -> None:
-    sys.stdout.write(text)
+def _write(*texts: str) -> None:
+    sys.stdout.write("".join(texts))
     sys.stdout.flush()
+
+
+class _Clock:
+    """Measures one answer."""
+
+    def __init__(self) -> None:
+        self._asked = self._first = self._last = time.time()
+        self._tokens = 0
+
+    def count(self, tokens: int) -> None:
+        if tokens:
+            self._last = time.time()
+            if not self._tokens:
+                self._first = self._last
+            self._tokens += tokens
+
+    def report(self) -> str:
+        started = psutil.Process().create_time()
+        speed = f"{(self._tokens - 1) / (self._last - self._first):,.0f} tokens/s" if self._last > self._first else ""
+        return (
+            f"first token {self._first - self._asked:.3f} s after the question, {self._first - started:.2f} s after "
+            f"the start of the program; {self._tokens} tokens; {speed}\n"
+        )
+
+
+@contextmanager
+def _interrupts() -> Generator[list[int]]:
+    """Makes Ctrl-C append to the list, so that no step of the engine is interrupted; the second one raises."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
