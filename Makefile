@@ -58,11 +58,12 @@ check: $(VENV)/.installed-dev  ## Lint, formatting, types, architecture, spellin
 hooks: $(VENV)/.installed-dev  ## Install the git hooks of .pre-commit-config.yaml.
 	$(BIN)/pre-commit install
 
-bench: $(VENV)/.installed-dev  ## Compare the speed of tokenizer, data plane and training with their peers.
+bench: $(VENV)/.installed-dev  ## Compare the speed of tokenizer, data plane, training and inference with their peers.
 	$(BIN)/python benchmarks/tokenizer.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/ranks.py
+	$(BIN)/python benchmarks/inference.py
 	cargo bench --bench tokenizer --manifest-path $(CRATE)
 
 format: $(VENV)/.installed-dev  ## Fix lint findings and format the code.
