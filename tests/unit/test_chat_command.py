@@ -108,10 +108,14 @@ def test_a_talk_at_a_terminal(home: Path, tmp_path: Path, terminals: list[Termin
     chat.enter("Hello\r")
     chat.until("bot")
     chat.until("you")
-    chat.enter("\x1b[200~pasted one\npasted two\x1b[201~\r")  # bracketed paste: one entry
+    chat.enter("\x1b[200~pasted one\npasted two\x1b[201~")  # bracketed paste: one entry
+    chat.until("two")
+    chat.enter("\r")
     chat.until("bot")
     chat.until("you")
-    chat.enter('"""in a\rblock"""\r')
+    chat.enter('"""in a\r')
+    chat.until("…")
+    chat.enter('block"""\r')
     chat.until("bot")
     chat.until("you")
     chat.enter("/topk many\r")
