@@ -153,7 +153,7 @@ class _Clock:
     """Measures one answer."""
 
     def __init__(self) -> None:
-        self._asked = self._first = self._last = time.time()
+        self._began = self._first = self._last = time.time()
         self._tokens = 0
 
     def count(self, tokens: int) -> None:
@@ -167,7 +167,7 @@ class _Clock:
         started = psutil.Process().create_time()
         speed = f"{(self._tokens - 1) / (self._last - self._first):,.0f} tokens/s" if self._last > self._first else ""
         return (
-            f"first token {self._first - self._asked:.3f} s after the question, {self._first - started:.2f} s after "
+            f"first token {self._first - self._began:.3f} s after the question, {self._first - started:.2f} s after "
             f"the start of the program; {self._tokens} tokens; {speed}\n"
         )
 

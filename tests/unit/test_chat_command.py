@@ -132,7 +132,7 @@ def test_a_talk_at_a_terminal(home: Path, tmp_path: Path, terminals: list[Termin
     terminals.append(again)
     again.until("you")
     again.enter("\x1b[A\x1b[A")  # twice up in the history
-    again.until("/save")
+    again.until("save")  # only what differs from `/quit` is drawn
     again.enter("\x15\x04")  # discards the line, and leaves with Ctrl-D
     assert again.exit_code() == 0
     assert (home / "chat_history").stat().st_mode & 0o777 == 0o600
