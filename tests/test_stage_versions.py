@@ -82,7 +82,8 @@ def files_of(name: str) -> list[Path]:
     files = {path for module in modules if (path := file_of(module))}
     files |= {path for module in modules & RUST.keys() for place in RUST[module] for path in rust_files(place)}
     rooms = {path.parent for path in files}
-    return sorted(files | {path for room in rooms for pattern in ("*.jinja", "*.html") for path in room.glob(pattern)})
+    copied = ("*.jinja", "*.html", "*_nanochat_pipeline.py")  # files that are read, not imported
+    return sorted(files | {path for room in rooms for pattern in copied for path in room.glob(pattern)})
 
 
 def rust_files(place: str) -> list[Path]:

@@ -22,6 +22,12 @@ def export(
         Parameter(help="`nanochat`: the files as they are stored; `hf`: a model or vocabulary for transformers."),
     ] = "nanochat",
     dtype: Annotated[Literal["fp32", "bf16"], Parameter(help="Dtype of the weights with `--format hf`.")] = "fp32",
+    push: Annotated[
+        str,
+        Parameter(
+            help="Also upload the model to `org/name` on the Hugging Face Hub, with the token of `hf auth login`."
+        ),
+    ] = "",
     overwrite: Annotated[bool, Parameter(negative="", help="Replace files of the same names in the folder.")] = False,
     store: StoreUrl = "",
 ) -> None:
@@ -30,11 +36,15 @@ def export(
     These are `tokenizer.json` (Hugging Face) and `tokenizer.tiktoken`. With `--format hf`, transformers loads the
     folder with `trust_remote_code=True`.
 
-    Examples: `nanochat export chat/latest my-model --format hf`, `nanochat export chat/latest my-model --overwrite`
+    Examples: `nanochat export chat/latest my-model`, `nanochat export chat/latest my-model --format hf --dtype bf16`
     """
     from nanochat.export.artifact_folder import last_file, write_artifact, write_hugging_face
     from nanochat.export.staging import staged
+    from nanochat.graphs.resolve import evaluations_of
+    from nanochat.store.artifacts import Model
 
+    if push and format != "hf":
+        raise BadConfig("`--push` uploads a model for transformers.", hint="Add `--format hf`.")
     opened = open_store(store, read_only=True)
     artifact = opened.artifact(opened.resolve(reference), reused=True)
     source = artifact.path
@@ -43,7 +53,8 @@ def export(
             folder, overwrite=overwrite, store=opened.objects.local_path(), last=last_file(artifact, format)
         ) as stage:
             if format == "hf":
-                write_hugging_face(artifact, stage, dtype)
+                evaluations = evaluations_of(opened, artifact) if isinstance(artifact, Model) else []
+                write_hugging_face(artifact, evaluations, stage, dtype)
             else:
                 write_artifact(artifact, stage)
             names = [path.name for path in stage.iterdir()]
@@ -58,3 +69,7 @@ def export(
         ) from error
     for name in sorted(names):
         out.print(escape(str(folder / name)))
+    if push:
+        from nanochat.export.destination import push as upload
+
+        out.print(escape(upload(folder, push, names)))

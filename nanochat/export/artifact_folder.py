@@ -1,6 +1,7 @@
 """Writes the files of an artifact, in our format or in that of Hugging Face, into a folder."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,7 @@ from nanochat.errors import WrongKind
 from nanochat.export.model_folder import write_model
 from nanochat.export.tokenizer_files import write_tokenizer
 from nanochat.export.weights import Dtype
-from nanochat.store.artifacts import Artifact, Model, Vocabulary
+from nanochat.store.artifacts import Artifact, Evaluation, Model, Vocabulary
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.tokenizer.huggingface_format import write_hf
 from nanochat.tokenizer.tiktoken_format import write_tiktoken
@@ -38,14 +39,17 @@ def write_artifact(artifact: Artifact, folder: Path) -> None:
         write_tiktoken(tokenizer, folder / "tokenizer.tiktoken")
 
 
-def write_hugging_face(artifact: Artifact, folder: Path, dtype: Dtype) -> None:
-    """Writes a model or a vocabulary as transformers loads it. Raises `WrongKind` for any other artifact."""
+def write_hugging_face(artifact: Artifact, evaluations: Sequence[Evaluation], folder: Path, dtype: Dtype) -> None:
+    """Writes a model or a vocabulary as transformers loads it. Raises `WrongKind` for any other artifact.
+
+    The card of a model shows the scores of its `evaluations`.
+    """
     if isinstance(artifact, Model):
-        write_model(artifact.path, folder, dtype)
+        write_model(artifact, evaluations, folder, dtype)
     elif isinstance(artifact, Vocabulary):
         write_tokenizer(Tokenizer.load(artifact.path / "vocabulary.json"), folder)
     else:
         raise WrongKind(
             f"{artifact.stage}/{artifact.key[:8]} is a {artifact.kind}.",
-            hint="`--format hf` takes a model or vocabulary.",
+            hint="`--format hf` takes a model or a vocabulary.",
         )

@@ -14,7 +14,7 @@ from nanochat.execution.graph import Results
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
 from nanochat.sources.shard_list import list_shards
-from nanochat.store.artifacts import Artifact, Model, Rows, Vocabulary
+from nanochat.store.artifacts import Artifact, Evaluation, Model, Rows, Vocabulary
 from nanochat.store.store import Store
 
 A = TypeVar("A", bound=Artifact)
@@ -76,6 +76,19 @@ def vocabulary_of(model: Model) -> Vocabulary:
 def rows_of(base: Model) -> list[Rows]:
     """The rows that a base model was trained and validated on."""
     return _inputs(base, "rows", Rows)
+
+
+def evaluations_of(store: Store, model: Model) -> list[Evaluation]:
+    """The newest evaluation of a model, and of the base model that it was fine-tuned from, if there are any."""
+    found: list[Evaluation] = []
+    base = model.key if is_base(model) else model.manifest.inputs["base"][0].key
+    for stage, key in (("evaluate_chat", model.key), ("evaluate_base", base)):
+        of_model = [each for each in store.manifests(stage) if each.inputs["model"][0].key == key]
+        for manifest in sorted(of_model, key=lambda each: each.producer.ended, reverse=True):
+            if store.find(manifest.stage, manifest.key):
+                found.append(Evaluation(store, manifest, reused=True))
+                break
+    return found
 
 
 def unread_shards(base: Model, listed: Sequence[ShardConfig]) -> list[ShardConfig]:

@@ -72,6 +72,10 @@ class Report(Artifact):
     """A report with numbers, plots and lineage."""
 
 
+class HuggingFaceModel(Artifact):
+    """A model as transformers loads it, with its tokenizer, modelling code and model card."""
+
+
 KINDS = {kind.__name__: kind for kind in Artifact.__subclasses__()}
 """Name in a manifest → class: the classes of this module."""
 

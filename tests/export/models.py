@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from nanochat.config.training import ModelConfig
-from nanochat.export.model_folder import write_model
+from nanochat.export.model_folder import write_network
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
@@ -79,7 +79,7 @@ def export_random(place: Path, dtype: Any = "fp32", *, sequence_len: int = T, **
     save_model(stored, ours)
     tokenizer().save(stored / "vocabulary.json")
     folder.mkdir()
-    write_model(stored, folder, dtype)
+    write_network(stored, folder, dtype)
     return Exported(ours, stored, folder)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from nanochat.export import config_files
+from nanochat.inference.engine import Engine
+from nanochat.inference.request import Request, SamplingParameters
 from nanochat.model import fused, gpt
 from tests.export.models import SWITCHES, Exported, T, export_random, greedy, random_ids, tokenizer
 
@@ -150,6 +152,13 @@ def test_greedy_answers_are_ours(cache: str, exported: Exported, theirs: Any) ->
     assert generate(theirs, PROMPTS, **how) == [greedy(exported.ours, prompt, 40) for prompt in PROMPTS]
 
 
+def test_greedy_answers_are_those_of_our_engine(exported: Exported, theirs: Any) -> None:
+    prompts = [random_ids(1, length, seed=length)[0].tolist() for length in (4, 150, 200)]
+    sampling = SamplingParameters(max_tokens=50, ignore_end=True, calculator=False)
+    answers = Engine(exported.ours, tokenizer()).complete([Request(prompt=each, sampling=sampling) for each in prompts])
+    assert generate(theirs, prompts, max_new_tokens=50) == [list(answer.ids) for (answer,) in answers]
+
+
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_beams_with_a_cache_are_those_without(cache: str, theirs: Any) -> None:
     beams = {"num_beams": 4, "num_return_sequences": 2, "max_new_tokens": 20}
@@ -212,7 +221,7 @@ def test_the_loss_and_its_gradients_are_ours(exported: Exported) -> None:
     for checkpointing in (False, True):
         model = exported.load().train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         found = model(ids, labels=ids).loss
         found.backward()
         assert abs(found.item() - loss.item()) < TOLERANCE
@@ -246,7 +255,8 @@ def _moved(model: Any) -> dict[str, Any]:
 
 def test_a_new_model_begins_with_parts_that_have_no_effect(theirs: Any) -> None:
     fresh = type(theirs)(theirs.config)
-    assert float(fresh.model.smear) == float(fresh.model.backout) == float(fresh.model.embedding_scales.sum()) == 0
+    scalars = (fresh.model.smear, fresh.model.backout, fresh.model.embedding_scales)
+    assert all(not scalar.any() for scalar in scalars)
     assert fresh.model.residual_scales.tolist() == [1.0] * 4
 
 
