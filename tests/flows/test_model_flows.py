@@ -60,6 +60,17 @@ def test_a_base_model_is_fine_tuned_again(made: Site) -> None:
     assert made.done("sft-only", config=tiny("sft.epochs=2"), alias="chat/try")[0] == "Cached", "the former name works"
 
 
+def test_a_model_is_published_for_transformers(made: Site) -> None:
+    target = made.home / "published"
+    state, message = made.done("publish", model="chat/latest", to=target.as_uri(), alias="chat/published")
+    assert (state, "for transformers (1 computed, 0 cached)" in message) == ("Completed", True), message
+    assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in target.iterdir()}
+    assert store(made).aliases()["chat/published"].stage == "export"
+    assert made.done("publish", model="chat/latest", to=target.as_uri())[0] == "Cached"
+    state, message = made.done("publish", model="chat/latest", to="here")
+    assert (state, "depends on the folder of the worker" in message) == ("Failed", True)
+
+
 def test_a_ladder_shares_its_text(made: Site) -> None:
     assert made.done("ladder", config=tiny(), depths=[1, 2]) == ("Completed", "3 computed, 10 cached")
     opened = store(made)

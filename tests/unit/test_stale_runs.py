@@ -111,7 +111,7 @@ def test_crashes_are_counted_since_the_run_last_ended_otherwise() -> None:
 
 
 def test_all_our_flows_are_checked() -> None:
-    from flows import model_flows, model_refresh, pipeline, stage, store_maintenance
+    from flows import model_flows, model_refresh, pipeline, publish, stage, store_maintenance
 
     known = [
         model_flows.evaluate_flow,
@@ -121,5 +121,5 @@ def test_all_our_flows_are_checked() -> None:
         store_maintenance.verify_flow,
         store_maintenance.gc_flow,
     ]
-    known += [pipeline.nanochat_flow, model_refresh.refresh_flow, stage.stage_flow]
+    known += [pipeline.nanochat_flow, model_refresh.refresh_flow, publish.publish_flow, stage.stage_flow]
     assert {flow.name for flow in known} == set(FLOWS)
