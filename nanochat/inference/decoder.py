@@ -64,7 +64,11 @@ class Decoder:
         self, slots_B: Sequence[int], ids_B: Sequence[int], positions_B: Sequence[int], previous_B: Sequence[int]
     ) -> Tensor:
         """Adds one token to each slot; returns the logits of the next, (B, V) fp32."""
-        return network.logits(self.weights, self._forward(slots_B, ids_B, previous_B, positions_B))
+        order = sorted(range(len(slots_B)), key=slots_B.__getitem__)  # adjacent slots are read without a copy
+        hidden_BC = self._forward(*([row[i] for i in order] for row in (slots_B, ids_B, previous_B, positions_B)))
+        if order != list(range(len(order))):
+            hidden_BC = hidden_BC[torch.tensor(order, device=self.device).argsort()]
+        return network.logits(self.weights, hidden_BC)
 
     @torch.inference_mode()
     def logits(self, hidden_NC: Tensor) -> Tensor:
