@@ -70,8 +70,9 @@ def _table(report: Report) -> Table:
     )  # fmt: skip
     for each in report.measured:
         read, computed = each.decode_bytes_per_s, each.flops_per_s
+        prefix = f"warm, {each.cached_prompt_tokens / each.prompt_tokens:.0%}" if each.warm else "cold"
         table.add_row(
-            str(each.batch), "ragged" if each.ragged else "uniform", "warm" if each.warm else "cold",
+            str(each.batch), "ragged" if each.ragged else "uniform", prefix,
             f"{each.first_token_s * 1e3:,.1f} ms", f"{each.between_tokens_s * 1e3:,.2f} ms",
             f"{each.between_tokens_p95_s * 1e3:,.2f} ms", f"{each.tokens_per_s:,.0f}",
             f"{each.decode_tokens_per_s:,.0f}", f"{read / 1e9:.2f} ({read / report.peak_bytes_per_s:.0%})",
