@@ -76,7 +76,7 @@ def _table(report: Report) -> Table:
             f"{each.first_token_s * 1e3:,.1f} ms", f"{each.between_tokens_s * 1e3:,.2f} ms",
             f"{each.between_tokens_p95_s * 1e3:,.2f} ms", f"{each.tokens_per_s:,.0f}",
             f"{each.decode_tokens_per_s:,.0f}", f"{read / 1e9:.2f} ({read / report.peak_bytes_per_s:.0%})",
-            f"{computed / 1e9:.1f} ({computed / report.peak_flops_per_s:.0%})",
+            f"{computed / 1e9:.1f} ({computed / report.peak_flops_per_s:.0%})" if computed else "–",
             f"{each.peak_memory_bytes / 1e6:,.0f} MB",
         )  # fmt: skip
     return table

@@ -90,7 +90,7 @@ class Measurement:
     decode_bytes_per_s: float
     """Read in that time: weights once a step, and each answer's keys and values."""
     flops_per_s: float
-    """Over the whole time: 2 per weight of a matrix product, 4 per channel and attended position."""
+    """Over the whole time: 2 per weight of a matrix product, 4 per channel and attended position; 0 if `warm`."""
     peak_memory_bytes: int
     """Of this process on a CPU, of all tensors on a GPU."""
 
