@@ -49,7 +49,7 @@ class Engine:
     """Answers requests with one model."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, settings: EngineSettings = EngineSettings()) -> None:
-        """Raises `BadConfig` if a size is not positive."""
+        """Raises `BadConfig` if a size is not positive, or the vocabulary is not that of the model."""
         for name in ("slots", "prefill_chunk_tokens"):
             if getattr(settings, name) < 1:
                 raise BadConfig(f"`{name}` is {getattr(settings, name)}.", hint="Use 1 or more.")
@@ -63,6 +63,11 @@ class Engine:
         settings = self.settings
         self.context_tokens = settings.context_tokens or model.architecture.sequence_len
         self._vocab_size = model.architecture.vocab_size
+        if self._vocab_size != self.tokenizer.vocab_size:
+            raise BadConfig(
+                f"The model has {self._vocab_size:,} ids, the vocabulary {self.tokenizer.vocab_size:,}.",
+                hint="Load both from the same folder.",
+            )
         self._scheduler = Scheduler(
             Decoder(model, settings.slots, self.context_tokens),
             self._language,

@@ -9,6 +9,7 @@ import pytest
 from nanochat.errors import BadConfig
 from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.inference.request import Delta, Part, Request, SamplingParameters
+from nanochat.tokenizer.bpe import Tokenizer
 from tests.inference.models import PROMPTS, TOKENIZER, built, greedy, ids_of, scripted, tokens_of, without_cache
 
 BOS = TOKENIZER.bos
@@ -163,3 +164,8 @@ def test_replacing_the_model_drops_what_was_cached() -> None:
     engine.replace_model(other)
     assert engine.statistics.cache_tokens == 0
     assert ids_of(engine.complete([request])) == [without_cache(other, request.prompt, 12)]
+
+
+def test_the_vocabulary_of_another_model_is_refused() -> None:
+    with pytest.raises(BadConfig, match="vocabulary"):
+        Engine(built(), Tokenizer.from_merges([(97, 98)]))
