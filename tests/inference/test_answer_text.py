@@ -48,7 +48,7 @@ def test_only_bytes_that_are_no_character_become_the_replacement_character() -> 
 
 
 def test_a_prompt_that_ends_inside_a_character_is_not_repeated() -> None:
-    prompt = "A caf\u00e9".encode()[:-1]
+    prompt = "a clich\u00e9".encode()[:-1]
     assert unfinished_character(prompt) == b"\xc3"
     assert stream([b"\xa9 au lait"], unfinished=b"\xc3")[0] == ([0], "\u00e9 au lait")
     assert unfinished_character("né".encode()) == b""
