@@ -68,6 +68,8 @@ class Generation:
             row.forced.pop(0)
         elif token in self._ends:
             self._text.flush()
+            if row.grammar is not None and token in self._language.markers.end and not row.grammar.complete:
+                return self._delta("length")
             return self._delta("stop", None if token in self._language.markers.end else token)
         row.answer.append(token)
         if row.grammar is not None:

@@ -20,8 +20,13 @@ PartKind = Literal["text", "python", "python_output"]
 class Grammar(Protocol):
     """The tokens that one answer may continue with, for answers that must be JSON."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here. An end token in an answer that is not complete cuts it off: `length`."""
+        ...
+
     def allowed(self) -> np.ndarray:
-        """(V,) bool: whether each id may come next. End tokens are allowed where the answer is complete."""
+        """(V,) bool: whether each id may come next. End tokens are where the answer is complete, or cannot continue."""
         ...
 
     def accept(self, token: int) -> None:

@@ -61,28 +61,41 @@ def grammar(response_format: Mapping[str, Any], tokenizer: Tokenizer) -> Callabl
 
 
 class JsonGrammar:
-    """The state of one answer: `Grammar` of `inference/request.py`."""
+    """The state of one answer: `Grammar` of `inference/request.py`.
+
+    A schema may exceed llguidance's limits in the middle of an answer. Then only end tokens are allowed, although the
+    answer is not `complete`.
+    """
 
     def __init__(self, compiled: LLMatcher, tokenizer: Tokenizer) -> None:
         self._matcher = compiled.deep_copy()
         self._vocab_size = tokenizer.vocab_size
         self._ends = _end_ids(tokenizer)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is JSON that the schema accepts."""
+        return self._matcher.is_accepting() and not self.error
+
+    @property
+    def error(self) -> str:
+        """The limit that the schema exceeds, or an empty string."""
+        return self._matcher.get_error()
+
     def allowed(self) -> np.ndarray:
         """(V,) bool: whether each id may come next."""
-        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._check()
-        return np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(bool)
+        allowed = np.zeros(self._vocab_size, bool)
+        if not self.error:
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(bool)
+        if self.error or not allowed.any():
+            allowed[list(self._ends)] = True
+        return allowed
 
     def accept(self, token: int) -> None:
-        """The answer continues with an allowed id. Raises `BadConfig` if the schema is too complex for this answer."""
+        """The answer continues with an allowed id."""
         if token not in self._ends:
             self._matcher.consume_token(token)
-            self._check()
-
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise _refused(self._matcher.get_error())
 
 
 @lru_cache(CACHED_SCHEMAS)
@@ -103,8 +116,9 @@ def _compile(schema: str, tokenizer: Tokenizer) -> LLMatcher:
 def _try(answer: JsonGrammar) -> None:
     """Raises `BadConfig` for a schema that no answer satisfies, or that exceeds a limit at the first tokens."""
     for _ in range(TRIAL_TOKENS):
-        first = int(answer.allowed().argmax())
-        answer.accept(first)
+        answer.accept(int(answer.allowed().argmax()))
+        if answer.error:
+            raise _refused(answer.error)
 
 
 @lru_cache(CACHED_VOCABULARIES)
