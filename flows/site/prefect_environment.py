@@ -107,6 +107,11 @@ def for_worker() -> dict[str, str]:
     return {"PREFECT_WORKER_QUERY_SECONDS": "2", **kept, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
 
+def for_model_server() -> dict[str, str]:
+    """The environment of `nanochat serve` in a site: ours, without Prefect's addresses and passwords."""
+    return {name: value for name, value in settings.for_children().items() if not name.startswith("PREFECT_")}
+
+
 def configure_client(server_url: str, folder: Path) -> None:
     """Sets the variables that Prefect's client reads at its import: the server's address, and no console logging.
 

@@ -14,19 +14,17 @@ import fcntl  # and not filelock: several processes share a lock
 import os
 import runpy
 import signal
-import socket
 import subprocess  # noqa: TID251 - a server is not the child of a stage
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from flows.site import prefect_environment, state_files
+from flows.site.ports import ANY, free_port
 from flows.site.server_check import ServerUnavailable, check_server, is_healthy
 from flows.site.state_files import open_state, try_lock
 from nanochat.settings import settle
@@ -98,7 +96,7 @@ def _find_or_start(folder: Path, services: bool, *, other_ports: bool = True) ->
                     hint="Call `nanochat up` again when that run has ended.",
                 )
             return known["port"]
-        port, claim = _free_port([known["port"]] if known else [], any_other=other_ports)
+        port, claim = free_port([*([known["port"]] if known else []), *((PREFERRED_PORT, ANY) if other_ports else ())])
         # Written before the process starts that will hold the lock, so the lock never covers an older server's content.
         state_files.write(state, {"pid": 0, "port": port, "services": services})
         with claim, (folder / "server.log").open("ab") as log_file:
@@ -115,26 +113,6 @@ def _find_or_start(folder: Path, services: bool, *, other_ports: bool = True) ->
         threading.Thread(target=process.wait, daemon=True).start()  # reaps the process: a zombie would look alive
         state_files.write(state, {"pid": process.pid, "port": port, "services": services})
         return port
-
-
-def _free_port(wanted: list[int], *, any_other: bool) -> tuple[int, IO[str]]:
-    """A free port, and a lock on its number: the server of another home, started at the same time, skips it."""
-    for port in (*wanted, *((PREFERRED_PORT, 0) if any_other else ())):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                number: int = probe.getsockname()[1]
-                claim = (Path(tempfile.gettempdir()) / f"nanochat-port-{number}").open("a")
-            except (OSError, OverflowError):  # in use; locked by another user; not a port number
-                continue
-        if try_lock(claim):
-            return number, claim
-        claim.close()
-    which = "No port" if any_other else f"The port {wanted[0]}"
-    raise ServerUnavailable(
-        f"{which} of 127.0.0.1 is {'' if any_other else 'not '}free for a Prefect server.", hint="`--plain` needs none."
-    )
 
 
 def is_running(folder: Path) -> bool:

@@ -1,85 +1,40 @@
 """The site supervisor, which `nanochat up` starts: it keeps a Prefect server and a worker for each work pool running.
 
-    python -m flows.site.supervisor HOME POOL…
+    python -m flows.site.supervisor HOME POOL… [--serve MODEL]
 
-It restarts a server or worker that dies, the server at its old address. When it ends in any way, all of the site ends:
-the server stops after its last user, and each worker and its runs are children of a process supervisor
-(`nanochat/workers/supervisor.py`) that has a pipe from this process. `site.json` contains its pid, and is locked while
-it runs.
+With `--serve` it also keeps a server of that model running. It restarts a process that dies, servers at their old
+address. When it ends in any way, all of the site ends: Prefect's server stops after its last user; workers with their
+runs, and the model server, end by `supervised_process.py`. `site.json` contains its pid, and is locked while it runs.
 """
 
 import os
 import signal
-import socket
-import subprocess  # noqa: TID251 - workers are not children of a stage
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from flows.site import prefect_environment, state_files
+from flows.site.model_server import model_server
+from flows.site.ports import ANY, free_port
 from flows.site.prefect_settings import load_settings
 from flows.site.server import is_running, restart_server, start_server
 from flows.site.server_check import ServerUnavailable, without_login
 from flows.site.stale_runs import watch_runs
+from flows.site.supervised_process import RESTART_DELAY_S, worker
 from nanochat import settings
 from nanochat.errors import NanochatError, Terminated
 
 CHECK_INTERVAL_S = 0.5
-CONCURRENT_RUNS = {"cpu": 4, "gpu": 1}
-"""Runs per worker. A training stage uses the whole machine, and two nodes of one training must be two machines."""
-STOP_TIMEOUT_S = 30.0
-"""A process supervisor needs up to 20 s to end processes that ignore SIGTERM."""
-RESTART_DELAY_S = 5.0
+MODEL_PORT = 8000
+"""Of the model server, unless it is taken."""
+SERVE_OPTION = "--serve"
 STATE_FILES = ("site.json", "keeper.json")  # plain-words: ok
 """The second one belongs to a site that an earlier version started; it is read for one release."""
 STATE_FIELDS = {"pid": int, "api_url": str, "pools": list, "named": bool}
-
-
-@dataclass
-class Worker:
-    """A Prefect worker of a pool, the child of a process supervisor."""
-
-    pool: str
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-    started: float = field(default=-RESTART_DELAY_S)
-
-    def ensure_running(self) -> None:
-        """Starts the worker if it does not run, but not more often than every few seconds."""
-        if self.process is not None and self.process.poll() is None:
-            return
-        if time.monotonic() - self.started < RESTART_DELAY_S:
-            return
-        self.started = time.monotonic()
-        name = f"{socket.gethostname()} {self.pool}"
-        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [
-                sys.executable, "-m", "nanochat.workers.supervisor", str(self.folder / f"worker-{self.pool}.log"),
-                sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", "process",
-                "--name", name, "--limit", str(CONCURRENT_RUNS[self.pool]), "--install-policy", "never",
-            ],
-            stdin=subprocess.PIPE,
-            env=prefect_environment.for_worker(),
-            cwd=self.folder,  # no unrelated `prefect.toml` or `.env`
-            start_new_session=True,
-        )  # fmt: skip
-
-    def stop(self) -> None:
-        """Makes the process supervisor end the worker and all its descendants."""
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def wait(self) -> None:
-        if self.process is None:
-            return
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
 
 
 def has_supervisor(folder: Path) -> bool:
@@ -88,10 +43,11 @@ def has_supervisor(folder: Path) -> bool:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """State of the supervisor on this home, if one runs: `pid`, `api_url`, `pools`, `named`.
+    """State of the supervisor on this home, if one runs: `pid`, `api_url`, `pools`, `named`, `model`, `model_url`.
 
-    `named` means that `PREFECT_API_URL` names the server. The address is empty while our own server starts. Raises
-    `NanochatError` when the file cannot be read.
+    `named` means that `PREFECT_API_URL` names the server. The address is empty while our own server starts. The last
+    two are empty, or missing in an earlier version, without a model server. Raises `NanochatError` when the file cannot
+    be read.
     """
     deadline = time.monotonic() + 6 * CHECK_INTERVAL_S
     for path in (folder / name for name in STATE_FILES):
@@ -108,7 +64,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def supervise(home: Path, pools: list[str]) -> None:
+def supervise(home: Path, pools: list[str], model: str = "") -> None:
     """Returns after a signal. Raises `NanochatError` if another supervisor runs on this home, or a server fails."""
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,13 +81,19 @@ def supervise(home: Path, pools: list[str]) -> None:
     with state_files.open_state(folder / STATE_FILES[0]) as file:
         if state_files.is_locked(folder / STATE_FILES[1]) or not state_files.try_lock(file):
             raise NanochatError("Another site supervisor runs on this home.", hint="`nanochat down` ends it.")
-        state = {"pid": os.getpid(), "api_url": "", "pools": pools, "named": named}
+        port, claim = free_port([*_port_before(file), MODEL_PORT, ANY]) if model else (0, nullcontext())
+        state = {
+            "pid": os.getpid(), "api_url": "", "pools": pools, "named": named, "model": model,
+            "model_url": f"http://127.0.0.1:{port}" if model else "",
+        }  # fmt: skip
         state_files.write(file, state)  # at once, over the content of an earlier supervisor
-        with start_server(home, services=True) as starting:
+        with claim, start_server(home, services=True) as starting:
             prefect_environment.configure_client(starting.api_url, folder)
             load_settings()
             starting.wait(_log)
-            workers = [Worker(pool, folder) for pool in pools]
+            processes = [worker(pool, folder) for pool in pools]
+            if model:
+                processes.append(model_server(model, port, folder))
             state["api_url"] = without_login(starting.api_url)
             started.set()
             try:
@@ -144,13 +106,19 @@ def supervise(home: Path, pools: list[str]) -> None:
                     if not named and not is_running(folder):
                         _log("The server has ended; restarting it.")
                         _restart_server(folder)
-                    for worker in workers:
-                        worker.ensure_running()
+                    for process in processes:
+                        process.ensure_running()
             finally:
-                for worker in workers:
-                    worker.stop()
-                for worker in workers:
-                    worker.wait()
+                for process in processes:
+                    process.stop()
+                for process in processes:
+                    process.wait()
+
+
+def _port_before(file: IO[str]) -> list[int]:
+    """The port of the last model server, if there was one."""
+    url = str(state_files.read(file, {"model_url": str}).get("model_url", ""))
+    return [int(port)] if (port := url.rpartition(":")[2]).isdecimal() else []
 
 
 def _restart_server(folder: Path) -> None:
@@ -161,6 +129,11 @@ def _restart_server(folder: Path) -> None:
         time.sleep(RESTART_DELAY_S)
 
 
+def _arguments(given: list[str]) -> tuple[list[str], str]:
+    """Pools, and the model to serve or an empty string."""
+    return (given[:-2], given[-1]) if given[-2:-1] == [SERVE_OPTION] else (given, "")
+
+
 def _log(line: str) -> None:
     sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
     sys.stdout.flush()
@@ -169,7 +142,7 @@ def _log(line: str) -> None:
 if __name__ == "__main__":
     settings.settle()
     try:
-        supervise(Path(sys.argv[1]), sys.argv[2:])
+        supervise(Path(sys.argv[1]), *_arguments(sys.argv[2:]))
     except NanochatError as error:
         _log(str(error))
         sys.exit(1)

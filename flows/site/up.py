@@ -1,7 +1,7 @@
 """`nanochat up` and `nanochat down`: a Prefect server, workers and all deployments on this machine.
 
 `up` starts the site supervisor (`supervisor.py`), waits until server and workers are healthy, and deploys
-`prefect.yaml` (`deploy.py`). A second call only renews deployments and automations.
+`prefect.yaml` (`deploy.py`). A second call only renews deployments and automations. A model server is optional.
 """
 
 import os
@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 
 import psutil
 
-from flows.site import prefect_environment, supervisor
+from flows.site import prefect_environment, supervised_process, supervisor
 from flows.site.client import Api
+from flows.site.model_server import wait_for_model
 from flows.site.prefect_settings import load_settings
 from flows.site.server import START_TIMEOUT_S, STOP_TIMEOUT_S, Log
 from flows.site.server_check import ServerUnavailable, check_server, is_healthy, without_login
@@ -32,10 +33,11 @@ POLL_S = 0.2
 CANCEL_TIMEOUT_S = 25.0
 
 
-def up(log: Log, *, gpu: bool) -> None:
-    """Returns when runs can be started. `gpu`: this machine also runs the worker of the pool `gpu`.
+def up(log: Log, *, gpu: bool, model: str = "") -> None:
+    """Returns when runs can be started.
 
-    Raises `NanochatError` when the server, a worker or a deployment fails.
+    `gpu`: this machine also runs the worker of the pool `gpu`. `model`: an alias that is served with `nanochat serve`,
+    which starts when the alias exists. Raises `NanochatError` when the server, a worker or a deployment fails.
     """
     if not (PROJECT / "prefect.yaml").exists():
         raise NanochatError(
@@ -46,13 +48,17 @@ def up(log: Log, *, gpu: bool) -> None:
     folder = home / "prefect"
     state = read_state(folder)
     if state is None:
-        state = _start_supervisor(home, ["cpu", *(["gpu"] if gpu else [])], log)
+        serve = [supervisor.SERVE_OPTION, model] if model else []
+        state = _start_supervisor(home, ["cpu", *(["gpu"] if gpu else []), *serve], log)
         try:
             _deploy(state, folder, log)
         except BaseException:  # an error or Ctrl-C: no half-started site stays behind
             _end_supervisor(folder, state["pid"])
             raise
     else:
+        if model and state.get("model", "") != model:
+            served = f"serves `{state['model']}`" if state.get("model") else "has no model server"
+            raise NanochatError(f"The running site {served}.", hint="Call `nanochat down` first.")
         state = _wait_for_start(lambda: read_state(folder) is not None, state["pid"], folder, log) or _fail(folder)
         log("Up already; deployments and automations are renewed.")
         _deploy(state, folder, log)
@@ -70,6 +76,8 @@ def _deploy(state: dict[str, Any], folder: Path, log: Log) -> None:
     log(f"prefect     {without_login(api_url).removesuffix('/api')}")
     log(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
     log(f"deployments {', '.join(made.deployments)}")
+    if state.get("model_url"):
+        log(f"model       {wait_for_model(state, folder)}")
     if not made.notified:
         log("webhook     none; set `NANOCHAT_WEBHOOK=https://…` before `nanochat up` to be notified of failed runs")
     log("\nStart a run from that page, or with `nanochat run`. `nanochat down` ends the site.")
@@ -108,7 +116,7 @@ def _end_supervisor(folder: Path, pid: int) -> None:
     try:
         process = psutil.Process(pid)
         process.terminate()
-        process.wait(supervisor.STOP_TIMEOUT_S + 2 * STOP_TIMEOUT_S)
+        process.wait(supervised_process.STOP_TIMEOUT_S + 2 * STOP_TIMEOUT_S)
     except psutil.NoSuchProcess:
         return
     except psutil.TimeoutExpired as error:
@@ -132,12 +140,12 @@ def _log_path(folder: Path) -> Path:
     return folder / "supervisor.log"
 
 
-def _start_supervisor(home: Path, pools: list[str], log: Log) -> dict[str, Any]:
+def _start_supervisor(home: Path, arguments: list[str], log: Log) -> dict[str, Any]:
     folder = home / "prefect"
     folder.mkdir(parents=True, exist_ok=True)
     with _log_path(folder).open("wb") as log_file:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", SUPERVISORS[0], str(home), *pools],
+            [sys.executable, "-m", SUPERVISORS[0], str(home), *arguments],
             stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, start_new_session=True, cwd=folder,
             env=settings.for_children(),
         )  # fmt: skip

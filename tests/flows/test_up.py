@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from flows.site.automations import FORMER_NAME, NAME
-from flows.site.server import _free_port
+from flows.site.ports import ANY, free_port
 from flows.site.server_check import ServerUnavailable
 from flows.site.stale_runs import StaleRuns
 from tests.flows.site import Site, ended, tiny, until, up
@@ -70,13 +70,13 @@ def test_an_automation_of_an_earlier_version_stays_until_a_webhook_replaces_it(
 
 
 def test_two_servers_that_start_at_once_have_ports_of_their_own() -> None:
-    first, claim = _free_port([], any_other=True)
-    second, other_claim = _free_port([], any_other=True)
+    first, claim = free_port([4200, ANY])
+    second, other_claim = free_port([4200, ANY])
     with claim, other_claim:
         assert first != second
         with pytest.raises(ServerUnavailable, match=f"The port {first} of 127.0.0.1 is not free"):
-            _free_port([first], any_other=False)
-    again, claim = _free_port([first], any_other=False)
+            free_port([first])
+    again, claim = free_port([first])
     claim.close()
     assert again == first
 
