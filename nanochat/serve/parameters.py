@@ -67,6 +67,7 @@ def sampling_parameters(
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         scaled_logprobs=bool(body.scaled_logprobs),
+        ignore_end=_scores_prompt(body),
         calculator=isinstance(body, ChatBody) if body.calculator is None else body.calculator,
     )
 
@@ -94,6 +95,11 @@ def _max_tokens(body: ChatBody | CompletionBody, context_tokens: int, prompt_tok
     if limit == 0 and not (isinstance(body, CompletionBody) and body.echo):
         raise invalid(f"`{name}` is 0: only a completion with `echo` may have no new token.", name)
     return min(limit, room)
+
+
+def _scores_prompt(body: GenerationBody) -> bool:
+    """Whether only the prompt's log-probabilities matter. Evaluators drop exactly one token after it, even an end."""
+    return isinstance(body, CompletionBody) and bool(body.echo) and body.logprobs is not None and body.max_tokens == 1
 
 
 def _stops(body: GenerationBody) -> tuple[str, ...]:

@@ -13,12 +13,13 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
 
-from nanochat.errors import BadConfig, NanochatError
+from nanochat.errors import BadConfig, NanochatError, NotFound
 from nanochat.failures import to_nanochat_error
 from nanochat.serve.app import create_app
 from nanochat.serve.limits import SEND_TIMEOUT_S
@@ -135,11 +136,28 @@ def _allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def wait_for_aliases(store: Store, options: ServeOptions, report: Report) -> None:
+    """Returns when every followed alias exists: the first run that makes it may still be training."""
+    for name in options.follow:
+        reported = False
+        while True:
+            try:
+                store.resolve(name)
+                break
+            except NotFound as error:
+                if not reported:
+                    report(f"waiting for the alias `{name}`: {error.message}")
+                reported = True
+            time.sleep(options.follow_every_s)
+
+
 def serve(store: Store, options: ServeOptions, report: Report, on_ready: Callable[[str], None]) -> None:
     """Serves the models of a store until a signal arrives; `on_ready` gets the server's address.
 
-    Raises a `NanochatError`: no such model, the port is taken, a model cannot be loaded.
+    Waits for followed aliases that do not exist yet. Raises a `NanochatError`: no such model, the port is taken, a
+    model cannot be loaded.
     """
+    wait_for_aliases(store, options, report)
     from nanochat.serve.loading import load_engine  # noqa: PLC0415 - imports torch: 2 s, after the cheap checks
 
     with listen(options.host, options.port) as listening:

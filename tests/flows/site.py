@@ -128,14 +128,16 @@ class Site:
 
 
 @contextmanager
-def up(home: Path, *, gpu: bool = False, folder: Path | None = None, **environment: str) -> Iterator[Site]:
+def up(
+    home: Path, *, gpu: bool = False, serve: bool = False, folder: Path | None = None, **environment: str
+) -> Iterator[Site]:
     """A site on this home for as long as the block lasts; fails when something of it remains.
 
-    `gpu`: it serves the pool `gpu` too, whether or not there is one.
+    `gpu`: it serves the pool `gpu` too, whether or not there is one. `serve`: it has a model server.
     """
     site = Site(home, environment, folder=folder)
     try:
-        site.output = site.nanochat("up", "--gpu" if gpu else "--no-gpu")
+        site.output = site.nanochat("up", "--gpu" if gpu else "--no-gpu", *(["--serve"] if serve else []))
         site.api_url = json.loads((site.home / "prefect" / "site.json").read_text())["api_url"]
         yield site
     finally:

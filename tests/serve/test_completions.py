@@ -151,3 +151,13 @@ def test_an_answer_that_must_be_json_is_json(server: Running, stream: bool) -> N
 )
 def test_a_schema_that_cannot_be_enforced_is_refused(server: Running, wanted: Any) -> None:
     assert error_of(server.chat(response_format=wanted))["param"] == "response_format"
+
+
+def test_a_prompt_is_scored_with_one_more_token_even_if_that_is_an_end(server: Running) -> None:
+    """Evaluators cut off the last token, whatever it is: without it, they would lose the prompt's last one."""
+    prompt = TOKENIZER.encode("ok ď😀!")
+    ends = server.complete(prompt, max_tokens=2).json()["choices"][0]
+    assert (ends["text"], ends["finish_reason"]) == ("", "stop")
+    (choice,) = server.complete(prompt, max_tokens=1, echo=True, logprobs=1).json()["choices"]
+    assert len(choice["logprobs"]["token_logprobs"]) == len(prompt) + 1
+    assert choice["logprobs"]["tokens"][-1] == "<|assistant_end|>"
