@@ -39,6 +39,7 @@ class SupervisedProcess:
         if time.monotonic() - self.started < RESTART_DELAY_S:
             return
         self.started = time.monotonic()
+        self.stop()  # closes the pipe to the one that has ended
         command = [sys.executable, "-m", *self.arguments]
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [sys.executable, "-m", "nanochat.workers.supervisor", str(self.log), *command],
