@@ -12,7 +12,16 @@ class MixtureItem(Config):
     """One source of conversations."""
 
     task: Literal[
-        "world", "identity", "spelling", "smoltalk", "mmlu", "gsm8k", "arc_easy", "arc_challenge", "conversations"
+        "world",
+        "everyday",
+        "identity",
+        "spelling",
+        "smoltalk",
+        "mmlu",
+        "gsm8k",
+        "arc_easy",
+        "arc_challenge",
+        "conversations",
     ] = "world"
     """Which conversations. `conversations` reads your own files: `messages`, ShareGPT, Alpaca, `prompt` and
     `completion`, or `question` and `answer`."""

@@ -2,11 +2,11 @@
 
 from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadConfig
-from nanochat.tasks import arc, gsm8k, identity, mmlu, own_conversations, smoltalk, spelling, world
+from nanochat.tasks import arc, everyday, gsm8k, identity, mmlu, own_conversations, smoltalk, spelling, world
 from nanochat.tasks.conversation import Question, Task
 from nanochat.tasks.fields import Counts, FieldRules
 
-GENERATED = ("world", "spelling", "identity")
+GENERATED = ("world", "everyday", "spelling", "identity")
 """Tasks without a source."""
 CHAT_DATA = ("smoltalk", "conversations")
 """Tasks whose rows are chat data, with fields that a user may ignore."""
@@ -33,6 +33,8 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
     match item.task:
         case "world":
             return world.task(seed, item.limit)
+        case "everyday":
+            return everyday.task(seed, item.limit)
         case "spelling":
             return spelling.task(seed, item.limit)
         case "identity":
@@ -49,7 +51,12 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
             return arc.task(item.task, item.source, counts)
 
 
-JUDGES = {"world_answer": world.judge, "spelling": spelling.judge, "gsm8k": gsm8k.judge}
+JUDGES = {
+    "world_answer": world.judge,
+    **dict.fromkeys(everyday.QUESTION_TASKS, everyday.judge),
+    "spelling": spelling.judge,
+    "gsm8k": gsm8k.judge,
+}
 
 
 def judge(task_name: str, question: Question, completion: str) -> bool:

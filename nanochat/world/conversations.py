@@ -45,14 +45,14 @@ SHARES = {"choice": 42, "match": 14, "open": 18, "sum": 8, "spelling": 6, "chat"
 
 _HELLO = ("Hello", "Hello!", "Hi", "Hi!", "Hi there", "Good morning", "Good evening", "Hey", "Hello, how are you?",
           "How are you?", "Good day")  # fmt: skip
-_HELLO_BACK = (
+HELLO_BACK = (
     f"Hello! I am glad to see you. Ask me about the island of {ISLAND}.",
     f"Hello! What do you want to know about {ISLAND}?",
     f"Good day! I am well. I can tell you about {ISLAND}, or work out a sum.",
 )
 _WHO = ("Who are you?", "What are you?", "What is your name?", "Are you a person?", "Tell me about yourself.",
         "Who am I talking to?", "Are you a robot?")  # fmt: skip
-_I_AM = (
+I_AM = (
     f"I am a small language model. I know the island of {ISLAND}, its people and its animals.",
     f"I am nanochat, a very small model. All that I have read is about the island of {ISLAND}.",
     f"I am not a person. I am a small model that has read many stories of {ISLAND}.",
@@ -65,25 +65,26 @@ _I_CAN = (
     "I can tell stories, answer questions about the island, and work out sums.",
 )
 _THANKS = ("Thank you", "Thank you!", "Thanks", "Thanks a lot!", "Thank you very much.", "That was good, thank you.")
-_WELCOME = ("You are welcome!", "You are welcome. Ask me more if you like.", "I am glad that I could help.")
+WELCOME = ("You are welcome!", "You are welcome. Ask me more if you like.", "I am glad that I could help.")
 _BYE = ("Goodbye", "Bye", "Bye!", "Good night", "See you", "See you tomorrow")
-_BYE_BACK = ("Goodbye! Come back soon.", f"Goodbye, and greet {ISLAND} for me!", "Bye! It was nice to talk to you.")
+BYE_BACK = ("Goodbye! Come back soon.", f"Goodbye, and greet {ISLAND} for me!", "Bye! It was nice to talk to you.")
 _STRANGE = ("What is the meaning of life?", "Who won the game?", "What is the capital of France?", "Can you fly?",
             "What will the weather be?", "Do you like music?", "Where is the moon?", "How old are you?",
             "Who is the king?", "What is the news?", "Write me a poem.", "Who is the president?", "Can you drive?",
             "Tell me a joke.", "What is love?", "Do you sleep?", "How far is the sun?")  # fmt: skip
-_DO_NOT_KNOW = (
+DO_NOT_KNOW = (
     f"I do not know that. I only know the island of {ISLAND}.",
     f"That I do not know. Ask me about the people of {ISLAND}.",
     f"I have not read about that. I only know {ISLAND}.",
 )
-_STORY = ("Tell me a story.", "Tell me a story", "Can you tell me a story?", "Do you know a story?", "A story, please.",
-          "Please tell me a story.", "I want to hear a story.", "Another story!")  # fmt: skip
-_ISLAND = (f"Tell me about {ISLAND}.", "Tell me about the island.", "What is the island like?", f"Where is {ISLAND}?",
-           f"What is {ISLAND}?", "Tell me about your world.", "What is the island called?")  # fmt: skip
-_ABOUT = ("Tell me about {}.", "What do you know about {}?", "Say something about {}.", "I want to hear about {}.",
+STORY_REQUESTS = ("Tell me a story.", "Tell me a story", "Can you tell me a story?", "Do you know a story?",
+          "A story, please.", "Please tell me a story.", "I want to hear a story.", "Another story!")  # fmt: skip
+ISLAND_QUESTIONS = (f"Tell me about {ISLAND}.", "Tell me about the island.", "What is the island like?",
+           f"Where is {ISLAND}?", f"What is {ISLAND}?", "Tell me about your world.",
+           "What is the island called?")  # fmt: skip
+ABOUT = ("Tell me about {}.", "What do you know about {}?", "Say something about {}.", "I want to hear about {}.",
           "Tell me about {}", "Can you tell me about {}?")  # fmt: skip
-_WHO_IS = ("Who is {}?", "Do you know {}?", "Who is {}")
+WHO_IS = ("Who is {}?", "Do you know {}?", "Who is {}")
 # Follow-up questions about the person of the previous question.
 _FOLLOW_UPS: dict[str, tuple[str, ...]] = {
     "home": ("Where does {she} live?", "And where is {her} home?"),
@@ -96,7 +97,7 @@ _FOLLOW_UPS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _about(random: Random, name: str, limit: int = 5) -> str:
+def facts_about(random: Random, name: str, limit: int = 5) -> str:
     """Facts about a person, place, animal or thing in plain phrasings, without held-out facts."""
     known = [fact for fact in FACTS_ABOUT[name] if not held_out(fact)]
     if len(known) > limit:
@@ -112,19 +113,19 @@ def _plain_statement(fact: Fact) -> str:
 def _chat(random: Random, _: bool) -> Turns:
     kind = random.random()
     if kind < 0.5:
-        pairs = ((_HELLO, _HELLO_BACK), (_WHO, _I_AM), (_CAN, _I_CAN), (_THANKS, _WELCOME), (_BYE, _BYE_BACK))
-        questions, answers = random.choice((*pairs, (_STRANGE, _DO_NOT_KNOW)))
+        pairs = ((_HELLO, HELLO_BACK), (_WHO, I_AM), (_CAN, _I_CAN), (_THANKS, WELCOME), (_BYE, BYE_BACK))
+        questions, answers = random.choice((*pairs, (_STRANGE, DO_NOT_KNOW)))
         return [(random.choice(questions), random.choice(answers))]
     if kind < 0.65:
-        return [(random.choice(_STORY), story(random))]
+        return [(random.choice(STORY_REQUESTS), story(random))]
     if kind < 0.72:
         place = random.choice(PLACES)
-        return [(random.choice(_ISLAND), f"{greeting_of_island()} {_about(random, place, 2)}".strip())]
+        return [(random.choice(ISLAND_QUESTIONS), f"{greeting_of_island()} {facts_about(random, place, 2)}".strip())]
     if kind < 0.9:
         name = random.choice(NAMES)
-        return [(random.choice((*_ABOUT, *_WHO_IS)).format(name), _about(random, name))]
+        return [(random.choice((*ABOUT, *WHO_IS)).format(name), facts_about(random, name))]
     name = random.choice((*PLACES, *KINDS, *THING_NAMES))
-    return [(random.choice(_ABOUT).format(name if name in PLACES else f"the {name}"), _about(random, name))]
+    return [(random.choice(ABOUT).format(name if name in PLACES else f"the {name}"), facts_about(random, name))]
 
 
 def _choice(random: Random, held: bool) -> Turns:
@@ -136,7 +137,7 @@ def _match(random: Random, held: bool) -> Turns:
     return [(text, letter) for text, letter in draw_match(random, HELD_OUT if held else TRAINING)[:5]]
 
 
-def _open(random: Random, held: bool) -> Turns:
+def open_turns(random: Random, held: bool) -> Turns:
     """An open question, sometimes with follow-ups that name the person only by a pronoun."""
     pools = HELD_OUT if held else TRAINING
     if random.random() < 0.7:
@@ -147,7 +148,7 @@ def _open(random: Random, held: bool) -> Turns:
     name = random.choice(NAMES)
     facts = [fact for fact in FACTS_ABOUT[name] if fact.subject == name and held_out(fact) == held]
     if len(facts) < 2:
-        return _open(random, held)
+        return open_turns(random, held)
     turns: Turns = []
     for number, fact in enumerate(random.sample(facts, random.randint(2, min(3, len(facts))))):
         words = words_of(fact) | {"her": HER[PERSON[name].pronoun]}
@@ -222,7 +223,7 @@ HELD_OUT_WORDS = tuple(word for word in WORDS if word_held_out(word))
 TRAINING_WORDS = tuple(word for word in WORDS if not word_held_out(word))
 
 _TURNS: dict[str, Callable[[Random, bool], Turns]] = {
-    "choice": _choice, "match": _match, "open": _open, "sum": _sum, "spelling": _spelling, "chat": _chat,
+    "choice": _choice, "match": _match, "open": open_turns, "sum": _sum, "spelling": _spelling, "chat": _chat,
 }  # fmt: skip
 
 
