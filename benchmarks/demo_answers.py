@@ -74,20 +74,20 @@ class Answered(NamedTuple):
 
 
 def answer_all(model: Path, temperature: float = 0.0, top_k: int = 0, seed: int = 42) -> Iterator[Answered]:
+    """The answer of the model in a folder to each prompt, each in a conversation of its own."""
     from nanochat.inference.engine import Engine
+    from nanochat.inference.request import Request, SamplingParameters
     from nanochat.model.files import load_model
     from nanochat.tokenizer.bpe import Tokenizer
     from nanochat.tokenizer.chat import render_prompt
 
     tokenizer = Tokenizer.load(model / "vocabulary.json")
-    engine = Engine(load_model(model, "cpu"), tokenizer)
-    limit = 160
+    sampling = SamplingParameters(temperature=temperature, top_k=top_k, seed=seed)
     prompts = [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text, _ in PROMPTS]
-    answers = engine.generate(prompts, limit, temperature, top_k, seed)
-    block = tokenizer.special("<|output_end|>")
-    for (text, expected), ids in zip(PROMPTS, answers, strict=True):
-        after = ids[len(ids) - ids[::-1].index(block) :] if block in ids else ids
-        yield judged(text, expected, tokenizer.decode(after), len(ids) < limit)
+    engine = Engine(load_model(model, "cpu"), tokenizer)
+    answers = engine.complete([Request(prompt=prompt, sampling=sampling) for prompt in prompts])
+    for (text, expected), (answer,) in zip(PROMPTS, answers, strict=True):
+        yield judged(text, expected, answer.text, answer.finish == "stop")
 
 
 def is_story(text: str) -> bool:

@@ -55,7 +55,12 @@ DEMO = Profile(
         base_evaluation=BaseEvaluationConfig(
             evaluation_tokens=131_072, prompts=("Once upon a time", "One morning", "Question:"), sample_tokens=64
         ),
-        conversations=ConversationsConfig(sequence_len=256),
+        conversations=ConversationsConfig(
+            train=(MixtureItem(task="everyday"),),
+            validation=(MixtureItem(task="everyday"),),
+            questions=(MixtureItem(task="world"), MixtureItem(task="everyday")),
+            sequence_len=256,
+        ),
         sft=SFTConfig(batch_tokens=4096, evaluate_every_steps=50),
         chat_evaluation=ChatEvaluationConfig(limit=300, max_tokens=64),
         report=ReportConfig(title="nanochat demo"),
