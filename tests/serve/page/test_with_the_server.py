@@ -66,8 +66,8 @@ def test_a_conversation_with_the_calculator(page: Page) -> None:
     chat(page, "Hi")
     choose(page, "chat/calculating")
     chat(page, "And 3 + 4?", "Again")
-    assert shown(page)[1::2] == [ANSWER, "3+4 = 7ABCD", "3+4 = 7ABCD"]
-    expect(page.locator(".calculation")).to_have_text(["3+4 = 7", "3+4 = 7"])
+    assert shown(page)[1::2] == [ANSWER, "3 + 4 = 7ABCD", "3 + 4 = 7ABCD"]
+    expect(page.locator(".calculation")).to_have_text(["3 + 4 = 7", "3 + 4 = 7"])
     expect(page.locator(".numbers").last).to_have_text(re.compile(rf"s to first token.* / {CONTEXT} tokens$"))
 
 
