@@ -1,4 +1,4 @@
-# One image for the Prefect server, the workers, and the jobs of Docker and Kubernetes work pools.
+# One image for the Prefect server, the workers, the jobs of Docker and Kubernetes work pools, and the model server.
 #     docker build -f deploy/worker.Dockerfile -t nanochat:0.1.0 .
 
 FROM rust:1.89.0-slim-bookworm AS rust
@@ -29,7 +29,7 @@ RUN apt-get update \
 # Dependencies first: changed sources do not install torch again.
 COPY constraints.txt pyproject.toml /tmp/
 RUN python -c "import tomllib; p = tomllib.load(open('/tmp/pyproject.toml', 'rb'))['project']; \
-               groups = ('flows', 'hub', 'plots', 'kubernetes'); \
+               groups = ('flows', 'hub', 'plots', 'serve', 'kubernetes'); \
                print(*p['dependencies'], *sum((p['optional-dependencies'][g] for g in groups), []), sep='\n')" > /tmp/needed.txt \
  && pip install --no-cache-dir -c /tmp/constraints.txt -r /tmp/needed.txt
 RUN useradd --uid 10001 --create-home nanochat \

@@ -87,6 +87,63 @@ def test_nothing_is_published_beyond_loopback() -> None:
     assert kinds == {"ClusterIP"}
 
 
+def model_servers() -> list[tuple[list[str], float]]:
+    """Command of each model server, and the seconds between TERM and KILL, without those before TERM."""
+    service = COMPOSE["services"]["models"]
+    (deployment,) = [entry for entry in KUBERNETES if (entry["kind"], entry["metadata"]["name"]) == DEPLOYED]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    waits = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    return [
+        (service["command"], float(service["stop_grace_period"].removesuffix("s"))),
+        (container["args"], pod["terminationGracePeriodSeconds"] - waits),
+    ]
+
+
+DEPLOYED = ("Deployment", "models")
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_a_model_server_follows_an_alias_and_has_time_for_running_answers(number: int) -> None:
+    from nanochat.cli.main import app
+    from nanochat.serve.server import CLOSING_S
+
+    command, grace_s = model_servers()[number]
+    assert command[0] == "nanochat"
+    filled = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in command[1:]]
+    function, bound, _ = app.parse_args(filled, exit_on_error=False)
+    assert function.__name__ == "serve"
+    assert bound.arguments["follow"][0].startswith("chat/")
+    assert not bound.arguments.get("models"), "the alias alone"
+    assert bound.arguments["drain_s"] + CLOSING_S < grace_s
+
+
+def test_clients_of_models_in_a_cluster_need_a_token_and_pods_none_of_the_cluster() -> None:
+    (deployment,) = [entry for entry in KUBERNETES if (entry["kind"], entry["metadata"]["name"]) == DEPLOYED]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (token,) = [entry for entry in container["env"] if entry["name"] == "NANOCHAT_SERVE_TOKEN"]
+    assert not token["valueFrom"]["secretKeyRef"].get("optional"), "without the Secret the pod waits"
+
+
+def test_probes_of_the_model_server_are_open_routes() -> None:
+    from nanochat.serve.access import OPEN_PATHS
+
+    (deployment,) = [entry for entry in KUBERNETES if (entry["kind"], entry["metadata"]["name"]) == DEPLOYED]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/health", "liveness": "/health", "readiness": "/ready"}
+    assert set(paths.values()) < OPEN_PATHS
+    assert "8000/ready" in COMPOSE["services"]["models"]["healthcheck"]["test"][-1]
+
+
+def test_the_image_has_the_packages_of_its_programs() -> None:
+    (line,) = re.findall(r"groups = \((.*)\)", (DEPLOY / "worker.Dockerfile").read_text())
+    assert {"flows", "serve", "kubernetes"} <= set(re.findall(r"'(\w+)'", line))
+
+
 def test_no_secret_is_written_down() -> None:
     secret = re.compile(r"^ *(\w*(?:PASSWORD|SECRET|KEY|TOKEN)\w*) *[:=] *(.*)$", re.MULTILINE)
     for path in DEPLOY.iterdir():
