@@ -105,13 +105,13 @@ DEPLOYED = ("Deployment", "models")
 
 @pytest.mark.parametrize("number", range(2))
 def test_a_model_server_follows_an_alias_and_has_time_for_running_answers(number: int) -> None:
-    from nanochat.cli.main import app
+    from nanochat.cli import main
     from nanochat.serve.server import CLOSING_S
 
     command, grace_s = model_servers()[number]
     assert command[0] == "nanochat"
     filled = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in command[1:]]
-    function, bound, _ = app.parse_args(filled, exit_on_error=False)
+    function, bound, _ = main.app.parse_args(filled, exit_on_error=False)
     assert function.__name__ == "serve"
     assert bound.arguments["follow"][0].startswith("chat/")
     assert not bound.arguments.get("models"), "the alias alone"
