@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 
 from nanochat.config.training import ModelConfig
+from nanochat.inference.answer_text import joined
 from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.inference.generation import Language
 from nanochat.inference.request import Delta, Request, SamplingParameters
@@ -144,8 +145,8 @@ def _compare(model: GPT, request: Request, number: int, deltas: list[Delta]) -> 
     elif last.finish == "stop" and not isinstance(last.stopped_by, str):
         assert expected[-1] in ends
         assert last.stopped_by in (None, expected[-1])
-    text = "".join(part.text for delta in deltas for part in delta.parts)
-    assert all(stop not in text for stop in sampling.stop)
+    texts = [part.text for part in joined([part for delta in deltas for part in delta.parts]) if part.kind == "text"]
+    assert not [stop for stop in sampling.stop for text in texts if stop in text]
     return len(ids)
 
 
