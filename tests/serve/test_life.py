@@ -186,9 +186,15 @@ def test_while_models_are_loaded_the_server_answers_that_it_is_not_ready(own_sto
         assert server.lines[0].startswith("loading chat/production (sft/1111")
 
 
+def engine_threads() -> set[threading.Thread]:
+    """Those that run, also of other servers."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("engine-")}
+
+
 def test_a_followed_alias_that_moves_brings_its_new_model_and_running_answers_finish(
     own_store: Store, tmp_path: Path
 ) -> None:
+    before_it = engine_threads()
     with running(
         own_store, load_breaking, models=("chat/production",), follow=("chat/production",), follow_every_s=0.05
     ) as server:
@@ -205,8 +211,7 @@ def test_a_followed_alias_that_moves_brings_its_new_model_and_running_answers_fi
             old.gate.set()
             assert before.result().json()["choices"][0]["text"] == "bcdeabcd"
             assert before.result().headers["x-nanochat-artifact"] == f"sft/{'1' * 64}"
-        threads = [thread for thread in threading.enumerate() if thread.name.startswith("engine-")]
-        until(lambda: sum(thread.is_alive() for thread in threads) == 1, "the end of the old engine")
+        until(lambda: len(engine_threads() - before_it) == 1, "the end of the old engine")
 
 
 def test_a_store_that_goes_away_or_a_damaged_model_is_logged_once_and_the_old_model_stays(
