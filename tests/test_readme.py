@@ -15,12 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.store.objects import Objects
+from nanochat.store.store import Store
+from tests.serve.models import chain_model, publish
+from tests.serve.servers import running
 from tests.test_whole_chain import TINY
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SESSION = "\n".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
 COMMANDS = list(dict.fromkeys(line.strip() for line in re.findall(r"^\$ (nanochat [^#\n]*)", SESSION, re.MULTILINE)))
+CLIENT_CODE, TOKENIZER_CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 DEMO = re.findall(r"^\t\$\(BIN\)/(nanochat .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 EXPECTED = {
     "nanochat run --profile demo": r"14 computed, 0 cached",
@@ -42,10 +46,11 @@ ELSEWHERE = {
     "nanochat fetch --profile speedrun --store s3://bucket/prefix": (
         "tests/promises/test_fetched_runs_need_no_network.py"
     ),
+    "nanochat serve": "tests/serve/test_command.py",
     "nanochat up": "tests/flows/test_up.py",
     "nanochat down": "tests/flows/test_up.py",
 }
-"""They need a network or change the machine; the tests that run them."""
+"""They need a network, do not end or change the machine; the tests that run them."""
 
 
 def test_every_command_is_run() -> None:
@@ -98,15 +103,26 @@ def test_the_command_does_what_is_written(command: str, outputs: dict[str, tuple
     assert re.search(EXPECTED[command], output), output
 
 
-def test_the_python_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_the_tokenizer_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     texts = [" ".join(f"{number} of {number * 7} words" for number in range(500))]
     pq.write_table(pa.table({"text": texts}), "shard.parquet")
     names = {"texts": texts, "path": tmp_path / "tokenizer.json"}
-    exec(code.replace("32_768", "280"), names)
+    exec(TOKENIZER_CODE.replace("32_768", "280"), names)
     assert names["text"] == texts[0]
     assert (tmp_path / "tokenizer.json").exists()
+
+
+def test_the_requests_to_a_server_get_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (curl,) = re.findall(r"^\$ (curl .*?[^\\])\n", SESSION, re.MULTILINE | re.DOTALL)
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    publish(store, tmp_path / "model", chain_model(), key="1" * 64, alias="chat/latest")
+    with running(store) as server:
+        exec(CLIENT_CODE.replace("http://127.0.0.1:8000", server.address), {})
+        assert capsys.readouterr().out.strip()
+        line = shlex.split(curl.replace("http://127.0.0.1:8000", server.address).replace("\\\n", ""))
+        done = subprocess.run([*line, "--silent"], capture_output=True, text=True)
+        assert '"chat.completion"' in done.stdout, done
 
 
 def test_make_targets_exist() -> None:
