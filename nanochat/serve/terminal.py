@@ -31,6 +31,8 @@ from nanochat.tokenizer.bpe import Tokenizer
 
 YOU = "\001\033[1;36m\002you\001\033[0m\002  "
 """The prompt; \\\\001 and \\\\002 enclose what has no width, for readline."""
+BOT = "\033[1;32mbot\033[0m  "
+"""Before an answer. From then on Ctrl-C stops the answer, not the program."""
 UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
 """Control characters but tab and newline: a model must not control the terminal."""
 BETWEEN = {
@@ -58,7 +60,7 @@ def converse(chat: Chat, title: str, *, timed: bool = False) -> None:
     """Talks with a person at a terminal until they leave."""
     console = Console()
     console.print(Text(title), Text("`/help` lists the commands.", "dim"), sep="\n")
-    you = YOU if console.color_system else "you  "
+    you, bot = (YOU, BOT) if console.color_system else ("you  ", "bot  ")
     interrupted = False
     with history(settings.home() / "chat_history"):
         while True:
@@ -67,8 +69,7 @@ def converse(chat: Chat, title: str, *, timed: bool = False) -> None:
                 interrupted = False
                 console.print(take(chat, entry), style="dim", end="", markup=False)
                 if _has_question(chat):
-                    console.print("bot", style="bold green", end="  ")
-                    interrupted = answer(chat, timed=timed, safe=True) == "cancelled"
+                    interrupted = answer(chat, timed=timed, label=bot, safe=True) == "cancelled"
             except EOFError:
                 console.print()
                 return
@@ -108,23 +109,24 @@ def _has_question(chat: Chat) -> bool:
     return bool(messages) and messages[-1]["role"] == "user"
 
 
-def answer(chat: Chat, *, timed: bool, safe: bool = False) -> FinishReason:
+def answer(chat: Chat, *, timed: bool, label: str = "", safe: bool = False) -> FinishReason:
     """Generates, prints and remembers the answer to the last question; `safe` removes control characters.
 
     Raises `BadConfig` when the conversation is too long or a parameter out of range; its last question is removed.
     """
     engine = chat.engine
-    try:
-        prompt = chat.conversation.prompt(engine.tokenizer, engine.context_tokens)
-        number = engine.submit(Request(prompt=prompt, sampling=chat.sampling))
-    except NanochatError:
-        chat.conversation.take_back()
-        raise
     kind: PartKind = "text"
     parts: list[Part] = []
     finish: FinishReason | None = None
     clock, cancelled = _Clock(), False
     with _interrupts() as pressed:
+        try:
+            prompt = chat.conversation.prompt(engine.tokenizer, engine.context_tokens)
+            number = engine.submit(Request(prompt=prompt, sampling=chat.sampling))
+        except NanochatError:
+            chat.conversation.take_back()
+            raise
+        _write(label)
         while finish is None:
             if pressed and not cancelled:
                 engine.cancel(number)

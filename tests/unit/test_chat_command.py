@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -64,6 +65,7 @@ class Terminal:
         if not self.pid:
             os.execve(sys.executable, [sys.executable, "-m", "nanochat.cli", "chat", *arguments], environment(home))
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in two reads
 
     def enter(self, keys: str) -> None:
         os.write(self.screen, keys.encode())
@@ -75,7 +77,7 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} is not in {self.shown!r}"
             if select.select([self.screen], [], [], 1)[0]:
                 try:
-                    self.shown += os.read(self.screen, 1 << 16).decode(errors="replace")
+                    self.shown += self._decoder.decode(os.read(self.screen, 1 << 16))
                 except OSError:
                     raise AssertionError(f"the chat ended; {text!r} is not in {self.shown!r}") from None
         before, _, self.shown = self.shown.partition(text)
