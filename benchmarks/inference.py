@@ -15,7 +15,6 @@ prompts of 32 to 256 tokens and answers of 16 to 256. Generated tokens that a re
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib.metadata
 import json
 import platform
@@ -50,10 +49,9 @@ from benchmarks.inference_sides import (
     transformers_calls,
 )
 from nanochat.config.training import ModelConfig
-from nanochat.inference.engine import Engine, EngineSettings
+from nanochat.inference.decoder import make_decoder
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
-from nanochat.tokenizer.bpe import Tokenizer
 
 
 @dataclass
@@ -88,8 +86,7 @@ class Bench:
     def engine(self, name: str, slots: int = 32, **settings: Any) -> Any:
         key = f"{name} {slots} {settings}"
         if key not in self._engines:
-            compiled = {"compile": True} if self.options.compile else {}
-            self._engines[key] = our_engine(self.model(name), slots=slots, **compiled, **settings)
+            self._engines[key] = our_engine(self.model(name), slots=slots, **settings)
         return self._engines[key]
 
     def transformers(self, name: str) -> dict[str, Answers]:
@@ -229,35 +226,22 @@ def samples(bench: Bench, name: str) -> Line:
 
 
 def cache_memory(bench: Bench, name: str) -> Line:
-    """Bytes of the tensors that a further slot takes, beside keys and values of all T positions: SSSL, T = 2,048."""
+    """Bytes that a further slot takes, beside keys and values of all T positions: SSSL, T = 2,048."""
     options = ModelConfig(depth=4, window_pattern="SSSL")
-    tokenizer = Tokenizer.from_merges([])
-    model = GPT(Architecture(model=options, vocab_size=tokenizer.vocab_size, sequence_len=2048))
+    model = GPT(Architecture(model=options, vocab_size=512, sequence_len=2048))
     model.init_weights(1)
 
-    def engine_bytes(slots: int) -> int:
-        before = tensor_bytes()
-        engine = Engine(model, tokenizer, EngineSettings(slots=slots))
-        return tensor_bytes() - before if engine else 0
+    def cache_bytes(slots: int) -> int:
+        return make_decoder(model, slots, 2048).cache_bytes
 
     few, more = 1, 9
-    each = (engine_bytes(more) - engine_bytes(few)) / (more - few)
+    each = (cache_bytes(more) - cache_bytes(few)) / (more - few)
     shape = model.architecture
     full = 2 * shape.depth * shape.sequence_len * shape.kv_width * model.activation_dtype.itemsize
     return Line(
         name, f"{each / 1e6:.2f} MB a slot", f"{full / 1e6:.2f} MB", each / full, "at most 0.5x (0.44)",
-        each / full <= 0.5, "d4, T = 2,048, windows SSSL; tensors counted in this process",
+        each / full <= 0.5, "d4, T = 2,048, windows SSSL; reported by the decoder",
     )  # fmt: skip
-
-
-def tensor_bytes() -> int:
-    """Bytes of all tensors of this process, each storage once."""
-    gc.collect()
-    tensors = [
-        each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter) and not each.is_mkldnn
-    ]
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
-    return sum(storages.values())
 
 
 def arrival(bench: Bench, name: str) -> Line:
@@ -380,7 +364,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=LINES, help="these lines, in the order of the table")
     parser.add_argument("--quick", action="store_true", help="a sixteenth of the tokens, one turn, no d12")
     parser.add_argument("--turns", type=int, default=3, help="measurements of each side; the median counts")
-    parser.add_argument("--compile", action="store_true", help="compile our decoding; the peers stay as they are")
     parser.add_argument("--store", default="", help="store whose `chat/latest` the line `start` uses")
     parser.add_argument("--json", type=Path, help="file for all measurements")
     options = parser.parse_args()

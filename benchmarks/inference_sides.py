@@ -60,7 +60,7 @@ def transformers_calls(folder: Path, exported: Path) -> dict[str, Answers]:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from nanochat.export.model_folder import write_model
+    from nanochat.export.model_folder import write_network
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -68,7 +68,7 @@ def transformers_calls(folder: Path, exported: Path) -> dict[str, Answers]:
     for dtype, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         target = exported / dtype
         target.mkdir(parents=True)
-        write_model(folder, target, dtype)
+        write_network(folder, target, dtype)
         model = AutoModelForCausalLM.from_pretrained(target, trust_remote_code=True, dtype=kind).eval()
         for cache in ("dynamic", "static"):
             calls[f"{dtype}, {cache} cache"] = _generate(model, cache)

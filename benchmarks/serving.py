@@ -1,6 +1,6 @@
 """What the server adds to the engine, and what serving clients together brings over one by one.
 
-python -m benchmarks.serving [--depth 4] [--clients 32] [--tokens 128] [--rounds 5] [--compile]
+python -m benchmarks.serving [--depth 4] [--clients 32] [--tokens 128] [--rounds 5]
 
 One process has the model with random weights. In turns, it generates the same answers
 
@@ -57,7 +57,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     store = Store(str(folder / "store"), folder / "cache")
     publish(store, folder / "model", arguments.depth)
     ready = threading.Event()
-    options = ServeOptions(slots=arguments.clients, compile=arguments.compile)
+    options = ServeOptions(slots=arguments.clients)
     server = Server(store, options, load_engine, lambda line: print(line, file=sys.stderr), ready.set)
     listening = listen("127.0.0.1", 0)
     address = f"127.0.0.1:{listening.getsockname()[1]}"
@@ -178,7 +178,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--client", default="", help=argparse.SUPPRESS)
     parser.add_argument("--one-by-one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

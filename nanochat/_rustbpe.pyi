@@ -1,4 +1,4 @@
-"""The compiled tokenizer; see `rustbpe/src/python/`."""
+"""The native code; see `rustbpe/src/python/`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +13,42 @@ DEBUG_BUILD: bool
 
 Chunk = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 """Buffers of an Arrow string array: bytes (uint8), offsets (int32 or int64)."""
+
+Float32Array = np.ndarray[Any, np.dtype[np.float32]]
+
+class Layer:
+    def __new__(
+        cls,
+        matrices: tuple[Float32Array, ...],
+        value_table: Float32Array | None,
+        residual: tuple[float, float] | None,
+        window: int,
+        columns: int,
+        weights: str,
+    ) -> Layer: ...
+
+class Network:
+    def __new__(
+        cls,
+        heads: tuple[int, int, int],
+        embedding: Float32Array,
+        smear: Float32Array | None,
+        rotation: tuple[Float32Array, Float32Array],
+        scalars: tuple[float, float, float, float],
+        layers: Sequence[Layer],
+        head: Float32Array,
+        weights: str,
+        slots: int,
+        threads: int,
+    ) -> Network: ...
+    def forward(
+        self, slots: Sequence[int], positions: Sequence[int], ids: Sequence[int], previous: Sequence[int]
+    ) -> Float32Array: ...
+    def logits(self, hidden: Float32Array) -> Float32Array: ...
+    def save(self, slot: int, start: int, stop: int) -> Float32Array: ...
+    def load(self, slot: int, start: int, saved: Float32Array) -> None: ...
+    @property
+    def bytes(self) -> tuple[int, int]: ...
 
 class Trainer:
     def __new__(cls, threads: int = 0, pattern: str = PATTERN) -> Trainer: ...

@@ -30,9 +30,6 @@ def bench(
     ] = 0,
     answer_tokens: Annotated[int, between(0, 1 << 20), Parameter(help="Length of answers; 0: likewise.")] = 0,
     weights: Annotated[Literal["fp32", "bf16", "int8"], Parameter(help="Format of the weights.")] = "fp32",
-    compile_decode: Annotated[
-        bool, Parameter(name="--compile", negative="", help="Compile decoding, which takes a minute or more.")
-    ] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
     store: StoreUrl = "",
 ) -> None:
@@ -50,7 +47,7 @@ def bench(
     with err.status("loading") as status:
         report = run(
             artifact.path, batch or BATCHES, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, weights=weights,
-            compile_decode=compile_decode, progress=status.update,
+            progress=status.update,
         )  # fmt: skip
     if as_json:
         out.print_json(data={"model": f"{artifact.stage}/{artifact.key}", **asdict(report)})

@@ -32,7 +32,6 @@ def serve(
     weights: Annotated[
         Literal["fp32", "bf16", "int8"], Parameter(help="Precision of the weights; int8 is the smallest.")
     ] = "fp32",
-    compile: Annotated[bool, Parameter(help="Compile the decoder: a slower start, then faster answers.")] = False,
     allow_host: Annotated[
         list[str] | None,
         Parameter(negative="", help="A host name by which clients reach the server; `*`: any. Repeatable."),
@@ -56,7 +55,7 @@ def serve(
     tokens = settings.serve_tokens()
     options = ServeOptions(
         models=tuple(models) or (() if follow else ("chat/latest",)), follow=tuple(follow or ()), host=host, port=port,
-        replicas=replicas, slots=slots, queue=queue, weights=weights, compile=compile, tokens=tokens,
+        replicas=replicas, slots=slots, queue=queue, weights=weights, tokens=tokens,
         allow_hosts=tuple(allow_host or ()), cors_origins=tuple(cors_origin or ()), drain_s=drain_s,
     )  # fmt: skip
 

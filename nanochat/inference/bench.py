@@ -102,7 +102,6 @@ class Report:
     device: str
     threads: int
     weights: str
-    compiled: bool
     parameters: int
     step_bytes: int
     """Bytes of weights that a step reads."""
@@ -118,7 +117,6 @@ def bench(
     prompt_tokens: int = 0,
     answer_tokens: int = 0,
     weights: WeightFormat = "fp32",
-    compile_decode: bool = False,
     progress: Callable[[str], object] = str,
 ) -> Report:
     """Measures every batch, uniform and ragged, cold and warm. Lengths of 0: 128, or half of a shorter context.
@@ -137,10 +135,7 @@ def bench(
             hint="Lower `--prompt-tokens` or `--answer-tokens`.",
         )
     settings = EngineSettings(
-        slots=max(batches),
-        prefix_cache_tokens=max(batches) * (prompt_tokens + answer_tokens),
-        weights=weights,
-        compile=compile_decode,
+        slots=max(batches), prefix_cache_tokens=max(batches) * (prompt_tokens + answer_tokens), weights=weights
     )
     engine = Engine(model, tokenizer, settings)
     costs = Costs(model.architecture, WEIGHT_BYTES[weights], model.activation_dtype.itemsize)
@@ -148,14 +143,13 @@ def bench(
     measured: list[Measurement] = []
     for number, workload in enumerate(workloads(batches, prompt_tokens, answer_tokens)):
         progress(f"{workload.batch} requests, {'ragged' if workload.ragged else 'uniform'} lengths")
-        measure(engine, costs, workload, seed=2 * number)  # compiles, and allocates
+        measure(engine, costs, workload, seed=2 * number)  # the first pass allocates
         for warm in (False, True):
             measured.append(measure(engine, costs, workload, seed=2 * number + 1, warm=warm))
     return Report(
         device=str(device),
         threads=torch.get_num_threads(),
         weights=weights,
-        compiled=compile_decode,
         parameters=model.architecture.parameters,
         step_bytes=costs.weights_read,
         peak_bytes_per_s=bandwidth,

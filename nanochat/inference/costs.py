@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from nanochat.inference.decoder import WeightFormat
 from nanochat.model.architecture import Architecture
 
-WeightFormat = Literal["fp32", "bf16", "int8"]
 WEIGHT_BYTES: dict[WeightFormat, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
 

@@ -13,12 +13,14 @@ One thread uses an engine. On a GPU, each step waits for its sampled ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+
+import torch
 
 from nanochat.errors import BadConfig
 from nanochat.inference.answer_text import joined
-from nanochat.inference.decoder import Decoder
+from nanochat.inference.decoder import WeightFormat, make_decoder
 from nanochat.inference.generation import Language
 from nanochat.inference.request import Answer, Delta, Request
 from nanochat.inference.scheduler import EngineStatistics, Scheduler
@@ -39,10 +41,10 @@ class EngineSettings:
     """Most tokens of prompts that one step computes, so that running answers do not wait long."""
     prefix_cache_tokens: int = 8192
     """Most tokens whose keys and values are kept for later requests; 0: none."""
-    weights: Literal["fp32", "bf16", "int8"] = "fp32"
-    """Type of the weights of matrix products."""
-    compile: bool = False
-    """Whether the decoder is compiled, which takes a minute and makes each step faster."""
+    weights: WeightFormat = "fp32"
+    """Format of the weights of matrix products."""
+    threads: int = 0
+    """Threads on a CPU; 0: one for each core."""
 
 
 class Engine:
@@ -69,7 +71,7 @@ class Engine:
                 hint="Load both from the same folder.",
             )
         self._scheduler = Scheduler(
-            Decoder(model, settings.slots, self.context_tokens),
+            make_decoder(model, settings.slots, self.context_tokens, settings.weights, settings.threads),
             self._language,
             settings.slots,
             settings.prefill_chunk_tokens,
@@ -102,7 +104,8 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Computes a chunk of prompts and one token of each running answer; returns what was added to answers."""
-        return self._scheduler.step()
+        with _one_torch_thread():
+            return self._scheduler.step()
 
     def complete(
         self, requests: Sequence[Request], finished: Callable[[int], None] = lambda number: None
@@ -156,6 +159,17 @@ class Engine:
         for number in numbers:
             self.cancel(number)
         self._scheduler.drop_deltas()
+
+
+@contextmanager
+def _one_torch_thread() -> Generator[None]:
+    """Keeps the threads of torch out of the way of the decoder's: after an operation they spin on the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _answer(deltas: Sequence[Delta]) -> Answer:

@@ -39,12 +39,11 @@ class Product(nn.Module):
 class PackedLayer(nn.Module):
     """One layer: joined (queries, keys, values, value gates), attention's output, and the MLP."""
 
-    def __init__(self, model: GPT, layer: int) -> None:
+    def __init__(self, model: GPT, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         block = model.blocks[layer]
         assert isinstance(block, Block)
         attention: Attention = block.attention
-        dtype = model.compute_dtype
         parts: list[Tensor] = [attention.query.weight, attention.key.weight, attention.value.weight]
         self.value_table_VKD: Tensor | None = None
         if attention.value_gate is not None:
@@ -64,7 +63,7 @@ class PackedLayer(nn.Module):
 class PackedWeights(nn.Module):
     """All weights that a forward pass reads."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         super().__init__()
         architecture, settings = model.architecture, model.architecture.model
         table_VC = norm(model.embedding.weight.detach().to(model.activation_dtype))
@@ -74,8 +73,8 @@ class PackedWeights(nn.Module):
         if settings.smear:
             gate_V = torch.sigmoid(model.smear_gate(table_VC[:, : architecture.smear_gate_channels]))[:, 0]
             self.smear_V = gate_V.detach() * model.smear.detach().to(gate_V.dtype)
-        self.layers = nn.ModuleList(PackedLayer(model, layer) for layer in range(architecture.depth))
+        self.layers = nn.ModuleList(PackedLayer(model, layer, dtype) for layer in range(architecture.depth))
         self.residual_scalars = settings.residual_scalars
         self.backout = float(model.backout) if settings.backout else 0.0
-        self.head = Product(model.head.weight.detach()[: architecture.vocab_size].to(model.compute_dtype))
+        self.head = Product(model.head.weight.detach()[: architecture.vocab_size].to(dtype))
         self.softcap = settings.logit_softcap

@@ -1,26 +1,27 @@
 """Continuous batching: which requests have slots, and what one step computes.
 
-    step   1. prefill: the oldest waiting request that fits a free slot; what the prefix cache has is loaded, the rest
-              is computed in chunks, of `prefill_chunk_tokens` tokens a step together, so that running answers go on
-           2. decode: one token of each running answer, in one batch
-           3. sampling of both; answers that end leave their slots
+    step   1. admit: waiting requests get free slots, and what the prefix cache has of their prompts is loaded
+           2. one pass over the last token of each running answer and the next tokens of prompts, at most
+              `prefill_chunk_tokens` of these together, so that running answers do not wait long
+           3. sampling; answers that end leave their slots
 
 Requests start in the order of arrival. The prompt of several answers is computed once: its blocks are loaded into the
 slots of the others.
 
-Shapes: B batch · T time · C channels · V vocabulary
+Shapes: N rows of a pass · B running answers · T tokens of a chunk · C channels · V vocabulary
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
 
-from nanochat.inference.decoder import Block, Decoder
+from nanochat.inference.decoder import Block, Decoder, Rows
 from nanochat.inference.generation import Generation, Language
 from nanochat.inference.prefix_cache import BLOCK_TOKENS, Prefix, PrefixCache
 from nanochat.inference.request import Delta, Request, TokenLogprob
@@ -67,6 +68,21 @@ class _Group:
     unfinished: set[int] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """The next tokens of a prompt in a pass."""
+
+    group: _Group
+    row: int
+    """Its first row."""
+    length: int
+
+    @property
+    def stop(self) -> int:
+        """Tokens of the prompt that are computed after it."""
+        return self.group.computed + self.length
+
+
 class Scheduler:
     """Requests, slots and the prefix cache of one decoder."""
 
@@ -77,7 +93,7 @@ class Scheduler:
         self.cache = PrefixCache(prefix_cache_tokens)
         self.statistics = EngineStatistics(slots=slots)
         self._language = language
-        self._chunk_tokens = min(chunk_tokens, decoder.longest_prefill_tokens)
+        self._chunk_tokens = chunk_tokens
         self._sampler = Sampler()
         self._free = list(range(slots))  # a heap: the lowest first, so that slots in use are adjacent
         self._groups: dict[int, _Group] = {}
@@ -121,74 +137,117 @@ class Scheduler:
         self._deltas = []
 
     def step(self) -> list[Delta]:
-        """One prefill, one decode, and what is now certain of each answer."""
+        """One pass over a token of each running answer and the next tokens of prompts; what is now certain."""
         deltas, self._deltas = self._deltas, []
+        rows = self._last_tokens()
+        chunks = self._next_chunks(rows)
+        logits: list[Tensor] = []
+        if len(rows):
+            hidden_NC = self.decoder.forward(rows)
+            self._save_answers()
+            logits.append(self._logits(hidden_NC, chunks))
         started = self._start(deltas)
-        logits = [self._decode()] if self._running else []
-        logits += [logits_V[None] for _, logits_V in started]
         self._running += [generation for generation, _ in started]
         if self._running:
-            deltas += self._sample(torch.cat(logits))
-            if started:
-                self._running.sort(key=lambda generation: generation.slot)
+            deltas += self._sample(torch.cat([*logits, *(logits_V[None] for _, logits_V in started)]))
+        if started:
+            self._running.sort(key=lambda generation: generation.slot)
         self._count()
         return deltas
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
-    def _start(self, deltas: list[Delta]) -> list[tuple[Generation, Tensor]]:
-        """Answers whose prompts are computed now or before, with the logits after the prompt, (V,)."""
-        started: list[tuple[Generation, Tensor]] = []
-        budget_tokens = self._chunk_tokens
-        while self._waiting and (self._free or self._waiting[0].slot is not None):
-            group = self._waiting[0]
+    def _next_chunks(self, rows: Rows) -> list[_Chunk]:
+        """Adds the next tokens of prompts, in the order of arrival, as far as there are slots and the budget lasts."""
+        chunks: list[_Chunk] = []
+        budget_tokens, promised_slots = self._chunk_tokens, 0
+        computing: set[bytes] = set()
+        for group in self._waiting:
             if group.logits_V is None:
-                if budget_tokens <= 0:
+                if budget_tokens <= 0 or not self._admitted(group, len(self._free) - promised_slots, computing):
                     break
-                budget_tokens -= self._prefill(group, budget_tokens)
-                if group.logits_V is None:
-                    break
-                if group.request.sampling.prompt_logprobs is not None:
-                    logprobs = tuple(group.prompt_logprobs)
-                    deltas.append(Delta(request=group.number, answer=0, prompt_logprobs=logprobs))
-                if not group.request.sampling.max_tokens:
-                    deltas += self._finish_empty(group)
-                    continue
-            while group.started < group.request.answers and (group.slot is not None or self._free):
-                started.append((self._generation(group), group.logits_V))
-            if group.started == group.request.answers:
-                self._waiting.popleft()
-                group.blocks = []
-        return started
+                assert group.slot is not None
+                start = group.computed
+                length = min(budget_tokens, self.decoder.longest_run_tokens, len(group.prompt) - start)
+                chunks.append(_Chunk(group, len(rows), length))
+                rows.add(
+                    group.slot, start, group.prompt[start : start + length], group.prompt[start - 1] if start else None
+                )
+                budget_tokens -= length
+            promised_slots += group.request.answers - group.started - (group.slot is not None)
+        return chunks
 
-    def _prefill(self, group: _Group, budget_tokens: int) -> int:
-        """Computes the next chunk of a prompt; returns its length in tokens."""
-        prompt, sampling = group.prompt, group.request.sampling
+    def _admitted(self, group: _Group, free_slots: int, computing: set[bytes]) -> bool:
+        """Gives a prompt a slot with what the prefix cache has of it, unless it has one.
+
+        Not if a prompt before it computes the next block too: a step later, that block is in the cache.
+        """
         if group.slot is None:
+            if free_slots <= 0:
+                return False
+            group.prefix = Prefix(group.request.cache_salt)
+            if group.request.sampling.prompt_logprobs is None:
+                group.blocks = self.cache.find(group.prefix, group.prompt)
+        digest = b""
+        if self.cache.enabled and len(group.prompt) >= group.prefix.tokens + BLOCK_TOKENS:
+            digest = group.prefix.next(group.prompt)
+        if group.slot is None:
+            if digest in computing:
+                return False
             group.slot = heappop(self._free)
-            if sampling.prompt_logprobs is None:
-                group.blocks = self.cache.find(group.prefix, prompt)
             self._load(group.slot, group.blocks)
             group.computed = group.prefix.tokens
             self.statistics.prompt_tokens_cached += group.computed
-        start = group.computed
-        stop = min(start + budget_tokens, len(prompt))
-        previous = prompt[start - 1] if start else None
-        hidden_TC = self.decoder.prefill(group.slot, start, prompt[start:stop], previous)
+        if digest:
+            computing.add(digest)
+        return True
+
+    def _logits(self, hidden_NC: Tensor, chunks: Sequence[_Chunk]) -> Tensor:
+        """Logits of the running answers, (B, V). Prompts that are complete get theirs."""
+        complete = [chunk for chunk in chunks if chunk.stop == len(chunk.group.prompt)]
+        answers = len(self._running)
+        last = [*range(answers), *(chunk.row + chunk.length - 1 for chunk in complete)]
+        logits_BV = self.decoder.logits(hidden_NC[last])
+        for chunk, logits_V in zip(complete, logits_BV[answers:], strict=True):
+            chunk.group.logits_V = logits_V
+        for chunk in chunks:
+            self._computed(chunk, hidden_NC[chunk.row : chunk.row + chunk.length])
+        return logits_BV[:answers]
+
+    def _computed(self, chunk: _Chunk, hidden_TC: Tensor) -> None:
+        """Keeps what a chunk of a prompt gave."""
+        group, start, stop = chunk.group, chunk.group.computed, chunk.stop
+        prompt, logprobs = group.prompt, group.request.sampling.prompt_logprobs
         group.computed = stop
-        self.statistics.prompt_tokens_computed += stop - start
+        self.statistics.prompt_tokens_computed += chunk.length
         if self.cache.enabled or group.request.answers > 1:
+            assert group.slot is not None
             group.blocks += self._save(group.slot, group.prefix, prompt, stop)
-        if sampling.prompt_logprobs is not None:
-            following = prompt[start + 1 : stop + 1]
-            if following:
-                logits_TV = self.decoder.logits(hidden_TC[: len(following)])
-                group.prompt_logprobs += token_logprobs(logits_TV, following, sampling.prompt_logprobs)
-        if stop == len(prompt):
-            group.logits_V = self.decoder.logits(hidden_TC[-1:])[0]
-            if group.request.answers > 1 and group.prefix.tokens < stop:
+            if stop == len(prompt) and group.request.answers > 1 and group.prefix.tokens < stop:
                 group.blocks.append(self.decoder.save(group.slot, group.prefix.tokens, stop))
-        return stop - start
+        following = prompt[start + 1 : stop + 1]
+        if logprobs is not None and following:
+            logits_TV = self.decoder.logits(hidden_TC[: len(following)])
+            group.prompt_logprobs += token_logprobs(logits_TV, following, logprobs)
+
+    def _start(self, deltas: list[Delta]) -> list[tuple[Generation, Tensor]]:
+        """New answers of prompts that are computed, with the logits after the prompt, (V,)."""
+        started: list[tuple[Generation, Tensor]] = []
+        for group in [group for group in self._waiting if group.logits_V is not None]:
+            assert group.logits_V is not None
+            if not group.started and group.request.sampling.prompt_logprobs is not None:
+                logprobs = tuple(group.prompt_logprobs)
+                deltas.append(Delta(request=group.number, answer=0, prompt_logprobs=logprobs))
+            if not group.request.sampling.max_tokens:
+                deltas += self._finish_empty(group)
+                continue
+            while group.started < group.request.answers and (group.slot is not None or self._free):
+                started.append((self._generation(group), group.logits_V))
+            if group.started < group.request.answers:
+                break
+            self._waiting.remove(group)
+            group.blocks = []
+        return started
 
     def _generation(self, group: _Group) -> Generation:
         """The next answer of a computed prompt: in the slot of the prompt, or in another one."""
@@ -209,7 +268,7 @@ class Scheduler:
 
     def _finish_empty(self, group: _Group) -> list[Delta]:
         """The deltas of a request that wanted nothing but its prompt."""
-        self._waiting.popleft()
+        self._waiting.remove(group)
         assert group.slot is not None
         heappush(self._free, group.slot)
         del self._groups[group.number]
@@ -219,21 +278,20 @@ class Scheduler:
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _decode(self) -> Tensor:
-        """Adds the last token of each running answer to its slot; returns the next logits, (B, V)."""
-        running = self._running
-        pairs = [generation.last_two() for generation in running]
-        logits_BV = self.decoder.decode(
-            [generation.slot for generation in running],
-            [last for last, _ in pairs],
-            [generation.tokens - 1 for generation in running],
-            [previous for _, previous in pairs],
-        )
-        for generation in running:
+    def _last_tokens(self) -> Rows:
+        """The last token of each running answer."""
+        rows = Rows()
+        for generation in self._running:
+            last, previous = generation.last_two()
+            rows.add(generation.slot, generation.tokens - 1, [last], previous)
+        return rows
+
+    def _save_answers(self) -> None:
+        """Saves the blocks of answers that are complete now."""
+        for generation in self._running:
             if generation.prefix is not None and not generation.tokens % BLOCK_TOKENS:
                 ids = generation.prompt + generation.row.answer
                 self._save(generation.slot, generation.prefix, ids, generation.tokens)
-        return logits_BV
 
     def _sample(self, logits_BV: Tensor) -> list[Delta]:
         ids, logprobs = self._sampler.sample(logits_BV, [generation.row for generation in self._running])

@@ -20,12 +20,9 @@ def load_engine(artifact: Artifact, tokenizer: Tokenizer, options: ServeOptions,
     """
     count = torch.cuda.device_count()
     device = torch.device("cuda", number % count) if count else torch.device("cpu")
-    if not count and options.replicas > 1:
-        torch.set_num_threads(max(1, settings.cores() // options.replicas))
+    threads = max(1, settings.cores() // options.replicas)
     try:
         model = load_model(artifact.path, device)
     except OSError as error:
         raise from_system(error, "the model") from error
-    return Engine(
-        model, tokenizer, EngineSettings(slots=options.slots, weights=options.weights, compile=options.compile)
-    )
+    return Engine(model, tokenizer, EngineSettings(slots=options.slots, weights=options.weights, threads=threads))

@@ -25,7 +25,6 @@ class ServeOptions:
     queue: int = 128
     """Answers that may wait for a slot of one engine."""
     weights: Weights = "fp32"
-    compile: bool = False
     tokens: tuple[str, ...] = ()
     """Bearer tokens that are accepted; none: every client is."""
     allow_hosts: tuple[str, ...] = ()

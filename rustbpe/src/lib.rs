@@ -1,4 +1,4 @@
-//! The tokenizer of nanochat: byte-pair encoding (BPE), and packing of documents into rows.
+//! The native code of nanochat: byte-pair encoding (BPE), packing of documents into rows, and generation on a CPU.
 //!
 //! Pure Rust; the Python module is behind the feature `python`.
 //!
@@ -9,6 +9,7 @@
 //! 4. [`encode`]: text → ids, with the merges of a vocabulary.
 //! 5. [`parquet`]: texts from a column of a Parquet file (feature `parquet`).
 //! 6. [`pack`]: documents of ids → rows of equal length.
+//! 7. [`network`]: ids → logits, for generation on a CPU. It is here because it is native code of the same package.
 //!
 //! Below these: `text` (texts that may not be valid UTF-8), `parallel` (threads), `packed_piece` and `hash` (short pieces
 //! as keys), `huge_pages`, `prefetch` and `buffer_pool` (memory). Above them: `python` (argument conversion, errors and
@@ -18,6 +19,7 @@ mod buffer_pool;
 pub mod encode;
 mod hash;
 mod huge_pages;
+pub mod network;
 pub mod pack;
 mod packed_piece;
 mod parallel;

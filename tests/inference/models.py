@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nanochat.config.training import ModelConfig
-from nanochat.inference.decoder import Block
+from nanochat.inference.decoder import Block, Rows
 from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.inference.request import Answer, Request, SamplingParameters
 from nanochat.model.architecture import Architecture
@@ -72,23 +72,20 @@ class Scripted:
 
     script: Sequence[int] = ()
     vocab_size = TOKENIZER.vocab_size
-    longest_prefill_tokens = 512
+    longest_run_tokens = kept_tokens = 512
+    cache_bytes = 0
 
     def __init__(self, model: GPT, slots: int, context_tokens: int, *_: object) -> None:
         self.context_tokens = context_tokens
         self.seen: list[int] = []
 
-    def prefill(self, slot: int, start: int, ids: Sequence[int], previous: int | None) -> Tensor:
-        self.seen += ids
-        return torch.arange(start, start + len(ids))
+    def forward(self, rows: Rows) -> Tensor:
+        self.seen += rows.ids
+        return torch.tensor(rows.positions)
 
     def logits(self, hidden_NC: Tensor) -> Tensor:
         next_N = torch.tensor([self.script[int(position)] for position in hidden_NC])
         return torch.nn.functional.one_hot(next_N, self.vocab_size).float() * 10
-
-    def decode(self, slots: Sequence[int], ids: Sequence[int], positions: Sequence[int], *_: object) -> Tensor:
-        self.seen += ids
-        return self.logits(torch.tensor(positions))
 
     def save(self, slot: int, start: int, stop: int) -> Block:
         return (torch.empty(0),)
@@ -104,7 +101,7 @@ def scripted(
     settings: EngineSettings = EngineSettings(),
 ) -> Engine:
     """An engine whose model generates this script after a prompt of one token."""
-    monkeypatch.setattr("nanochat.inference.engine.Decoder", Scripted)
+    monkeypatch.setattr("nanochat.inference.engine.make_decoder", Scripted)
     monkeypatch.setattr(Scripted, "script", [*script, *[0] * 64])
     monkeypatch.setattr(Scripted, "vocab_size", tokenizer.vocab_size)
     model = built()

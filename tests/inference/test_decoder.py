@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from nanochat.config.training import ModelConfig
-from nanochat.inference.decoder import Decoder
-from nanochat.inference.slots import Slots
+from nanochat.errors import BadConfig
+from nanochat.inference.decoder import Decoder, Rows, WeightFormat
+from nanochat.inference.native_decoder import NativeDecoder
+from nanochat.inference.torch_decoder import TorchDecoder
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from tests.inference.models import TOKENIZER, built
@@ -43,13 +45,37 @@ def model_of(options: dict[str, Any]) -> GPT:
     return model_with(tuple(options.items()))
 
 
+@pytest.fixture(params=[NativeDecoder, TorchDecoder])
+def make(request: pytest.FixtureRequest) -> Callable[[GPT, int, int], Decoder]:
+    return request.param
+
+
+def added(decoder: Decoder, slot: int, start: int, ids: Sequence[int], previous: int | None) -> Tensor:
+    """The outputs of consecutive tokens of a slot, (T, C), in runs that are as long as possible."""
+    outputs: list[Tensor] = []
+    for at in range(0, len(ids), decoder.longest_run_tokens):
+        rows = Rows()
+        run = list(ids[at : at + decoder.longest_run_tokens])
+        rows.add(slot, start + at, run, ids[at - 1] if at else previous)
+        outputs.append(decoder.forward(rows))
+    return torch.cat(outputs)
+
+
+def decode(
+    decoder: Decoder, slots: Sequence[int], ids: Sequence[int], positions: Sequence[int], before: Sequence[int]
+) -> Tensor:
+    """Logits after one more token of each slot, (B, V)."""
+    rows = Rows(list(slots), list(positions), list(ids), list(before))
+    return decoder.logits(decoder.forward(rows))
+
+
 def prefilled(decoder: Decoder, slot: int, sizes: Sequence[int], ids: Sequence[int] = IDS) -> Tensor:
     """The outputs of all ids, (T, C), computed in chunks of these sizes, over and over."""
     chunks: list[Tensor] = []
     start = 0
     while start < len(ids):
         stop = min(start + sizes[len(chunks) % len(sizes)], len(ids))
-        chunks.append(decoder.prefill(slot, start, ids[start:stop], ids[start - 1] if start else None))
+        chunks.append(added(decoder, slot, start, ids[start:stop], ids[start - 1] if start else None))
         start = stop
     return torch.cat(chunks)
 
@@ -60,30 +86,34 @@ def decoded(decoder: Decoder, slots: Sequence[int], starts: Sequence[int], steps
     for step in range(steps):
         positions = [start + step for start in starts]
         ids, previous = [IDS[p] for p in positions], [IDS[p - 1] for p in positions]
-        logits.append(decoder.decode(slots, ids, positions, previous))
+        logits.append(decode(decoder, slots, ids, positions, previous))
     return torch.stack(logits)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_prompt_gives_the_logits_of_the_network(options: dict[str, Any]) -> None:
+def test_a_prompt_gives_the_logits_of_the_network(
+    make: Callable[[GPT, int, int], Decoder], options: dict[str, Any]
+) -> None:
     model = model_of(options)
-    decoder = Decoder(model, 1, 512)
+    decoder = make(model, 1, 512)
     with torch.no_grad():
         expected_TV = model(torch.tensor([IDS]))[0]
     torch.testing.assert_close(decoder.logits(prefilled(decoder, 0, [TOKENS])), expected_TV, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_chunks_do_not_change_a_bit(options: dict[str, Any]) -> None:
-    decoder = Decoder(model_of(options), 2, 512)
+def test_chunks_do_not_change_a_bit(make: Callable[[GPT, int, int], Decoder], options: dict[str, Any]) -> None:
+    decoder = make(model_of(options), 2, 512)
     whole = prefilled(decoder, 0, [TOKENS])
     for sizes in ([128], [256], [129, 1], [1, 7, 30]):
         assert torch.equal(prefilled(decoder, 1, sizes), whole), sizes
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_decoding_in_any_batch_gives_the_bits_of_the_prompt(options: dict[str, Any]) -> None:
-    decoder = Decoder(model_of(options), 9, 512)
+def test_decoding_in_any_batch_gives_the_bits_of_the_prompt(
+    make: Callable[[GPT, int, int], Decoder], options: dict[str, Any]
+) -> None:
+    decoder = make(model_of(options), 9, 512)
     expected_TV = decoder.logits(prefilled(decoder, 0, [TOKENS]))
     for slots in ([3], [2, 3], [8, 1, 4, 5, 2], [3, 1, 0, 2], list(range(9))):
         starts = [190 + 7 * row for row in range(len(slots))]
@@ -94,27 +124,29 @@ def test_decoding_in_any_batch_gives_the_bits_of_the_prompt(options: dict[str, A
             assert torch.equal(logits[:, row], expected_TV[start : start + len(logits)]), (slots, row)
 
 
-def test_several_tokens_in_a_wrapped_ring_are_a_second_turn() -> None:
-    decoder = Decoder(model_of({}), 1, 512)
+def test_several_tokens_in_a_wrapped_ring_are_a_second_turn(make: Callable[[GPT, int, int], Decoder]) -> None:
+    decoder = make(model_of({}), 1, 512)
     whole = prefilled(decoder, 0, [TOKENS])
     prefilled(decoder, 0, [100], IDS[:100])
     decoded(decoder, [0], [100], 160)
-    assert torch.equal(decoder.prefill(0, 260, IDS[260:], IDS[259]), whole[260:])
+    assert torch.equal(added(decoder, 0, 260, IDS[260:], IDS[259]), whole[260:])
 
 
-def test_a_slot_shows_nothing_of_the_request_before() -> None:
-    decoder = Decoder(model_of({}), 1, 512)
+def test_a_slot_shows_nothing_of_the_request_before(make: Callable[[GPT, int, int], Decoder]) -> None:
+    decoder = make(model_of({}), 1, 512)
     first = prefilled(decoder, 0, [9], IDS[:9])
     prefilled(decoder, 0, [TOKENS], IDS[::-1])
     assert torch.equal(prefilled(decoder, 0, [9], IDS[:9]), first)
 
 
 @pytest.mark.parametrize("distance", [127, 128, 129])
-def test_a_window_of_128_sees_128_tokens_before_the_token(distance: int) -> None:
+def test_a_window_of_128_sees_128_tokens_before_the_token(
+    make: Callable[[GPT, int, int], Decoder], distance: int
+) -> None:
     model = built(512, window_pattern="S", depth=2, smear=False, value_embeddings=False)
     with torch.no_grad():
         model.get_parameter("blocks.1.attention.out.weight").zero_()  # the last layer sees everything
-    decoder = Decoder(model, 2, 512)
+    decoder = make(model, 2, 512)
     at = 200
     other = [*IDS]
     other[at - distance] = (IDS[at - distance] + 1) % TOKENIZER.vocab_size
@@ -122,46 +154,69 @@ def test_a_window_of_128_sees_128_tokens_before_the_token(distance: int) -> None
     assert seen == (distance <= 128)
     for slot, ids in ((0, IDS), (1, other)):
         prefilled(decoder, slot, [at], ids[:at])
-    logits_BV = decoder.decode([0, 1], [IDS[at]] * 2, [at] * 2, [IDS[at - 1]] * 2)
+    logits_BV = decode(decoder, [0, 1], [IDS[at]] * 2, [at] * 2, [IDS[at - 1]] * 2)
     assert torch.equal(logits_BV[0], logits_BV[1]) != seen
 
 
-def test_blocks_continue_in_another_slot() -> None:
-    decoder = Decoder(model_of({}), 2, 512)
+def test_blocks_continue_in_another_slot(make: Callable[[GPT, int, int], Decoder]) -> None:
+    decoder = make(model_of({}), 2, 512)
     whole = prefilled(decoder, 0, [TOKENS])
     blocks = []
     for start in range(0, 272, 16):
-        decoder.prefill(0, start, IDS[start : start + 16], IDS[start - 1] if start else None)
+        added(decoder, 0, start, IDS[start : start + 16], IDS[start - 1] if start else None)
         blocks.append(decoder.save(0, start, start + 16))
     for number, block in enumerate(blocks):
         decoder.load(1, 16 * number, block)
-    assert torch.equal(decoder.prefill(1, 272, IDS[272:], IDS[271]), whole[272:])
+    assert torch.equal(added(decoder, 1, 272, IDS[272:], IDS[271]), whole[272:])
 
 
-def test_a_block_across_the_end_of_a_ring() -> None:
-    decoder = Decoder(model_of({}), 2, 512)
+def test_a_block_across_the_end_of_a_ring(make: Callable[[GPT, int, int], Decoder]) -> None:
+    decoder = make(model_of({}), 2, 512)
     whole = prefilled(decoder, 0, [TOKENS])
     prefilled(decoder, 0, [290], IDS[:290])
     prefilled(decoder, 1, [90], IDS[:90])
     decoder.load(1, 90, decoder.save(0, 90, 290))
-    assert torch.equal(decoder.prefill(1, 290, IDS[290:], IDS[289]), whole[290:])
+    assert torch.equal(added(decoder, 1, 290, IDS[290:], IDS[289]), whole[290:])
 
 
-def test_windows_halve_the_memory_of_a_long_context() -> None:
-    config = ModelConfig.model_validate({"depth": 4, "aspect_ratio": 8, "head_dim": 8, "window_pattern": "SSSL"})
+def test_windows_halve_the_memory_of_a_long_context(make: Callable[[GPT, int, int], Decoder]) -> None:
+    config = ModelConfig.model_validate({"depth": 4, "aspect_ratio": 16, "head_dim": 16, "window_pattern": "SSSL"})
     architecture = Architecture(model=config, vocab_size=64, sequence_len=2048)
-    cpu = torch.device("cpu")
+    model = GPT(architecture)
+    model.init_weights(1)
     full = 2 * 4 * 2048 * architecture.kv_width * 4
-    assert Slots(architecture, 1, 2048, torch.float32, cpu).bytes <= 0.5 * full
+    assert make(model, 1, 2048).cache_bytes <= 0.5 * full
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_bf16_on_a_gpu_is_near_fp32_on_the_cpu() -> None:
     model = built(512)
-    decoder = Decoder(model, 1, 512)
+    decoder: Decoder = NativeDecoder(model, 1, 512)
     expected_TV = decoder.logits(prefilled(decoder, 0, [TOKENS]))
-    model.compute_dtype = torch.bfloat16
-    decoder = Decoder(model.to("cuda"), 1, 512)
+    decoder = TorchDecoder(model.to("cuda"), 1, 512, "bf16")
     logits_TV = decoder.logits(prefilled(decoder, 0, [100])).cpu()
     torch.testing.assert_close(logits_TV, expected_TV, rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize(("weights", "difference"), [("bf16", 0.05), ("int8", 0.2)])
+def test_smaller_weights_give_similar_logits(weights: WeightFormat, difference: float) -> None:
+    model = built(512)
+    exact, similar = NativeDecoder(model, 1, 512), NativeDecoder(model, 1, 512, weights)
+    expected_TV, found_TV = (decoder.logits(prefilled(decoder, 0, [TOKENS])) for decoder in (exact, similar))
+    assert 0 < (found_TV - expected_TV).pow(2).mean().sqrt() < difference * expected_TV.std()
+
+
+def test_eight_bits_are_refused_on_a_gpu() -> None:
+    with pytest.raises(BadConfig, match="8 bits"):
+        TorchDecoder(built(512), 1, 512, "int8")
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    model = model_of({})
+    one, two = NativeDecoder(model, 8, 512, threads=1), NativeDecoder(model, 8, 512, threads=2)
+    for decoder in (one, two):
+        for slot in range(8):
+            prefilled(decoder, slot, [20], IDS[:20])
+    args = range(8), IDS[20:28], [20] * 8, [IDS[19]] * 8
+    assert torch.equal(decode(one, *args), decode(two, *args))

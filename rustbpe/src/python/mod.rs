@@ -3,6 +3,7 @@
 mod arguments;
 mod batches;
 mod encoder;
+mod network;
 mod pack;
 mod pooled_array;
 mod trainer;
@@ -74,6 +75,8 @@ fn _rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add_class::<trainer::PyTrainer>()?;
     module.add_class::<encoder::PyEncoder>()?;
+    module.add_class::<network::PyLayer>()?;
+    module.add_class::<network::PyNetwork>()?;
     module.add_class::<batches::PyBatches>()?;
     module.add_class::<batches::PyBatch>()?;
     module.add_function(wrap_pyfunction!(encoder::encoder_of, module)?)?;

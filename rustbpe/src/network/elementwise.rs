@@ -1,0 +1,74 @@
+//! Operations on rows. Each row is computed in one order, so it does not depend on other rows.
+
+use super::PANEL;
+
+/// Divides a row by its root mean square: RMSNorm without parameters.
+pub fn normalize(row: &mut [f32], epsilon: f32) {
+    let mut sums = [0f32; PANEL];
+    let mut chunks = row.chunks_exact(PANEL);
+    for chunk in &mut chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value * value;
+        }
+    }
+    let rest: f32 = chunks.remainder().iter().map(|value| value * value).sum();
+    let mean = (sums.iter().sum::<f32>() + rest) / row.len() as f32;
+    let scale = 1.0 / (mean + epsilon).sqrt();
+    row.iter_mut().for_each(|value| *value *= scale);
+}
+
+/// Rotary positions: rotates channels (i, i + D/2) by minus the angle of the position, as the training code does.
+pub fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (left, right) = head.split_at_mut(cos.len());
+    for channel in 0..cos.len() {
+        let (l, r) = (left[channel], right[channel]);
+        left[channel] = l * cos[channel] + r * sin[channel];
+        right[channel] = r * cos[channel] - l * sin[channel];
+    }
+}
+
+/// 1 / (1 + e^-x).
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// e^x to about two units in the last place, for x from -87 to 88: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes,
+/// `expf`). Outside, the value at the nearest end.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 x 2^23: a sum with it is rounded to an integer, which its low bits contain
+    let x = x.clamp(-87.0, 88.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = p * r + coefficient;
+    }
+    let value = p * r * r + r + 1.0;
+    value * f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponentials_are_those_of_the_standard_library() {
+        for step in -8600..8600 {
+            let x = step as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - exact).abs() <= 3e-7 * exact, "{x}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1000.0) < 1e-37);
+    }
+
+    #[test]
+    fn a_normalized_row_has_the_root_mean_square_one() {
+        let mut row: Vec<f32> = (0..100).map(|i| i as f32 - 30.0).collect();
+        normalize(&mut row, 1e-7);
+        let square: f32 = row.iter().map(|x| x * x).sum();
+        assert!((square / 100.0 - 1.0).abs() < 1e-5);
+    }
+}
