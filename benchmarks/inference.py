@@ -49,7 +49,7 @@ from benchmarks.inference_sides import (
     transformers_calls,
 )
 from nanochat.config.training import ModelConfig
-from nanochat.inference.decoder import make_decoder
+from nanochat.inference.engine import make_decoder
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 

@@ -40,6 +40,7 @@ RUST = {
     "nanochat.data.document_stats": ("parquet",),
     "nanochat.data.packing": ("pack",),
     "nanochat.data.conversation_rows": ("pack",),
+    "nanochat.inference.native_decoder": ("network",),
 }
 """Module that calls the crate → the files and folders of the crate that it uses, beside those of what it imports."""
 

@@ -19,8 +19,6 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from nanochat.model.gpt import GPT
-
 WeightFormat = Literal["fp32", "bf16", "int8"]
 Block = Any
 """Keys and values of consecutive tokens, in the format of the decoder that saved them."""
@@ -77,19 +75,3 @@ class Decoder(Protocol):
     def cache_bytes(self) -> int:
         """Memory of the keys and values of all slots."""
         ...
-
-
-def make_decoder(
-    model: GPT, slots: int, context_tokens: int, weights: WeightFormat = "fp32", threads: int = 0
-) -> Decoder:
-    """A decoder for the device of the model; on a CPU it has `threads` threads (0: one for each core).
-
-    Raises `BadConfig` for weights that it does not support.
-    """
-    if model.embedding.weight.device.type == "cpu":
-        from nanochat.inference.native_decoder import NativeDecoder  # noqa: PLC0415 - one of the two is imported
-
-        return NativeDecoder(model, slots, context_tokens, weights, threads)
-    from nanochat.inference.torch_decoder import TorchDecoder  # noqa: PLC0415
-
-    return TorchDecoder(model, slots, context_tokens, weights)

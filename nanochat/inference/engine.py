@@ -20,10 +20,12 @@ import torch
 
 from nanochat.errors import BadConfig
 from nanochat.inference.answer_text import joined
-from nanochat.inference.decoder import WeightFormat, make_decoder
+from nanochat.inference.decoder import Decoder, WeightFormat
 from nanochat.inference.generation import Language
+from nanochat.inference.native_decoder import NativeDecoder
 from nanochat.inference.request import Answer, Delta, Request
 from nanochat.inference.scheduler import EngineStatistics, Scheduler
+from nanochat.inference.torch_decoder import TorchDecoder
 from nanochat.inference.validation import validate
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.bpe import Tokenizer
@@ -159,6 +161,18 @@ class Engine:
         for number in numbers:
             self.cancel(number)
         self._scheduler.drop_deltas()
+
+
+def make_decoder(
+    model: GPT, slots: int, context_tokens: int, weights: WeightFormat = "fp32", threads: int = 0
+) -> Decoder:
+    """A decoder for the device of the model; on a CPU it has `threads` threads (0: one for each core).
+
+    Raises `BadConfig` for weights that it does not support.
+    """
+    if model.embedding.weight.device.type == "cpu":
+        return NativeDecoder(model, slots, context_tokens, weights, threads)
+    return TorchDecoder(model, slots, context_tokens, weights)
 
 
 @contextmanager

@@ -5,7 +5,7 @@
 
 use super::elementwise::exp;
 use super::kernel::{add_products, Rows};
-use super::slots::LayerCache;
+use super::slots::{CacheShape, LayerCache};
 use super::PANEL;
 
 /// Which keys the tokens see.
@@ -29,17 +29,9 @@ pub struct Scratch {
 }
 
 /// The output of one key/value head for G query heads: queries (T, G, D), scaled, to `out` (T, G, D).
-pub fn attend(
-    cache: &LayerCache,
-    head: usize,
-    span: Span,
-    group: usize,
-    dim: usize,
-    queries: &[f32],
-    out: &mut [f32],
-    scratch: &mut Scratch,
-) {
-    let columns = cache.columns();
+pub fn attend(cache: &LayerCache, head: usize, span: Span, queries: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+    let CacheShape { head_dim: dim, columns, .. } = cache.shape();
+    let group = queries.len() / (span.tokens * dim);
     let last = span.start + span.tokens - 1;
     let first_panel = span.start.saturating_sub(span.window) / PANEL; // by position, not by column
     let panels = last / PANEL + 1 - first_panel;

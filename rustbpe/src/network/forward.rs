@@ -199,7 +199,6 @@ impl Network {
 
 fn forward(shape: &Shape, layers: &[Layer], slots: &mut Slots<'_>, tokens: &[Token], parallel: bool) -> Vec<f32> {
     let width = shape.width;
-    let runs = runs_of(tokens);
     let mut x = embedded(shape, tokens);
     let first = x.clone();
     let mut middle = Vec::new();
@@ -211,7 +210,7 @@ fn forward(shape: &Shape, layers: &[Layer], slots: &mut Slots<'_>, tokens: &[Tok
         normalize_rows(&x, &mut normed, shape);
         layer.joined.multiply(&normed, &mut joined, parallel);
         write_keys_and_values(shape, layer, number, slots, tokens, &mut joined);
-        attend_all(shape, layer, number, slots, tokens, &runs, &joined, &mut y, parallel);
+        attend_all(shape, (number, layer), slots, tokens, &joined, &mut y, parallel);
         layer.out.multiply(&y, &mut hidden, parallel);
         x.iter_mut().zip(&hidden).for_each(|(x, y)| *x += y);
         normalize_rows(&x, &mut normed, shape);
@@ -299,16 +298,15 @@ fn write_keys_and_values(
 /// The output of attention of all tokens, (N, H D).
 fn attend_all(
     shape: &Shape,
-    layer: &Layer,
-    number: usize,
+    (number, layer): (usize, &Layer),
     slots: &Slots<'_>,
     tokens: &[Token],
-    runs: &[Run],
     joined: &[f32],
     y: &mut Vec<f32>,
     parallel: bool,
 ) {
     let (dim, group, row) = (shape.head_dim, shape.heads / shape.kv_heads, shape.heads * shape.head_dim);
+    let runs = runs_of(tokens);
     let attend_run = |scratch: &mut Scratch, run: &Run, head: usize| -> Vec<f32> {
         let span = Span { start: tokens[run.first].position, tokens: run.tokens, window: layer.window };
         let width = group * dim;
@@ -319,7 +317,7 @@ fn attend_all(
         }
         let mut out = vec![0.0; queries.len()];
         let cache = &slots[&tokens[run.first].slot][number];
-        attend(cache, head, span, group, dim, &queries, &mut out, scratch);
+        attend(cache, head, span, &queries, &mut out, scratch);
         scratch.queries = queries;
         out
     };

@@ -37,9 +37,9 @@ impl LayerCache {
         }
     }
 
-    /// S.
-    pub fn columns(&self) -> usize {
-        self.shape.columns
+    /// K, D and S.
+    pub fn shape(&self) -> CacheShape {
+        self.shape
     }
 
     /// Bytes of keys and values.
