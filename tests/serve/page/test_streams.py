@@ -184,6 +184,7 @@ def test_a_token_is_requested_and_forgotten_with_the_tab(open_page: OpenPage, se
 def test_a_refused_token_is_an_error_in_place(page: Page, server: ScriptedServer) -> None:
     server.token = "s3cret"
     send(page, "Hi")
+    expect(page.get_by_label("Bearer token")).to_be_visible()  # before that, Escape stops the request
     page.keyboard.press("Escape")
     expect(note(page)).to_have_text("The token is missing or wrong.")
     assert shown(page)[0] == "Hi"
