@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from nanochat.errors import BadConfig
-from nanochat.inference.costs import WEIGHT_BYTES, Costs, WeightFormat
+from nanochat.inference.costs import WEIGHT_BYTES, Costs
+from nanochat.inference.decoder import WeightFormat
 from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.inference.request import Request, SamplingParameters
 from nanochat.model.files import load_model
