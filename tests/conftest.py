@@ -12,6 +12,9 @@ import pytest
 from nanochat.store.objects import Objects
 from tests.s3 import serve, weed
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a process; further threads of torch would spin, and wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SLOW = {"site", "browser", "postgres", "kills"}
 ENVIRONMENT = ("NANOCHAT_HOME", "NANOCHAT_STORE", "NO_PROXY", "no_proxy", "PYTHONPATH", "PYTHONSAFEPATH")
 
