@@ -34,6 +34,8 @@ READING: dict[str, list[list[str]]] = {
     "plan": [[], ["--set", "pretrain.depth=1"]],
     "run": [["--dry-run"]],
     "chat": [["kept"]],
+    "serve": [["kept", "--port", "0"]],
+    "bench": [["kept"]],
     "profiles": [[]],
     "config": [[]],
 }
@@ -141,7 +143,7 @@ def test_on_a_disk(tmp_path: Path) -> None:
     before = snapshot(root)
     found = run(tmp_path, reading(tmp_path, str(root), run_id), str(root), {})
     assert found["tried"] == []
-    assert failed(found["output"]) == ["chat", "verify"]
+    assert failed(found["output"]) == ["bench", "chat", "serve", "verify"]
     assert snapshot(root) == before
 
 
@@ -164,7 +166,7 @@ def test_on_s3(s3_server: dict[str, str], root_s3: str, tmp_path: Path) -> None:
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "forbidden", changes) as (address, tried):
         found = run(tmp_path, reading(tmp_path, root_s3, run_id), "", {"AWS_ENDPOINT_URL": address})
     assert tried == []
-    assert failed(found["output"]) == ["chat", "verify"]
+    assert failed(found["output"]) == ["bench", "chat", "serve", "verify"]
     assert [(entry, store.objects.read(entry.path)) for entry in store.objects.list("v1", everything=True)] == before
 
 

@@ -5,8 +5,11 @@ use rayon::prelude::*;
 use super::kernel::{add_products, Rows, Weight};
 use super::PANEL;
 
-/// Products with fewer multiplications are computed on one thread: to wake others takes as long.
-const PARALLEL_FROM: usize = 1 << 21;
+/// Products that take less time on one thread stay there: to wake others takes about ten microseconds.
+const PARALLEL_FROM_NS: usize = 60_000;
+/// What one thread does in a nanosecond, about: multiplications, and bytes of weights that it reads from memory.
+const MULTIPLICATIONS_PER_NS: usize = 20;
+const BYTES_PER_NS: usize = 10;
 
 /// Inputs that are multiplied before the next: this part of a panel stays in the first cache for all rows.
 const INPUT_BLOCK: usize = 256;
@@ -92,7 +95,8 @@ impl Product {
             }
         };
         let panel_len = self.inputs * PANEL;
-        if !parallel || values.len() * self.outputs < PARALLEL_FROM {
+        let ns = values.len() * self.outputs / MULTIPLICATIONS_PER_NS + self.bytes() / BYTES_PER_NS;
+        if !parallel || ns < PARALLEL_FROM_NS {
             panels.chunks_exact(panel_len).zip(sums.chunks_exact_mut(count)).for_each(panel_of);
         } else {
             panels.par_chunks_exact(panel_len).zip(sums.par_chunks_exact_mut(count)).for_each(panel_of);
