@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ class Terminal:
     def __init__(self, home: Path, *arguments: str) -> None:
         self.pid, self.screen = pty.fork()
         if not self.pid:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
             os.execve(sys.executable, [sys.executable, "-m", "nanochat.cli", "chat", *arguments], environment(home))
         self.shown = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in two reads
