@@ -119,7 +119,7 @@ def test_the_requests_to_a_server_get_answers(tmp_path: Path, capsys: pytest.Cap
     publish(store, tmp_path / "model", chain_model(), key="1" * 64, alias="chat/latest")
     with running(store) as server:
         exec(CLIENT_CODE.replace("http://127.0.0.1:8000", server.address), {})
-        assert capsys.readouterr().out.strip()
+        assert capsys.readouterr().out.strip() == ANSWER
         line = shlex.split(curl.replace("http://127.0.0.1:8000", server.address).replace("\\\n", ""))
         done = subprocess.run([*line, "--silent"], capture_output=True, text=True)
         assert '"chat.completion"' in done.stdout, done

@@ -22,6 +22,8 @@ TOKENIZER = Tokenizer.from_merges([])
 ANSWER = "ok ď😀!"
 """What the model answers: no byte occurs twice."""
 CONTEXT = 256
+MARGIN = 30
+"""Logit of a successor, before the cap of 15; those of all other tokens are about 0."""
 
 
 def ids(*words: str) -> list[int]:
@@ -43,18 +45,20 @@ CHAINS = (
 
 
 def chain_model(chains: tuple[list[int], ...] = CHAINS, *, context_tokens: int = CONTEXT, width: int = 128) -> GPT:
-    """A model in which a token has the most likely successor that the chains have, with a margin.
+    """A model in which a token has the successor that the chains have, also when it is sampled at temperature 1.
 
     At initialization, attention and MLP add nothing: the logits are a function of the last token.
     """
     options = ModelConfig(depth=1, aspect_ratio=width, head_dim=16, window_pattern="L")
     model = GPT(Architecture(model=options, vocab_size=TOKENIZER.vocab_size, sequence_len=context_tokens))
     model.init_weights(1)
+    pairs = [pair for chain in chains for pair in itertools.pairwise(chain)]
+    tokens = sorted({token for token, _ in pairs})
     with torch.no_grad():
-        for chain in chains:
-            for token, successor in itertools.pairwise(chain):
-                embedding = model.embedding.weight[token]
-                model.head.weight[successor] += 8 * embedding / embedding.norm()
+        embeddings = torch.nn.functional.rms_norm(model.embedding.weight[tokens].float(), (width,))
+        directions = torch.linalg.pinv(embeddings).T  # each is at right angles to all other tokens' embeddings
+        for token, successor in pairs:
+            model.head.weight[successor] += MARGIN * directions[tokens.index(token)]
     return model.eval()
 
 
