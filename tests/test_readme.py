@@ -16,7 +16,7 @@ import pytest
 
 from nanochat.store.objects import Objects
 from nanochat.store.store import Store
-from tests.serve.models import chain_model, publish
+from tests.serve.models import ANSWER, chain_model, publish
 from tests.serve.servers import running
 from tests.test_whole_chain import TINY
 
