@@ -1,0 +1,185 @@
+"""Error bars: intervals of an accuracy, of a mean over tasks, and of pass@k.
+
+A `Sample` is one task's questions. Questions that share material (a passage, the two halves of a schema) are in one
+cluster and count as fewer independent ones; so are several answers to one question. All intervals are two-sided and
+seeded; the same input gives the same bytes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.evaluation.distributions import t_quantile
+
+CONFIDENCE = 0.95
+DRAWS = 10_000
+"""Of a bootstrap: the ends of the interval vary by 1% of its width with another seed."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The two ends of a confidence interval."""
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The questions of one task; arrays of one length."""
+
+    values: Floats
+    """Value of each question: the share of its answers that are right."""
+    clusters: NDArray[np.int64]
+    """Number of its cluster, from 0, without gaps."""
+    answers: int
+    """Answers to all questions together."""
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    def cluster_sums(self) -> tuple[Floats, Floats]:
+        """Number of questions, and sum of their values, of each cluster."""
+        sizes = np.bincount(self.clusters).astype(np.float64)
+        return sizes, np.bincount(self.clusters, self.values).astype(np.float64)
+
+
+def wilson(share: float, count: float, confidence: float = CONFIDENCE, deviate: float | None = None) -> Interval:
+    """Wilson's score interval of a share among `count` independent answers (Wilson 1927; Brown, Cai, DasGupta 2001).
+
+    `count` may be an effective one. `deviate` replaces the quantile of the normal distribution.
+    """
+    z = t_quantile((1 + confidence) / 2, math.inf) if deviate is None else deviate
+    scale = 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(max(0.0, share * (1 - share) / count + z * z / (4 * count * count)))
+    return Interval(0.0 if share <= 0 else max(0.0, middle - half), 1.0 if share >= 1 else min(1.0, middle + half))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The uncertainty of a mean: its standard error, and the degrees of freedom of that error's estimate."""
+
+    error: float
+    freedom: float
+
+
+def spread(values: Floats, clusters: NDArray[np.int64]) -> Spread:
+    """Cluster-robust standard error of a mean, and its degrees of freedom.
+
+    The error is CR2 for a mean (Bell and McCaffrey 2002): each cluster's sum of deviations, squared, over one minus its
+    share of the questions. The degrees of freedom are those of clusters of unequal size, with the correlation inside
+    clusters estimated by Kish's design effect (after Carter, Schnepel and Steigerwald 2017). One cluster: an infinite
+    error.
+    """
+    count = len(values)
+    sizes = np.bincount(clusters).astype(np.float64)
+    if len(sizes) < 2:
+        return Spread(math.inf, 1.0)
+    deviations = np.bincount(clusters, values - values.mean())
+    variance = float((deviations**2 / (1 - sizes / count)).sum()) / count**2
+    independent = float(values.var(ddof=1)) / count
+    surplus = float((sizes**2).sum()) / count - 1
+    correlation = min(1.0, max(0.0, (variance / independent - 1) / surplus)) if surplus and independent else 0.0
+    shares = sizes * (1 + (sizes - 1) * correlation)
+    effective = float(shares.sum() ** 2 / (shares**2).sum())
+    return Spread(math.sqrt(variance), max(1.0, effective - 1))
+
+
+def accuracy_interval(sample: Sample, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of a mean of values between 0 and 1: Wilson's, with the effective number of answers.
+
+    Independent answers: plain Wilson. Else the effective number is `p (1 - p) / error²`, at most the number of answers,
+    and the quantile is Student's (Dean and Pagano 2015; Korn and Graubard 1998). If all values are 0, or all are 1,
+    their correlation is unknown, and each cluster counts as one answer.
+    """
+    share, count = sample.mean, len(sample.values)
+    sizes = np.bincount(sample.clusters)
+    if len(sizes) == count == sample.answers:
+        return wilson(share, count, confidence)
+    if len(sizes) < 2:
+        return wilson(share, 1, confidence)
+    found = spread(sample.values, sample.clusters)
+    effective = len(sizes) if share in (0, 1) else sample.answers
+    if found.error > 0:
+        effective = min(sample.answers, share * (1 - share) / found.error**2)
+    return wilson(share, effective, confidence, t_quantile((1 + confidence) / 2, found.freedom))
+
+
+def pass_at_k(right: Sequence[int], answers: Sequence[int], k: int) -> Floats:
+    """Unbiased pass@k of each question: 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374).
+
+    Raises `ValueError` for a question with fewer than k answers.
+    """
+    if k < 1 or min(answers) < k:
+        raise ValueError(f"pass@{k} takes questions with at least {max(k, 1)} answers, got one with {min(answers)}")
+    return np.array([1 - math.comb(n - c, k) / math.comb(n, k) for c, n in zip(right, answers, strict=True)])
+
+
+def bootstrap(samples: Sequence[Sample], draws: int, seed: int) -> Floats:
+    """Means of resampled tasks, (tasks, draws): in each task, clusters are drawn with replacement.
+
+    One cluster fewer than there are is drawn, which makes the variance unbiased for small tasks (Rao and Wu 1988;
+    McCarthy and Snowden 1985). Equal clusters are drawn together, by a multinomial distribution. A task with one
+    cluster keeps its mean.
+    """
+    generator = np.random.default_rng(seed)
+    means = np.empty((len(samples), draws))
+    for row, sample in enumerate(samples):
+        sizes, sums = sample.cluster_sums()
+        kinds, counts = np.unique(np.stack([sizes, sums]), axis=1, return_counts=True)
+        if len(sizes) < 2:
+            means[row] = sample.mean
+            continue
+        drawn = generator.multinomial(len(sizes) - 1, counts / counts.sum(), size=draws)
+        means[row] = (drawn @ kinds[1]) / (drawn @ kinds[0])
+    return means
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval."""
+
+    value: float
+    interval: Interval
+    error: float
+    """Standard error."""
+
+
+def weighted_mean(
+    samples: Sequence[Sample],
+    weights: Sequence[float],
+    offset: float = 0.0,
+    confidence: float = CONFIDENCE,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """`offset + Σ weight * mean` over tasks, with its interval by a bootstrap stratified by task.
+
+    The tasks are fixed: the interval is about other questions, not about other tasks. The percentiles are those of
+    Student's t (Hesterberg 2015, arXiv:1411.5279, section 5.3), with the degrees of freedom of Welch and Satterthwaite.
+    """
+    found = [spread(sample.values, sample.clusters) for sample in samples]
+    parts = [(weight * each.error) ** 2 for weight, each in zip(weights, found, strict=True)]
+    value = offset + math.fsum(weight * sample.mean for weight, sample in zip(weights, samples, strict=True))
+    error = math.sqrt(math.fsum(parts))
+    if error == 0 or math.isinf(error):
+        return Estimate(value, Interval(value - error, value + error), error)
+    freedom = error**4 / math.fsum(part**2 / each.freedom for part, each in zip(parts, found, strict=True))
+    means = offset + np.asarray(weights) @ bootstrap(samples, draws, seed)
+    tail = _normal_share(t_quantile((1 - confidence) / 2, freedom))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(value, Interval(float(low), float(high)), error)
+
+
+def _normal_share(deviate: float) -> float:
+    return 0.5 * math.erfc(-deviate / math.sqrt(2))
