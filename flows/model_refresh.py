@@ -1,6 +1,6 @@
 """The `refresh` flow: trains a candidate on new shards, evaluates it beside the model in use, and promotes the better.
 
-The candidate is promoted if it passes a gate on its ChatCORE.
+The candidate is promoted if it passes a gate on its mean centered accuracy.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Gate:
     least_score: float
 
     def needed(self, score_in_use: float | None) -> float:
-        """The least ChatCORE of a candidate."""
+        """The least mean centered accuracy of a candidate."""
         return self.least_score if score_in_use is None else max(self.least_score, score_in_use + self.least_gain)
 
 
@@ -72,8 +72,8 @@ def refresh_flow(
     Args:
         mode: `retrain` trains from scratch on all shards; `continue` continues pretraining on the new shards.
         alias: Alias of the model in use. If the candidate passes, it moves, and `chat/previous` names the old model.
-        least_gain: Required gain in ChatCORE over the model in use, on the same questions.
-        least_score: Required ChatCORE in any case.
+        least_gain: Required gain in mean centered accuracy over the model in use, on the same questions.
+        least_score: Required mean centered accuracy in any case.
         profile: A named, complete config.
         config: Changed fields replace those of the profile.
         compute: How to run; changed fields replace those of the profile.
@@ -119,23 +119,23 @@ def _build(request: RunRequest, in_use: Model | None, mode: Mode) -> Comparison:
 def _decide(request: RunRequest, gate: Gate, in_use: Model | None, graph: Comparison, results: Results) -> RunSummary:
     """Moves the alias or not; the summary and a page give the reason."""
     chat = results[graph.candidate.chat]
-    score = results[graph.candidate.chat_evaluation].metrics["chatcore"]
-    score_in_use = results[graph.in_use.evaluation].metrics["chatcore"] if graph.in_use else None
+    score = results[graph.candidate.chat_evaluation].metrics["centered_accuracy"]
+    score_in_use = results[graph.in_use.evaluation].metrics["centered_accuracy"] if graph.in_use else None
     needed = gate.needed(score_in_use)
     is_same = in_use is not None and in_use.key == chat.key
     if is_same:
         summary = RunSummary(f"{gate.alias} is unchanged: there is no new data.", "Cached")
     elif score < needed:
-        summary = RunSummary(f"{gate.alias} is unchanged: ChatCORE {score:.4f}, required {needed:.4f}.", "Held back")
+        summary = RunSummary(f"{gate.alias} is unchanged: centered accuracy {score:.4f}, required {needed:.4f}.", "Held back")
     else:
         if in_use is not None:
             request.store.set_alias(PREVIOUS, in_use.manifest)
         request.store.set_alias(gate.alias, chat.manifest)
-        message = f"{gate.alias} is now {chat.key[:8]}: ChatCORE {score:.4f}, required {needed:.4f}."
+        message = f"{gate.alias} is now {chat.key[:8]}: centered accuracy {score:.4f}, required {needed:.4f}."
         summary = RunSummary(message, "Promoted")
     rows = [["candidate", link(chat.stage, chat.key), f"{score:.4f}"]]
     if in_use is not None and score_in_use is not None:
         rows.append(["in use", link(in_use.stage, in_use.key), f"{score_in_use:.4f}"])
-    models = table("model artifact ChatCORE", rows, len(rows))
+    models = table("model artifact accuracy", rows, len(rows))
     put("gate", f"# {summary.message}\n\n{models}\n\nBoth were evaluated on the same questions.", summary.message)
     return summary

@@ -6,13 +6,14 @@ from typing import Any
 
 from flows.pages import link, put, table
 from nanochat.console import duration, number
+from nanochat.lineage.evaluations import score_of
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
 KINDS = {
     "pretrain": ("Base models", "evaluate_base", "bits_per_byte", 1),
     "continue_pretrain": ("Base models with continued pretraining", "evaluate_base", "bits_per_byte", 1),
-    "sft": ("Chat models", "evaluate_chat", "chatcore", -1),
+    "sft": ("Chat models", "evaluate_chat", "centered_accuracy", -1),
 }
 """Stage → title, the stage that evaluates it, its score, and whether lower (1) or higher (-1) is better."""
 
@@ -33,7 +34,7 @@ def publish_models(store: Store) -> None:
             continue
         rows = list(_rows(found[stage], found[evaluate_stage], aliases, depths, score, sign))
         count += len(rows)
-        heads = f"made key depth tokens {score.replace('chatcore', 'ChatCORE')} took aliases"
+        heads = f"made key depth tokens {score} took aliases"
         parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
     put("models", "\n\n".join(parts), f"{count} models, best first")
 
@@ -50,7 +51,7 @@ def _rows(
     for evaluation in evaluations:
         for references in evaluation.inputs.values():
             for reference in references:
-                scores.setdefault(reference.key, evaluation.metrics.get(score))
+                scores.setdefault(reference.key, score_of(evaluation.metrics, score))
     unscored = float("inf")
     for model in sorted(models, key=lambda m: unscored if scores.get(m.key) is None else sign * scores[m.key]):
         made, found = model.producer, scores.get(model.key)

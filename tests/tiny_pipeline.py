@@ -77,7 +77,7 @@ def evaluate_chat(
     config: ChatEvaluationConfig, model: Model, conversations: Conversations, *, out: Path, context: Context
 ) -> Metrics:
     """Counts bytes."""
-    return {**_count(out, model, conversations), "chatcore": 0.25}
+    return {**_count(out, model, conversations), "centered_accuracy": 0.25}
 
 
 @stage(version=1, produces=Report, resource="cpu")

@@ -80,7 +80,7 @@ def chat(
 
 
 def _title(store: Store, model: str, manifest: Manifest) -> str:
-    """`chat/latest · sft 1a2b3c4d · chatcore 0.62 · made from: nanochat lineage chat/latest`."""
+    """`chat/latest · sft 1a2b3c4d · centered accuracy 0.62 · made from: nanochat lineage chat/latest`."""
     from nanochat.console import headline
     from nanochat.lineage.evaluations import newest_evaluation
 

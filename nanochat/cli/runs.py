@@ -75,7 +75,7 @@ def runs(
             f"{record.started:%Y-%m-%d %H:%M}", record.id.rpartition("-")[2], _state(each), escape(record.profile),
             _changed(record.profile, record.config, CHANGES_SHOWN),
             str(states.count("computed")), str(states.count("reused")), duration(record.seconds),
-            "" if record.chatcore is None else f"{record.chatcore:.3f}", "pinned" if each.pinned else "",
+            "" if record.chat_score is None else f"{record.chat_score:.3f}", "pinned" if each.pinned else "",
         )  # fmt: skip
     out.print(table)
     fail_if_unreadable(unread)

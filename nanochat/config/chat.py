@@ -1,8 +1,9 @@
 """Configs of the chat model: conversations, supervised fine-tuning, evaluation."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from nanochat.config.base import AbsentMeans, Config, Seed
 from nanochat.config.training import GuardConfig
@@ -16,6 +17,7 @@ class MixtureItem(Config):
         "everyday",
         "identity",
         "spelling",
+        "spelling_bee",
         "smoltalk",
         "mmlu",
         "gsm8k",
@@ -82,6 +84,25 @@ class ChatEvaluationConfig(Config):
     """Evaluation of the chat model on held-out questions: by the most likely letter, or by generating the answer."""
 
     limit: Annotated[int, Field(ge=0)] = 0
-    """Questions per task; 0: all."""
+    """Questions per task, the first ones; 0: all. The tasks of datasets have their questions in a random order, the
+    same as nanochat."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Maximum number of tokens per answer."""
+    """Maximum number of tokens per answer. ChatCORE needs 512."""
+    samples: Annotated[int, AbsentMeans(1), Field(ge=1, le=1024)] = 1
+    """Answers per generated question, for pass@k; more than 1 needs a temperature."""
+    temperature: Annotated[float, AbsentMeans(0.0), Field(ge=0, le=100)] = 0.0
+    """Temperature of generated answers; 0 always takes the most likely token."""
+    top_k: Annotated[int, AbsentMeans(0), Field(ge=0)] = 0
+    """Sample among this many most likely tokens; 0: all."""
+    seed: Annotated[Seed, AbsentMeans(42)] = 42
+    """Seed of sampled answers."""
+    stop: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Generated answers end before the first of these strings, in addition to the end of the model's turn."""
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> Self:
+        if self.samples > 1 and not self.temperature:
+            raise PydanticCustomError("samples", "several samples are equal without a temperature")
+        if not all(self.stop):
+            raise PydanticCustomError("stop", "a stop string should not be empty")
+        return self

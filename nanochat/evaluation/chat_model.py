@@ -1,19 +1,24 @@
 """The worker that evaluates a chat model: `python -m nanochat.evaluation.chat_model job.json`."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadSource
-from nanochat.evaluation.chat_tasks import Answered, answer_choices, answer_open, chatcore, summary
+from nanochat.evaluation.chat_scores import forms_of, scores
+from nanochat.evaluation.chat_tasks import Answered, answer_task
+from nanochat.evaluation.engine_model import EngineModel
+from nanochat.evaluation.examples import Example, by_task, write_examples
+from nanochat.evaluation.language_model import LanguageModel
 from nanochat.model.files import load_model
 from nanochat.tasks.conversation import Question
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main
 
-EXAMPLES_PER_TASK = 8
+SHOWN_PER_TASK = 8
 
 
 def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
@@ -21,50 +26,64 @@ def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
     if not world.is_first:
         return {}
     config = ChatEvaluationConfig.model_validate(job.config)
-    model = load_model(job.input("model"), world.device)
-    tokenizer = Tokenizer.load(job.input("model") / "vocabulary.json")
-    by_task = _questions(job.input("conversations") / "questions.jsonl", config.limit)
-    total, done = sum(map(len, by_task.values())), 0
-    tasks: dict[str, dict[str, Any]] = {}
-    examples: list[dict[str, Any]] = []
-    for name, questions in by_task.items():
+    questions = read_questions(job.input("conversations") / "questions.jsonl", config.limit)
+    folder = job.input("model")
+    tokenizer = Tokenizer.load(folder / "vocabulary.json")
+    model = EngineModel(load_model(folder, world.device), tokenizer)
+    answered = answer_all(model, questions, config, job)
+    return write_evaluation(Path(job.out), answered, forms_of(questions), config)
+
+
+def answer_all(
+    model: LanguageModel, questions: Mapping[str, Sequence[Question]], config: ChatEvaluationConfig, job: Job
+) -> Answered:
+    """The answers to all questions of all tasks."""
+    total, done = sum(map(len, questions.values())), 0
+    every = Answered()
+    for name, some in questions.items():
 
         def report(number: int, before: int = done, name: str = name) -> None:
             job.event(before + number, total, "questions", name)
 
-        if questions[0]["kind"] == "choice":
-            answered = answer_choices(model, tokenizer, questions, report)
-        else:
-            answered = answer_open(model, tokenizer, questions, config.max_tokens, report)
-        done += len(questions)
-        tasks[name] = summary(answered)
-        examples += [_example(name, answer) for answer in answered[:EXAMPLES_PER_TASK]]
-    score = chatcore(tasks)
-    evaluation = {"tasks": tasks, "chatcore": score, "examples": examples}
-    (Path(job.out) / "evaluation.json").write_text(
-        json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8"
-    )
-    return {"chatcore": score, **{f"{name}_accuracy": task["accuracy"] for name, task in tasks.items()}}
+        answered = answer_task(model, list(enumerate(some)), config, report)
+        every.examples += answered.examples
+        every.times += answered.times
+        done += len(some)
+    return every
 
 
-def _questions(path: Path, limit: int) -> dict[str, list[Question]]:
-    by_task: dict[str, list[Question]] = {}
+def write_evaluation(
+    out: Path, answered: Answered, forms: Mapping[str, str], config: ChatEvaluationConfig
+) -> dict[str, Any]:
+    """Writes the examples, their times and `evaluation.json`, which has their scores; returns the metrics."""
+    write_examples(out, answered.examples, answered.times)
+    found = scores(answered.examples, forms, config)
+    shown = [_shown(example) for some in by_task(answered.examples).values() for example in some[:SHOWN_PER_TASK]]
+    text = json.dumps(found | {"examples": shown}, indent=1, ensure_ascii=False)
+    (out / "evaluation.json").write_text(text, encoding="utf-8")
+    totals = {name: value for name, value in found.items() if name != "tasks"}
+    return totals | {f"{name}_accuracy": task["accuracy"] for name, task in found["tasks"].items()}
+
+
+def read_questions(path: Path, limit: int) -> dict[str, list[Question]]:
+    """The questions of each task, at most `limit` (0: all). Raises `BadSource` if there is none."""
+    tasks: dict[str, list[Question]] = {}
     with path.open(encoding="utf-8") as file:
         for line in file:
             question: Question = json.loads(line)
-            by_task.setdefault(question["task"], []).append(question)
-    if not by_task:
+            tasks.setdefault(question["task"], []).append(question)
+    if not tasks:
         raise BadSource("There are no questions.", hint="Add a task with questions to `conversations.questions`.")
-    return {name: questions[: limit or None] for name, questions in by_task.items()}
+    return {name: questions[: limit or None] for name, questions in tasks.items()}
 
 
-def _example(task: str, answer: Answered) -> dict[str, Any]:
+def _shown(example: Example) -> dict[str, Any]:
     return {
-        "task": task,
-        "prompt": answer.question["messages"][-1]["content"],
-        "answer": answer.given,
-        "expected": answer.question["answer"],
-        "right": answer.right,
+        "task": example.task,
+        "prompt": example.prompt,
+        "answer": example.answer,
+        "expected": example.gold,
+        "right": example.right,
     }
 
 

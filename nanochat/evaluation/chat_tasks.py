@@ -1,99 +1,161 @@
-"""Evaluates a chat model on questions: choices by likelihood, open questions by a generated answer."""
+"""Evaluates a chat model on the questions of a task: choices by likelihood, open questions by a generated answer.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+Any `LanguageModel` will do. Each answer is an `Example`; all scores are computed from these (`chat_scores`).
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from nanochat.data.loader import IGNORED
-from nanochat.inference.engine import Engine, EngineSettings
-from nanochat.inference.request import Request, SamplingParameters
-from nanochat.model.gpt import GPT
+from nanochat.config.chat import ChatEvaluationConfig
+from nanochat.errors import BadConfig
+from nanochat.evaluation.examples import Example, Time, prompt_hash
+from nanochat.evaluation.language_model import Context, LanguageModel, Report, Score
+from nanochat.inference.request import SamplingParameters
 from nanochat.tasks.conversation import Question
-from nanochat.tasks.registry import judge
-from nanochat.tokenizer.bpe import Tokenizer
-from nanochat.tokenizer.chat import render_prompt
+from nanochat.tasks.registry import judge_all
 
-QUESTIONS_PER_PASS = 16
+Numbered = tuple[int, Question]
+"""A question, and its number in the task."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answered:
-    """A question, what the model answered, and whether that is right."""
+    """The answers to some questions of a task, and how long they took."""
 
-    question: Question
-    given: str
-    right: bool
+    examples: list[Example] = field(default_factory=list)
+    times: list[Time] = field(default_factory=list)
 
 
-def answer_choices(
-    model: GPT, tokenizer: Tokenizer, questions: Sequence[Question], report: Callable[[int], None]
-) -> list[Answered]:
-    """Answers each question with the choice of the highest mean log-likelihood per token, as the assistant's answer.
+def answer_task(
+    model: LanguageModel, questions: Sequence[Numbered], config: ChatEvaluationConfig, report: Report | None = None
+) -> Answered:
+    """Answers questions of one task, in order. `report` receives the number of answered questions.
 
-    `report` receives the number of answered questions.
+    Raises `BadConfig` if `max_tokens` is more than the model can read.
     """
-    answered: list[Answered] = []
-    for begin in range(0, len(questions), QUESTIONS_PER_PASS):
-        some = questions[begin : begin + QUESTIONS_PER_PASS]
-        prompts = [render_prompt(tokenizer, question["messages"]) for question in some]
-        continuations = [
-            (prompt, tokenizer.encode(choice))
-            for prompt, question in zip(prompts, some, strict=True)
-            for choice in question["letters"]
-        ]
-        losses = iter(_mean_losses(model, continuations, tokenizer.bos))
-        for question in some:
-            scores = [next(losses) for _ in question["letters"]]
-            given = question["letters"][scores.index(min(scores))]
-            answered.append(Answered(question, given, given == question["answer"]))
-        report(len(answered))
-    return answered
+    if not questions:
+        return Answered()
+    began_s = time.monotonic()
+    if questions[0][1]["kind"] == "choice":
+        examples = _choices(model, questions, report)
+    else:
+        examples = _generated(model, questions, config, report)
+    each_s = (time.monotonic() - began_s) / len(questions)
+    return Answered(examples, [Time(q["task"], question_id(number, q), each_s) for number, q in questions])
 
 
-@torch.inference_mode()
-def _mean_losses(model: GPT, continuations: Sequence[tuple[list[int], list[int]]], padding: int) -> list[float]:
-    """Mean loss, in nats per token, of each continuation after its prompt."""
-    device = model.embedding.weight.device
-    longest = max(len(prompt) + len(after) for prompt, after in continuations) - 1
-    ids_BT = torch.full((len(continuations), longest), padding, dtype=torch.int64)
-    targets_BT = torch.full((len(continuations), longest), IGNORED, dtype=torch.int64)
-    for row, (prompt, after) in enumerate(continuations):
-        whole = torch.tensor(prompt + after)
-        ids_BT[row, : len(whole) - 1] = whole[:-1]
-        targets_BT[row, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    nats_BT = model(ids_BT.to(device), targets_BT.to(device), reduction="none")
-    counted_B = (targets_BT != IGNORED).sum(1).to(device)
-    return (nats_BT.sum(1) / counted_B).tolist()
+def question_id(number: int, question: Question) -> str:
+    """The id that the question has in its dataset, else its number."""
+    return str(question.get("id", number))
 
 
-def answer_open(
-    model: GPT, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int, report: Callable[[int], None]
-) -> list[Answered]:
-    """Answers by greedy generation, judged by the tasks; `report` receives the number of answered questions."""
-    sampling = SamplingParameters(max_tokens=max_tokens)
-    prompts = [render_prompt(tokenizer, question["messages"]) for question in questions]
-    requests = [Request(prompt=prompt, sampling=sampling) for prompt in prompts]
-    engine = Engine(model, tokenizer, EngineSettings(context_tokens=max(map(len, prompts)) + max_tokens))
-    answered: list[Answered] = []
-    for question, (answer,) in zip(questions, engine.complete(requests, report), strict=True):
-        given = tokenizer.decode(answer.ids)
-        answered.append(Answered(question, given, judge(question["task"], question, given)))
-    return answered
+def _choices(model: LanguageModel, questions: Sequence[Numbered], report: Report | None) -> list[Example]:
+    """The choice of the highest mean log-likelihood per token, as the assistant's answer.
+
+    Of letters, which are one token each, this is the one with the highest logit after the prompt.
+    """
+    prompts = [model.chat_prompt(question["messages"]) for _, question in questions]
+    continuations = [tuple(tuple(model.encode(each)) for each in question["letters"]) for _, question in questions]
+    lengths = [
+        len(prompt) + max(map(len, each)) - 1 for prompt, each in zip(prompts, continuations, strict=True)
+    ]  # the last token of a choice is not read
+    fits = [model.context_tokens is None or length <= model.context_tokens for length in lengths]
+    contexts = [
+        Context(tuple(prompt), each) for prompt, each, fit in zip(prompts, continuations, fits, strict=True) if fit
+    ]
+    scored = iter(model.score(contexts, report))
+    examples = []
+    for (number, question), prompt, each, fit in zip(questions, prompts, continuations, fits, strict=True):
+        if not fit:
+            examples.append(_too_long(number, question))
+            continue
+        examples.append(_choice(number, question, len(prompt), each, next(scored)))
+    return examples
 
 
-def summary(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Kind, accuracy, chance accuracy, and number of questions of one task."""
-    question = answered[0].question
+def _choice(
+    number: int, question: Question, prompt_tokens: int, continuations: Sequence[Sequence[int]], scores: list[Score]
+) -> Example:
+    letters: list[str] = question["letters"]
+    nats = [sum(score.nats) for score in scores]
+    means = [total / len(score.nats) for total, score in zip(nats, scores, strict=True)]
+    if not all(map(math.isfinite, means)):
+        raise BadConfig(f"The model gives a choice of `{question['task']}` no finite probability.")
+    answer = letters[means.index(min(means))]
+    right = answer == question["answer"]
+    return Example(
+        **_common(number, question),
+        kind="choice",
+        span_tokens=tuple((prompt_tokens, prompt_tokens + len(each)) for each in continuations),
+        choices=tuple(letters),
+        choice_nats=tuple(nats),
+        choice_tokens=tuple(map(len, continuations)),
+        choice_bytes=tuple(len(letter.encode()) for letter in letters),
+        gold_bits=nats[letters.index(question["answer"])] / math.log(2),
+        answer=answer,
+        right=right,
+        verdict="right" if right else "wrong",
+    )
+
+
+def _generated(
+    model: LanguageModel, questions: Sequence[Numbered], config: ChatEvaluationConfig, report: Report | None
+) -> list[Example]:
+    prompts = [model.chat_prompt(question["messages"]) for _, question in questions]
+    most = model.context_tokens
+    if most is not None and config.max_tokens >= most:
+        raise BadConfig(
+            f"`max_tokens` is {config.max_tokens:,}, but `{model.name}` reads at most {most:,} tokens with the prompt.",
+            hint="Lower `chat_evaluation.max_tokens`.",
+        )
+    fits = [most is None or len(prompt) < most for prompt in prompts]
+    sampling = SamplingParameters(
+        max_tokens=config.max_tokens, temperature=config.temperature, top_k=config.top_k, seed=config.seed,
+        stop=config.stop,
+    )  # fmt: skip
+    answers = iter(
+        model.generate([p for p, fit in zip(prompts, fits, strict=True) if fit], sampling, config.samples, report)
+    )
+    given = [next(answers) if fit else [] for fit in fits]
+    answered = [(question, each.text) for (_, question), some in zip(questions, given, strict=True) for each in some]
+    verdicts = iter(judge_all(answered))
+    examples = []
+    for (number, question), some in zip(questions, given, strict=True):
+        if not some:
+            examples += [_too_long(number, question, sample) for sample in range(config.samples)]
+        for sample, each in enumerate(some):
+            verdict = next(verdicts)
+            examples.append(
+                Example(
+                    **_common(number, question),
+                    kind="generate",
+                    sample=sample,
+                    answer=each.text,
+                    right=verdict.right,
+                    right_flexible=verdict.flexible,
+                    verdict=verdict.name,
+                    truncated=not each.complete,
+                )
+            )
+    return examples
+
+
+def _too_long(number: int, question: Question, sample: int = 0) -> Example:
+    kind = "choice" if question["kind"] == "choice" else "generate"
+    return Example(
+        **_common(number, question), kind=kind, sample=sample, answer="", right=False, verdict="prompt too long"
+    )
+
+
+def _common(number: int, question: Question) -> Mapping[str, Any]:
+    """The fields that do not depend on the answer. The prompt is the text of the messages, as before any template."""
+    prompt = "\n\n".join(message["content"] for message in question["messages"])
+    subject = question.get("subject", "")
     return {
-        "kind": question["kind"],
-        "accuracy": sum(a.right for a in answered) / len(answered),
-        "baseline": question["baseline"],
-        "questions": len(answered),
-    }
-
-
-def chatcore(tasks: dict[str, dict[str, Any]]) -> float:
-    """Mean over tasks of (accuracy - chance) / (1 - chance), as in CORE (DCLM, arXiv:2406.11794)."""
-    return sum((t["accuracy"] - t["baseline"]) / (1 - t["baseline"]) for t in tasks.values()) / len(tasks)
+        "task": question["task"], "question": question_id(number, question), "group": subject, "subject": subject,
+        "baseline": question["baseline"], "prompt": prompt, "prompt_sha256": prompt_hash(prompt),
+        "gold": question["answer"],
+    }  # fmt: skip

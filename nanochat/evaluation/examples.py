@@ -57,7 +57,9 @@ class Example:
     right_flexible: bool | None = None
     """By the task's more lenient rule, if it has one."""
     verdict: str
-    """`right`, `wrong`, or why there is no answer: `truncated`, `time limit`, `no code`, ..."""
+    """`right`, `wrong`, or why there is no answer: `no answer`, `time limit`, `prompt too long`, ..."""
+    truncated: bool = False
+    """Whether the answer was cut off, at `max_tokens` or at the end of the context."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ SCHEMA = pa.schema(
         ("right", pa.bool_()),
         ("right_flexible", pa.bool_()),
         ("verdict", pa.string()),
+        ("truncated", pa.bool_()),
     ]
 )
 

@@ -129,7 +129,9 @@ def _scores(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
         chance = f"chance {task['baseline']:.0%}, {task['questions']:,} questions"
         yield name.replace("_", " "), f"{task['accuracy']:.1%}", chance
     if "chatcore" in found:
-        yield "ChatCORE", f"{found['chatcore']:.3f}", "mean accuracy above chance"
+        yield "ChatCORE", f"{found['chatcore']:.3f}", "mean centered accuracy"
+    if "centered_accuracy" in found:
+        yield "mean centered accuracy", f"{found['centered_accuracy']:.3f}", "0 is chance, 1 all right"
     if "bits_per_byte" in found:
         yield "bits per byte", f"{found['bits_per_byte']:.4f}", "held-out text, base model"
 

@@ -1,9 +1,21 @@
 """The scores of a model: they are in the evaluations made from it, not in the model's own artifact."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
 STAGES = ("evaluate_chat", "evaluate_base")
+
+
+EARLIER_NAMES = {"centered_accuracy": "chatcore"}
+"""Name of a score → its name in version 1 of `evaluate_chat`, where `chatcore` is the mean over any tasks."""
+
+
+def score_of(metrics: Mapping[str, Any], name: str) -> float | None:
+    """A score in the metrics of an evaluation, also of an earlier version; None if it has none."""
+    return metrics.get(name, metrics.get(EARLIER_NAMES.get(name, name)))
 
 
 def newest_evaluation(store: Store, model: Manifest) -> Manifest | None:

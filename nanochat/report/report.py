@@ -16,6 +16,9 @@ from nanochat.report.plots import accuracy_bars, language_bars, length_bars, tra
 from nanochat.report.templates import render_template
 from nanochat.store.artifacts import Artifact
 
+CHAT_SCORES = {"chatcore": "ChatCORE", "centered_accuracy": "mean centered accuracy"}
+"""Scores of a chat model, and how tables name them. Up to version 1 of `evaluate_chat`, both were `chatcore`."""
+
 
 @dataclass(frozen=True)
 class ReportInputs:
@@ -50,7 +53,7 @@ def _values(inputs: ReportInputs) -> dict[str, Any]:
     tiles = [
         ("validation bits per byte", f"{base_evaluation['bits_per_byte']:.4f}"),
         *((f"{_readable(name)} (chance {t['baseline']:.0%})", f"{t['accuracy']:.0%}") for name, t in tasks.items()),
-        ("ChatCORE", f"{chat_evaluation['chatcore']:.3f}"),
+        *((label, f"{chat_evaluation[name]:.3f}") for name, label in CHAT_SCORES.items() if name in chat_evaluation),
         ("parameters", _short(base.metrics["parameters"])),
         ("training tokens", _short(base.metrics["train_tokens"])),
         ("tokens per second", f"{base.metrics['tokens_per_s']:,.0f}"),

@@ -12,7 +12,7 @@ from nanochat.tasks.conversation import Split
 from nanochat.tokenizer.bpe import Tokenizer
 
 
-@stage(version=3, produces=Conversations, resource="cpu")
+@stage(version=4, produces=Conversations, resource="cpu")
 def converse(config: ConversationsConfig, vocabulary: Vocabulary, *, out: Path, context: Context) -> Metrics:
     """Render the training conversations to rows with a loss mask, and collect the held-out questions."""
     tokenizer = Tokenizer.load(vocabulary.path / "vocabulary.json")

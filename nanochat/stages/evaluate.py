@@ -19,7 +19,7 @@ def evaluate_base(
     return launch("nanochat.evaluation.base_model", config, inputs, out, context)
 
 
-@stage(version=1, produces=Evaluation, resource="gpu")
+@stage(version=2, produces=Evaluation, resource="gpu")
 def evaluate_chat(
     config: ChatEvaluationConfig, model: Model, conversations: Conversations, *, out: Path, context: Context
 ) -> Metrics:

@@ -18,7 +18,7 @@ from nanochat.store.artifacts import (
 )
 
 
-@stage(version=5, produces=Report, resource="cpu")
+@stage(version=6, produces=Report, resource="cpu")
 def report(
     config: ReportConfig,
     raw: list[RawShard],

@@ -56,8 +56,8 @@ class RunRecorder:
             self._stages[event.label] = StageRecord(
                 stage=event.stage, state=state, key=event.key, seconds=round(event.seconds, 3)
             )
-            if isinstance(score := event.metrics.get("chatcore"), int | float):
-                self.record = self.record.model_copy(update={"chatcore": score})
+            if isinstance(score := event.metrics.get("centered_accuracy"), int | float):
+                self.record = self.record.model_copy(update={"chat_score": score})
 
     def write(self, **changes: Any) -> None:
         """Writes the record; raises a `StoreError`."""

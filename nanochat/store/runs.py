@@ -16,9 +16,9 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AliasChoices, AwareDatetime, BaseModel, Field
 
 from nanochat.errors import DamagedArtifact, NanochatError, NotFound, StoreUnreachable
 from nanochat.store.object_names import ObjectName, ObjectPath
@@ -63,8 +63,8 @@ class RunRecord(BaseModel, frozen=True):
     """From the start to the end, or to the last heartbeat."""
     beat: int
     """Number of times that the record was written."""
-    chatcore: float | None = None
-    """Score of the chat model, if one was evaluated."""
+    chat_score: Annotated[float | None, Field(validation_alias=AliasChoices("chat_score", "chatcore"))] = None
+    """Mean centered accuracy of the chat model, if one was evaluated; earlier versions wrote it as `chatcore`."""
     stages: dict[str, StageRecord]
     """Label (`tokenize shard_00012`) → call, in the order of their start."""
     holds: list[ObjectPath]

@@ -1,6 +1,5 @@
 """The parts of a task: conversations to train on, and questions to evaluate."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +11,11 @@ Conversation = dict[str, Any]
 """`{"messages": [{"role": "system|user|assistant", "content": str | parts}]}`, a part being
 `{"type": "text|python|python_output", "text": str}`. A message with `"learn": False` is not trained on."""
 Question = dict[str, Any]
-"""A line of `questions.jsonl`: task, kind (`choice` or `generate`), messages, letters (choice), answer, baseline."""
+"""A line of `questions.jsonl`: task, kind (`choice` or `generate`), messages, letters (choice), answer, baseline. Some
+also have `id` (else its number in the task), `form` (of the prompt), `subject`, and what their judge needs."""
+NANOCHAT_FORM = "nanochat"
+"""Form of a prompt that nanochat gives the same question, to the letter: only equal forms have comparable accuracies
+(one model has 38.3% and 35.1% on MMLU in two forms)."""
 
 PARTS = ("text", "python", "python_output")
 
@@ -36,7 +39,7 @@ def exchange(question: str, answer: str | list[dict[str, str]]) -> Conversation:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
-def choice_question(task: str, text: str, letters: Sequence[str], answer: str) -> Question:
+def choice_question(task: str, text: str, letters: Sequence[str], answer: str, **more: str) -> Question:
     """A question whose answer is one of `letters` (or other continuations); `text` contains the choices."""
     return {
         "task": task,
@@ -45,10 +48,11 @@ def choice_question(task: str, text: str, letters: Sequence[str], answer: str) -
         "letters": list(letters),
         "answer": answer,
         "baseline": 1 / len(letters),
+        **more,
     }
 
 
-def open_question(task: str, text: str, answer: str) -> Question:
+def open_question(task: str, text: str, answer: str, **more: str) -> Question:
     """A question whose answer is generated, and judged by the task."""
     return {
         "task": task,
@@ -56,13 +60,8 @@ def open_question(task: str, text: str, answer: str) -> Question:
         "messages": [{"role": "user", "content": text}],
         "answer": answer,
         "baseline": 0.0,
+        **more,
     }
-
-
-def last_number(text: str) -> float | None:
-    """The last number in a text, without thousands' commas."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return float(found[-1].replace(",", "")) if found else None
 
 
 def text_in(value: Any, name: str, where: str) -> str:

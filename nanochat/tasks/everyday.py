@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from nanochat.tasks.answer_kinds import is_loop, kinds_of
-from nanochat.tasks.conversation import Conversation, Question, Split, Task, last_number, open_question
+from nanochat.tasks.conversation import Conversation, Question, Split, Task, open_question
+from nanochat.tasks.numbers import last_number
+from nanochat.tasks.verdict import Verdict
 from nanochat.world.everyday import everyday, refused
 from nanochat.world.facts import seeded_generator
 from nanochat.world.sums import draw_sum, sum_turn
@@ -47,9 +49,9 @@ def _different(count: int, draw: Callable[[], T]) -> list[T]:
     return list(found)
 
 
-def judge(question: Question, completion: str) -> bool:
+def judge(question: Question, completion: str) -> Verdict:
     """Whether the answer ends with the number, or contains nothing but that the model does not know."""
     expected = question["answer"]
     if expected == "unknown":
-        return kinds_of(completion) == {"unknown"} and not is_loop(completion)
-    return last_number(completion) == float(expected)
+        return Verdict(kinds_of(completion) == {"unknown"} and not is_loop(completion))
+    return Verdict(last_number(completion) == int(expected))

@@ -5,38 +5,50 @@ The dataset writes a sum as `<<48/2=24>>`: it becomes a python part `48/2` and i
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from nanochat.errors import BadSource
-from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, open_question, text_in
+from nanochat.tasks.conversation import (
+    NANOCHAT_FORM,
+    Conversation,
+    Question,
+    Split,
+    Task,
+    exchange,
+    open_question,
+    text_in,
+)
 from nanochat.tasks.fields import Counts
-from nanochat.tasks.hub_rows import field, hub_rows
+from nanochat.tasks.hub_rows import field, hub_rows, shuffled
+from nanochat.tasks.numbers import flexible_answer, numbers_in, strict_answer
+from nanochat.tasks.verdict import Verdict
 
 ID = "openai/gsm8k"
 SPLITS: dict[Split, str] = {"train": "train", "validation": "test"}
 _SUM = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
-_ANSWER = re.compile(r"####\s*(-?[\d.,]+)")
 
 
 def task(source: str, counts: Counts) -> Task:
-    def rows(split: str) -> Iterator[tuple[str, str, str]]:
-        for where, row in hub_rows(source, ID, "main", split):
-            question, answer = (text_in(field(row, name, where), name, where) for name in ("question", "answer"))
-            if question.strip() and answer.strip():
-                yield where, question, answer
-            else:
-                counts.skip("empty_answer" if question.strip() else "empty_question", where)
+    def texts_of(where: str, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        question, answer = (text_in(field(row, name, where), name, where) for name in ("question", "answer"))
+        if question.strip() and answer.strip():
+            return question, answer
+        counts.skip("empty_answer" if question.strip() else "empty_question", where)
+        return None
 
     def conversations(split: Split) -> Iterator[Conversation]:
-        for _, question, answer in rows(SPLITS[split]):
-            yield exchange(question, with_tool(answer))
+        for where, row in hub_rows(source, ID, "main", SPLITS[split]):
+            if texts := texts_of(where, row):
+                yield exchange(texts[0], with_tool(texts[1]))
 
     def questions() -> Iterator[Question]:
-        for where, question, answer in rows("test"):
-            found = _ANSWER.search(answer)
-            if not found:
-                raise BadSource(f"{where} has no answer after `####`.")
-            yield open_question("gsm8k", question, found[1])
+        for number, (where, row) in shuffled(hub_rows(source, ID, "main", "test")):
+            if texts := texts_of(where, row):
+                answer = strict_answer(texts[1])
+                if answer is None or flexible_answer(texts[1]) is None:
+                    raise BadSource(f"{where} has no answer after `####`.")
+                yield open_question("gsm8k", texts[0], answer, id=str(number), form=NANOCHAT_FORM)
 
     return Task("gsm8k", conversations, questions)
 
@@ -56,15 +68,8 @@ def with_tool(answer: str) -> list[dict[str, str]]:
     return [part for part in parts if part["text"]]
 
 
-def judge(question: Question, completion: str) -> bool:
-    """Whether the number after `####` equals the reference answer."""
-    found = _ANSWER.search(completion)
-    return found is not None and _number(found[1]) == _number(question["answer"])
-
-
-def _number(text: str) -> float | str:
-    plain = text.replace(",", "").rstrip(".")
-    try:
-        return float(plain)
-    except ValueError:
-        return plain
+def judge(question: Question, completion: str) -> Verdict:
+    """Strict: the first `#### N` has the characters of the reference, as in nanochat. Flexible: the last equals it."""
+    given, expected = strict_answer(completion), question["answer"]
+    flexible = flexible_answer(completion) == next(numbers_in(expected), None)
+    return Verdict(given == expected, flexible, "no answer" if given is None else "")

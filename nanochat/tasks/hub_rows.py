@@ -1,9 +1,10 @@
 """Rows of a Hugging Face dataset: from the Hub, or from a folder with the same layout."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +15,7 @@ from nanochat.sources.local_files import is_local, local_path
 from nanochat.sources.retry import with_retries
 
 Row = dict[str, Any]
+T = TypeVar("T")
 HINT = "Set `source` to a dataset that has this split: a folder of Parquet files, or `hf://org/name[@revision]`."
 
 
@@ -38,7 +40,17 @@ def hub_rows(source: str, default: str, configuration: str | None, split: str) -
     return _downloaded_rows(name, revision, configuration, split)
 
 
-def field(row: Row, name: str, where: str) -> Any:
+def shuffled(rows: Iterable[T]) -> Iterator[tuple[int, T]]:
+    """All rows with their numbers, in the order in which nanochat uses them: then the first N are the same N.
+
+    It shuffles with `datasets` and the seed 42, which is this permutation.
+    """
+    found = list(rows)
+    for number in np.random.default_rng(42).permutation(len(found)).tolist():
+        yield number, found[number]
+
+
+def field(row: Mapping[str, Any], name: str, where: str) -> Any:
     """A required field. Raises `BadSource`, naming the row and its fields, if it is missing."""
     if row.get(name) is None:
         raise BadSource(

@@ -1,10 +1,24 @@
 """All tasks by name, and the judges of generated answers."""
 
+from collections.abc import Sequence
+
 from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadConfig
-from nanochat.tasks import arc, everyday, gsm8k, identity, mmlu, own_conversations, smoltalk, spelling, world
+from nanochat.tasks import (
+    arc,
+    everyday,
+    gsm8k,
+    identity,
+    mmlu,
+    own_conversations,
+    smoltalk,
+    spelling,
+    spelling_bee,
+    world,
+)
 from nanochat.tasks.conversation import Question, Task
 from nanochat.tasks.fields import Counts, FieldRules
+from nanochat.tasks.verdict import Verdict
 
 GENERATED = ("world", "everyday", "spelling", "identity")
 """Tasks without a source."""
@@ -37,6 +51,8 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
             return everyday.task(seed, item.limit)
         case "spelling":
             return spelling.task(seed, item.limit)
+        case "spelling_bee":
+            return spelling_bee.task(seed, item.source, item.limit)
         case "identity":
             return identity.task(seed, item.limit)
         case "smoltalk":
@@ -55,10 +71,17 @@ JUDGES = {
     "world_answer": world.judge,
     **dict.fromkeys(everyday.QUESTION_TASKS, everyday.judge),
     "spelling": spelling.judge,
+    "spelling_bee": spelling_bee.judge,
     "gsm8k": gsm8k.judge,
 }
 
 
-def judge(task_name: str, question: Question, completion: str) -> bool:
-    """Whether a generated answer is right; `task_name` is the question's task."""
-    return JUDGES[task_name](question, completion)
+def judge_all(answers: Sequence[tuple[Question, str]]) -> list[Verdict]:
+    """Judges generated answers to questions of one task.
+
+    Together, since some tasks run programs, several at a time.
+    """
+    if not answers:
+        return []
+    judge = JUDGES[answers[0][0]["task"]]
+    return [judge(question, completion) for question, completion in answers]

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from random import Random
 
-from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, last_number, open_question
+from nanochat.tasks.conversation import Conversation, Question, Split, Task, exchange, open_question
+from nanochat.tasks.numbers import last_number
+from nanochat.tasks.verdict import Verdict
 from nanochat.world.conversations import HELD_OUT_WORDS, TRAINING_WORDS, spelling_turn
 from nanochat.world.facts import seeded_generator
 
@@ -34,9 +36,9 @@ def _questions() -> Iterator[Question]:
         yield open_question("spelling", question, expected)
 
 
-def judge(question: Question, completion: str) -> bool:
+def judge(question: Question, completion: str) -> Verdict:
     """Whether the word is spelled `l-i-k-e` this, or the number of letters is right."""
     answer = question["answer"]
     if answer.isdigit():
-        return last_number(completion) == float(answer)
-    return answer in re.findall(r"[\w-]+", completion)
+        return Verdict(last_number(completion) == int(answer))
+    return Verdict(answer in re.findall(r"[\w-]+", completion))

@@ -8,7 +8,9 @@ sentence).
 import re
 from collections.abc import Iterator
 
-from nanochat.tasks.conversation import Conversation, Question, Split, Task, choice_question, last_number, open_question
+from nanochat.tasks.conversation import Conversation, Question, Split, Task, choice_question, open_question
+from nanochat.tasks.numbers import last_number
+from nanochat.tasks.verdict import Verdict
 from nanochat.world.conversations import conversations as world_conversations
 from nanochat.world.facts import RELATIONS
 from nanochat.world.questions import LETTERS, held_out_answers, held_out_choices
@@ -39,11 +41,11 @@ def task(seed: int, count: int = 0) -> Task:
     return Task("world", conversations, questions)
 
 
-def judge(question: Question, completion: str) -> bool:
+def judge(question: Question, completion: str) -> Verdict:
     """Whether the completion names the answer and no other possible answer, apart from words of the question."""
     answer = question["answer"]
     if answer.isdigit():
-        return last_number(completion) == float(answer)
+        return Verdict(last_number(completion) == int(answer))
     words = set(re.findall(r"\w+", completion)) - set(re.findall(r"\w+", question["messages"][0]["content"]))
     rivals = {value for values in RELATIONS.values() if answer in values for value in values}
-    return words & rivals == {answer}
+    return Verdict(words & rivals == {answer})

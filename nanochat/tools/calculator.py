@@ -1,6 +1,10 @@
 """The calculator that a model can call: it walks an expression tree and never uses `eval`.
 
-`12 + 7*3` · `(2 - 5) / 4` · `"strawberry".count("r")`
+`12 + 7*3` · `+(2 - 5) / 4` · `1,200 * 2` · `"strawberry".count("r")`
+
+Whole numbers are exact at any size: without powers, 200 characters make no number of more than 200 digits. A result
+that is not computed in whole numbers is given up to 1e15, beyond which its digits would be wrong. A comma only
+separates thousands: `1,2,3` has no value.
 """
 
 import ast
@@ -11,6 +15,7 @@ from collections.abc import Callable
 
 MAX_CHARACTERS = 200
 MAX_MAGNITUDE = 1e15
+"""Of a number that is not computed in whole numbers."""
 QUOTE = re.compile("[\"']")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
@@ -33,9 +38,9 @@ def calculate(expression: str) -> str | None:
     try:
         with warnings.catch_warnings(action="ignore"):  # a model's syntax warnings do not concern the user
             value = _value(ast.parse(expression, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
-    return str(int(value)) if float(value).is_integer() else f"{value:.10g}"
+    return str(int(value)) if isinstance(value, int) or value.is_integer() else f"{value:.10g}"
 
 
 def _value(node: ast.expr) -> float:
@@ -44,6 +49,8 @@ def _value(node: ast.expr) -> float:
             return _checked(number)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATIONS:
             return _checked(OPERATIONS[type(op)](_value(left), _value(right)))
         case ast.Call(
@@ -56,6 +63,6 @@ def _value(node: ast.expr) -> float:
 
 
 def _checked(number: float) -> float:
-    if not abs(number) <= MAX_MAGNITUDE:
+    if not isinstance(number, int) and not abs(number) <= MAX_MAGNITUDE:
         raise ValueError
     return number

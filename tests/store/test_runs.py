@@ -70,7 +70,7 @@ def test_a_run_is_recorded_from_its_start_to_its_end(store: Store, tmp_path: Pat
             record(Event(label=label, stage="evaluate_chat", kind="started"))
             artifact(store, tmp_path, label * 64)
         finished = partial(Event, stage="evaluate_chat", kind="finished")
-        record(finished(label="a", key="a" * 64, seconds=2.0, metrics={"chatcore": 0.5}))
+        record(finished(label="a", key="a" * 64, seconds=2.0, metrics={"centered_accuracy": 0.5}))
         record(finished(label="b", key="b" * 64, cached=True))
         record.write()
         (seen,) = newest(store)
@@ -81,7 +81,7 @@ def test_a_run_is_recorded_from_its_start_to_its_end(store: Store, tmp_path: Pat
     assert [(label, each.state, each.seconds) for label, each in seen.record.stages.items()] == [
         ("a", "computed", 2.0), ("b", "reused", 0.0),
     ]  # fmt: skip
-    assert (seen.record.chatcore, seen.record.config, seen.record.flow_run) == (0.5, {"sft": {"epochs": 2}}, "f1")
+    assert (seen.record.chat_score, seen.record.config, seen.record.flow_run) == (0.5, {"sft": {"epochs": 2}}, "f1")
     assert seen.record.holds == []
 
 

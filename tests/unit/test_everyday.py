@@ -12,7 +12,7 @@ from nanochat.config.chat import MixtureItem
 from nanochat.tasks.answer_kinds import is_loop, kinds_of
 from nanochat.tasks.chat_rows import conversation_of
 from nanochat.tasks.fields import Counts, FieldRules
-from nanochat.tasks.registry import judge, load_task
+from nanochat.tasks.registry import judge_all, load_task
 from nanochat.world.conversations import STORY_REQUESTS
 from nanochat.world.everyday import everyday
 from nanochat.world.facts import seeded_generator
@@ -131,4 +131,4 @@ def test_stories_are_known_and_loops_are_found() -> None:
 )
 def test_the_judge(task: str, expected: str, completion: str, right: bool) -> None:
     question = {"task": task, "kind": "generate", "messages": [], "answer": expected}
-    assert judge(task, question, completion) is right
+    assert judge_all([(question, completion)])[0].right is right

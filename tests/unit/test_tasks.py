@@ -14,7 +14,7 @@ from nanochat.errors import BadSource
 from nanochat.tasks.chat_rows import conversation_of
 from nanochat.tasks.fields import Counts, FieldRules
 from nanochat.tasks.gsm8k import with_tool
-from nanochat.tasks.registry import judge, load_task
+from nanochat.tasks.registry import judge_all, load_task
 
 RULES = FieldRules(Counts())
 GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]}
@@ -49,8 +49,10 @@ def test_the_limit_sets_how_many_conversations_the_world_makes():
     assert sum(1 for _ in load_task(MixtureItem(task="world", limit=12), 1).conversations("train")) == 12
 
 
-def answer(question, reference):
-    return {"kind": "generate", "messages": [{"role": "user", "content": question}], "answer": reference}
+def judged(task, question, reference, completion):
+    messages = [{"role": "user", "content": question}]
+    [verdict] = judge_all([({"task": task, "messages": messages, "answer": reference}, completion)])
+    return verdict
 
 
 @pytest.mark.parametrize(
@@ -66,13 +68,13 @@ def answer(question, reference):
         ("spelling", "Spell goat.", "g-o-a-t", "goat is spelled g-o-a-t.", True),
         ("spelling", "Spell goat.", "g-o-a-t", "goat is spelled g-o-a-t-s.", False),
         ("spelling", "How many letters e are in cheese?", "3", "The letter e is in cheese 3 times.", True),
-        ("gsm8k", "?", "1,200", "So it is 1200.\n#### 1200", True),
+        ("gsm8k", "?", "1200", "So it is 1,200.\n#### 1,200", True),
         ("gsm8k", "?", "1200", "So it is 1200.", False),
         ("gsm8k", "?", "12", "#### 13.", False),
     ],
 )
 def test_judges(task, question, reference, completion, right):
-    assert judge(task, answer(question, reference), completion) is right
+    assert judged(task, question, reference, completion).right is right
 
 
 def test_spelling_evaluates_words_that_were_not_trained_on():
@@ -100,15 +102,18 @@ def test_gsm8k_sums_become_calls_of_the_tool(tmp_path):
     assert "".join(part["text"] for part in with_tool("no sums")) == "no sums"
 
 
-def test_arc_gives_letters_to_numbered_choices(tmp_path):
+def test_arc_uses_the_labels_of_its_rows(tmp_path):
     choices = {"text": ["sun", "moon", "sea"], "label": ["1", "2", "3"]}
     row = {"id": "x", "question": "Which shines by day?", "choices": choices, "answerKey": "1"}
     source = hub_folder(tmp_path / "arc", "ARC-Easy", "test", [row])
     [question] = load_task(MixtureItem(task="arc_easy", source=source), seed=1).questions()
-    assert question["task"] == "arc_easy"
-    assert question["answer"] == "A"
-    assert question["letters"] == ["A", "B", "C"]
-    assert question["messages"][0]["content"].startswith("Which shines by day?\n- sun=A\n- moon=B\n- sea=C\n")
+    assert (question["task"], question["id"]) == ("arc_easy", "x")
+    assert question["answer"] == "1"
+    assert question["letters"] == ["1", "2", "3"]
+    assert question["messages"][0]["content"] == (
+        "Multiple Choice question: Which shines by day?\n- sun=1\n- moon=2\n- sea=3\n\n"
+        "Respond only with the letter of the correct answer."
+    )
 
 
 def test_mmlu_reads_both_of_its_layouts(tmp_path):
@@ -134,7 +139,8 @@ GSM8K = {"question": "?", "answer": "#### 1"}
         ("arc_easy", {**ARC, "choices": {"text": ["sun"], "label": ["A"]}}, "1 choices; it should have two to five"),
         ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A"]}}, "lists `label` and `text`"),
         ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"]}}, "lists `label` and `text`"),
-        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", "A"]}}, "the answer `A`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", "A"]}}, "labels"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", ""]}}, "labels"),
         ("arc_easy", {**ARC, "choices": {"text": ["sun", None], "label": ["A", "B"]}}, "no text in `choices.text`"),
         ("arc_easy", {**ARC, "choices": ["sun", "sea"]}, "lists `label` and `text`"),
         ("arc_easy", {**ARC, "question": 3}, "no text in `question`"),
@@ -149,6 +155,7 @@ GSM8K = {"question": "?", "answer": "#### 1"}
         ("gsm8k", {**GSM8K, "answer": 3}, "no text in `answer`"),
         ("gsm8k", {**GSM8K, "question": None}, "no `question`"),
         ("gsm8k", {**GSM8K, "answer": "one"}, "no answer after `####`"),
+        ("gsm8k", {**GSM8K, "answer": "#### 5/2"}, "no answer after `####`"),
         ("smoltalk", {"messages": [{"role": "user", "text": "Hi"}]}, "message 0 of `messages` has the field `text`"),
         ("smoltalk", {**GOOD, "tools": "[{}]"}, "`tools`"),
     ],
