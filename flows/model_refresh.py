@@ -126,7 +126,9 @@ def _decide(request: RunRequest, gate: Gate, in_use: Model | None, graph: Compar
     if is_same:
         summary = RunSummary(f"{gate.alias} is unchanged: there is no new data.", "Cached")
     elif score < needed:
-        summary = RunSummary(f"{gate.alias} is unchanged: centered accuracy {score:.4f}, required {needed:.4f}.", "Held back")
+        summary = RunSummary(
+            f"{gate.alias} is unchanged: centered accuracy {score:.4f}, required {needed:.4f}.", "Held back"
+        )
     else:
         if in_use is not None:
             request.store.set_alias(PREVIOUS, in_use.manifest)

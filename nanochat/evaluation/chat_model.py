@@ -61,7 +61,7 @@ def write_evaluation(
     shown = [_shown(example) for some in by_task(answered.examples).values() for example in some[:SHOWN_PER_TASK]]
     text = json.dumps(found | {"examples": shown}, indent=1, ensure_ascii=False)
     (out / "evaluation.json").write_text(text, encoding="utf-8")
-    totals = {name: value for name, value in found.items() if name != "tasks"}
+    totals = {name: found[name] for name in ("chatcore", "centered_accuracy") if name in found}
     return totals | {f"{name}_accuracy": task["accuracy"] for name, task in found["tasks"].items()}
 
 

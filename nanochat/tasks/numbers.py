@@ -12,7 +12,7 @@ from decimal import Decimal
 MARK = "####"
 """The answer of GSM8K follows it."""
 _NUMBER = re.compile(
-    r"(?:(?<![\w.,/)])(?P<sign>[-+−])[$€£]?)?"  # noqa: RUF001 - after a value it is an operation
+    r"(?:(?<![\w.,/)])(?P<sign>[-+−])[$€£]?)?"
     r"(?<![\w.,/])(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
     r"(?![\d/]|[.,]\d|\s/\s?\d)"
 )

@@ -1,5 +1,7 @@
-"""Counting a letter in a word, in many phrasings and some languages: the word is spelled, counted by hand, and with the
-calculator. A task of the same kind as nanochat's SpellingBee, with phrasings and words of its own.
+"""Counting a letter in a word, in many phrasings and some languages.
+
+The word is spelled, and the letter counted by hand and with the calculator. It is a task of the same kind as nanochat's
+SpellingBee, with phrasings and words of its own.
 
     How often is "r" in the word strawberry?
     → strawberry: s,t,r,a,w,b,e,r,r,y … 3:r (1) … 9:r (3) … 'strawberry'.count('r') = 3 … #### 3
@@ -71,7 +73,7 @@ def _words(source: str, *, held_out: bool) -> tuple[str, ...]:
         return HELD_OUT_WORDS if held_out else TRAINING_WORDS
     path = local_path(source) if is_local(source) else Path()
     if not is_local(source) or not path.is_file():
-        raise BadSource(f"`{source}` is no file of words.", hint="Set `source` to a text file with a word on each line.")
+        raise BadSource(f"`{source}` is no file of words.", hint="Set `source` to a text with a word on each line.")
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
         word = line.strip()
