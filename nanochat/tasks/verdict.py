@@ -1,4 +1,4 @@
-"""What a judge says about a generated answer."""
+"""The result of judging a generated answer."""
 
 from dataclasses import dataclass
 

@@ -49,10 +49,10 @@ def open_questions(count: int) -> list[Question]:
     return [open_question("gsm8k", f"What is {n} + {n}?" + " Think." * (n % 5), str(2 * n)) for n in range(count)]
 
 
-class Says:
+class Fixed:
     """A model that answers with given texts; `context_tokens` characters long."""
 
-    name = "says"
+    name = "fixed"
     bos: int | None = None
     vocabulary_size = 256
 
@@ -123,7 +123,7 @@ def test_answers_do_not_depend_on_what_is_answered_together(size: int) -> None:
 def test_a_mean_over_tokens_decides_between_whole_sentences() -> None:
     """Case 13 (LM#3278): the denominator is tokens, and bytes are in the examples beside it."""
     question = choice_question("world_choice", "?", ["ba", "aaaa", "naïve"], "aaaa")
-    [example] = answer_task(Says(), numbered(question), CONFIG).examples
+    [example] = answer_task(Fixed(), numbered(question), CONFIG).examples
     assert example.answer == "aaaa"  # of 97 a byte; `ba` has the lower sum
     assert example.choice_bytes == (2, 4, 6)
     assert example.choice_nats[0] < example.choice_nats[1]
@@ -132,7 +132,7 @@ def test_a_mean_over_tokens_decides_between_whole_sentences() -> None:
 def test_a_prompt_that_does_not_fit_is_counted_and_the_others_are_answered() -> None:
     """Case 11 (LM#4001): the prompt is not shortened."""
     questions = [open_question("gsm8k", "x" * n, "4") for n in (10, 50, 49)]
-    model = Says("#### 4", context_tokens=50)
+    model = Fixed("#### 4", context_tokens=50)
     answered = answer_task(model, numbered(*questions), CONFIG).examples
     assert [example.verdict for example in answered] == ["right", "prompt too long", "right"]
     assert list(map(len, model.prompts)) == [10, 49]
@@ -143,19 +143,19 @@ def test_a_prompt_that_does_not_fit_is_counted_and_the_others_are_answered() -> 
 
 def test_more_new_tokens_than_the_context_are_refused() -> None:
     """Case 11 (LM#4001)."""
-    model = Says("#### 4", context_tokens=24)
-    with pytest.raises(BadConfig, match="`says` reads at most 24 tokens"):
+    model = Fixed("#### 4", context_tokens=24)
+    with pytest.raises(BadConfig, match="`fixed` reads at most 24 tokens"):
         answer_task(model, numbered(*open_questions(1)), CONFIG)
 
 
 def test_truncated_answers_are_counted_whether_right_or_not() -> None:
-    answered = answer_task(Says("#### 0", complete=False), numbered(*open_questions(2)), CONFIG).examples
+    answered = answer_task(Fixed("#### 0", complete=False), numbered(*open_questions(2)), CONFIG).examples
     assert [(e.right, e.truncated) for e in answered] == [(True, True), (False, True)]
 
 
 def test_sampling_parameters_come_from_the_config() -> None:
     config = ChatEvaluationConfig(max_tokens=9, samples=4, temperature=0.8, top_k=7, seed=3, stop=("\n\n",))
-    model = Says("#### 0", "so 0", "#### 1")
+    model = Fixed("#### 0", "so 0", "#### 1")
     answered = answer_task(model, numbered(*open_questions(1)), config).examples
     assert model.sampling == SamplingParameters(max_tokens=9, temperature=0.8, top_k=7, seed=3, stop=("\n\n",))
     assert [(e.sample, e.right, e.right_flexible, e.verdict) for e in answered] == [
