@@ -108,7 +108,8 @@ def _build(request: RunRequest, in_use: Model | None, mode: Mode) -> Comparison:
         base = resolve.base_of(in_use)
         shards = resolve.unread_shards(base, resolve.shards(config.data, request.store))
         conversations = resolve.conversations(config.conversations)
-        candidate = continue_pretraining(config, base, resolve.vocabulary_of(base), shards, conversations)
+        bundle = resolve.core_bundle(config.core_bundle)
+        candidate = continue_pretraining(config, base, resolve.vocabulary_of(base), shards, conversations, bundle)
     if in_use is None:
         return Comparison(candidate, None)
     conversations = resolve.conversations(config.conversations)

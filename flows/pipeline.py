@@ -58,4 +58,5 @@ def nanochat_flow(
 def build_pipeline(request: RunRequest) -> Chat:
     """Resolves the sources of a request, and builds the graph of the pipeline."""
     shards = resolve.shards(request.config.data, request.store)
-    return pretrain_to_chat(request.config, shards, resolve.conversations(request.config.conversations))
+    bundle = resolve.core_bundle(request.config.core_bundle)
+    return pretrain_to_chat(request.config, shards, resolve.conversations(request.config.conversations), bundle)

@@ -12,6 +12,7 @@ from nanochat.config.base import Config
 from nanochat.config.chat import ChatEvaluationConfig, ConversationsConfig, MixtureItem, SFTConfig
 from nanochat.config.compute import Checkpointing, Compute, Parallelism, Tracking
 from nanochat.config.data import DataConfig, RowsConfig, TokenizerConfig, WorldConfig
+from nanochat.config.evaluation import NANOCHAT_BUNDLE, CoreBundleConfig
 from nanochat.config.files import SUFFIXES, in_file, read_values
 from nanochat.config.overrides import merge, parse, shown
 from nanochat.config.pipeline import PipelineConfig, ReportConfig
@@ -118,6 +119,7 @@ D12 = Profile(
     "Depth 12 (286 M parameters) on one GPU.",
     PipelineConfig(
         data=DataConfig(source=CLIMBMIX, train_shards=40, validation_shard="shard_06542"),
+        core_bundle=CoreBundleConfig(source=NANOCHAT_BUNDLE),
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat d12"),
     ),
@@ -129,6 +131,7 @@ SPEEDRUN = Profile(
     PipelineConfig(
         data=DataConfig(source=CLIMBMIX, train_shards=170, validation_shard="shard_06542"),
         pretrain=PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(unit="tokens_per_parameter", amount=8)),
+        core_bundle=CoreBundleConfig(source=NANOCHAT_BUNDLE),
         conversations=_SFT_MIXTURE,
         report=ReportConfig(title="nanochat speedrun"),
     ),

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nanochat.config.base import Config
+from nanochat.config.base import AbsentMeans, Config
 from nanochat.config.chat import ChatEvaluationConfig, ConversationsConfig, SFTConfig
 from nanochat.config.data import DataCardConfig, DataConfig, RowsConfig, TokenizerConfig, TokensConfig
+from nanochat.config.evaluation import CoreBundleConfig, CoreConfig
 from nanochat.config.training import BaseEvaluationConfig, PretrainConfig
 
 
@@ -34,6 +35,12 @@ class PipelineConfig(Config):
     """Training of the base model."""
     base_evaluation: Annotated[BaseEvaluationConfig, Field(title="Base evaluation")] = BaseEvaluationConfig()
     """Evaluation of the base model."""
+    core_bundle: Annotated[CoreBundleConfig, AbsentMeans(CoreBundleConfig()), Field(title="Tasks of CORE")] = (
+        CoreBundleConfig()
+    )
+    """The tasks of CORE; without a source, the base model is not evaluated on CORE."""
+    core_evaluation: Annotated[CoreConfig, AbsentMeans(CoreConfig()), Field(title="CORE")] = CoreConfig()
+    """Evaluation of the base model on CORE."""
     conversations: Annotated[ConversationsConfig, Field(title="Conversations")] = ConversationsConfig()
     """Conversations to train on, and questions to evaluate on."""
     sft: Annotated[SFTConfig, Field(title="Supervised fine-tuning")] = SFTConfig()

@@ -39,7 +39,9 @@ class Example:
     baseline: float
     """Accuracy of a guess."""
     prompt: str
+    """The question without the examples before it."""
     prompt_sha256: str
+    """Of everything that the model read before the answer."""
     span_tokens: tuple[tuple[int, int], ...] = ()
     """First token, and the token after the last, of what was scored, for each choice."""
     choices: tuple[str, ...] = ()
@@ -47,6 +49,7 @@ class Example:
     """Negative log-probability of each choice, summed over its tokens; the answer's only, if there are no choices."""
     choice_tokens: tuple[int, ...] = ()
     choice_bytes: tuple[int, ...] = ()
+    """UTF-8 bytes of what `choice_nats` counts: of the whole text of a choice, also where choices begin alike."""
     gold: str
     """The right answer."""
     gold_bits: float | None = None
@@ -105,8 +108,7 @@ def prompt_hash(prompt: str) -> str:
 
 def write_examples(folder: Path, examples: Iterable[Example], times: Iterable[Time] = ()) -> None:
     """Writes `examples.parquet` and `times.parquet`."""
-    rows = [asdict(example) for example in examples]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / FILE_NAME, compression="zstd")
+    pq.write_table(as_table(examples), folder / FILE_NAME, compression="zstd")
     schema = pa.schema([("task", pa.string()), ("question", pa.string()), ("seconds", pa.float64())])
     table = pa.Table.from_pylist([asdict(time) for time in times], schema=schema)
     pq.write_table(table, folder / TIMES_FILE_NAME, compression="zstd")
@@ -114,7 +116,17 @@ def write_examples(folder: Path, examples: Iterable[Example], times: Iterable[Ti
 
 def read_examples(folder: Path) -> list[Example]:
     """The examples of an evaluation, in the order in which they were written."""
-    return [_example(row) for row in pq.read_table(folder / FILE_NAME).to_pylist()]
+    return from_table(pq.read_table(folder / FILE_NAME))
+
+
+def as_table(examples: Iterable[Example]) -> pa.Table:
+    """A row for each example."""
+    return pa.Table.from_pylist([asdict(example) for example in examples], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Example]:
+    """The examples of a table that `as_table` made."""
+    return [_example(row) for row in table.to_pylist()]
 
 
 def by_task(examples: Sequence[Example]) -> dict[str, list[Example]]:

@@ -1,4 +1,4 @@
-"""A model as evaluation uses it: it scores continuations of a context, and it answers prompts. Ours or a foreign one."""
+"""A model as evaluations use it, ours or a foreign one: it scores continuations of a context, and answers prompts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Score:
 
     nats: tuple[float, ...]
     """Negative log-probability of each token, given those before it."""
+    most_likely: tuple[int, ...]
+    """The most likely token at each place."""
     greedy: bool
-    """Whether each token is the most likely one at its place."""
+    """Whether the continuation is what greedy decoding gives: `most_likely` is the continuation."""
 
 
 @dataclass(frozen=True)

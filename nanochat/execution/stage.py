@@ -19,9 +19,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, Generic, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Concatenate, Generic, Literal, TypeVar, get_type_hints
 
-from nanochat.config.base import Config
+from nanochat.config.base import AbsentMeans, Config
 from nanochat.config.compute import Compute
 from nanochat.errors import WrongKind
 from nanochat.events import Reporter
@@ -60,6 +60,9 @@ class Input:
 
     kind: type[Artifact]
     many: bool
+    added: bool = False
+    """Whether it was added after artifacts existed (`Annotated[list[…], AbsentMeans(())]`): if it is empty, it is left
+    out of the key."""
 
     def __str__(self) -> str:
         return f"list[{self.kind.__name__}]" if self.many else self.kind.__name__
@@ -94,7 +97,11 @@ class Stage(Generic[C, A_co]):
     def key(self, config: Config, inputs: Inputs) -> str:
         """Hash of name, version, canonical config and the digests of the inputs."""
         self.check(config, inputs)
-        digests = {name: [artifact.digest for artifact in as_list(given)] for name, given in inputs.items()}
+        digests = {
+            name: [artifact.digest for artifact in as_list(given)]
+            for name, given in inputs.items()
+            if as_list(given) or not self.inputs[name].added
+        }
         return compute_key(self.name, self.version, config.canonical(), digests)
 
     def find(self, config: Config, inputs: Inputs, store: Store) -> A_co | None:
@@ -148,7 +155,7 @@ def stage(
     """Turns a function into a `Stage`; the docstring of the module shows its signature."""
 
     def declare(function: Callable[Concatenate[C, ...], Metrics]) -> Stage[C, A]:
-        hints = get_type_hints(function)
+        hints = get_type_hints(function, include_extras=True)
         parameters = list(inspect.signature(function).parameters)
         names = [name for name in parameters[1:] if name not in ("out", "context")]
         return Stage(
@@ -170,8 +177,12 @@ def _stage_named(module: str, name: str) -> Stage[Any, Any]:
 
 
 def _input(stage_name: str, name: str, annotation: Any) -> Input:
+    added = typing.get_origin(annotation) is Annotated
+    if added:
+        annotation, *marks = typing.get_args(annotation)
+        assert all(isinstance(mark, AbsentMeans) and mark.value == () for mark in marks), name
     many = typing.get_origin(annotation) is list
     kind = typing.get_args(annotation)[0] if many else annotation
     if not (isinstance(kind, type) and issubclass(kind, Artifact)):
         raise TypeError(f"`{stage_name}`: the input `{name}` must be annotated with a kind of artifact")
-    return Input(kind, many)
+    return Input(kind, many, added)

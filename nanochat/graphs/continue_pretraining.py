@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
+from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.graphs.pipeline import Chat, base_to_chat, prepare_text
 from nanochat.stages.pretrain import continue_pretrain
@@ -16,8 +17,9 @@ def continue_pretraining(
     vocabulary: Vocabulary,
     shards: Sequence[ShardConfig],
     conversations: ConversationsConfig,
+    bundle: CoreBundleConfig | None = None,
 ) -> Chat:
     """Like `pretrain_to_chat`, but starts from a base model and keeps its vocabulary."""
     text = prepare_text(config, shards, vocabulary)
     more = continue_pretrain(config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows)
-    return base_to_chat(config, text, more, conversations)
+    return base_to_chat(config, text, more, conversations, bundle)

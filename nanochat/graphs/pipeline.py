@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
+from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.execution.stage import Node
 from nanochat.scaling import derive_hyperparameters
 from nanochat.stages.card import data_card
 from nanochat.stages.conversations import converse
+from nanochat.stages.core import core_bundle, evaluate_core
 from nanochat.stages.download import download
 from nanochat.stages.evaluate import evaluate_base, evaluate_chat
 from nanochat.stages.pretrain import pretrain
@@ -24,6 +26,7 @@ from nanochat.stages.tokenizer import train_tokenizer
 from nanochat.stages.tokens import tokenize
 from nanochat.store.artifacts import (
     Conversations,
+    CoreBundle,
     DataCard,
     Evaluation,
     Model,
@@ -53,6 +56,15 @@ class Fetched:
     raw: list[Node[RawShard]]
     vocabulary: Node[Vocabulary]
     conversations: Node[Conversations]
+    core_bundle: Node[CoreBundle] | None = None
+
+
+@dataclass(frozen=True)
+class Core:
+    """The tasks of CORE, and the evaluation of the base model on them."""
+
+    bundle: Node[CoreBundle]
+    evaluation: Node[Evaluation]
 
 
 @dataclass(frozen=True)
@@ -66,17 +78,24 @@ class Chat:
     chat: Node[Model]
     chat_evaluation: Node[Evaluation]
     report: Node[Report]
+    core: Core | None = None
+    """None: the base model is not evaluated on CORE."""
 
 
-def pretrain_to_chat(config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig) -> Chat:
-    """From raw text to a chat model and its report.
+def pretrain_to_chat(
+    config: PipelineConfig,
+    shards: Sequence[ShardConfig],
+    conversations: ConversationsConfig,
+    bundle: CoreBundleConfig | None = None,
+) -> Chat:
+    """From raw text to a chat model and its report. Without a `bundle`, the base model is not evaluated on CORE.
 
     Raises `BadConfig` if the hyperparameters of pretraining do not fit together.
     """
     derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     text = prepare_text(config, shards)
     base = pretrain(config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
-    return base_to_chat(config, text, base, conversations)
+    return base_to_chat(config, text, base, conversations, bundle)
 
 
 def prepare_text(config: PipelineConfig, shards: Sequence[ShardConfig], vocabulary: Vocabulary | None = None) -> Text:
@@ -91,22 +110,38 @@ def prepare_text(config: PipelineConfig, shards: Sequence[ShardConfig], vocabula
     return Text(raw, used, tokens, rows, data_card(config.data_card, raw=raw, tokens=tokens, rows=rows))
 
 
-def base_to_chat(config: PipelineConfig, text: Text, base: Node[Model], conversations: ConversationsConfig) -> Chat:
+def base_to_chat(
+    config: PipelineConfig,
+    text: Text,
+    base: Node[Model],
+    conversations: ConversationsConfig,
+    bundle: CoreBundleConfig | None = None,
+) -> Chat:
     """The part of the pipeline from a base model to the report."""
     rendered = converse(conversations, vocabulary=text.vocabulary)
     base_evaluation = evaluate_base(config.base_evaluation, model=base, rows=text.rows)
+    core = None
+    if bundle is not None:
+        tasks = core_bundle(bundle)
+        core = Core(tasks, evaluate_core(config.core_evaluation, model=base, bundle=tasks))
     chat = sft(config.sft, base=base, conversations=rendered)
     chat_evaluation = evaluate_chat(config.chat_evaluation, model=chat, conversations=rendered)
     summary = report(
         config.report, raw=text.raw, vocabulary=text.vocabulary, tokens=text.tokens, rows=text.rows,
         data_card=text.data_card, base=base, base_evaluation=base_evaluation, conversations=rendered, chat=chat,
-        chat_evaluation=chat_evaluation,
+        chat_evaluation=chat_evaluation, core=[core.evaluation] if core else [],
     )  # fmt: skip
-    return Chat(text, base, base_evaluation, rendered, chat, chat_evaluation, summary)
+    return Chat(text, base, base_evaluation, rendered, chat, chat_evaluation, summary, core)
 
 
-def fetch(config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig) -> Fetched:
+def fetch(
+    config: PipelineConfig,
+    shards: Sequence[ShardConfig],
+    conversations: ConversationsConfig,
+    bundle: CoreBundleConfig | None = None,
+) -> Fetched:
     """The nodes that need the network, and the vocabulary, with which conversations are stored as tokens."""
     raw = [download(shard, item=shard.name) for shard in shards]
     vocabulary = train_tokenizer(config.tokenizer, raw=raw)
-    return Fetched(raw, vocabulary, converse(conversations, vocabulary=vocabulary))
+    rendered = converse(conversations, vocabulary=vocabulary)
+    return Fetched(raw, vocabulary, rendered, None if bundle is None else core_bundle(bundle))

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import DataConfig, ShardConfig
+from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import NotFound, WrongKind
+from nanochat.evaluation.core.source import with_hashes
 from nanochat.execution.graph import Results
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
@@ -38,6 +40,14 @@ def shards(config: DataConfig, store: Store, *, keep: bool = True) -> tuple[Shar
 def conversations(config: ConversationsConfig) -> ConversationsConfig:
     """The config with the hashes of the user's own conversation files, so that a changed file changes the key."""
     return with_file_hashes(config)
+
+
+def core_bundle(config: CoreBundleConfig) -> CoreBundleConfig | None:
+    """The config with the hashes of a bundle on this machine, so that a changed file changes the key.
+
+    None without a source: CORE is not evaluated.
+    """
+    return with_hashes(config) if config.source else None
 
 
 def model(store: Store, reference: str) -> Model:

@@ -1,7 +1,9 @@
 """The report of a pipeline run."""
 
 from pathlib import Path
+from typing import Annotated
 
+from nanochat.config.base import AbsentMeans
 from nanochat.config.pipeline import ReportConfig
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.report.report import ReportInputs, render
@@ -31,6 +33,7 @@ def report(
     conversations: Conversations,
     chat: Model,
     chat_evaluation: Evaluation,
+    core: Annotated[list[Evaluation], AbsentMeans(())],
     *,
     out: Path,
     context: Context,
@@ -46,6 +49,7 @@ def report(
             "data_card": [data_card],
             base.stage: [base],
             "evaluate_base": [base_evaluation],
+            **({"evaluate_core": list(core)} if core else {}),
             "converse": [conversations],
             "sft": [chat],
             "evaluate_chat": [chat_evaluation],

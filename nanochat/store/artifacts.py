@@ -68,6 +68,10 @@ class Evaluation(Artifact):
     """Scores of a model."""
 
 
+class CoreBundle(Artifact):
+    """The tasks of CORE, as `core.yaml`, `eval_meta_data.csv` and `eval_data/`."""
+
+
 class Report(Artifact):
     """A report with numbers, plots and lineage."""
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,9 +20,11 @@ from nanochat.config.compute import Compute
 from nanochat.failures import to_nanochat_error, traceback_text
 from nanochat.workers.job import EXIT_FAILED, EXIT_PREEMPTED, Job, write_error
 
+T = TypeVar("T")
+
 
 class Preempted(BaseException):
-    """This rank received a TERM, and has saved a checkpoint."""
+    """This rank received a TERM, and has saved what it can continue from."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ def sum_over_ranks(*values: float) -> tuple[float, ...]:
     total = torch.tensor(values, dtype=torch.float64, device=_device_of_group())
     dist.all_reduce(total)
     return tuple(total.tolist())
+
+
+def from_all_ranks(mine: T) -> list[T]:
+    """The value of each rank, by rank. Collective."""
+    if not dist.is_initialized():
+        return [mine]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered
+
+
+def raise_if_terminated() -> None:
+    """Raises `Preempted` if this rank received a TERM; not collective, for work that does not end with a checkpoint."""
+    if _stop.is_set():
+        raise Preempted
 
 
 def _device_of_group() -> torch.device:

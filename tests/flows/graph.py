@@ -98,7 +98,9 @@ def report(config: ReportConfig, base: Model, chat: Model, *, out: Path, context
     return {}
 
 
-def pretrain_to_chat(config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig) -> Chat:
+def pretrain_to_chat(
+    config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig, bundle: None
+) -> Chat:
     names = [f"shard_{position:05}" for position in range(config.data.world.shards)]
     raw = [
         download(ShardConfig(name=name, url="world:0", identity=str(config.data.world.seed)), item=name)

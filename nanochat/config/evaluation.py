@@ -1,0 +1,32 @@
+"""Configs of CORE, the score of base models: 22 tasks (DCLM, arXiv:2406.11794), with the prompts of nanochat."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from nanochat.config.base import AbsentMeans, Config
+
+NANOCHAT_BUNDLE = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
+"""The tasks that nanochat's harness reads."""
+
+
+class CoreBundleConfig(Config):
+    """The bundle with the tasks of CORE: `core.yaml`, `eval_meta_data.csv` and `eval_data/`."""
+
+    source: str = ""
+    """Folder, zip file, or `https://` address of a zip file. Empty: CORE is not evaluated."""
+    sha256: Annotated[str, AbsentMeans("")] = ""
+    """SHA-256 of the zip file; another file is refused. Empty: the run computes that of a file on this machine."""
+    files: Annotated[tuple[tuple[str, str], ...], AbsentMeans(())] = ()
+    """Path and SHA-256 of each file of a folder; another file is refused. Empty: the run computes them."""
+
+
+class CoreConfig(Config):
+    """Evaluation of a model on CORE."""
+
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Questions per task, the first ones in nanochat's order, which also gives the examples in prompts; 0: all."""
+    overlong: Literal["run", "crop"] = "run"
+    """Prompts longer than the training rows: `run` computes them, `crop` drops their beginning, BOS included."""
+    tasks: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Only these tasks; empty: all. There is no CORE unless all 22 are evaluated."""

@@ -1,0 +1,41 @@
+"""The worker that evaluates a model on CORE: `python -m nanochat.evaluation.core.worker job.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat.config.evaluation import CoreConfig
+from nanochat.evaluation.core.evaluate import evaluate
+from nanochat.evaluation.finished import FinishedTasks
+from nanochat.evaluation.own_model import OwnModel
+from nanochat.workers.job import Job
+from nanochat.workers.ranks import World, main, raise_if_terminated
+
+
+def evaluate_core(job: Job, world: World) -> dict[str, Any]:
+    """Answers the questions of all tasks on all ranks; returns the stage's metrics."""
+    config = CoreConfig.model_validate(job.config)
+    threads = torch.get_num_threads()
+    model = OwnModel.load(job.input("model"), world.device, crop=config.overlong == "crop", threads=threads)
+
+    def progress(done: int, total: int, task: str) -> None:
+        raise_if_terminated()
+        if world.is_first:
+            job.event(done, total, "questions", task)
+
+    finished = FinishedTasks(job.checkpoints)
+    found = evaluate(model, job.input("bundle"), config, Path(job.out), world, finished=finished, progress=progress)
+    if not world.is_first:
+        return {}
+    (Path(job.out) / "evaluation.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    accuracies = {f"{name}_accuracy": task["accuracy"] for name, task in found["tasks"].items()}
+    core = {} if found["core"] is None else {"core": found["core"]}
+    return {**core, "questions": sum(task["questions"] for task in found["tasks"].values()), **accuracies}
+
+
+if __name__ == "__main__":
+    main(evaluate_core)
