@@ -125,6 +125,10 @@ class Preempted(StageFailed):
     transient = True
 
 
+class SandboxFailed(NanochatError):
+    """The sandbox for generated programs does not work, or not as strongly as required: no program was judged."""
+
+
 class Stopped(NanochatError):
     """A stage that ended because a stop of its run was requested."""
 

@@ -40,6 +40,7 @@ rows_cache_bytes = partial(read, variables.ROWS_GB)
 trash_hours = partial(read, variables.TRASH_HOURS)
 node_address = partial(read, variables.ADDRESS)
 serve_tokens = partial(read, variables.SERVE_TOKEN)
+sandbox = partial(read, variables.SANDBOX)
 supervisor_pid = partial(read, variables.SUPERVISOR_PID)
 rank = partial(read, variables.RANK)
 world_size = partial(read, variables.WORLD_SIZE)
@@ -248,6 +249,12 @@ def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str,
         "PYTHONUTF8": "1",  # whatever the locale is: we parse the output of the ranks
         "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
+
+
+def sandbox_environment() -> dict[str, str]:
+    """The environment of a process that runs generated programs: nothing of ours; hashes are the same each time."""
+    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # Python may need it
+    return {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LANG": "C.UTF-8", **libraries}
 
 
 def supervised_environment(supervisor_pid: int) -> dict[str, str]:

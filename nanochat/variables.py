@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from nanochat.errors import BadConfig
@@ -98,6 +98,13 @@ def count(given: str) -> int:
     return int(given)
 
 
+def confinement(given: str) -> Literal["full", "no namespaces", "rlimits only"]:
+    """A mode of the sandbox for generated programs."""
+    if given not in ("full", "no namespaces", "rlimits only"):
+        raise ValueError("it has to be `full`, `no namespaces` or `rlimits only`")
+    return given
+
+
 def separated(given: str) -> tuple[str, ...]:
     """Values that are separated by commas."""
     return tuple(each.strip() for each in given.split(",") if each.strip())
@@ -155,6 +162,12 @@ SERVE_TOKEN = Variable(
     separated,
     secret=True,
 )
+SANDBOX = Variable(
+    "NANOCHAT_SANDBOX",
+    "no namespaces",
+    "The weakest confinement of generated programs to accept: `full`, `no namespaces` or `rlimits only`",
+    confinement,
+)
 SUPERVISOR_PID = Variable(
     "NANOCHAT_SUPERVISOR_PID", "0", "Set by nanochat: a worker ends when this process does", count
 )
@@ -163,8 +176,8 @@ WORLD_SIZE = Variable("WORLD_SIZE", "1", "Set by torchrun: number of processes t
 LOCAL_RANK = Variable("LOCAL_RANK", "0", "Set by torchrun: index of this process on its node, from 0", count)
 
 VARIABLES: tuple[Variable[Any], ...] = (
-    HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SERVE_TOKEN, SUPERVISOR_PID, RANK,
-    WORLD_SIZE, LOCAL_RANK,
+    HOME, STORE, CACHE_GB, ROWS_GB, TRASH_HOURS, UI_PREFIX, ADDRESS, WEBHOOK, SERVE_TOKEN, SANDBOX,
+    SUPERVISOR_PID, RANK, WORLD_SIZE, LOCAL_RANK,
 )  # fmt: skip
 
 

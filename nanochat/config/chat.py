@@ -23,6 +23,7 @@ class MixtureItem(Config):
         "gsm8k",
         "arc_easy",
         "arc_challenge",
+        "humaneval",
         "conversations",
     ] = "world"
     """Which conversations. `conversations` reads your own files: `messages`, ShareGPT, Alpaca, `prompt` and

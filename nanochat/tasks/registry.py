@@ -8,6 +8,7 @@ from nanochat.tasks import (
     arc,
     everyday,
     gsm8k,
+    humaneval,
     identity,
     mmlu,
     own_conversations,
@@ -65,6 +66,8 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
             return gsm8k.task(item.source, counts)
         case "arc_easy" | "arc_challenge":
             return arc.task(item.task, item.source, counts)
+        case "humaneval":
+            return humaneval.task(item.source, counts)
 
 
 JUDGES = {
@@ -77,11 +80,14 @@ JUDGES = {
 
 
 def judge_all(answers: Sequence[tuple[Question, str]]) -> list[Verdict]:
-    """Judges generated answers to questions of one task.
+    """Judges generated answers to questions of one task; programs run several at a time.
 
-    Together, since some tasks run programs, several at a time.
+    Raises `SandboxFailed` if there are programs and the sandbox does not work.
     """
     if not answers:
         return []
-    judge = JUDGES[answers[0][0]["task"]]
+    task = answers[0][0]["task"]
+    if task == "humaneval":
+        return humaneval.judge_programs(answers)
+    judge = JUDGES[task]
     return [judge(question, completion) for question, completion in answers]
