@@ -1,7 +1,7 @@
 """The report of a run: metrics, curves, samples, lineage and time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def _values(inputs: ReportInputs) -> dict[str, Any]:
         "lengths": Markup(length_bars(card["lengths"])),  # noqa: S704
         "languages": Markup(language_bars(card["languages"])),  # noqa: S704
         "lineage": Markup(as_svg(fold(manifests))),  # noqa: S704
-        "tasks": chat_evaluation["tasks"],
+        "tasks": [_task_row(name, task) for name, task in chat_evaluation["tasks"].items()],
         "samples": base_evaluation["samples"],
         "examples": chat_evaluation["examples"],
         "configs": {
@@ -86,6 +86,27 @@ def _values(inputs: ReportInputs) -> dict[str, Any]:
             **producer.packages,
         },
         "ended": f"{chat.manifest.producer.ended:%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def _task_row(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the table of tasks: accuracy with its interval, the form of the prompts, and what else was counted."""
+    right = f"{task['accuracy']:.1%}"
+    if "interval" in task:
+        low, high = task["interval"]
+        right += f" ({100 * low:.1f}–{100 * high:.1f})"
+    notes = [f"{task['flexible_accuracy']:.1%} by the lenient rule"] if "flexible_accuracy" in task else []
+    notes += [f"pass@{k} {value:.1%}" for k, (value, _) in task.get("pass_at", {}).items()]
+    notes += [f"{count:,} {reason}" for reason, count in task.get("no_answer", {}).items()]
+    notes += [f"{task['truncated']:,} truncated"] if task.get("truncated") else []
+    return {
+        "name": name,
+        "kind": task["kind"],
+        "form": task.get("form", ""),
+        "right": right,
+        "chance": f"{task['baseline']:.0%}",
+        "questions": f"{task['questions']:,}",
+        "notes": ", ".join(notes),
     }
 
 

@@ -41,9 +41,13 @@ EVALUATIONS = {
     "evaluate_chat": {
         "tasks": {
             "world_choice": {"kind": "choice", "accuracy": 0.734, "baseline": 0.25, "questions": 64},
-            "gsm8k": {"kind": "generate", "accuracy": 0.0, "baseline": 0.0, "questions": 7},
+            "gsm8k": {
+                "kind": "generate", "form": "nanochat", "accuracy": 0.0, "interval": [0.0, 0.35425], "baseline": 0.0,
+                "questions": 7, "flexible_accuracy": 0.142857, "no_answer": {"no answer": 5}, "truncated": 2,
+                "pass_at": {"2": [0.25, [0.1, 0.4]]},
+            },
         },
-        "chatcore": 0.3227,
+        "chatcore": 0.3227, "centered_accuracy": 0.4561,
         "examples": [
             {"task": "world_choice", "prompt": "Where?", "answer": "Here.", "expected": "Here.", "right": True},
             {"task": "gsm8k", "prompt": NASTY, "answer": "forty", "expected": "42", "right": False},
@@ -166,7 +170,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     "reported",
     ["A small run", "2026-03-04 05:06 UTC", "0.8765", "73%", "73.4%", "25%", "0.323", "1.31 M", "2 M", "14,998",
      "2 min 40 s", "torch", "9.9.9", "Imagined CPU", "24 GiB", "facade" * 6 + " (with changes)", "download ×3",
-     "forty", "42", "Free."],
+     "forty", "42", "Free.", "0.0% (0.0–35.4)", "14.3% by the lenient rule, pass@2 25.0%, 5 no answer, 2 truncated",
+     "ChatCORE", "mean centered accuracy"],
 )  # fmt: skip
 def test_the_numbers_are_there(form: int, reported: str, rendered: tuple[str, str]) -> None:
     text = rendered[0] if form == 0 else Page(rendered[1]).text
