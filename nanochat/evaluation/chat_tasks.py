@@ -6,53 +6,50 @@ Any `LanguageModel` will do. Each answer is an `Example`; all scores are compute
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadConfig
-from nanochat.evaluation.examples import Example, Time, prompt_hash
-from nanochat.evaluation.language_model import Context, LanguageModel, Report, Score
+from nanochat.evaluation.examples import Example, prompt_hash
+from nanochat.evaluation.language_model import Context, Generated, LanguageModel, Report, Score
 from nanochat.inference.request import SamplingParameters
 from nanochat.tasks.conversation import Question
 from nanochat.tasks.registry import judge_all
+from nanochat.tasks.verdict import Verdict
 
 Numbered = tuple[int, Question]
 """A question, and its number in the task."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answered:
-    """The answers to some questions of a task, and how long they took."""
+    """The answers to one question."""
 
-    examples: list[Example] = field(default_factory=list)
-    times: list[Time] = field(default_factory=list)
+    number: int
+    examples: list[Example]
+    seconds: float
 
 
 def answer_task(
     model: LanguageModel, questions: Sequence[Numbered], config: ChatEvaluationConfig, report: Report | None = None
-) -> Answered:
+) -> list[Answered]:
     """Answers questions of one task, in order. `report` receives the number of answered questions.
 
     Raises `BadConfig` if `max_tokens` is more than the model can read.
     """
     if not questions:
-        return Answered()
+        return []
     began_s = time.monotonic()
     if questions[0][1]["kind"] == "choice":
         examples = _choices(model, questions, report)
     else:
         examples = _generated(model, questions, config, report)
     each_s = (time.monotonic() - began_s) / len(questions)
-    return Answered(examples, [Time(q["task"], question_id(number, q), each_s) for number, q in questions])
+    return [Answered(number, some, each_s) for (number, _), some in zip(questions, examples, strict=True)]
 
 
-def question_id(number: int, question: Question) -> str:
-    """The id that the question has in its dataset, else its number."""
-    return str(question.get("id", number))
-
-
-def _choices(model: LanguageModel, questions: Sequence[Numbered], report: Report | None) -> list[Example]:
+def _choices(model: LanguageModel, questions: Sequence[Numbered], report: Report | None) -> list[list[Example]]:
     """The choice of the highest mean log-likelihood per token, as the assistant's answer.
 
     Of letters, which are one token each, this is the one with the highest logit after the prompt.
@@ -67,13 +64,10 @@ def _choices(model: LanguageModel, questions: Sequence[Numbered], report: Report
         Context(tuple(prompt), each) for prompt, each, fit in zip(prompts, continuations, fits, strict=True) if fit
     ]
     scored = iter(model.score(contexts, report))
-    examples = []
-    for (number, question), prompt, each, fit in zip(questions, prompts, continuations, fits, strict=True):
-        if not fit:
-            examples.append(_too_long(number, question))
-            continue
-        examples.append(_choice(number, question, len(prompt), each, next(scored)))
-    return examples
+    return [
+        [_choice(*numbered, len(prompt), each, next(scored)) if fit else _too_long(*numbered)]
+        for numbered, prompt, each, fit in zip(questions, prompts, continuations, fits, strict=True)
+    ]
 
 
 def _choice(
@@ -103,7 +97,7 @@ def _choice(
 
 def _generated(
     model: LanguageModel, questions: Sequence[Numbered], config: ChatEvaluationConfig, report: Report | None
-) -> list[Example]:
+) -> list[list[Example]]:
     prompts = [model.chat_prompt(question["messages"]) for _, question in questions]
     most = model.context_tokens
     if most is not None and config.max_tokens >= most:
@@ -122,25 +116,26 @@ def _generated(
     given = [next(answers) if fit else [] for fit in fits]
     answered = [(question, each.text) for (_, question), some in zip(questions, given, strict=True) for each in some]
     verdicts = iter(judge_all(answered))
-    examples = []
-    for (number, question), some in zip(questions, given, strict=True):
+    examples: list[list[Example]] = []
+    for numbered, some in zip(questions, given, strict=True):
         if not some:
-            examples += [_too_long(number, question, sample) for sample in range(config.samples)]
-        for sample, each in enumerate(some):
-            verdict = next(verdicts)
-            examples.append(
-                Example(
-                    **_common(number, question),
-                    kind="generate",
-                    sample=sample,
-                    answer=each.text,
-                    right=verdict.right,
-                    right_flexible=verdict.flexible,
-                    verdict=verdict.name,
-                    truncated=not each.complete,
-                )
-            )
+            examples.append([_too_long(*numbered, sample) for sample in range(config.samples)])
+        else:
+            examples.append([_answer(*numbered, n, each, next(verdicts)) for n, each in enumerate(some)])
     return examples
+
+
+def _answer(number: int, question: Question, sample: int, generated: Generated, verdict: Verdict) -> Example:
+    return Example(
+        **_common(number, question),
+        kind="generate",
+        sample=sample,
+        answer=generated.text,
+        right=verdict.right,
+        right_flexible=verdict.flexible,
+        verdict=verdict.name,
+        truncated=not generated.complete,
+    )
 
 
 def _too_long(number: int, question: Question, sample: int = 0) -> Example:
@@ -151,11 +146,11 @@ def _too_long(number: int, question: Question, sample: int = 0) -> Example:
 
 
 def _common(number: int, question: Question) -> Mapping[str, Any]:
-    """The fields that do not depend on the answer. The prompt is the text of the messages, as before any template."""
+    """The fields that do not depend on the answer. The prompt is the text of the messages, before any template."""
     prompt = "\n\n".join(message["content"] for message in question["messages"])
     subject = question.get("subject", "")
     return {
-        "task": question["task"], "question": question_id(number, question), "group": subject, "subject": subject,
+        "task": question["task"], "question": str(question.get("id", number)), "group": subject, "subject": subject,
         "baseline": question["baseline"], "prompt": prompt, "prompt_sha256": prompt_hash(prompt),
         "gold": question["answer"],
     }  # fmt: skip

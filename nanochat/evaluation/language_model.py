@@ -75,5 +75,5 @@ class LanguageModel(Protocol):
         self, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, answers: int = 1,
         report: Report | None = None,
     ) -> Iterator[list[Generated]]:  # fmt: skip
-        """The answers to each prompt, in the order of the prompts."""
+        """The answers to each prompt, in the order of the prompts; sampled ones depend on the prompt and the seed."""
         ...

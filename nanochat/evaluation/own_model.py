@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from nanochat.config.base import MAX_INTEGER
 from nanochat.errors import BadConfig
 from nanochat.evaluation.language_model import Context, Generated, Report, Score
 from nanochat.evaluation.scorer import Scorer
@@ -82,18 +86,20 @@ class OwnModel:
         self, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, answers: int = 1,
         report: Report | None = None,
     ) -> Iterator[list[Generated]]:  # fmt: skip
-        """The answers to each prompt, in the order of the prompts. Raises `BadConfig` for one that is too long."""
+        """The answers to each prompt, in the order of the prompts. Raises `BadConfig` for one that is too long.
+
+        The text is what the assistant writes to the user: without python blocks and their outputs.
+        """
         if not prompts:
             return
         needed = max(map(len, prompts)) + sampling.max_tokens
         settings = EngineSettings(context_tokens=self.context_tokens or needed, threads=self._threads)
         engine = Engine(self._model, self._tokenizer, settings)
-        requests = [Request(prompt=prompt, sampling=sampling, answers=answers) for prompt in prompts]
+        requests = [
+            Request(prompt=prompt, sampling=_with_seed_of(prompt, sampling), answers=answers) for prompt in prompts
+        ]
         for answered in engine.complete(requests, report or (lambda number: None)):
-            yield [
-                Generated(answer.ids, self._tokenizer.decode(answer.ids), answer.finish == "stop")
-                for answer in answered
-            ]
+            yield [Generated(answer.ids, answer.text, answer.finish == "stop") for answer in answered]
 
     def _with_slots(self, tokens: int) -> Scorer:
         """A scorer for rows of so many tokens."""
@@ -105,6 +111,14 @@ class OwnModel:
             decoder = make_decoder(self._model, slots, self._scorer_tokens, threads=self._threads)
             self._scorer = Scorer(decoder, slots)
         return self._scorer
+
+
+def _with_seed_of(prompt: Sequence[int], sampling: SamplingParameters) -> SamplingParameters:
+    """With a seed that also depends on the prompt: from one seed, all prompts would draw the same random numbers."""
+    if not sampling.temperature:
+        return sampling
+    digest = hashlib.blake2b(array("q", [sampling.seed, *prompt]).tobytes(), digest_size=8).digest()
+    return replace(sampling, seed=int.from_bytes(digest, "little") & MAX_INTEGER)
 
 
 def _bytes_of_slot(architecture: Architecture, tokens: int) -> int:

@@ -61,6 +61,8 @@ def _validate_sampling(sampling: SamplingParameters, vocab_size: int) -> None:
             _within(name, getattr(sampling, name), *bounds)
     if not sampling.top_p:
         raise BadConfig("`top_p` is 0.", hint="Use more than 0, or `temperature` 0 for the most likely token.")
+    if isinstance(sampling.stop, str):
+        raise BadConfig(f"`stop` is the text `{sampling.stop[:40]}`.", hint="Use a tuple of strings.")
     if len(sampling.stop) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in sampling.stop):
         raise BadConfig(
             "`stop` has too many strings, or one that is empty or too long.",

@@ -14,12 +14,13 @@ import torch
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.config.overrides import parse
 from nanochat.errors import BadConfig, BadSource
-from nanochat.evaluation.chat_model import evaluate_chat, read_questions
+from nanochat.evaluation.chat import read_questions
+from nanochat.evaluation.chat_model import evaluate_chat
 from nanochat.evaluation.chat_scores import is_chatcore
 from nanochat.evaluation.chat_tasks import answer_task
-from nanochat.evaluation.engine_model import EngineModel
-from nanochat.evaluation.examples import read_examples
-from nanochat.evaluation.language_model import Context, Generated, Report, Score
+from nanochat.evaluation.examples import Example, read_examples
+from nanochat.evaluation.language_model import Context, Generated, LanguageModel, Report, Score
+from nanochat.evaluation.own_model import OwnModel
 from nanochat.inference.request import SamplingParameters
 from nanochat.model.files import save_model
 from nanochat.tasks.conversation import Question, choice_question, open_question
@@ -49,6 +50,12 @@ def open_questions(count: int) -> list[Question]:
     return [open_question("gsm8k", f"What is {n} + {n}?" + " Think." * (n % 5), str(2 * n)) for n in range(count)]
 
 
+def examples_of(
+    model: LanguageModel, questions: Sequence[tuple[int, Question]], config: ChatEvaluationConfig = CONFIG
+) -> list[Example]:
+    return [example for each in answer_task(model, questions, config) for example in each.examples]
+
+
 class Fixed:
     """A model that answers with given texts; `context_tokens` characters long."""
 
@@ -73,7 +80,7 @@ class Fixed:
     def score(self, contexts: Sequence[Context], report: Report | None = None) -> Iterator[list[Score]]:
         """Prefers the choice with the lowest bytes, per byte."""
         for context in contexts:
-            yield [Score(tuple(map(float, each)), greedy=False) for each in context.continuations]
+            yield [Score(tuple(map(float, each)), each, greedy=False) for each in context.continuations]
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, answers: int = 1,
@@ -88,7 +95,7 @@ def test_the_letter_with_the_highest_logit_after_the_prompt_is_the_answer() -> N
     """As nanochat does it: the logits of the row's own labels at the last token of the prompt."""
     network = built()
     questions = [*choices(9), *choices(4, labels="1234"), lettered_question("arc_easy", "?", "abcde", "ABCDE", "E")]
-    answered = answer_task(EngineModel(network, TOKENIZER), numbered(*questions), CONFIG).examples
+    answered = examples_of(OwnModel(network, TOKENIZER), numbered(*questions))
     for question, example in zip(questions, answered, strict=True):
         prompt = render_prompt(TOKENIZER, question["messages"])
         with torch.no_grad():
@@ -107,13 +114,13 @@ def test_the_letter_with_the_highest_logit_after_the_prompt_is_the_answer() -> N
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_answers_do_not_depend_on_what_is_answered_together(size: int) -> None:
     """Cases 3 (LM#2498) and 4 (LM#3055): equal texts and equal choices at batch 1, 7 and 64 in fp32."""
-    model = EngineModel(built(), TOKENIZER)
+    model = OwnModel(built(), TOKENIZER)
     for questions in (choices(64), open_questions(64)):
         every = numbered(*questions)
-        whole = answer_task(model, every, CONFIG).examples
+        whole = examples_of(model, every)
         parts = [
             example for begin in range(0, 64, size)
-            for example in answer_task(model, every[begin : begin + size], CONFIG).examples
+            for example in examples_of(model, every[begin : begin + size])
         ]  # fmt: skip
         assert [(e.question, e.answer, e.truncated) for e in parts] == [
             (e.question, e.answer, e.truncated) for e in whole
@@ -123,7 +130,7 @@ def test_answers_do_not_depend_on_what_is_answered_together(size: int) -> None:
 def test_a_mean_over_tokens_decides_between_whole_sentences() -> None:
     """Case 13 (LM#3278): the denominator is tokens, and bytes are in the examples beside it."""
     question = choice_question("world_choice", "?", ["ba", "aaaa", "naïve"], "aaaa")
-    [example] = answer_task(Fixed(), numbered(question), CONFIG).examples
+    [example] = examples_of(Fixed(), numbered(question))
     assert example.answer == "aaaa"  # of 97 a byte; `ba` has the lower sum
     assert example.choice_bytes == (2, 4, 6)
     assert example.choice_nats[0] < example.choice_nats[1]
@@ -133,11 +140,11 @@ def test_a_prompt_that_does_not_fit_is_counted_and_the_others_are_answered() -> 
     """Case 11 (LM#4001): the prompt is not shortened."""
     questions = [open_question("gsm8k", "x" * n, "4") for n in (10, 50, 49)]
     model = Fixed("#### 4", context_tokens=50)
-    answered = answer_task(model, numbered(*questions), CONFIG).examples
+    answered = examples_of(model, numbered(*questions))
     assert [example.verdict for example in answered] == ["right", "prompt too long", "right"]
     assert list(map(len, model.prompts)) == [10, 49]
     lettered = [choice_question("arc_easy", "x" * n, ["A", "B"], "A") for n in (50, 51)]
-    answered = answer_task(model, numbered(*lettered), CONFIG).examples
+    answered = examples_of(model, numbered(*lettered))
     assert [example.verdict for example in answered] == ["right", "prompt too long"]
 
 
@@ -149,14 +156,14 @@ def test_more_new_tokens_than_the_context_are_refused() -> None:
 
 
 def test_truncated_answers_are_counted_whether_right_or_not() -> None:
-    answered = answer_task(Fixed("#### 0", complete=False), numbered(*open_questions(2)), CONFIG).examples
+    answered = examples_of(Fixed("#### 0", complete=False), numbered(*open_questions(2)))
     assert [(e.right, e.truncated) for e in answered] == [(True, True), (False, True)]
 
 
 def test_sampling_parameters_come_from_the_config() -> None:
     config = ChatEvaluationConfig(max_tokens=9, samples=4, temperature=0.8, top_k=7, seed=3, stop=("\n\n",))
     model = Fixed("#### 0", "so 0", "#### 1")
-    answered = answer_task(model, numbered(*open_questions(1)), config).examples
+    answered = examples_of(model, numbered(*open_questions(1)), config)
     assert model.sampling == SamplingParameters(max_tokens=9, temperature=0.8, top_k=7, seed=3, stop=("\n\n",))
     assert [(e.sample, e.right, e.right_flexible, e.verdict) for e in answered] == [
         (0, True, True, "right"), (1, False, True, "no answer"), (2, False, False, "wrong"), (3, True, True, "right"),
@@ -243,3 +250,30 @@ def test_no_question_is_an_error_and_not_a_score(tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text("")
     with pytest.raises(BadSource, match="no questions"):
         read_questions(tmp_path / "questions.jsonl", 0)
+
+
+def test_an_answer_without_a_stop_string_is_kept_whole() -> None:
+    """Case 18: nothing is cut off its end, and it is not counted as ended by itself."""
+    model = OwnModel(built(), TOKENIZER)
+    whole = examples_of(model, numbered(*open_questions(6)))
+    texts = [example.answer for example in whole]
+    absent = "".join(chr(c) for c in range(32, 127)) * 2
+    kept = examples_of(model, numbered(*open_questions(6)), CONFIG.model_copy(update={"stop": (absent,)}))
+    assert [(e.answer, e.truncated) for e in kept] == [(e.answer, e.truncated) for e in whole]
+    assert any(example.truncated for example in whole)
+    stop = max(texts, key=len)[1:3]
+    cut = examples_of(model, numbered(*open_questions(6)), CONFIG.model_copy(update={"stop": (stop,)}))
+    assert [example.answer for example in cut] == [text.split(stop)[0] for text in texts]
+
+
+def test_samples_of_questions_differ_and_depend_on_prompt_and_seed_only() -> None:
+    """In nanochat every question of pass@k has the same seed, so that all draw the same numbers."""
+    config = ChatEvaluationConfig(max_tokens=8, samples=3, temperature=100.0)
+    model = OwnModel(built(), TOKENIZER)
+    questions = numbered(*open_questions(5))
+    together = examples_of(model, questions, config)
+    assert len({example.answer for example in together}) == 15
+    alone = [example for each in reversed(questions) for example in examples_of(model, [each], config)]
+    assert {(e.question, e.sample, e.answer) for e in alone} == {(e.question, e.sample, e.answer) for e in together}
+    other = examples_of(model, questions, config.model_copy(update={"seed": 7}))
+    assert not {example.answer for example in other} & {example.answer for example in together}

@@ -173,7 +173,7 @@ def test_without_the_calculator_a_block_has_no_output(monkeypatch: pytest.Monkey
         ("temperature", float("nan")), ("temperature", -1), ("temperature", 1e9), ("top_p", 0.0), ("top_p", 1.1),
         ("min_p", -0.1), ("top_k", -1), ("top_k", 1.5), ("seed", -1), ("seed", 1 << 63), ("max_tokens", -1),
         ("max_tokens", 1 << 70), ("repetition_penalty", 0.0), ("presence_penalty", float("inf")), ("logprobs", 101),
-        ("prompt_logprobs", -1), ("stop", ("",)), ("stop", ("x",) * 65), ("logit_bias", {999: 1.0}),
+        ("prompt_logprobs", -1), ("stop", ("",)), ("stop", "x"), ("stop", ("x",) * 65), ("logit_bias", {999: 1.0}),
         ("logit_bias", {1: float("nan")}),
     ],
 )  # fmt: skip
