@@ -61,7 +61,7 @@ def test_training_conversations_stay_in_the_order_of_the_rows(tmp_path: Path) ->
     assert [each["messages"][0]["content"] for each in taught] == [row["question"] for row in rows]
 
 
-def test_choices_are_asked_for_as_nanochat_does(tmp_path: Path) -> None:
+def test_choices_are_rendered_as_in_nanochat(tmp_path: Path) -> None:
     source = hub_folder(tmp_path, "all", "test", [{**MMLU, "question": "2 + 2?"}])
     [question] = load_task(MixtureItem(task="mmlu", source=source), seed=7).questions()
     assert question == {
@@ -119,8 +119,8 @@ def test_spelling_bee_uses_the_words_of_a_file(tmp_path: Path) -> None:
     task = load_task(MixtureItem(task="spelling_bee", source=str(tmp_path / "words.txt"), limit=50), seed=1)
     taught = [each["messages"][0]["content"] for each in task.conversations("train")]
     held = [question["messages"][0]["content"] for question in task.questions()]
-    used, asked = ({word for text in texts for word in words if word in text} for texts in (taught, held))
+    used, held_out = ({word for text in texts for word in words if word in text} for texts in (taught, held))
     assert len(taught) == 50
     assert used
-    assert asked
-    assert not used & asked
+    assert held_out
+    assert not used & held_out
