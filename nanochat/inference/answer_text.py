@@ -66,7 +66,9 @@ class AnswerText:
         """Appends a token; returns the stop string that is now complete, if one is. The text then ends before it."""
         kind = self._markers.get(written.token)
         if kind is not None:
-            self.flush()
+            stop = self.flush()
+            if stop is not None:
+                return stop
             self._released.append(written)
             self._kind, self._decoded = kind, 0
             self._parts.append(Part(kind, ""))  # an empty part: two blocks in a row stay two parts
@@ -89,15 +91,23 @@ class AnswerText:
         self._release(len(self._pending) - held_back)
         return None
 
-    def flush(self) -> None:
-        """Releases everything: the answer ends here. An incomplete character becomes U+FFFD."""
+    def flush(self) -> str | None:
+        """Releases everything: this part ends here. An incomplete character becomes U+FFFD.
+
+        Returns the stop string that ends with this U+FFFD, if there is one. The text then ends before it.
+        """
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._pending += text
         self._decoded += len(text)
+        if self._stops and self._kind == "text" and text:
+            stop = self._end_at_stop()
+            if stop is not None:
+                return stop
         self._release(len(self._pending))
         while self._unreleased:
             self._released.append(self._unreleased.popleft().written)
+        return None
 
     def take(self) -> tuple[list[Written], list[Part]]:
         """The tokens and parts that were released since the last call."""

@@ -67,7 +67,9 @@ class Generation:
         if forced:
             row.forced.pop(0)
         elif token in self._ends:
-            self._text.flush()
+            stop = self._text.flush()
+            if stop is not None:
+                return self._delta("stop", stop)
             if row.grammar is not None and token in self._language.markers.end and not row.grammar.complete:
                 return self._delta("length")
             return self._delta("stop", None if token in self._language.markers.end else token)
@@ -80,8 +82,8 @@ class Generation:
         if stop is not None:
             return self._delta("stop", stop)
         if len(row.answer) >= self._limit:
-            self._text.flush()
-            return self._delta("length")
+            stop = self._text.flush()
+            return self._delta("length" if stop is None else "stop", stop)
         return self._delta()
 
     def cancel(self) -> Delta:

@@ -26,7 +26,7 @@ def stream(pieces: list[bytes], stops: tuple[str, ...] = (), unfinished: bytes =
         if text.add(Written(token, False, None)) is not None:
             return [*steps, released(text)]
         steps.append(released(text))
-    text.flush()
+    text.flush()  # may end at a stop string
     return [*steps, released(text)]
 
 
@@ -85,6 +85,23 @@ def test_the_end_of_an_answer_does_not_release_a_stop_string() -> None:
     assert released(text) == ([0], "one")
 
 
+def test_a_stop_string_that_ends_with_half_a_character_ends_the_text_where_the_answer_ends() -> None:
+    """The half character is U+FFFD only when nothing follows it: at the end, or before a block."""
+    text = AnswerText([b"ab", b"c", b"\xf0\x9f"], {}, ("bc\ufffd",))
+    for token in range(3):
+        assert text.add(Written(token, False, None)) is None
+    assert text.flush() == "bc\ufffd"
+    assert released(text) == ([0], "a")
+    assert text.flush() is None
+    assert released(text) == ([], "")
+    marker = BYTES.special("<|python_start|>")
+    text = AnswerText(BYTES.token_bytes(), {marker: "python"}, ("\ufffd",))
+    for token in (ord("a"), 0xC4):
+        text.add(Written(token, False, None))
+    assert text.add(Written(marker, False, None)) == "\ufffd"
+    assert released(text) == ([ord("a")], "a")
+
+
 def test_of_two_stop_strings_the_one_that_is_whole_first_counts() -> None:
     assert whole(stream([b"abcd"], ("bcd", "c")))[1] == "ab"
     assert whole(stream([b"a", b"b", b"c", b"d"], ("bcd", "c")))[1] == "ab"
@@ -112,7 +129,9 @@ def test_released_text_is_that_of_the_whole_answer_however_it_is_cut(seed: int) 
         content += b"\xf0\x9f"
     cuts = sorted(rng.sample(range(len(content) + 1), 12))
     pieces = [content[i:j] for i, j in zip([0, *cuts], [*cuts, len(content)], strict=True)]
-    stops = tuple("".join(rng.choice(["a", "b", "ď", " "]) for _ in range(rng.randint(2, 5))) for _ in range(seed % 4))
+    stops = tuple(
+        "".join(rng.choice(["a", "b", "ď", " ", "\ufffd"]) for _ in range(rng.randint(1, 4))) for _ in range(seed % 4)
+    )
     ids, text = whole(steps := stream(pieces, stops))
     expected = content.decode(errors="replace")
     ends = [end for stop in stops if (end := expected.find(stop)) >= 0]
@@ -124,7 +143,8 @@ def test_released_text_is_that_of_the_whole_answer_however_it_is_cut(seed: int) 
     assert b"".join(pieces[token] for token in ids).decode(errors="replace").startswith(text)
     if not ends:
         assert len(ids) == len(pieces)
-    assert all("\ufffd" not in step for _, step in steps[:-1])
+    if not stops:
+        assert all("\ufffd" not in step for _, step in steps[:-1])
 
 
 def test_blocks_are_parts_of_their_own() -> None:
