@@ -1,4 +1,4 @@
-"""Causal attention over a window of earlier tokens, with or without a cache, and its kernels.
+"""Causal attention over a window of earlier tokens, and its kernels.
 
 Training uses the fastest kernel that runs (`best_backend`) and logs its name. All `BACKENDS` support windows:
 
@@ -6,14 +6,14 @@ Training uses the fastest kernel that runs (`best_backend`) and logs its name. A
     flex             FlexAttention, compiled; the window is a block mask, and blocks outside are not computed
     sdpa             torch's scaled_dot_product_attention; a window is a dense mask
 
-Shapes: B batch · T time · S positions of the cache · H query heads · K key/value heads · D channels of a head
+Shapes: B batch · T time · H query heads · K key/value heads · D channels of a head
 """
 
 import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -22,52 +22,21 @@ from torch import Tensor
 from nanochat.errors import BadConfig
 
 Backend = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
-"""(q (B, T, H, D), k and v (B, T, K, D), window, scale) → (B, T, H, D); see `attend`."""
+"""(q (B, T, H, D), k and v (B, T, K, D), window, scale) → (B, T, H, D); see `by_sdpa`."""
 
 
-class KVCache(Protocol):
-    """The cache of keys and values as the model uses it; the token at position p of a row is in column p."""
-
-    length: int
-    """S, its capacity in positions."""
-    positions_B: Tensor  # noqa: N815 - the suffix is its shape
-    """Tokens in the cache, per row, (B,) int64."""
-    previous_embedding: Tensor | None
-    """Normed embedding of the last token in the cache, for smear, (B, 1, C); None or zeros if the cache is empty."""
-
-    def insert(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends T tokens to each row; returns all keys and values of the layer, (B, S, K, D) each."""
-        ...
-
-    def advance(self, tokens: int) -> None:
-        """Called when all layers have inserted `tokens` tokens."""
-        ...
-
-
-def attend(
-    q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, *, window: int, scale: float, positions_B: Tensor | None = None
-) -> Tensor:
-    """Each query attends to itself and the `window` positions before it → (B, T, H, D).
-
-    Without `positions_B`, S = T and queries and keys are aligned. With it, the queries of row b have the positions
-    `positions_B[b] + 0…T-1`, and key s the position s; later keys are masked. Uses torch's kernels.
-    """
-    T, S = q_BTHD.shape[1], k_BSKD.shape[1]
-    mask: Tensor | None = None
-    if positions_B is not None:
-        query_BT1 = (positions_B[:, None] + torch.arange(T, device=q_BTHD.device))[:, :, None]
-        key_S = torch.arange(S, device=q_BTHD.device)
-        mask = ((key_S <= query_BT1) & (key_S >= query_BT1 - window))[:, None]  # (B, 1, T, S)
-    elif window < T - 1:
-        mask = _band(T, window, q_BTHD.device)
+def by_sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
+    """torch's scaled_dot_product_attention. Each query attends to itself and the `window` positions before it."""
+    T = q_BTHD.shape[1]
+    mask = _band(T, window, q_BTHD.device) if window < T - 1 else None
     out_BHTD = F.scaled_dot_product_attention(
         q_BTHD.transpose(1, 2),
-        k_BSKD.to(q_BTHD.dtype).transpose(1, 2),  # a cache may have a smaller dtype
-        v_BSKD.to(q_BTHD.dtype).transpose(1, 2),
+        k_BTKD.transpose(1, 2),
+        v_BTKD.transpose(1, 2),
         attn_mask=mask,
         is_causal=mask is None,
         scale=scale,
-        enable_gqa=q_BTHD.shape[2] != k_BSKD.shape[2],
+        enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
     )
     return out_BHTD.transpose(1, 2)
 
@@ -77,11 +46,6 @@ def _band(T: int, window: int, device: torch.device) -> Tensor:
     """(T, T) bool: the key is at the position of the query, or at most `window` before it."""
     distance_TT = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
     return (distance_TT >= 0) & (distance_TT <= window)
-
-
-def by_sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """torch's scaled_dot_product_attention."""
-    return attend(q_BTHD, k_BTKD, v_BTKD, window=window, scale=scale)
 
 
 def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:

@@ -25,7 +25,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from nanochat.model.architecture import Architecture
-from nanochat.model.attention import BACKENDS, Backend, KVCache, attend, prepare_backend
+from nanochat.model.attention import BACKENDS, Backend, prepare_backend
 from nanochat.model.float8 import float8_linear
 from nanochat.model.fused import blend, norm, relu_squared, rotate
 from nanochat.model.initial_weights import initialize
@@ -68,7 +68,6 @@ class Attention(nn.Module):
     def __init__(self, architecture: Architecture, layer: int, dtype: torch.dtype) -> None:
         super().__init__()
         C, kv = architecture.width, architecture.kv_width
-        self.layer = layer
         self.backend: Backend = BACKENDS["sdpa"]
         self.window = architecture.windows()[layer]
         self.head_dim = architecture.head_dim
@@ -80,10 +79,8 @@ class Attention(nn.Module):
         gated = architecture.has_value_embedding(layer)
         self.value_gate = Linear(self.gate_channels, architecture.kv_heads, dtype) if gated else None
 
-    def forward(
-        self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
-    ) -> Tensor:
-        """(B, T, C) → (B, T, C); the value embedding is (B, T, K D), cos and sin as `GPT._rotation` returns them."""
+    def forward(self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        """(B, T, C) → (B, T, C); the value embedding is (B, T, K D), cos and sin are (T, 1, D/2)."""
         B, T, C = x_BTC.shape
         q_BTHD = self.query(x_BTC).view(B, T, -1, self.head_dim)
         k_BTKD = self.key(x_BTC).view(B, T, -1, self.head_dim)
@@ -93,11 +90,7 @@ class Attention(nn.Module):
             v_BTKD = torch.addcmul(v_BTKD, gate_BTK[..., None], value_embedding_BTC.view_as(v_BTKD))
         q_BTHD, k_BTKD = norm(rotate(q_BTHD, cos, sin)), norm(rotate(k_BTKD, cos, sin))
         scale = QK_GAIN**2 / math.sqrt(self.head_dim)  # applies both gains without a pass over queries and keys
-        if cache is None:
-            y_BTHD = self.backend(q_BTHD, k_BTKD, v_BTKD, self.window, scale)
-        else:
-            k_BSKD, v_BSKD = cache.insert(self.layer, k_BTKD, v_BTKD)
-            y_BTHD = attend(q_BTHD, k_BSKD, v_BSKD, window=self.window, scale=scale, positions_B=cache.positions_B)
+        y_BTHD = self.backend(q_BTHD, k_BTKD, v_BTKD, self.window, scale)
         return self.out(y_BTHD.reshape(B, T, C))
 
 
@@ -121,10 +114,8 @@ class Block(nn.Module):
         self.attention = Attention(architecture, layer, dtype)
         self.mlp = MLP(architecture.width, dtype)
 
-    def forward(
-        self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor, cache: KVCache | None
-    ) -> Tensor:
-        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTC, cos, sin, cache)
+    def forward(self, x_BTC: Tensor, value_embedding_BTC: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x_BTC = x_BTC + self.attention(norm(x_BTC), value_embedding_BTC, cos, sin)
         return x_BTC + self.mlp(norm(x_BTC))
 
 
@@ -170,20 +161,12 @@ class GPT(nn.Module):
         """Sets all weights; see `initial_weights`."""
         initialize(dict(self.named_parameters()), self.architecture, seed)
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        targets_BT: Tensor | None = None,
-        *,
-        reduction: Reduction = "mean",
-        cache: KVCache | None = None,
-    ) -> Tensor:
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor | None = None, *, reduction: Reduction = "mean") -> Tensor:
         """Without targets, the logits, (B, T, V) fp32; with int64 targets (-1: not counted), the loss in nats, fp32.
 
-        The loss is a scalar for "mean" (over counted targets) and "sum", and (B, T) for "none". With a cache, the ids
-        continue the rows in the cache, and are added to it.
+        The loss is a scalar for "mean" (over counted targets) and "sum", and (B, T) for "none".
         """
-        x_BTC = self.trunk(ids_BT, cache).to(self.compute_dtype)
+        x_BTC = self.trunk(ids_BT).to(self.compute_dtype)
         weight_VC = self.head.weight
         if self.architecture.vocab_size < self.architecture.padded_vocab:
             weight_VC = weight_VC[: self.architecture.vocab_size]
@@ -202,7 +185,7 @@ class GPT(nn.Module):
         return softcap * torch.tanh(logits_BTV / softcap) if softcap else logits_BTV
 
     def attend_with(self, backend: str) -> None:
-        """Uses this backend (a name in `BACKENDS`) in all layers, for whole sequences; with a cache, SDPA is used."""
+        """Uses this backend (a name in `BACKENDS`) in all layers, for whole sequences."""
         T, device = self.architecture.sequence_len, self.embedding.weight.device
         kernel = prepare_backend(backend, T, self.architecture.windows(), device)
         for block in self.blocks:
@@ -214,13 +197,15 @@ class GPT(nn.Module):
         """Dtype of the activations between the matrix products, and of keys and values."""
         return torch.float32 if self.embedding.weight.device.type == "cpu" else self.compute_dtype
 
-    def trunk(self, ids_BT: Tensor, cache: KVCache | None) -> Tensor:
+    def trunk(self, ids_BT: Tensor) -> Tensor:
         """Ids (B, T) to the normed output of the last layer, (B, T, C); `device_setup` may compile it."""
         settings, L = self.architecture.model, self.architecture.depth
-        cos, sin = self._rotation(ids_BT.shape[1], cache)
+        T = ids_BT.shape[1]
+        self.prepare_positions(T)
+        cos, sin = self.cos[:T, None], self.sin[:T, None]  # to broadcast over heads
         x_BTC = norm(self.embedding(ids_BT).to(self.activation_dtype))
         if settings.smear:
-            x_BTC = self._smeared(x_BTC, cache)
+            x_BTC = self._smeared(x_BTC)
         first_BTC, middle_BTC = x_BTC, None
         for layer, block in enumerate(self.blocks):
             if settings.residual_scalars:
@@ -229,24 +214,17 @@ class GPT(nn.Module):
             value_embedding_BTC = None
             if self.architecture.has_value_embedding(layer):
                 value_embedding_BTC = self.value_embeddings[str(layer)](ids_BT).to(self.activation_dtype)
-            x_BTC = block(x_BTC, value_embedding_BTC, cos, sin, cache)
+            x_BTC = block(x_BTC, value_embedding_BTC, cos, sin)
             if layer == L // 2:
                 middle_BTC = x_BTC
         if settings.backout and middle_BTC is not None:
             x_BTC = torch.addcmul(x_BTC, self.backout.to(x_BTC.dtype), middle_BTC, value=-1)
-        if cache is not None:
-            cache.advance(ids_BT.shape[1])
         return norm(x_BTC)
 
-    def _smeared(self, x_BTC: Tensor, cache: KVCache | None) -> Tensor:
+    def _smeared(self, x_BTC: Tensor) -> Tensor:
         """The embedding of each token plus a gated part of the embedding of the previous one, (B, T, C)."""
-        before_B1C = torch.zeros_like(x_BTC[:, :1])
-        if cache is not None:
-            if cache.previous_embedding is not None:
-                before_B1C = cache.previous_embedding.to(x_BTC.dtype)
-            cache.previous_embedding = x_BTC[:, -1:]
         gate_BT1 = torch.sigmoid(self.smear_gate(x_BTC[..., : self.architecture.smear_gate_channels]))
-        previous_BTC = torch.cat([before_B1C, x_BTC[:, :-1]], 1)
+        previous_BTC = torch.cat([torch.zeros_like(x_BTC[:, :1]), x_BTC[:, :-1]], 1)
         return torch.addcmul(x_BTC, gate_BT1 * self.smear.to(x_BTC.dtype), previous_BTC)
 
     def prepare_positions(self, positions: int) -> None:
@@ -257,11 +235,3 @@ class GPT(nn.Module):
                 max(positions, self.architecture.sequence_len), self.architecture.head_dim,
                 self.architecture.model.rope_base, device, self.activation_dtype,
             )  # fmt: skip
-
-    def _rotation(self, T: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        """cos and sin for T tokens, to broadcast over heads: (T, 1, D/2), with a cache (B, T, 1, D/2)."""
-        self.prepare_positions(T if cache is None else max(T, cache.length))
-        if cache is None:
-            return self.cos[:T, None], self.sin[:T, None]
-        position_BT = cache.positions_B[:, None] + torch.arange(T, device=self.cos.device)
-        return self.cos[position_BT][:, :, None], self.sin[position_BT][:, :, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanochat.errors import BadConfig
 from nanochat.model import attention
-from nanochat.model.attention import BACKENDS, attend, best_backend, prepare_backend
+from nanochat.model.attention import BACKENDS, best_backend, by_sdpa, prepare_backend
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_flash_attention_gets_the_same_window(name: str, monkeypatch: pytest.Mon
     prepare_backend(name, 40, (40, 7), CPU)
     q, k, v = heads(40, 4, 2)
     for window in (40, 7):
-        expected = attend(q, k, v, window=window, scale=0.3)
+        expected = by_sdpa(q, k, v, window, 0.3)
         torch.testing.assert_close(BACKENDS[name](q, k, v, window, 0.3), expected, atol=1e-5, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The network against one written with loops; windows, cache, switches, files, learning."""
+"""The network against one written with loops; windows, switches, files, learning."""
 
 from __future__ import annotations
 
@@ -181,58 +181,6 @@ def test_every_parameter_gets_the_initial_weights_of_the_table(options: dict[str
         assert model.residual_L[[0, -1]].tolist() == pytest.approx([1.15, 1.05])
         assert model.first_L[[0, -1]].tolist() == pytest.approx([0.20, 0.05])
         assert (model.smear.item(), model.backout.item()) == pytest.approx((0.0, 0.2))
-
-
-class PlainCache:
-    """The least that a cache can be."""
-
-    def __init__(self, layers: int, batch: int, length: int, heads: int, head_dim: int) -> None:
-        self.length = length
-        self.positions_B = torch.zeros(batch, dtype=torch.int64)
-        self.previous_embedding: Tensor | None = None
-        self._kv = torch.full((layers, 2, batch, length, heads, head_dim), 1e4)  # a stray look would be seen
-
-    def insert(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        for row, start in enumerate(self.positions_B.tolist()):
-            self._kv[layer, 0, row, start : start + k_BTKD.shape[1]] = k_BTKD[row]
-            self._kv[layer, 1, row, start : start + v_BTKD.shape[1]] = v_BTKD[row]
-        return self._kv[layer, 0], self._kv[layer, 1]
-
-    def advance(self, tokens: int) -> None:
-        self.positions_B = self.positions_B + tokens
-
-
-@pytest.mark.parametrize("options", [{}, {"queries_per_kv_head": 5}, PLAIN], ids=str)
-@pytest.mark.parametrize("pieces", [[20], [1] * 20, [7, 1, 1, 8, 3]], ids=str)
-def test_decoding_with_a_cache_equals_the_whole(options: dict[str, object], pieces: list[int]) -> None:
-    model, ids = built(sequence_len=20, **options), some_ids(2, 20)
-    network = model.architecture
-    cache = PlainCache(network.depth, 2, 30, network.kv_heads, network.head_dim)
-    with torch.no_grad():
-        parts = [model(piece, cache=cache) for piece in ids.split(pieces, 1)]
-        torch.testing.assert_close(torch.cat(parts, 1), model(ids), atol=1e-5, rtol=1e-5)
-    assert cache.positions_B.tolist() == [20, 20]
-
-
-def test_rows_of_a_cache_may_stand_at_different_positions() -> None:
-    model, ids = built(sequence_len=20), some_ids(2, 12)
-    network = model.architecture
-    prompts = [ids[:1, :9], ids[1:, :4]]
-    both = PlainCache(network.depth, 2, 20, network.kv_heads, network.head_dim)
-    embeddings = []
-    with torch.no_grad():
-        for row, prompt in enumerate(prompts):
-            alone = PlainCache(network.depth, 1, 20, network.kv_heads, network.head_dim)
-            model(prompt, cache=alone)
-            both._kv[:, :, row] = alone._kv[:, :, 0]
-            both.positions_B[row] = prompt.shape[1]
-            embeddings.append(alone.previous_embedding)
-        both.previous_embedding = torch.cat(embeddings)  # type: ignore[arg-type]
-        for t in range(3):
-            step = torch.stack([ids[0, 9 + t], ids[1, 4 + t]])[:, None]
-            logits = model(step, cache=both)
-            torch.testing.assert_close(logits[0, 0], model(ids[:1, : 10 + t])[0, -1], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(logits[1, 0], model(ids[1:, : 5 + t])[0, -1], atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_written_out_are_right() -> None:
