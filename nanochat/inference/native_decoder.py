@@ -17,7 +17,9 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from nanochat import _rustbpe, settings
+from nanochat.inference.costs import WEIGHT_BYTES
 from nanochat.inference.decoder import Block, Rows, WeightFormat
+from nanochat.model.architecture import Architecture
 from nanochat.model.fused import NORM_EPSILON, norm
 from nanochat.model.gpt import GPT, QK_GAIN, VALUE_GATE_GAIN
 from nanochat.model.gpt import Block as ModelBlock
@@ -101,6 +103,15 @@ class NativeDecoder:
     def cache_bytes(self) -> int:
         """Memory of the keys and values of all slots."""
         return self._network.bytes[0]
+
+
+def needed_bytes(architecture: Architecture, slots: int, context_tokens: int, weights: WeightFormat) -> int:
+    """Memory of a decoder: matrices in their format; tables, keys and values in fp32."""
+    windows = [min(window, context_tokens) for window in architecture.windows()]
+    columns = sum(_columns(window, context_tokens) for window in windows)
+    tables = architecture.head_parameters + architecture.value_table_parameters
+    numbers = tables + slots * columns * 2 * architecture.kv_width
+    return 4 * numbers + WEIGHT_BYTES[weights] * architecture.scaling_parameters
 
 
 def _columns(window: int, context_tokens: int) -> int:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nanochat.errors import DamagedArtifact, NotFound
+from nanochat.errors import DamagedArtifact, NewerFormat, NotFound
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.system_errors import from_system
@@ -24,7 +24,7 @@ def save_model(folder: Path, model: GPT) -> None:
 
 
 def load_architecture(folder: Path) -> Architecture:
-    """Loads the architecture. Raises `NotFound` or `DamagedArtifact`."""
+    """Loads the architecture. Raises `NotFound`, `DamagedArtifact` or `NewerFormat`."""
     path = folder / ARCHITECTURE
     try:
         return Architecture.model_validate_json(path.read_text(encoding="utf-8"))
@@ -33,6 +33,13 @@ def load_architecture(folder: Path) -> Architecture:
     except OSError as error:
         raise from_system(error, "the model") from error
     except ValidationError as error:
+        unknown = [each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"]
+        if unknown:
+            field = ".".join(map(str, unknown[0]))
+            raise NewerFormat(
+                f"{path} was written by a newer version: this one has no `{field}`.",
+                hint="Use that version, or a later one.",
+            ) from error
         raise DamagedArtifact(f"{path} does not describe a model: {error.errors()[0]['msg']}.") from error
 
 

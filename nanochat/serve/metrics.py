@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -31,6 +31,7 @@ class _Engines(Collector):
         waiting = GaugeMetricFamily("nanochat:num_requests_waiting", "Answers that wait for a slot.", labels=[MODEL])
         ready = GaugeMetricFamily("nanochat:replicas_ready", "Engines that run.", labels=[MODEL])
         restarts = CounterMetricFamily("nanochat:engine_restarts", "Engines that failed.", labels=[MODEL])
+        failing = GaugeMetricFamily("nanochat:follow_failing", "1: the alias cannot be followed.", labels=[MODEL])
         for name, model in self._models.by_name.items():
             replicas = model.deployment.replicas if model.deployment else []
             statistics = [replica.engine.statistics for replica in replicas if replica.engine]
@@ -38,13 +39,16 @@ class _Engines(Collector):
             waiting.add_metric([name], sum(each.waiting for each in statistics))
             ready.add_metric([name], sum(replica.state == "ready" for replica in replicas))
             restarts.add_metric([name], sum(replica.restarts for replica in replicas))
-        yield from (running, waiting, ready, restarts)
+            if model.follower is not None:
+                failing.add_metric([name], model.follower.failing)
+        yield from (running, waiting, ready, restarts, failing)
 
 
 class Metrics:
     """All metrics of one server."""
 
     def __init__(self, models: Models) -> None:
+        disable_created_metrics()  # a series more for each counter and histogram, which nothing reads
         self._registry = CollectorRegistry()
         self._registry.register(_Engines(models))
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")

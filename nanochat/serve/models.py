@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from nanochat.errors import NanochatError, NotFound
+from nanochat.errors import NotFound
 from nanochat.inference.request import Request
 from nanochat.model.architecture import Architecture
 from nanochat.model.files import load_architecture
 from nanochat.serve.answer_pieces import Marks
 from nanochat.serve.error_envelope import ApiError
-from nanochat.serve.generation import Generation
+from nanochat.serve.following import Follower
+from nanochat.serve.generation import EngineFailed, Generation
 from nanochat.serve.options import ServeOptions
 from nanochat.serve.replica import EngineFace, Replica
 from nanochat.store.artifacts import Artifact
@@ -23,11 +24,13 @@ from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 from nanochat.tokenizer.bpe import Tokenizer
 
-LOG = logging.getLogger("nanochat.serve")
 LoadEngine = Callable[[Artifact, Tokenizer, ServeOptions, int], EngineFace]
 Report = Callable[[str], None]
 LOADING_RETRY_S = 5
 MAX_RETRY_S = 60
+WATCH_EVERY_S = 1.0
+MAX_FAILED_LOADS = 5
+"""Once every engine has failed to start so often in a row, after it had run, the server ends: about a minute."""
 _replicas = itertools.count()
 
 
@@ -69,7 +72,9 @@ class Deployment:
     def _start_replica(self, number: int) -> None:
         place = next(_replicas)
 
-        def load() -> EngineFace:
+        def load(again: bool) -> EngineFace:
+            if again:  # its files may have been removed since
+                self.artifact.store.payloads.forget(self.manifest)
             return self._load(self.artifact, self.tokenizer, self._options, place)
 
         self.replicas.append(Replica(load, f"replica {number} of {self.reference[:20]}"))
@@ -114,9 +119,11 @@ class Deployment:
 class ServedModel:
     """A name that clients use for a model."""
 
-    def __init__(self, name: str, artifact: Artifact, *, followed: bool) -> None:
-        self.name, self.artifact, self.followed = name, artifact, followed
+    def __init__(self, name: str, artifact: Artifact) -> None:
+        self.name, self.artifact = name, artifact
         self.deployment: Deployment | None = None
+        self.follower: Follower | None = None
+        """If the name is an alias that is followed."""
 
     @property
     def ready(self) -> bool:
@@ -133,7 +140,12 @@ class Models:
         self._retiring: set[asyncio.Task[None]] = set()
         self.by_name: dict[str, ServedModel] = {}
         for name in dict.fromkeys([*options.models, *options.follow]):
-            self.by_name[name] = ServedModel(name, self._model(name), followed=name in options.follow)
+            self.by_name[name] = model = ServedModel(name, self._model(name))
+            if name in options.follow:
+                model.follower = Follower(
+                    name, lambda model=model: model.artifact, self._model, partial(self._replace, model),
+                    options.follow_every_s,
+                )  # fmt: skip
 
     def _model(self, name: str) -> Artifact:
         artifact = self.store.artifact(self.store.resolve(name), reused=True)
@@ -194,24 +206,25 @@ class Models:
         return deployment
 
     async def follow(self) -> None:
-        """Looks regularly where the followed aliases point, and replaces models that have changed."""
-        problems: dict[str, str] = {}
-        while True:
-            await asyncio.sleep(self.options.follow_every_s)
-            for model in [each for each in self.by_name.values() if each.followed]:
-                try:
-                    await self._follow(model)
-                    problem = ""
-                except NanochatError as error:
-                    problem = str(error)
-                if problem and problem != problems.get(model.name):
-                    LOG.warning("`%s` stays at %s: %s", model.name, model.artifact.key[:12], problem)
-                problems[model.name] = problem
+        """Follows the aliases, and looks whether the engines run, until cancelled.
 
-    async def _follow(self, model: ServedModel) -> None:
-        artifact = await asyncio.to_thread(self._model, model.name)
-        if artifact.key == model.artifact.key and artifact.digest == model.artifact.digest:
-            return
+        Raises `EngineFailed` when no engine runs any more, and none can be started again.
+        """
+        followers = [model.follower.run() for model in self.by_name.values() if model.follower]
+        await asyncio.gather(self._watch(), *followers)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            replicas = self.replicas()
+            if replicas and all(replica.failed_loads >= MAX_FAILED_LOADS for replica in replicas):
+                raise EngineFailed(
+                    f"No engine runs, and none could be started again in {MAX_FAILED_LOADS} attempts.",
+                    hint="The log has the reasons.",
+                )
+
+    async def _replace(self, model: ServedModel, artifact: Artifact) -> None:
+        """Serves another artifact under this name: running answers finish on the old one."""
         self._report(f"loading {model.name} ({artifact.stage}/{artifact.key[:12]})")
         deployment = await self._deploy(artifact)
         before, model.deployment, model.artifact = model.deployment, deployment, artifact

@@ -30,6 +30,7 @@ RESTART_DELAYS_S = (0.0, 1.0, 5.0, 30.0)
 """Before the first, second, … load after a failure; the last one repeats."""
 STABLE_S = 60.0
 """An engine that ran for so long is loaded again without delay."""
+CLOSE_S = 5.0
 _numbers = itertools.count()
 
 
@@ -65,10 +66,13 @@ class _Taken:
 class Replica:
     """One engine. All methods belong to the event loop's thread; those with `_in_thread` run in the engine's."""
 
-    def __init__(self, load: Callable[[], EngineFace], name: str) -> None:
+    def __init__(self, load: Callable[[bool], EngineFace], name: str) -> None:
+        """`load` makes the engine; its argument is whether it does so again, after a failure."""
         self.name = name
         self.state: State = "loading"
         self.restarts = 0
+        self.failed_loads = 0
+        """Since an engine ran."""
         self.answers = 0
         """Unfinished answers: generated, or waiting."""
         self.engine: EngineFace | None = None
@@ -105,11 +109,11 @@ class Replica:
             self.answers -= generation.answers
 
     async def close(self) -> None:
-        """Ends the thread. Generations that run fail."""
+        """Ends the thread, without waiting for a load or a step that takes long. Generations that run fail."""
         self.state = "closed"
         self._closing.set()
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, CLOSE_S)
         self.engine = None
         self._fail(list(self._active), EngineFailed("The server is stopping."))
 
@@ -128,21 +132,24 @@ class Replica:
 
     def _started(self, engine: EngineFace) -> None:
         self.engine = engine
+        self.failed_loads = 0
         self._enter("ready")
         if not self._loaded.done():
             self._loaded.set_result(None)
 
     def _not_loaded(self, error: NanochatError) -> None:
+        self.failed_loads += 1
         self._enter("failed")
         self._fail(list(self._active), EngineFailed("The engine cannot be started."))
         if not self._loaded.done():
             self._loaded.set_exception(error)
 
-    def _crashed(self, generations: Sequence[Generation]) -> None:
+    def _crashed(self) -> None:
         self.engine = None
         self.restarts += 1
         self._enter("restarting")
-        self._fail(generations, EngineFailed("The engine failed while it generated.", hint="Send the request again."))
+        error = EngineFailed("The engine failed while it generated.", hint="Send the request again.")
+        self._fail(list(self._active), error)
 
     def _enter(self, state: State) -> None:
         if self.state != "closed":
@@ -156,23 +163,24 @@ class Replica:
 
     def _run_in_thread(self) -> None:
         failures = 0
-        while not self._closing.wait(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)]):
+        while not self._closing.wait(RESTART_DELAYS_S[min(max(failures - 1, 0), len(RESTART_DELAYS_S) - 1)]):
             try:
-                engine = self._load()
-            except Exception as error:  # noqa: BLE001 - `loaded` raises it
-                self._post(self._not_loaded, to_nanochat_error(error, f"the load of {self.name}"))
+                engine = self._load(failures > 0)
+            except BaseException as error:  # noqa: BLE001 - `loaded` raises it; a panic of Rust is no `Exception`
+                found = to_nanochat_error(error, f"the load of {self.name}")
+                self._post(self._not_loaded, found)
                 if failures == 0:
                     return
-                LOG.error("%s cannot be started again: %s", self.name, error)
+                LOG.error("%s cannot be started again: %s", self.name, found)
                 failures += 1
                 continue
             self._post(self._started, engine)
             began = time.monotonic()
             try:
                 self._serve_in_thread(engine)
-            except Exception as error:  # noqa: BLE001 - logged; the engine is loaded again
+            except BaseException as error:  # noqa: BLE001 - logged; the engine is loaded again
                 LOG.error("The engine of %s failed and is loaded again:\n%s", self.name, traceback_text(error))
-                self._post(self._crashed, [taken.generation for taken in self._taken.values()])
+                self._post(self._crashed)
                 self._taken.clear()
             failures = 1 if time.monotonic() - began > STABLE_S else failures + 1
             del engine

@@ -74,7 +74,7 @@ def _model(serving: Serving, model: ServedModel) -> dict[str, Any]:
         "lineage": f"/lineage/{manifest.stage}/{manifest.key}",
         "max_model_len": model.deployment.context_tokens if model.deployment else None,
         "weights": serving.options.weights,
-        "followed": model.followed,
+        "followed": model.follower is not None,
         "ready": model.ready,
     }
 
@@ -84,5 +84,6 @@ def _health(model: ServedModel) -> dict[str, Any]:
     return {
         "id": model.name,
         "artifact": f"{model.artifact.stage}/{model.artifact.key}",
+        "follow_failing": model.follower is not None and model.follower.failing,
         "replicas": [{"state": each.state, "answers": each.answers, "restarts": each.restarts} for each in replicas],
     }

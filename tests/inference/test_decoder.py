@@ -13,7 +13,7 @@ from torch import Tensor
 from nanochat.config.training import ModelConfig
 from nanochat.errors import BadConfig
 from nanochat.inference.decoder import Decoder, Rows, WeightFormat
-from nanochat.inference.native_decoder import NativeDecoder
+from nanochat.inference.native_decoder import NativeDecoder, needed_bytes
 from nanochat.inference.torch_decoder import TorchDecoder
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
@@ -210,6 +210,17 @@ def test_smaller_weights_give_similar_logits(weights: WeightFormat, difference: 
 def test_eight_bits_are_refused_on_a_gpu() -> None:
     with pytest.raises(BadConfig, match="8 bits"):
         TorchDecoder(built(512), 1, 512, "int8")
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+def test_the_memory_of_a_decoder_is_known_before_it_is_made(weights: WeightFormat) -> None:
+    model = model_of(OPTIONS[-1])
+    made = NativeDecoder(model, 4, 512, weights)
+    tables = 4 * (
+        model.embedding.weight.numel() + sum(table.weight.numel() for table in model.value_embeddings.values())
+    )
+    taken = tables + sum(made._network.bytes)
+    assert taken * 0.97 < needed_bytes(model.architecture, 4, 512, weights) < taken * 1.03
 
 
 def test_threads_do_not_change_a_bit() -> None:

@@ -92,7 +92,8 @@ class Breaking:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.broken = False
+        self.problem: BaseException | None = None
+        """What the next step raises."""
         self.step_s = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -100,8 +101,8 @@ class Breaking:
     def step(self) -> Any:
         self.gate.wait()
         time.sleep(self.step_s)
-        if self.broken:
-            raise RuntimeError("broken for a test")
+        if self.problem is not None:
+            raise self.problem
         return self._engine.step()
 
     def __getattr__(self, name: str) -> Any:

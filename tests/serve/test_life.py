@@ -107,7 +107,7 @@ def test_an_engine_that_fails_answers_with_an_error_and_is_loaded_again(
         streamed = pool.submit(breaking.complete, "a", stream=True, max_tokens=200)
         whole = pool.submit(breaking.complete, "a", max_tokens=200)
         until(lambda: engine.statistics.running == 2, "two answers")
-        engine.broken = True
+        engine.problem = RuntimeError("broken for a test")
         assert error_of(whole.result(), 503)["type"] == "server_error"
         last = [line for line in streamed.result().text.split("\n\n") if line][-1]
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
@@ -123,7 +123,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_an_event_that_the_client_raises(
     with openai.OpenAI(base_url=f"{breaking.address}/v1", api_key="none", max_retries=0) as api:
         stream = api.completions.create(model="chat/production", prompt="a", max_tokens=250, temperature=0, stream=True)
         next(stream)
-        engine_of(breaking).broken = True
+        engine_of(breaking).problem = RuntimeError("broken for a test")
         with pytest.raises(openai.APIError, match="The engine failed"):
             list(stream)
 
@@ -139,7 +139,7 @@ def test_while_the_engine_is_loaded_again_requests_are_503_and_health_shows_it(o
         return loaded[-1]
 
     with running(own_store, load, models=("chat/production",)) as server:
-        loaded[0].broken = True
+        loaded[0].problem = RuntimeError("broken for a test")
         assert server.chat().status_code == 503
         response = server.chat()
         assert error_of(response, 503)["code"] == "model_loading"
