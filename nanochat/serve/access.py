@@ -31,8 +31,6 @@ OPEN_PATHS = {"/", "/health", "/ready"}
 PAGES = "/lineage/"
 """Pages that a browser opens: it can send the token as the password of HTTP's basic authentication."""
 REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-CLOSE = {"Connection": "close"}
-"""For a response that does not read the rest of the body."""
 
 
 class Gate:
@@ -58,6 +56,8 @@ class Gate:
                     self._metrics.count_error(message["status"])
             await send(message)
 
+        if scope["method"] == "HEAD":  # the answer to GET; uvicorn, which has the original scope, leaves the body out
+            scope = {**scope, "method": "GET"}
         refused = self._refusal(scope["path"], headers)
         if refused is not None:
             await refused.response()(scope, receive, send_with_number)
@@ -127,7 +127,7 @@ def _limited(headers: Headers, receive: Receive) -> Receive:
     declared = int(length) if length.isdecimal() and len(length) < 20 else MAX_BODY_BYTES + 1
     received_bytes, complete = 0, False
     deadline = time.monotonic() + MAX_BODY_S
-    too_large = HTTPException(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.", CLOSE)
+    too_large = HTTPException(413, f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
 
     async def limited() -> Message:
         nonlocal received_bytes, complete
@@ -139,7 +139,7 @@ def _limited(headers: Headers, receive: Receive) -> Receive:
             async with asyncio.timeout(max(0, deadline - time.monotonic())):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, f"The body did not arrive within {MAX_BODY_S:.0f} s.", CLOSE) from None
+            raise HTTPException(408, f"The body did not arrive within {MAX_BODY_S:.0f} s.") from None
         received_bytes += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if received_bytes > MAX_BODY_BYTES:

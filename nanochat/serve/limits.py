@@ -1,5 +1,12 @@
 """Limits of what a client may send; `docs/serving.md` lists them."""
 
+HEADERS_S = 30.0
+"""Seconds in which the headers of a request must arrive, and in which a new connection must send its first."""
+MAX_HEADER_BYTES = 1 << 16
+MAX_PIPELINED_BYTES = 1 << 16
+"""What a client may send while it waits for an answer."""
+LINGER_S = 5.0
+"""Seconds in which a client may go on sending a request that has been answered."""
 MAX_BODY_BYTES = 4 << 20
 MAX_BODY_S = 30.0
 """Seconds in which a whole body must arrive."""

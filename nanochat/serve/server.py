@@ -22,6 +22,7 @@ import uvicorn
 from nanochat.errors import BadConfig, NanochatError, NotFound
 from nanochat.failures import to_nanochat_error
 from nanochat.serve.app import create_app
+from nanochat.serve.connection import Connection
 from nanochat.serve.limits import SEND_TIMEOUT_S
 from nanochat.serve.metrics import Metrics
 from nanochat.serve.models import LoadEngine, Models, Report
@@ -32,6 +33,8 @@ from nanochat.store.store import Store
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BACKLOG = 2048
 MAX_OPEN_FILES = 1 << 16
+RESERVED_FILES = 128
+"""Open files that are no connections: those of a model that is loaded, of the store, of the libraries."""
 KEEP_ALIVE_S = 75
 CLOSING_S = 5
 """Seconds for responses whose answers are finished, but not read yet."""
@@ -74,14 +77,14 @@ class Server(uvicorn.Server):
         app = create_app(self.serving, self._background)
         super().__init__(
             uvicorn.Config(
-                app, lifespan="on", ws="none", log_config=None, access_log=False, server_header=False,
+                app, http=Connection, lifespan="on", ws="none", log_config=None, access_log=False, server_header=False,
                 proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=CLOSING_S,
             )
         )  # fmt: skip
 
     def run_on(self, listening: socket.socket) -> None:
-        """Serves until a signal arrives. Raises the error of a model that cannot be loaded."""
-        _allow_many_connections()
+        """Serves until a signal arrives. Raises the error of a model that cannot be loaded, or of its last engine."""
+        self.config.limit_concurrency = _most_connections()
         with listening:
             self.run(sockets=[listening])
         if self.error is not None:
@@ -90,12 +93,11 @@ class Server(uvicorn.Server):
     async def _background(self) -> None:
         try:
             await self.serving.models.load_all()
+            self._on_ready()
+            await self.serving.models.follow()
         except Exception as error:  # noqa: BLE001 - `run_on` raises it
             self.error = to_nanochat_error(error)
             self.should_exit = True
-            return
-        self._on_ready()
-        await self.serving.models.follow()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -128,12 +130,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _allow_many_connections() -> None:
-    """Raises the limit of open files, which a connection is, as far as this user may."""
+def _most_connections() -> int:
+    """Raises the limit of open files, which a connection is, as far as this user may; returns what is left for them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    files = MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(files - RESERVED_FILES, files // 2)
 
 
 def wait_for_aliases(store: Store, options: ServeOptions, report: Report) -> None:
