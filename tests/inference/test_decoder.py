@@ -216,9 +216,7 @@ def test_eight_bits_are_refused_on_a_gpu() -> None:
 def test_the_memory_of_a_decoder_is_known_before_it_is_made(weights: WeightFormat) -> None:
     model = model_of(OPTIONS[-1])
     made = NativeDecoder(model, 4, 512, weights)
-    tables = 4 * (
-        model.embedding.weight.numel() + sum(table.weight.numel() for table in model.value_embeddings.values())
-    )
+    tables = 4 * (model.architecture.head_parameters + model.architecture.value_table_parameters)
     taken = tables + sum(made._network.bytes)
     assert taken * 0.97 < needed_bytes(model.architecture, 4, 512, weights) < taken * 1.03
 

@@ -27,11 +27,9 @@ def heads(T: int, H: int, K: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_flex_equals_sdpa(window: int, kv_heads: int) -> None:
     """Forward: FlexAttention has no backward on CPUs (`tests/training/test_on_a_gpu.py` has it)."""
     prepare_backend("flex", 256, (window,), CPU)
+    q, k, v = (tensor.detach() for tensor in heads(256, 4, kv_heads))
     with torch.no_grad():
-        expected, got = (
-            BACKENDS[name](*(tensor.detach() for tensor in heads(256, 4, kv_heads)), window, 0.3)
-            for name in ("sdpa", "flex")
-        )
+        expected, got = (BACKENDS[name](q, k, v, window, 0.3) for name in ("sdpa", "flex"))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -119,7 +119,7 @@ def slow_logits(model: GPT, ids: list[int]) -> list[list[float]]:
     ],
     ids=str,
 )
-def test_the_network_equals_one_written_with_loops(options: dict[str, object]) -> None:
+def test_the_network_equals_one_written_with_loops(options: dict[str, Any]) -> None:
     model, ids = built(**options), some_ids(2, 12)
     expected = torch.tensor([slow_logits(model, row) for row in ids.tolist()])
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_the_same_seed_gives_the_same_weights_and_meta_works() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"queries_per_kv_head": 5}, PLAIN], ids=str)
-def test_every_parameter_gets_the_initial_weights_of_the_table(options: dict[str, object]) -> None:
+def test_every_parameter_gets_the_initial_weights_of_the_table(options: dict[str, Any]) -> None:
     model = GPT(built(**options).architecture)
     with torch.no_grad():
         for parameter in model.parameters():
