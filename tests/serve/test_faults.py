@@ -107,7 +107,7 @@ def load_once(working: int) -> tuple[Callable[..., Any], list[Breaking]]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_any_engine_that_can_be_started_again_the_server_ends_and_says_so(
+def test_without_any_engine_that_can_be_started_again_the_server_ends_with_a_message(
     own_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     load, loaded = load_once(1)
@@ -121,7 +121,7 @@ def test_without_any_engine_that_can_be_started_again_the_server_ends_and_says_s
 
 
 @pytest.mark.usefixtures("quick")
-def test_with_an_engine_left_the_server_goes_on_and_health_says_what_is_missing(own_store: Store) -> None:
+def test_with_an_engine_left_the_server_goes_on_and_health_shows_what_is_missing(own_store: Store) -> None:
     load, loaded = load_once(2)
     with running(own_store, load, models=(ALIAS,), replicas=2) as server:
         loaded[0].problem = Panic("a panic")
@@ -235,7 +235,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_again_less_and_less_often(
     assert "is followed again" in caplog.text
 
 
-def test_following_survives_what_nobody_expected(
+def test_following_survives_an_unexpected_error(
     own_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(own_store, **FOLLOWING) as server:
