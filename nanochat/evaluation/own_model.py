@@ -93,7 +93,13 @@ class OwnModel:
         if not prompts:
             return
         needed = max(map(len, prompts)) + sampling.max_tokens
-        settings = EngineSettings(context_tokens=self.context_tokens or needed, threads=self._threads)
+        if self.context_tokens is not None and needed > self.context_tokens:
+            raise BadConfig(
+                f"A prompt of {needed - sampling.max_tokens} tokens and an answer of {sampling.max_tokens} do not fit "
+                f"into the {self.context_tokens} tokens that the model reads.",
+                hint="Allow shorter answers.",
+            )
+        settings = EngineSettings(context_tokens=needed, threads=self._threads)
         engine = Engine(self._model, self._tokenizer, settings)
         requests = [
             Request(prompt=prompt, sampling=_with_seed_of(prompt, sampling), answers=answers) for prompt in prompts

@@ -1,6 +1,6 @@
 """What CORE is: 22 tasks, and the accuracy of a guess on each of them (DCLM, arXiv:2406.11794).
 
-    centred = (accuracy - baseline) / (1 - baseline)          CORE = mean of the 22 centred accuracies
+    centered = (accuracy - baseline) / (1 - baseline)          CORE = mean of the 22 centered accuracies
 
 DCLM has published two versions of the baselines. nanochat's bundle has the first one, so `v1` is what its harness
 prints; `v2` is DCLM's later correction, which lowers CORE.
@@ -20,11 +20,6 @@ BASELINES_V2: Mapping[str, float] = {
 }  # fmt: skip
 BASELINES: Mapping[str, Mapping[str, float]] = {"v1": BASELINES_V1, "v2": BASELINES_V2}
 TASKS = tuple(BASELINES_V1)
-
-
-def centred(accuracy: float, baseline: float) -> float:
-    """0 for a guess, 1 for all answers right."""
-    return (accuracy - baseline) / (1 - baseline)
 
 
 def version_of(baselines: Mapping[str, float]) -> str:

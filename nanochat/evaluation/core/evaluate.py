@@ -11,7 +11,7 @@ from nanochat.errors import BadConfig
 from nanochat.evaluation.core.bundle import Bundle, Row, Task, read_bundle
 from nanochat.evaluation.core.prompts import in_order
 from nanochat.evaluation.core.questions import QUESTIONS_AT_ONCE, Answered, answer
-from nanochat.evaluation.core.results import evaluation, task_result
+from nanochat.evaluation.core.results import evaluation
 from nanochat.evaluation.examples import Time, write_examples
 from nanochat.evaluation.finished import Finished, FinishedTasks
 from nanochat.evaluation.language_model import LanguageModel
@@ -27,7 +27,7 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Answers the questions of all tasks; the first rank writes the examples to `out`.
 
-    Returns the content of `evaluation.json`. Collective: `finished` keeps the tasks, and the first rank reports its
+    Returns the content of `evaluation.json` there. Collective: `finished` keeps the tasks, and each rank reports its
     `progress`. Raises `BadSource` or `BadConfig`, naming the task, before anything is computed if that can be known.
     """
     bundle = read_bundle(bundle_folder)
@@ -48,11 +48,11 @@ def evaluate(
                 finished.save(found[name])
         done += len(rows)
         report(0, done)
-    if world.is_first:
-        examples = [example for task in found.values() for example in task.examples]
-        write_examples(out, examples, [time for task in found.values() for time in task.times])
-    results = {name: task_result(task, found[name]) for name, (task, _) in tasks.items()}
-    return evaluation(config, bundle, results)
+    if not world.is_first:
+        return {}
+    examples = [example for task in found.values() for example in task.examples]
+    write_examples(out, examples, [time for task in found.values() for time in task.times])
+    return evaluation(config, bundle, found)
 
 
 def _chosen(bundle: Bundle, config: CoreConfig) -> list[Task]:

@@ -46,7 +46,7 @@ class Scored:
     starts: tuple[int, ...]
     """The first token of each row that is scored; the last is the row's last."""
     moved: bool
-    """Whether the spans begin elsewhere than in nanochat, where one of them would be empty."""
+    """Whether a span begins later or earlier than by nanochat's rules, by which it would be empty or cropped."""
     cropped: bool
     """Whether the beginning of a row is left out."""
 
@@ -128,21 +128,14 @@ def scored(task: Task, prompt: Prompt, model: LanguageModel, crop_tokens: int | 
             f"`{task.name}`: a text has no token with a probability: {prompt.texts[-1]!r:.100}.",
             hint="The first token of a text has none if the model reads no BOS before it.",
         )
-    return _cropped(task, encoded, starts, moved, crop_tokens)
+    return _cropped(encoded, starts, moved, crop_tokens)
 
 
-def _cropped(
-    task: Task, encoded: list[tuple[int, ...]], starts: list[int], moved: bool, crop_tokens: int | None
-) -> Scored:
+def _cropped(encoded: list[tuple[int, ...]], starts: list[int], moved: bool, crop_tokens: int | None) -> Scored:
     dropped = [max(0, len(ids) - crop_tokens) if crop_tokens else 0 for ids in encoded]
-    starts = [start - lost for start, lost in zip(starts, dropped, strict=True)]
-    if min(starts) < 1:
-        raise BadSource(
-            f"`{task.name}`: an answer alone is longer than the {crop_tokens} tokens to which prompts are cropped.",
-            hint="Use a model with a longer context, or `core_evaluation.overlong=run`.",
-        )
+    left = [start - lost for start, lost in zip(starts, dropped, strict=True)]
     rows = tuple(ids[lost:] for ids, lost in zip(encoded, dropped, strict=True))
-    return Scored(rows, tuple(starts), moved, any(dropped))
+    return Scored(rows, tuple(max(1, start) for start in left), moved or min(left) < 1, any(dropped))
 
 
 def _with_answer(task: Task, row: Row) -> str:

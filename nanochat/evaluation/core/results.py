@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nanochat.config.evaluation import CoreConfig
-from nanochat.evaluation.core.bundle import Bundle, Task
-from nanochat.evaluation.core.definition import BASELINES, TASKS, centred, version_of
+from nanochat.evaluation.core.bundle import Bundle
+from nanochat.evaluation.core.definition import BASELINES, TASKS, version_of
 from nanochat.evaluation.finished import Finished
+from nanochat.evaluation.tables import overall, tables
 
 
-def task_result(task: Task, finished: Finished) -> dict[str, Any]:
-    """The result of one task; a model that guesses has a centred accuracy of 0."""
-    examples = finished.examples
-    accuracy = sum(example.right for example in examples) / len(examples)
-    baselines = {version: known[task.name] for version, known in BASELINES.items() if task.name in known}
-    return {
-        "kind": task.kind,
-        "shots": task.shots,
-        "questions": len(examples),
-        "accuracy": accuracy,
-        "baseline": task.baseline,
-        "centred": centred(accuracy, task.baseline),
-        "centred_by_version": {version: centred(accuracy, baseline) for version, baseline in baselines.items()},
-        "gold_bits": sum(example.gold_bits or 0.0 for example in examples) / len(examples),
-        **finished.facts,
-    }
-
-
-def evaluation(config: CoreConfig, bundle: Bundle, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def evaluation(config: CoreConfig, bundle: Bundle, finished: Mapping[str, Finished]) -> dict[str, Any]:
     """The content of `evaluation.json`. `core` is by the baselines of the bundle, as nanochat prints it.
 
-    CORE is None if tasks are missing: those that the bundle lacks, and those that were not to be evaluated.
+    CORE is None if tasks are missing: those that the bundle lacks, and those that were not to be evaluated. Tasks that
+    are no part of CORE have their line, and do not count.
     """
-    missing = [name for name in TASKS if name not in results]
-    mine = {name: results[name] for name in TASKS if name in results}
-    by_version = {
-        version: None
-        if missing
-        else sum(result["centred_by_version"][version] for result in mine.values()) / len(TASKS)
-        for version in BASELINES
-    }
+    every = [example for task in finished.values() for example in task.examples]
+    found = tables(every, "core")
+    missing = [name for name in TASKS if name not in finished]
+    of_core = [example for example in every if example.task in TASKS]
+    versions = {version: None if missing else overall(of_core, known) for version, known in BASELINES.items()}
+    own = None if missing else overall(of_core)
+    tasks = {task.name: task for task in bundle.tasks}
+    for name, line in found["tasks"].items():
+        line["shots"] = tasks[name].shots
+        line |= finished[name].facts
+        line["centered_by_version"] = {
+            version: (line["accuracy"] - known[name]) / (1 - known[name])
+            for version, known in BASELINES.items()
+            if name in known
+        }
     return {
-        "core": None if missing else sum(result["centred"] for result in mine.values()) / len(TASKS),
-        "core_by_version": by_version,
+        "core": own and own.value,
+        "core_interval": own and [own.interval.low, own.interval.high],
         "baselines": version_of({task.name: task.baseline for task in bundle.tasks}),
+        "core_by_version": {version: core and core.value for version, core in versions.items()},
         "missing_tasks": missing,
         "missing_in_bundle": list(bundle.missing),
+        "confidence": found["confidence"],
         "limit": config.limit,
         "overlong": config.overlong,
         "choices_by": "mean nats per token",
-        "tasks": results,
+        "tasks": found["tasks"],
     }
