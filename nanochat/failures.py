@@ -39,6 +39,7 @@ EXTRAS = {
     "prefect": "flows", "fastapi": "flows", "sqlalchemy": "flows", "datasets": "hub", "matplotlib": "plots",
     "uvicorn": "serve", "sse_starlette": "serve", "prometheus_client": "serve", "llguidance": "serve",
     "prefect_dask": "dask", "dask": "dask", "prefect_ray": "ray", "ray": "ray", "prefect_kubernetes": "kubernetes",
+    "transformers": "foreign", "gguf": "foreign", "accelerate": "foreign",
 }  # fmt: skip
 """Module → the group of optional dependencies that installs it."""
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from nanochat.config.chat import ChatEvaluationConfig
+from nanochat.evaluation.any_model import load_any
 from nanochat.evaluation.chat import evaluate, read_questions
 from nanochat.evaluation.finished import FinishedTasks
-from nanochat.evaluation.own_model import OwnModel
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main, raise_if_terminated
 
@@ -17,7 +17,7 @@ def evaluate_chat(job: Job, world: World) -> dict[str, Any]:
     """Answers the held-out questions of every task on all ranks; returns the stage's metrics."""
     config = ChatEvaluationConfig.model_validate(job.config)
     questions = read_questions(job.input("conversations") / "questions.jsonl", config.limit)
-    model = OwnModel.load(job.input("model"), world.device, threads=torch.get_num_threads())
+    model = load_any(job.input("model"), world.device, threads=torch.get_num_threads())
 
     def progress(done: int, total: int, task: str) -> None:
         raise_if_terminated()

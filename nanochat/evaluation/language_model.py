@@ -53,6 +53,8 @@ class LanguageModel(Protocol):
     """The most tokens it can read; None: no limit."""
     bos: int | None
     """The id that begins a context; None if the model was trained without one."""
+    separator: int | None
+    """The id between two documents: BOS, or the end-of-text token of a model without one."""
     vocabulary_size: int
 
     def encode(self, text: str) -> list[int]:

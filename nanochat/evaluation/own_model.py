@@ -41,6 +41,7 @@ class OwnModel:
         self.name = name
         self.context_tokens = context_tokens
         self.bos: int | None = tokenizer.bos
+        self.separator: int | None = tokenizer.bos
         self.vocabulary_size = tokenizer.vocab_size
         self._model, self._tokenizer = model, tokenizer
         self._most_slots, self._threads = slots, threads

@@ -5,7 +5,7 @@ from pathlib import Path
 from nanochat.config.evaluation import CoreBundleConfig, CoreConfig
 from nanochat.evaluation.core.source import write_bundle
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.store.artifacts import CoreBundle, Evaluation, Model
+from nanochat.store.artifacts import AnyModel, CoreBundle, Evaluation
 from nanochat.workers.launch import launch
 
 
@@ -16,7 +16,7 @@ def core_bundle(config: CoreBundleConfig, *, out: Path, context: Context) -> Met
 
 
 @stage(version=1, produces=Evaluation, resource="gpu")
-def evaluate_core(config: CoreConfig, model: Model, bundle: CoreBundle, *, out: Path, context: Context) -> Metrics:
+def evaluate_core(config: CoreConfig, model: AnyModel, bundle: CoreBundle, *, out: Path, context: Context) -> Metrics:
     """Evaluate a model on CORE: choices by likelihood, and greedy continuations."""
     inputs: dict[str, Path | list[Path]] = {"model": model.path, "bundle": bundle.path}
     return launch("nanochat.evaluation.core.worker", config, inputs, out, context)

@@ -6,7 +6,7 @@ from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.config.training import BaseEvaluationConfig
 from nanochat.data.row_index import write_index
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.store.artifacts import Conversations, Evaluation, Model, Rows
+from nanochat.store.artifacts import AnyModel, Conversations, Evaluation, Model, Rows
 from nanochat.workers.launch import launch
 
 
@@ -21,7 +21,7 @@ def evaluate_base(
 
 @stage(version=2, produces=Evaluation, resource="gpu")
 def evaluate_chat(
-    config: ChatEvaluationConfig, model: Model, conversations: Conversations, *, out: Path, context: Context
+    config: ChatEvaluationConfig, model: AnyModel, conversations: Conversations, *, out: Path, context: Context
 ) -> Metrics:
     """Evaluate the chat model on held-out questions: by likelihood of the choices, or by generating the answer."""
     inputs: dict[str, Path | list[Path]] = {"model": model.path, "conversations": conversations.path}

@@ -60,8 +60,16 @@ class Conversations(Artifact):
     """Conversations as rows with a loss mask, and held-out questions."""
 
 
-class Model(Artifact):
+class AnyModel(Artifact):
+    """A model that can be evaluated: `Model` or `ForeignModel`."""
+
+
+class Model(AnyModel):
     """Weights, architecture and vocabulary."""
+
+
+class ForeignModel(AnyModel):
+    """A model of another program: where its files are, and their hashes; no copy of them."""
 
 
 class Evaluation(Artifact):
@@ -80,7 +88,7 @@ class HuggingFaceModel(Artifact):
     """A model as transformers loads it, with its tokenizer, modelling code and model card."""
 
 
-KINDS = {kind.__name__: kind for kind in Artifact.__subclasses__()}
+KINDS = {kind.__name__: kind for kind in (*Artifact.__subclasses__(), *AnyModel.__subclasses__())}
 """Name in a manifest → class: the classes of this module."""
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from nanochat.config.evaluation import CoreConfig
+from nanochat.evaluation.any_model import load_any
 from nanochat.evaluation.core.evaluate import evaluate
 from nanochat.evaluation.finished import FinishedTasks
-from nanochat.evaluation.own_model import OwnModel
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main, raise_if_terminated
 
@@ -20,7 +20,7 @@ def evaluate_core(job: Job, world: World) -> dict[str, Any]:
     """Answers the questions of all tasks on all ranks; returns the stage's metrics."""
     config = CoreConfig.model_validate(job.config)
     threads = torch.get_num_threads()
-    model = OwnModel.load(job.input("model"), world.device, crop=config.overlong == "crop", threads=threads)
+    model = load_any(job.input("model"), world.device, crop=config.overlong == "crop", threads=threads)
 
     def progress(done: int, total: int, task: str) -> None:
         raise_if_terminated()
