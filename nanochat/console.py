@@ -22,8 +22,8 @@ from nanochat.events import Event
 
 LOG = logging.getLogger("nanochat")
 HEADLINES = (
-    "validation_bits_per_byte", "bits_per_byte", "validation_loss", "chatcore", "centered_accuracy", "train_rows",
-    "train_tokens", "train_documents", "train_conversations", "vocab_size",
+    "validation_bits_per_byte", "bits_per_byte", "validation_loss", "core", "chatcore", "centered_accuracy",
+    "train_rows", "train_tokens", "train_documents", "train_conversations", "vocab_size",
 )  # fmt: skip
 """Metrics for the line of a node; the first that it has is shown."""
 

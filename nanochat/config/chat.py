@@ -60,6 +60,15 @@ class ConversationsConfig(Config):
     """Seed of the order of the mixture and of generated tasks."""
 
 
+class QuestionsConfig(Config):
+    """Held-out questions without conversations to train on: for models that were trained elsewhere."""
+
+    questions: Annotated[tuple[MixtureItem, ...], Field(min_length=1)] = (MixtureItem(),)
+    """Tasks to evaluate the chat model on (their held-out split)."""
+    seed: Seed = 42
+    """Seed of generated tasks."""
+
+
 class SFTConfig(Config):
     """Supervised fine-tuning: the loss covers only the assistant's tokens."""
 

@@ -8,6 +8,8 @@ from nanochat.config.base import AbsentMeans, Config
 from nanochat.config.chat import ChatEvaluationConfig, ConversationsConfig, SFTConfig
 from nanochat.config.data import DataCardConfig, DataConfig, RowsConfig, TokenizerConfig, TokensConfig
 from nanochat.config.evaluation import CoreBundleConfig, CoreConfig
+from nanochat.config.foreign import ForeignOptions
+from nanochat.config.text_evaluation import TextEvaluationConfig
 from nanochat.config.training import BaseEvaluationConfig, PretrainConfig
 
 
@@ -47,5 +49,11 @@ class PipelineConfig(Config):
     """Training of the chat model."""
     chat_evaluation: Annotated[ChatEvaluationConfig, Field(title="Chat evaluation")] = ChatEvaluationConfig()
     """Evaluation of the chat model."""
+    text_evaluation: Annotated[
+        TextEvaluationConfig, AbsentMeans(TextEvaluationConfig()), Field(title="Evaluation on any text")
+    ] = TextEvaluationConfig()
+    """Evaluation on any text, by `nanochat evaluate --text`."""
+    foreign: Annotated[ForeignOptions, AbsentMeans(ForeignOptions()), Field(title="Foreign models")] = ForeignOptions()
+    """How models of Hugging Face are read, by `nanochat evaluate`."""
     report: Annotated[ReportConfig, Field(title="Report")] = ReportConfig()
     """The report."""

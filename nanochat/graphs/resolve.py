@@ -9,14 +9,19 @@ from typing import Any, TypeVar
 from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
+from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.data.file_hashes import with_file_hashes
-from nanochat.errors import NotFound, WrongKind
+from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.evaluation.core.source import with_hashes
 from nanochat.execution.graph import Results
+from nanochat.graphs.evaluate import Sources
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
+from nanochat.sources.local_files import local_path
+from nanochat.sources.model_files import find_model, is_foreign
 from nanochat.sources.shard_list import list_shards
-from nanochat.store.artifacts import Artifact, Evaluation, Model, Rows, Vocabulary
+from nanochat.store.artifacts import AnyModel, Artifact, Evaluation, Model, Rows, Vocabulary
 from nanochat.store.store import Store
 
 A = TypeVar("A", bound=Artifact)
@@ -27,6 +32,8 @@ class NothingNew(NotFound):
 
 
 BASE_STAGES = ("pretrain", "continue_pretrain")
+TASKS = ("base", "core", "chat", "text")
+"""What a model can be evaluated on."""
 
 
 def shards(config: DataConfig, store: Store, *, keep: bool = True) -> tuple[ShardConfig, ...]:
@@ -58,6 +65,72 @@ def model(store: Store, reference: str) -> Model:
     if not isinstance(found, Model):
         raise WrongKind(f"`{reference}` is not a base or chat model, but a {found.kind}.")
     return found
+
+
+def any_model(store: Store, reference: str, options: ForeignOptions) -> AnyModel | ForeignModelConfig:
+    """A model of the store; or a foreign one: a folder, a GGUF file, or `hf://org/name[@revision]`.
+
+    What the store has comes first. Raises `NotFound`, `WrongKind`, `BadSource` or `SourceUnreachable`.
+    """
+    if is_foreign(reference):
+        return find_model(reference, options)
+    try:
+        manifest = store.resolve(reference)
+    except NotFound as error:
+        if local_path(reference).exists():
+            return find_model(reference, options)
+        # it may be an id of the Hub; but a wrong name must not go over the network
+        raise NotFound(
+            error.message, hint=f"{error.hint} A model of the Hugging Face Hub is `hf://org/name`."
+        ) from None
+    store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps the artifact
+    found = store.artifact(manifest, reused=True)
+    if not isinstance(found, AnyModel):
+        raise WrongKind(f"`{reference}` is not a model, but a {found.kind}.")
+    return found
+
+
+def evaluation_sources(
+    store: Store, config: PipelineConfig, found: AnyModel | ForeignModelConfig, tasks: Sequence[str], *,
+    with_text: bool = False,
+) -> Sources:  # fmt: skip
+    """What a model is evaluated on: `tasks` are some of `base`, `core`, `chat` and `text`, which is `data.source`.
+
+    Without tasks: a base model is evaluated as the pipeline does it, a chat model on questions, a foreign model on
+    CORE, if there is a bundle. `with_text` adds the text. Raises `BadConfig` for tasks that do not fit the model.
+    """
+    own = found if isinstance(found, Model) else None
+    is_chat = own is not None and not is_base(own)
+    if not tasks:
+        usual = ["chat"] if is_chat else ["base", "core"] if own else ["core"]
+        tasks = [task for task in usual if task != "core" or config.core_bundle.source or not (own or with_text)]
+    tasks = [*tasks, *["text"] * with_text]
+    for task in tasks:
+        if task not in TASKS:
+            raise BadConfig(
+                f"There are no tasks `{task}`.", hint=f"There are {', '.join(f'`{each}`' for each in TASKS)}."
+            )
+    if "base" in tasks and (own is None or is_chat):
+        raise BadConfig(
+            "Only a base model of the store has held-out rows.", hint="Evaluate others on a text: `--text`."
+        )
+    if "chat" in tasks and own is not None and not is_chat:
+        raise BadConfig("A base model answers no questions of a chat.", hint="Evaluate it on `core`.")
+    if "core" in tasks and not config.core_bundle.source:
+        raise BadConfig("CORE needs the files of its tasks.", hint="Name their folder or zip file with `--bundle`.")
+    return Sources(
+        rows=rows_of(own) if own and "base" in tasks else None,
+        bundle=core_bundle(config.core_bundle) if "core" in tasks else None,
+        conversations=conversations(config.conversations) if "chat" in tasks else None,
+        vocabulary=vocabulary_of(own) if own and "chat" in tasks else None,
+        shards=text_shards(config.data, store) if "text" in tasks else None,
+    )
+
+
+def text_shards(config: DataConfig, store: Store) -> list[ShardConfig]:
+    """The shards of a source, of which nothing is held out."""
+    listed = list_shards(config, store, keep=False)
+    return [shard.model_copy(update={"validation": "none", "validation_documents": 0}) for shard in listed]
 
 
 def base_model(store: Store, reference: str) -> Model:
