@@ -154,7 +154,8 @@ def test_a_base_model_and_a_template_that_refuses_are_one_sentence() -> None:
 def greedy(model: TransformersModel, prompt: Sequence[int], tokens: int) -> list[int]:
     """What plain transformers generates."""
     ids = torch.tensor([list(prompt)])
-    out = model.network.generate(ids, max_new_tokens=tokens, do_sample=False, attention_mask=torch.ones_like(ids))
+    network: Any = model.network
+    out = network.generate(ids, max_new_tokens=tokens, do_sample=False, attention_mask=torch.ones_like(ids))
     answer = out[0, len(prompt) :].tolist()
     return answer[: answer.index(2)] if 2 in answer else answer
 
