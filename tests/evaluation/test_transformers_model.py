@@ -53,9 +53,9 @@ def worst(scores: Sequence[Sequence[Score]], expected: Sequence[Sequence[Score]]
 @pytest.mark.parametrize("network", tiny_models.NETWORKS)
 def test_scores_are_those_of_plain_transformers(network: str, endings: list[str]) -> None:
     tested = model(network)
-    asked = contexts(tested, endings)  # plain-words: ok
-    expected = [[plain(tested, each.ids, after) for after in each.continuations] for each in asked]
-    assert worst(list(tested.score(asked)), expected) < 1e-4
+    wanted = contexts(tested, endings)
+    expected = [[plain(tested, each.ids, after) for after in each.continuations] for each in wanted]
+    assert worst(list(tested.score(wanted)), expected) < 1e-4
 
 
 @pytest.mark.parametrize("together", [1, 7, 64])
