@@ -45,7 +45,11 @@ class Confinement:
         if mode == "full":
             with suppress(OSError):
                 self._group = ControlGroup(f"nanochat-sandbox-{os.getpid()}")
-            self._namespaces = Namespaces(folders)
+            try:
+                self._namespaces = Namespaces(folders)
+            except OSError:
+                self.close()
+                raise
         elif mode == "no namespaces":
             landlock_version()
         if self._linux:

@@ -16,7 +16,7 @@ class ControlGroup:
 
     def __init__(self, name: str, mounts: Path = MOUNTS, own: Path = OWN) -> None:
         self._name = name
-        for parent in _parents(mounts, own):
+        for parent in parents(mounts, own):
             with suppress(OSError):
                 (parent / name).mkdir()
                 self._parent = os.open(parent, os.O_PATH)
@@ -62,7 +62,7 @@ class ControlGroup:
             os.close(file)
 
 
-def _parents(mounts: Path, own: Path) -> Iterator[Path]:
+def parents(mounts: Path, own: Path) -> Iterator[Path]:
     """Groups that distribute memory to their children: our own first, then those above it."""
     fields = (line.split() for line in mounts.read_text().splitlines())
     found = [Path(each[4]) for each in fields if each[each.index("-") + 1] == "cgroup2"]

@@ -55,17 +55,15 @@ class Job:
         self._start_program({3: source}, lambda: program.run(program.read_file(3)))
         return self._outcome("program")
 
-    def check(self, source: int, tests: int) -> dict[str, Any]:
-        """Runs a program and its tests: also `verdict` and `reason`, or `error`; neither if the tests did not end."""
-        (calls, calls_end), (answers, answers_end), (result, result_end) = self._pipe(), self._pipe(), self._pipe()
+    def check(self, source: int, tests: int, result: int) -> dict[str, Any]:
+        """Runs a program and its tests, which write their verdict to the file `result`."""
+        (calls, calls_end), (answers, answers_end) = self._pipe(), self._pipe()
         self._start_program({3: source, 4: calls, 5: answers_end}, _serve)
         nowhere = self._open("/dev/null")
-        self._start("tests", {1: nowhere, 2: nowhere, 3: tests, 4: calls_end, 5: answers, 6: result_end}, _decide)
-        for each in (calls, calls_end, answers, answers_end, result_end):
+        self._start("tests", {1: nowhere, 2: nowhere, 3: tests, 4: calls_end, 5: answers, 6: result}, _decide)
+        for each in (calls, calls_end, answers, answers_end):
             self._close(each)
-        outcome = self._outcome("tests")
-        text = _available(result)
-        return {**outcome, **(json.loads(text) if text else {})}
+        return self._outcome("tests")
 
     def _start_program(self, files: Mapping[int, int], entry: Callable[[], int]) -> None:
         ends: list[int] = []
@@ -197,9 +195,10 @@ def _child(confinement: Confinement, limits: Limits, files: Mapping[int, int], e
         group = confinement.members
         kept = {7: files[7], **files, **({8: group} if group is not None else {})}
         moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, MOVED) for number, file in kept.items()}
+        os.closerange(0, MOVED)  # all files of the launcher
         for number, file in moved.items():
             os.dup2(file, number)
-        os.closerange(max(kept) + 1, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(MOVED, os.sysconf("SC_OPEN_MAX"))
         try:
             confinement.enter(limits, 8)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the program does not run

@@ -1,7 +1,7 @@
 """The launcher: a process that runs one program after the other for its caller, each in forked, confined processes.
 
-It is a fresh Python without our environment and without our files. It never reads a program or its tests: their files
-are passed to the processes, so that no program finds anything in the memory that it inherits.
+It is a fresh Python without our environment and without our files. It never reads programs, tests and verdicts: their
+files are passed to the processes, so that no program finds anything in the memory that it inherits.
 
     python -c "… main(SOCKET, MODE, ROOT)"      # launcher_process.py starts it
 """
@@ -58,13 +58,13 @@ def main(caller_file: int, mode: str, root: str) -> None:
 
 def _serve(caller: socket.socket, confinement: Confinement, child_ended: int) -> bool:
     """Runs one program. Returns whether there was a request."""
-    text, files, _, _ = socket.recv_fds(caller, 65536, 2)
+    text, files, _, _ = socket.recv_fds(caller, 65536, 3)
     if not text:
         return False
     request = json.loads(text)
     try:
         with Job(confinement, Limits(**request), caller.fileno(), child_ended) as job:
-            answer = job.check(*files) if len(files) == 2 else job.run(*files)
+            answer = job.check(*files) if len(files) > 1 else job.run(*files)
     except OSError as error:
         answer = {"failed": str(error)}
     finally:

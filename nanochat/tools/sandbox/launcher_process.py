@@ -19,6 +19,7 @@ from nanochat.tools.sandbox.limits import Limits, Mode
 START_TIMEOUT_S = 60.0
 GRACE_S = 10.0
 """What a job may take beyond the time limit of its program, which the launcher enforces, before it is given up."""
+RESULT_BYTES = 65536
 SCRIPT = "import sys; sys.path.insert(0, sys.argv[3]); from nanochat.tools.sandbox.launcher import main; "
 SCRIPT += "main(int(sys.argv[1]), sys.argv[2], sys.argv[3])"
 ROOT = Path(nanochat.__file__).parent.parent
@@ -59,12 +60,17 @@ class LauncherProcess:
             self.close()
             raise ModeUnavailable(answer["unavailable"])
 
-    def run(self, limits: Limits, *texts: str) -> dict[str, Any]:
-        """Runs a program, or a program and its tests: `job.py` describes the answer. Raises `LauncherFailed`."""
-        files = [_file(text.encode("utf-8", "replace")) for text in texts]
+    def run(self, limits: Limits, program: dict[str, Any], tests: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Runs a program, with tests or without. Raises `LauncherFailed`.
+
+        Returns `ending`, `code`, `seconds` and `printed`; of tests that ended also `verdict` and `reason`, or `error`.
+        """
+        files = [_file(program)] if tests is None else [_file(program), _file(tests), _file()]
         try:
             socket.send_fds(self._socket, [json.dumps(asdict(limits)).encode()], files)
             answer = self._answer(limits.time_s + GRACE_S)
+            if tests is not None and (text := os.pread(files[2], RESULT_BYTES, 0)):
+                answer |= json.loads(text)
         except OSError as error:
             raise LauncherFailed(self._why(f"the launcher ended: {error}")) from error
         finally:
@@ -116,13 +122,14 @@ class LauncherProcess:
         return what
 
 
-def _file(content: bytes) -> int:
-    """An open file without a name that has this content."""
+def _file(content: dict[str, Any] | None = None) -> int:
+    """An open file without a name, which is empty or has this content."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("source")
     else:
         with tempfile.TemporaryFile() as temporary:
             file = os.dup(temporary.fileno())
-    with os.fdopen(os.dup(file), "wb") as writer:
-        writer.write(content)
+    if content is not None:
+        with os.fdopen(os.dup(file), "wb") as writer:
+            writer.write(json.dumps(content).encode())  # ASCII: also of text that is not valid Unicode
     return file

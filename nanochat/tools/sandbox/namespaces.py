@@ -24,7 +24,8 @@ PROGRAM_UID = 1000
 OUTSIDE_UID = 65534
 """User and group of programs outside, if the launcher's user is root."""
 DEVICES = ("/dev/null", "/dev/urandom")
-SCRATCH = "/tmp"  # noqa: S108 - of the program, not of this machine
+SCRATCH = ("/tmp", "/scratch")  # noqa: S108 - of the program, not of this machine
+"""The program's own folder: the second if Python is installed below the first."""
 _BEFORE = "/before"
 MOUNT_POINTS = ("/tmp", "/var", "/mnt", "/run", "/usr")  # noqa: S108 - any folder: only this process sees the mount
 
@@ -34,11 +35,13 @@ class Namespaces:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Moves this process (in fact a child, which goes on) into them; `folders` stay visible, read-only."""
-        self.mapped_root = _new_user_namespace()
+        hidden = any(Path(SCRATCH[0]) in folder.parents for folder in folders)
+        self._scratch = SCRATCH[hidden]
+        self._mapped_root = _new_user_namespace()
         _continue_in_child()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         libc("sethostname", b"sandbox", 7)
-        _new_root(folders)
+        _new_root(folders, self._scratch)
 
     def before_fork(self) -> None:
         """The next child is process 1 of a PID namespace."""
@@ -49,12 +52,12 @@ class Namespaces:
         libc("setns", self._own_pids, NEW_PID)
 
     def enter_program(self, files_bytes: int) -> None:
-        """In the child: a `/tmp` of its own, which is the working directory."""
+        """In the child: a folder of its own, which is the working directory, and a user without rights."""
         libc("unshare", NEW_NS)
         owner = f"mode=0700,uid={PROGRAM_UID},gid={PROGRAM_UID}"
-        mount("tmpfs", SCRATCH, "tmpfs", NO_SUID | NO_DEV | NO_EXEC, f"size={files_bytes},nr_inodes=1024,{owner}")
-        os.chdir(SCRATCH)
-        if self.mapped_root:
+        mount("tmpfs", self._scratch, "tmpfs", NO_SUID | NO_DEV | NO_EXEC, f"size={files_bytes},nr_inodes=1024,{owner}")
+        os.chdir(self._scratch)
+        if self._mapped_root:
             os.setgroups([])
             os.setresgid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
             os.setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
@@ -98,7 +101,7 @@ def _continue_in_child() -> None:
     prctl(PR_SET_PDEATHSIG, 9)
 
 
-def _new_root(folders: Sequence[Path]) -> None:
+def _new_root(folders: Sequence[Path], scratch: str) -> None:
     """Replaces `/` by a file system in memory, read-only, with the folders and devices bound into it."""
     mount("none", "/", "", PRIVATE | RECURSIVE)
     place = next(each for each in MOUNT_POINTS if Path(each).is_dir())
@@ -117,7 +120,7 @@ def _new_root(folders: Sequence[Path]) -> None:
     for device in DEVICES:
         Path(device).touch()
         mount(_BEFORE + device, device, "", BIND)
-    Path(SCRATCH).mkdir()
+    Path(scratch).mkdir()
     libc("umount2", _BEFORE.encode(), DETACH)
     Path(_BEFORE).rmdir()
     mount("none", "/", "", REMOUNT | BIND | READ_ONLY | NO_SUID | NO_DEV)

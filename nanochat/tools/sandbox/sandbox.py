@@ -1,7 +1,6 @@
 """The sandbox: runs programs that a model wrote, several at once, and judges them by tests."""
 
 import atexit
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -69,12 +68,12 @@ class Sandbox:
     Every method raises `SandboxFailed` if the sandbox does not work, whatever the programs are.
     """
 
-    def __init__(self, weakest: Mode | None = None, workers: int = 0) -> None:
-        """`weakest`: refuse weaker modes; None: `NANOCHAT_SANDBOX`. `workers`: programs at once; 0: one for each core.
+    def __init__(self, modes: Sequence[Mode] = (), workers: int = 0) -> None:
+        """`modes`: the first that works on this system is used; empty: those that `NANOCHAT_SANDBOX` accepts.
 
-        The strongest mode that works is used.
+        `workers`: programs at once; 0: one for each core.
         """
-        self._weakest: Mode = weakest or settings.sandbox()
+        self._modes = modes or MODES[: MODES.index(settings.sandbox()) + 1]
         self._workers = workers or settings.cores()
         self._idle: LifoQueue[LauncherProcess] = LifoQueue()
         self._mode: Mode | None = None
@@ -101,7 +100,7 @@ class Sandbox:
 
     def run(self, program: str, limits: Limits = _LIMITS) -> Outcome:
         """Runs a program as `python program.py` does, without input, in an empty folder."""
-        found = self._request(limits, json.dumps({"alternatives": [program]}))
+        found = self._request(limits, {"alternatives": [program]})
         output, errors = found["printed"]
         return Outcome(found["ending"], found["code"], output, errors, found["seconds"])
 
@@ -127,21 +126,21 @@ class Sandbox:
     def _check(self, checked: Checked, limits: Limits) -> Verdict:
         program = {"alternatives": checked.alternatives, "entry_point": checked.entry_point}
         tests = {"before": checked.before, "tests": checked.tests, "entry_point": checked.entry_point}
-        found = self._request(limits, json.dumps(program), json.dumps(tests))
+        found = self._request(limits, program, tests)
         if "error" in found:
             raise BadSource(f"The tests of `{checked.entry_point}` cannot run: {found['error']}.")
         if found["ending"] != "ended":
             return Verdict(found["ending"], "", found["seconds"])
         return Verdict(found["verdict"], found["reason"], found["seconds"])
 
-    def _request(self, limits: Limits, *texts: str) -> dict[str, Any]:
+    def _request(self, limits: Limits, program: dict[str, Any], tests: dict[str, Any] | None = None) -> dict[str, Any]:
         """What a launcher answers; a launcher that fails is replaced once."""
         failure = None
         for _ in range(2):
             launcher = self._take()
             try:
-                found = launcher.run(limits, *texts)
-                if len(texts) == 2 and found["ending"] == "ended" and not found.keys() & {"verdict", "error"}:
+                found = launcher.run(limits, program, tests)
+                if tests and found["ending"] == "ended" and not found.keys() & {"verdict", "error"}:
                     self_check(launcher)  # the process of the tests ended: is it this machine?
                     found |= {"verdict": "wrong", "reason": "the tests ended without a verdict"}
             except LauncherFailed as error:
@@ -164,9 +163,8 @@ class Sandbox:
 
     def _launcher(self) -> LauncherProcess:
         """A launcher of the strongest mode that this system has, which has passed the self-check."""
-        accepted = MODES[: MODES.index(self._weakest) + 1]
         missing: list[str] = []
-        for mode in (self._mode,) if self._mode else accepted:
+        for mode in (self._mode,) if self._mode else self._modes:
             try:
                 launcher = LauncherProcess(mode)
             except ModeUnavailable as error:

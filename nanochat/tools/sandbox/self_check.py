@@ -1,6 +1,5 @@
 """What a launcher must show before any program is judged by it: a broken sandbox is an error, not a score of zero."""
 
-import json
 from dataclasses import replace
 
 from nanochat.errors import SandboxFailed
@@ -16,7 +15,7 @@ ENDLESS = "while True:\n    pass\n"
 ENDLESS_S = 0.1
 ESCAPES = """
 import os, pathlib, socket
-open_calls = {
+calls = {
     "read /etc/passwd": lambda: open("/etc/passwd").close(),
     "see other processes": lambda: os.listdir("/proc/self"),
     "write to the standard library": lambda: open(pathlib.__file__ + ".new", "w").close(),
@@ -24,7 +23,7 @@ open_calls = {
     "start a process": lambda: os.fork() or os._exit(0),
     "signal another process": lambda: os.kill(os.getppid() or 2, 0),
 }
-for name, call in open_calls.items():
+for name, call in calls.items():
     try:
         call()
     except OSError:
@@ -39,16 +38,16 @@ def self_check(launcher: LauncherProcess) -> None:
     Raises `LauncherFailed` if the launcher ends or does not answer.
     """
     for source, expected in ((RIGHT, "right"), (WRONG, "wrong")):
-        given = json.dumps({"alternatives": [source], "entry_point": "f"})
-        answer = launcher.run(LIMITS, given, json.dumps({"before": "", "tests": TESTS, "entry_point": "f"}))
+        program = {"alternatives": [source], "entry_point": "f"}
+        answer = launcher.run(LIMITS, program, {"before": "", "tests": TESTS, "entry_point": "f"})
         if answer.get("verdict") != expected:
             seen = answer.get("verdict", answer["ending"])
             raise _failed(f"a program that is {expected} was judged `{seen}` ({answer.get('reason', '')})")
-    answer = launcher.run(replace(LIMITS, time_s=ENDLESS_S), json.dumps({"alternatives": [ENDLESS]}))
+    answer = launcher.run(replace(LIMITS, time_s=ENDLESS_S), {"alternatives": [ENDLESS]})
     if answer["ending"] != "time limit":
         raise _failed(f"an endless program ended with `{answer['ending']}`")
     if launcher.mode != "rlimits only":
-        answer = launcher.run(LIMITS, json.dumps({"alternatives": [ESCAPES]}))
+        answer = launcher.run(LIMITS, {"alternatives": [ESCAPES]})
         if answer["code"] != 0 or answer["printed"][0]:
             raise _failed(f"a program could: {', '.join(answer['printed'][0].split(chr(10))) or answer['printed'][1]}")
 

@@ -18,6 +18,10 @@ class ProgramEnded(BaseException):
     """The program's process ended, or sent something that is not a message. No test expects this, or catches it."""
 
 
+class BadTests(BaseException):
+    """The tests are at fault, not the program."""
+
+
 class Program:
     """The program as the tests see it: a function."""
 
@@ -33,6 +37,8 @@ class Program:
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         try:
             send(self._calls, {"arguments": encode(list(arguments)), "named": encode(named)})
+        except NotPlain as error:
+            raise BadTests(f"they pass {error}") from None
         except OSError:
             raise ProgramEnded("the program ended") from None
         answer = self._receive()
@@ -85,6 +91,8 @@ def verdict(tests: bytes, calls: int, answers: int) -> dict[str, str]:
         check = names.get("check")
         if check is not None:
             check(program)
+    except BadTests as error:
+        return {"error": _line(error)}
     except BaseException as error:  # noqa: BLE001
         if program.last_error == "MemoryError":
             return {"verdict": "memory limit", "reason": "MemoryError"}
