@@ -173,7 +173,7 @@ def test_case_24_a_launcher_that_does_not_answer_is_replaced(
     sandbox, launcher = one
     monkeypatch.setattr(launcher_process, "GRACE_S", 1.0)
     thread = launcher.when_running(lambda: [launcher.inner.suspend(), launcher.outer.suspend()])
-    assert [verdict.name for verdict in sandbox.check([SLOW], Limits(time_s=30))] == ["right"]
+    assert [verdict.name for verdict in sandbox.check([SLOW], Limits(time_s=8))] == ["right"]
     thread.join()
     assert not is_alive(launcher.inner)
 
