@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nanochat.evaluation.language_model import Context, Score
 from nanochat.inference.decoder import Decoder, Rows
+from nanochat.inference.threads import one_torch_thread
 
 HEAD_ROWS = 64
 """Outputs for which the head is computed at once: its matrix is the largest, and is read once for all of them."""
@@ -86,11 +87,13 @@ class Scorer:
             while chains and free:
                 busy.append(_Slot(free.pop(), deque(chains.popleft())))
                 self._begin(busy[-1])
-            self._pass(contexts, busy, outputs)
+            with one_torch_thread():
+                self._pass(contexts, busy, outputs)
             free += [slot.number for slot in busy if not slot.rows]
             busy = [slot for slot in busy if slot.rows]
             if outputs.rows >= HEAD_ROWS or not (chains or busy):
-                self._head(outputs, pending)
+                with one_torch_thread():
+                    self._head(outputs, pending)
                 outputs = _Outputs()
             while following in pending and not pending[following].left:
                 yield _scores(contexts[following], pending.pop(following))

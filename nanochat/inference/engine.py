@@ -13,10 +13,7 @@ One thread uses an engine. On a GPU, each step waits for its sampled ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-
-import torch
 
 from nanochat.errors import BadConfig
 from nanochat.inference.answer_text import joined
@@ -25,6 +22,7 @@ from nanochat.inference.generation import Language
 from nanochat.inference.native_decoder import NativeDecoder
 from nanochat.inference.request import Answer, Delta, Request
 from nanochat.inference.scheduler import EngineStatistics, Scheduler
+from nanochat.inference.threads import one_torch_thread
 from nanochat.inference.torch_decoder import TorchDecoder
 from nanochat.inference.validation import validate
 from nanochat.model.gpt import GPT
@@ -106,7 +104,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """Computes a chunk of prompts and one token of each running answer; returns what was added to answers."""
-        with _one_torch_thread():
+        with one_torch_thread():
             return self._scheduler.step()
 
     def complete(
@@ -173,17 +171,6 @@ def make_decoder(
     if model.embedding.weight.device.type == "cpu":
         return NativeDecoder(model, slots, context_tokens, weights, threads)
     return TorchDecoder(model, slots, context_tokens, weights)
-
-
-@contextmanager
-def _one_torch_thread() -> Generator[None]:
-    """Keeps the threads of torch out of the way of the decoder's: after an operation they spin on the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _answer(deltas: Sequence[Delta]) -> Answer:
