@@ -105,6 +105,10 @@ class WrongKind(NanochatError):
     """A stage received an artifact of a kind that it does not accept."""
 
 
+class NotComparable(NanochatError):
+    """Evaluations with other questions, prompts or rules, whose answers cannot be compared one by one."""
+
+
 class Diverged(NanochatError):
     """Training produced NaN, or the loss exploded."""
 

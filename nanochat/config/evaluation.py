@@ -1,4 +1,7 @@
-"""Configs of CORE, the score of base models: 22 tasks (DCLM, arXiv:2406.11794), with the prompts of nanochat."""
+"""Configs of CORE, of comparisons, and of the gate of `refresh`.
+
+CORE is the score of base models: 22 tasks (DCLM, arXiv:2406.11794), with the prompts of nanochat.
+"""
 
 from typing import Annotated, Literal
 
@@ -30,3 +33,29 @@ class CoreConfig(Config):
     """Prompts longer than the training rows: `run` computes them, `crop` drops their beginning, BOS included."""
     tasks: Annotated[tuple[str, ...], AbsentMeans(())] = ()
     """Only these tasks; empty: all. There is no CORE unless all 22 are evaluated."""
+
+
+class ComparisonConfig(Config):
+    """Comparison of evaluations, question by question."""
+
+    title: str = "Comparison"
+    """Title of the page."""
+    models: tuple[str, ...] = ()
+    """Name of the model of each evaluation, in their order; the others are compared with the first one."""
+    confidence: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.95
+    """Confidence of the intervals and verdicts."""
+
+
+class GateConfig(Config):
+    """The conditions on which a candidate replaces the model in use."""
+
+    confidence: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.95
+    """Confidence of the bounds."""
+    least_gain: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Required gain in mean centered accuracy over the model in use. A candidate that is shown to gain less fails."""
+    margin: Annotated[float, Field(ge=0, le=10)] = 0.05
+    """Doubt that is accepted: the lower bound of the gain may be this much below `least_gain`. 0: none."""
+    least_score: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Required mean centered accuracy in any case."""
+    per_task: bool = False
+    """Whether a candidate also fails if it is shown to be worse on one task."""

@@ -30,20 +30,25 @@ def t_tail(deviate: float, freedom: float) -> float:
 
 @lru_cache(1024)
 def t_quantile(probability: float, freedom: float) -> float:
-    """The value below which Student's t with these degrees of freedom is with this probability, by bisection."""
+    """The value below which Student's t with these degrees of freedom is with this probability.
+
+    By Newton's method from the quantile of the normal distribution, which is nearer to 0: as the tail is convex, the
+    steps never pass the quantile.
+    """
     if probability < 0.5:
         return -t_quantile(1 - probability, freedom)
-    if math.isinf(freedom):
-        return normal_quantile(probability)
-    low, high = 0.0, 1.0
-    while t_tail(high, freedom) > 1 - probability:
-        low, high = high, 2 * high
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        if middle in (low, high):
+    value = normal_quantile(probability)
+    for _ in range(0 if math.isinf(freedom) else STEPS):
+        step = (t_tail(value, freedom) - (1 - probability)) / _t_density(value, freedom)
+        value += step
+        if step <= 1e-14 * value:
             break
-        low, high = (middle, high) if t_tail(middle, freedom) > 1 - probability else (low, middle)
-    return (low + high) / 2
+    return value
+
+
+def _t_density(value: float, freedom: float) -> float:
+    scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+    return math.exp(scale - (freedom + 1) / 2 * math.log1p(value * value / freedom))
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.evaluation.distributions import t_quantile
+from nanochat.evaluation.distributions import normal_quantile, normal_tail, t_quantile, t_tail
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
@@ -98,9 +98,11 @@ def spread(values: Floats, clusters: NDArray[np.int64]) -> Spread:
 def accuracy_interval(sample: Sample, confidence: float = CONFIDENCE) -> Interval:
     """Interval of a mean of values between 0 and 1: Wilson's, with the effective number of answers.
 
-    Independent answers: plain Wilson. Else the effective number is `p (1 - p) / error²`, at most the number of answers,
-    and the quantile is Student's (Dean and Pagano 2015; Korn and Graubard 1998). If all values are 0, or all are 1,
-    their correlation is unknown, and each cluster counts as one answer.
+    Independent answers: plain Wilson. Else the effective number is `p (1 - p) / error²` (Korn and Graubard 1998; Dean
+    and Pagano 2015), at most the number of answers. If it is less, the quantile is Student's: its degrees of freedom
+    are those of the error, or, if few clusters differ from the mean, 2.5 times their number. That factor holds the
+    coverage near 0 and 1 (`benchmarks/intervals.py`). If all values are 0, or all are 1, their correlation is unknown,
+    and each cluster counts as one answer.
     """
     share, count = sample.mean, len(sample.values)
     sizes = np.bincount(sample.clusters)
@@ -109,10 +111,14 @@ def accuracy_interval(sample: Sample, confidence: float = CONFIDENCE) -> Interva
     if len(sizes) < 2:
         return wilson(share, 1, confidence)
     found = spread(sample.values, sample.clusters)
-    effective = len(sizes) if share in (0, 1) else sample.answers
-    if found.error > 0:
-        effective = min(sample.answers, share * (1 - share) / found.error**2)
-    return wilson(share, effective, confidence, t_quantile((1 + confidence) / 2, found.freedom))
+    if share in (0, 1):
+        return wilson(share, len(sizes), confidence, t_quantile((1 + confidence) / 2, found.freedom))
+    if found.error**2 * sample.answers <= share * (1 - share):
+        return wilson(share, sample.answers, confidence)
+    squares = np.bincount(sample.clusters, sample.values - share) ** 2
+    differing = float(squares.sum() ** 2 / (squares**2).sum())
+    freedom = max(1.0, min(found.freedom, 2.5 * differing - 1))
+    return wilson(share, share * (1 - share) / found.error**2, confidence, t_quantile((1 + confidence) / 2, freedom))
 
 
 def pass_at_k(right: Sequence[int], answers: Sequence[int], k: int) -> Floats:
@@ -136,12 +142,12 @@ def bootstrap(samples: Sequence[Sample], draws: int, seed: int) -> Floats:
     means = np.empty((len(samples), draws))
     for row, sample in enumerate(samples):
         sizes, sums = sample.cluster_sums()
-        kinds, counts = np.unique(np.stack([sizes, sums]), axis=1, return_counts=True)
+        kinds, counts = np.unique(sizes + 1j * sums, return_counts=True)  # pairs, which NumPy sorts as complex numbers
         if len(sizes) < 2:
             means[row] = sample.mean
             continue
         drawn = generator.multinomial(len(sizes) - 1, counts / counts.sum(), size=draws)
-        means[row] = (drawn @ kinds[1]) / (drawn @ kinds[0])
+        means[row] = (drawn @ kinds.imag) / (drawn @ kinds.real)
     return means
 
 
@@ -153,6 +159,10 @@ class Estimate:
     interval: Interval
     error: float
     """Standard error."""
+    freedom: float
+    """Degrees of freedom of the error."""
+    probability: float
+    """Two-sided probability of a value at least as far from 0, if the true one is 0."""
 
 
 def weighted_mean(
@@ -167,19 +177,19 @@ def weighted_mean(
 
     The tasks are fixed: the interval is about other questions, not about other tasks. The percentiles are those of
     Student's t (Hesterberg 2015, arXiv:1411.5279, section 5.3), with the degrees of freedom of Welch and Satterthwaite.
+    The probability is the one at which the interval would end at 0.
     """
     found = [spread(sample.values, sample.clusters) for sample in samples]
     parts = [(weight * each.error) ** 2 for weight, each in zip(weights, found, strict=True)]
     value = offset + math.fsum(weight * sample.mean for weight, sample in zip(weights, samples, strict=True))
     error = math.sqrt(math.fsum(parts))
     if error == 0 or math.isinf(error):
-        return Estimate(value, Interval(value - error, value + error), error)
+        interval = Interval(value - error, value + error)
+        return Estimate(value, interval, error, math.inf, 1.0 if error or value == 0 else 0.0)
     freedom = error**4 / math.fsum(part**2 / each.freedom for part, each in zip(parts, found, strict=True))
     means = offset + np.asarray(weights) @ bootstrap(samples, draws, seed)
-    tail = _normal_share(t_quantile((1 - confidence) / 2, freedom))
+    tail = 1 - normal_tail(t_quantile((1 - confidence) / 2, freedom))
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(value, Interval(float(low), float(high)), error)
-
-
-def _normal_share(deviate: float) -> float:
-    return 0.5 * math.erfc(-deviate / math.sqrt(2))
+    beyond = (min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0)) + 0.5) / (draws + 1)
+    probability = min(1.0, 2 * t_tail(-normal_quantile(min(0.5, beyond)), freedom))
+    return Estimate(value, Interval(float(low), float(high)), error, freedom, probability)

@@ -138,10 +138,12 @@ def by_subject(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return dict(sorted(subjects.items()))
 
 
-def task_rows(examples: Sequence[Example], baselines: Mapping[str, float] | None = None) -> dict[str, TaskRow]:
+def task_rows(
+    examples: Sequence[Example], baselines: Mapping[str, float] | None = None, confidence: float = CONFIDENCE
+) -> dict[str, TaskRow]:
     """The line of each task. `baselines` replace those of the examples, for tasks that it names."""
     given = baselines or {}
-    return {name: task_row(each, given.get(name)) for name, each in by_task(examples).items()}
+    return {name: task_row(each, given.get(name), confidence) for name, each in by_task(examples).items()}
 
 
 def overall(

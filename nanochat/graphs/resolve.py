@@ -21,6 +21,7 @@ from nanochat.lineage.ancestry import ancestors
 from nanochat.sources.local_files import local_path
 from nanochat.sources.model_files import find_model, is_foreign
 from nanochat.sources.shard_list import list_shards
+from nanochat.stages import all_stages
 from nanochat.store.artifacts import AnyModel, Artifact, Evaluation, Model, Rows, Vocabulary
 from nanochat.store.store import Store
 
@@ -172,6 +173,40 @@ def evaluations_of(store: Store, model: Model) -> list[Evaluation]:
                 found.append(Evaluation(store, manifest, reused=True))
                 break
     return found
+
+
+def evaluations_to_compare(store: Store, reference: str) -> tuple[str, list[Evaluation]]:
+    """A name for tables, and the newest evaluation of a model by each stage; or the evaluation that is named.
+
+    Raises `NotFound` if there is none.
+    """
+    manifest = store.resolve(reference)
+    name = reference if reference in store.aliases() else f"{manifest.stage} {manifest.key[:8]}"
+    if manifest.kind == Evaluation.__name__:
+        store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps the artifact
+        return name, [Evaluation(store, manifest, reused=True)]
+    found: list[Evaluation] = []
+    for stage in [each.name for each in all_stages().values() if each.kind is Evaluation]:
+        mine = [each for each in store.manifests(stage) if any(ref.name == manifest.name for ref in each.parents)]
+        for newest in sorted(mine, key=lambda each: each.producer.ended, reverse=True):
+            if store.find(newest.stage, newest.key):
+                found.append(Evaluation(store, newest, reused=True))
+                break
+    if not found:
+        raise NotFound(
+            f"`{reference}` has no evaluation in {store.objects.root}.",
+            hint=f"`nanochat evaluate {reference}` evaluates a model.",
+        )
+    return name, found
+
+
+def comparison(store: Store, references: Sequence[str]) -> tuple[tuple[str, ...], list[Evaluation]]:
+    """The evaluations of several models, and the name of the model of each. Raises `BadConfig` for fewer than two."""
+    if len(set(references)) < 2 or len(set(references)) < len(references):
+        raise BadConfig("A comparison takes two or more different models or evaluations.")
+    found = [evaluations_to_compare(store, reference) for reference in references]
+    names = tuple(name for name, evaluations in found for _ in evaluations)
+    return names, [evaluation for _, evaluations in found for evaluation in evaluations]
 
 
 def unread_shards(base: Model, listed: Sequence[ShardConfig]) -> list[ShardConfig]:

@@ -1,0 +1,88 @@
+"""Compares evaluations of models, question by question, and decides whether a candidate replaces the model in use."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from nanochat.config.evaluation import ComparisonConfig, GateConfig
+from nanochat.errors import NotComparable
+from nanochat.evaluation.comparison import Answers, rules_of
+from nanochat.evaluation.examples import FILE_NAME, read_examples
+from nanochat.evaluation.gate import Decision, decide, decide_by_score
+from nanochat.execution.stage import Context, Metrics, stage
+from nanochat.lineage.evaluations import score_of
+from nanochat.report.comparison import Other, render_comparison, sections, sentence
+from nanochat.store.artifacts import Evaluation, Report
+
+
+@stage(version=1, produces=Report, resource="cpu")
+def compare_evaluations(
+    config: ComparisonConfig, evaluations: list[Evaluation], *, out: Path, context: Context
+) -> Metrics:
+    """Compare models with the first one on the same questions: better, worse, cannot tell."""
+    names = config.models or tuple(each.manifest.inputs["model"][0].key[:8] for each in evaluations)
+    answered = [(name, each) for name, each in zip(names, evaluations, strict=True) if has_examples(each)]
+    found = sections([_answers(name, each) for name, each in answered], config.confidence)
+    compared = [comparison for section in found for comparison in section.comparisons]
+    if not compared:
+        raise NotComparable(
+            "No two of the evaluations are of one stage and have kept their answers.",
+            hint="`nanochat evaluate` evaluates a model; evaluations of earlier versions have kept no answers.",
+        )
+    others = [
+        Other(each.stage, name, _scores(each))
+        for name, each in zip(names, evaluations, strict=True)
+        if not has_examples(each)
+    ]
+    markdown, page = render_comparison(config.title, found, others, config.confidence)
+    (out / "report.md").write_text(markdown, encoding="utf-8")
+    (out / "report.html").write_text(page, encoding="utf-8")
+    content = json.dumps([asdict(each) for each in compared], indent=1, ensure_ascii=False)
+    (out / "comparison.json").write_text(content, encoding="utf-8")
+    return {"title": config.title, "verdict": " ".join(sentence(each) for each in compared)}
+
+
+@stage(version=1, produces=Report, resource="cpu")
+def gate(
+    config: GateConfig, candidate: Evaluation, in_use: list[Evaluation], *, out: Path, context: Context
+) -> Metrics:
+    """Decide whether a candidate replaces the model in use; without one, only its score counts."""
+    decision = _decision(config, candidate, in_use)
+    content = json.dumps(asdict(decision), indent=1)
+    (out / "decision.json").write_text(content, encoding="utf-8")
+    result = "passes" if decision.passes else "is held back"
+    text = f"# The candidate {result}\n\n{decision.reason[0].upper()}{decision.reason[1:]}. {decision.needed}\n"
+    (out / "report.md").write_text(text, encoding="utf-8")
+    return {name: value for name, value in asdict(decision).items() if value is not None and name != "worse_tasks"}
+
+
+def has_examples(evaluation: Evaluation) -> bool:
+    """Whether the evaluation has kept its answers."""
+    return any(file.path == FILE_NAME for file in evaluation.manifest.files)
+
+
+def _decision(config: GateConfig, candidate: Evaluation, in_use: Sequence[Evaluation]) -> Decision:
+    if not in_use:
+        return decide_by_score(_score(candidate), None, config, "there is no model in use")
+    if not (has_examples(candidate) and has_examples(in_use[0])):
+        why = "by the bare scores, as an evaluation of an earlier version has kept no answers"
+        return decide_by_score(_score(candidate), _score(in_use[0]), config, why)
+    return decide(_answers("the candidate", candidate), _answers("the model in use", in_use[0]), config)
+
+
+def _answers(name: str, evaluation: Evaluation) -> Answers:
+    made = evaluation.manifest
+    return Answers(name, read_examples(evaluation.path), rules_of(made.stage, made.stage_version, made.config))
+
+
+def _score(evaluation: Evaluation) -> float:
+    found = score_of(evaluation.metrics, "centered_accuracy")
+    if found is None:
+        raise NotComparable(f"The evaluation {evaluation.stage}/{evaluation.key[:8]} has no mean centered accuracy.")
+    return found
+
+
+def _scores(evaluation: Evaluation) -> dict[str, float]:
+    numbers = {name: value for name, value in evaluation.metrics.items() if isinstance(value, int | float)}
+    return {name: value for name, value in numbers.items() if not isinstance(value, bool)}

@@ -1,0 +1,52 @@
+"""Models and evaluations in a store, made without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nanochat.evaluation.examples import Example, write_examples
+from nanochat.store.artifacts import Artifact
+from nanochat.store.manifest import Manifest
+from nanochat.store.producer import describe_producer
+from nanochat.store.store import Store
+
+
+def model(store: Store, name: str, stage: str = "sft") -> Artifact:
+    """A model without weights, with an alias."""
+    return _publish(store, stage, "Model", name, {}, {"model.txt": name}, alias=f"chat/{name}")
+
+
+def evaluation(
+    store: Store, of: Artifact, examples: Sequence[Example], stage: str = "evaluate_chat", version: int = 2,
+    **config: Any,
+) -> Artifact:  # fmt: skip
+    """An evaluation that has kept its answers; without examples, one that has not."""
+    score = {"centered_accuracy": 0.25} if stage == "evaluate_chat" else {"bits_per_byte": 0.9}
+    name = f"{of.key}{stage}{len(examples)}{config}"
+    files = {"evaluation.json": "{}"}
+    return _publish(store, stage, "Evaluation", name, {"model": of}, files, examples, score, version, config)
+
+
+def _publish(
+    store: Store, stage: str, kind: str, name: str, inputs: dict[str, Any], files: dict[str, str],
+    examples: Sequence[Example] = (), metrics: dict[str, Any] | None = None, version: int = 1,
+    config: dict[str, Any] | None = None, alias: str = "",
+) -> Artifact:  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for file, text in files.items():
+            (Path(folder) / file).write_text(text)
+        if examples:
+            write_examples(Path(folder), examples)
+        manifest: Manifest = store.publish(
+            Path(folder), stage=stage, stage_version=version, kind=kind, config=config or {}, inputs=inputs,
+            key=hashlib.sha256(name.encode()).hexdigest(), metrics=metrics or {},
+            producer=describe_producer(datetime.now(UTC)),
+        )  # fmt: skip
+    if alias:
+        store.set_alias(alias, manifest)
+    return store.artifact(manifest, reused=False)

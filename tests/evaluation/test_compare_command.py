@@ -1,0 +1,79 @@
+"""`nanochat compare`: finds the evaluations of models, prints verdicts, keeps the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanochat.cli.main import command
+from nanochat.errors import BadConfig, NotComparable, NotFound
+from nanochat.store.store import Store
+from tests.evaluation.answers import answers
+from tests.evaluation.stored import evaluation, model
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Models `a` and the better `b`, evaluated on chat tasks, `a` on CORE too; `c`, before answers were kept."""
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
+    opened = Store(str(tmp_path / "store"), tmp_path / "home" / "cache")
+    generator = np.random.default_rng(1)
+    right = generator.random(300) < 0.4
+    better = right | (generator.random(300) < 0.2)
+    a, b, c = (model(opened, name) for name in "abc")
+    evaluation(opened, a, answers("arc_easy", list(right)), max_tokens=64)
+    evaluation(opened, b, answers("arc_easy", list(better)), max_tokens=64)
+    evaluation(opened, a, answers("squad", list(right), baseline=0.0), stage="evaluate_core", version=1)
+    evaluation(opened, b, [], stage="evaluate_base", version=1)
+    evaluation(opened, c, [], version=1)
+    return opened
+
+
+def test_models_are_compared_by_their_newest_evaluations(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(["compare", "chat/a", "chat/b", "--html", str(tmp_path / "page.html")])
+    printed = capsys.readouterr().out
+    assert "chat/b is better than chat/a" in " ".join(printed.split())
+    page = (tmp_path / "page.html").read_text()
+    assert "chat/b is better than chat/a" in page
+    assert "evaluate core" in page, "what only one model has is shown too"
+    assert "bits per byte 0.9" in page
+    (kept,) = store.manifests("compare_evaluations")
+    assert {ref.stage for ref in kept.inputs["evaluations"]} == {"evaluate_chat", "evaluate_core", "evaluate_base"}
+    command(["compare", "chat/a", "chat/b", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["tasks"]["arc_easy"]["verdict"] == "better"
+    assert len(list(store.manifests("compare_evaluations"))) == 1, "the same comparison is reused"
+
+
+def test_an_evaluation_can_be_named_itself(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two evaluations of one model, with other numbers of questions."""
+    a = store.artifact(store.resolve("chat/a"), reused=True)
+    other = evaluation(store, a, answers("arc_easy", [True] * 50), max_tokens=64, limit=50)
+    (first,) = [
+        each
+        for each in store.manifests("evaluate_chat")
+        if len(each.config) == 1 and each.inputs["model"][0].key == a.key
+    ]
+    command(["compare", first.key[:12], other.key[:12], "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["tasks"]["arc_easy"]["questions"] == 50
+    assert found["left_out"] == {"arc_easy": 250}
+
+
+def test_what_cannot_be_compared_is_refused_by_name(store: Store) -> None:
+    with pytest.raises(NotComparable, match="kept their answers"):
+        command(["compare", "chat/a", "chat/c"])
+    with pytest.raises(BadConfig, match="two or more different"):
+        command(["compare", "chat/a", "chat/a"])
+    lonely = model(store, "lonely")
+    with pytest.raises(NotFound, match="`chat/lonely` has no evaluation"):
+        command(["compare", "chat/a", "chat/lonely"])
+    evaluation(store, lonely, answers("arc_easy", [True] * 300), max_tokens=512)
+    with pytest.raises(NotComparable, match=r"`max_tokens` is `64` for chat/a and `512` for chat/lonely"):
+        command(["compare", "chat/a", "chat/lonely"])
