@@ -27,12 +27,13 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nanochat.config.training import ModelConfig
 from nanochat.evaluation.own_model import OwnModel
+from nanochat.inference.decoder import Rows
 from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.inference.request import Request, SamplingParameters
+from nanochat.inference.torch_decoder import TorchDecoder
 from nanochat.model.architecture import Architecture
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.bpe import Tokenizer
@@ -40,26 +41,6 @@ from nanochat.tokenizer.bpe import Tokenizer
 VOCABULARY = 32_768
 NOISE = 0.02
 """Added to all weights: some of the initial ones are zero."""
-
-
-class Cache:
-    """Keys and values of one row, as `GPT` uses them."""
-
-    def __init__(self, architecture: Architecture, tokens: int) -> None:
-        K, D = architecture.kv_heads, architecture.head_dim
-        self.length = tokens
-        self.positions_B = torch.zeros(1, dtype=torch.int64)
-        self.previous_embedding: Tensor | None = None
-        self._kv = torch.zeros(architecture.depth, 2, 1, tokens, K, D)
-
-    def insert(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        start = int(self.positions_B)
-        stop = start + k_BTKD.shape[1]
-        self._kv[layer, 0, :, start:stop], self._kv[layer, 1, :, start:stop] = k_BTKD, v_BTKD
-        return self._kv[layer, 0, :, :stop], self._kv[layer, 1, :, :stop]
-
-    def advance(self, tokens: int) -> None:
-        self.positions_B += tokens
 
 
 def d4() -> tuple[GPT, Tokenizer]:
@@ -78,16 +59,19 @@ def d4() -> tuple[GPT, Tokenizer]:
     return model.eval(), tokenizer
 
 
-@torch.inference_mode()
-def with_torch(model: GPT, prompts: Sequence[list[int]], tokens: int) -> list[tuple[int, ...]]:
+def with_torch(decoder: TorchDecoder, prompts: Sequence[list[int]], tokens: int) -> list[tuple[int, ...]]:
     found = []
     for prompt in prompts:
-        cache = Cache(model.architecture, len(prompt) + tokens)
-        ids, following = [], torch.tensor([prompt])
-        for _ in range(tokens):
-            following = model(following, cache=cache)[:, -1:].argmax(-1)
-            ids.append(int(following))
-        found.append(tuple(ids))
+        row = list(prompt)
+        at, most = 0, decoder.longest_run_tokens
+        while len(row) < len(prompt) + tokens:
+            rows = Rows()
+            rows.add(0, at, row[at : at + most], row[at - 1] if at else None)
+            hidden_NC = decoder.forward(rows)
+            at += len(rows)
+            if at == len(row):
+                row.append(int(decoder.logits(hidden_NC[-1:]).argmax()))
+        found.append(tuple(row[len(prompt) :]))
     return found
 
 
@@ -119,11 +103,12 @@ def main() -> int:
     sampling = SamplingParameters(max_tokens=tokens, ignore_end=True, calculator=False)
     own = OwnModel(model, tokenizer)
     engine = Engine(model, tokenizer, EngineSettings(slots=1, context_tokens=2048, prefix_cache_tokens=0))
+    decoder = TorchDecoder(model, 1, 2048)
     some = prompts[:: max(1, questions // 8)][:8]
     sides: dict[str, Callable[[], list[tuple[int, ...]]]] = {
         "batch": lambda: [answer.ids for (answer,) in own.generate(prompts, sampling)],
         "one, our engine": lambda: one_by_one(engine, some, sampling),
-        "one, torch": lambda: with_torch(model, some, tokens),
+        "one, torch": lambda: with_torch(decoder, some, tokens),
     }
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     answers: dict[str, list[tuple[int, ...]]] = {}

@@ -105,15 +105,21 @@ _SFT_MIXTURE = ConversationsConfig(
         MixtureItem(task="mmlu", repeats=3),
         MixtureItem(task="gsm8k", repeats=4),
         MixtureItem(task="identity", repeats=2),
-        MixtureItem(task="spelling", limit=80_000),
+        MixtureItem(task="spelling", limit=40_000),
+        MixtureItem(task="spelling_bee", limit=40_000),
     ),
     validation=(
         MixtureItem(task="smoltalk"),
         MixtureItem(task="mmlu", limit=5200),
         MixtureItem(task="gsm8k", limit=420),
     ),
-    questions=tuple(MixtureItem(task=task) for task in ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "spelling")),
+    questions=tuple(
+        MixtureItem(task=task)
+        for task in ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling", "spelling_bee")
+    ),
 )
+_CHAT_EVALUATION = ChatEvaluationConfig(max_tokens=512)
+"""As in nanochat: the score is ChatCORE."""
 
 D12 = Profile(
     "Depth 12 (286 M parameters) on one GPU.",
@@ -121,6 +127,7 @@ D12 = Profile(
         data=DataConfig(source=CLIMBMIX, train_shards=40, validation_shard="shard_06542"),
         core_bundle=CoreBundleConfig(source=NANOCHAT_BUNDLE),
         conversations=_SFT_MIXTURE,
+        chat_evaluation=_CHAT_EVALUATION,
         report=ReportConfig(title="nanochat d12"),
     ),
     Compute(checkpoints=Checkpointing(every_s=300), tracking=Tracking(log_every_steps=10)),
@@ -133,6 +140,7 @@ SPEEDRUN = Profile(
         pretrain=PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(unit="tokens_per_parameter", amount=8)),
         core_bundle=CoreBundleConfig(source=NANOCHAT_BUNDLE),
         conversations=_SFT_MIXTURE,
+        chat_evaluation=_CHAT_EVALUATION,
         report=ReportConfig(title="nanochat speedrun"),
     ),
     Compute(

@@ -185,7 +185,8 @@ def questions_of(items: Sequence[MixtureItem], seed: int, counts: Counts | None 
         if not found:
             raise BadConfig(
                 f"`conversations.questions` names `{item.task}`, which has no questions.",
-                hint="Use `world`, `everyday`, `spelling`, `mmlu`, `gsm8k`, `arc_easy` or `arc_challenge`.",
+                hint="Use `world`, `everyday`, `spelling`, `spelling_bee`, `mmlu`, `gsm8k`, `humaneval`, `arc_easy` or "
+                "`arc_challenge`.",
             )
     if counts.skipped:
         LOG.warning("questions: %s", describe_losses(counts))

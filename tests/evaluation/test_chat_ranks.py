@@ -12,7 +12,7 @@ import torch
 
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadConfig, Stopped
-from nanochat.evaluation.chat import evaluate, read_questions
+from nanochat.evaluation.chat import Progress, evaluate, read_questions
 from nanochat.evaluation.examples import FILE_NAME, read_examples
 from nanochat.evaluation.finished import FinishedTasks
 from nanochat.evaluation.language_model import Generated, Report
@@ -47,10 +47,11 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def run(model: OwnModel, given: Path, out: Path, kept: str = "", **fields: Any) -> dict[str, Any]:
+def run(
+    model: OwnModel, given: Path, out: Path, kept: str = "", progress: Progress = lambda *_: None
+) -> dict[str, Any]:
     out.mkdir()
     tasks = read_questions(given / "conversations" / "questions.jsonl")
-    progress = fields.pop("progress", lambda *_: None)
     return evaluate(model, tasks, CONFIG, out, ALONE, finished=FinishedTasks(kept), progress=progress)
 
 

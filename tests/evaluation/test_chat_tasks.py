@@ -16,13 +16,14 @@ from nanochat.config.overrides import parse
 from nanochat.errors import BadConfig, BadSource
 from nanochat.evaluation.chat import read_questions
 from nanochat.evaluation.chat_model import evaluate_chat
-from nanochat.evaluation.chat_scores import is_chatcore
+from nanochat.evaluation.chat_scores import CHATCORE, is_chatcore
 from nanochat.evaluation.chat_tasks import answer_task
 from nanochat.evaluation.examples import Example, read_examples
 from nanochat.evaluation.language_model import Context, Generated, LanguageModel, Report, Score
 from nanochat.evaluation.own_model import OwnModel
 from nanochat.inference.request import SamplingParameters
 from nanochat.model.files import save_model
+from nanochat.profiles import profile
 from nanochat.tasks.conversation import Question, choice_question, open_question
 from nanochat.tasks.lettered import lettered_question
 from nanochat.tokenizer.chat import render_prompt
@@ -277,3 +278,12 @@ def test_samples_of_questions_differ_and_depend_on_prompt_and_seed_only() -> Non
     assert {(e.question, e.sample, e.answer) for e in alone} == {(e.question, e.sample, e.answer) for e in together}
     other = examples_of(model, questions, config.model_copy(update={"seed": 7}))
     assert not {example.answer for example in other} & {example.answer for example in together}
+
+
+@pytest.mark.parametrize("name", ["d12", "speedrun"])
+def test_the_profiles_for_gpus_are_scored_by_chatcore(name: str) -> None:
+    config = profile(name).config
+    tasks = [item.task for item in config.conversations.questions]
+    assert set(CHATCORE) <= set(tasks)
+    assert is_chatcore(dict.fromkeys(tasks, "nanochat"), config.chat_evaluation)
+    assert not is_chatcore(dict.fromkeys(tasks, "nanochat"), profile("demo").config.chat_evaluation)
