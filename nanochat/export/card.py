@@ -128,6 +128,8 @@ def _scores(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     for name, task in found.get("tasks", {}).items():
         chance = f"chance {task['baseline']:.0%}, {task['questions']:,} questions"
         yield name.replace("_", " "), f"{task['accuracy']:.1%}", chance
+    if found.get("core") is not None:
+        yield "CORE", f"{found['core']:.4f}", f"mean centered accuracy, DCLM's baselines {found['baselines']}"
     if "chatcore" in found:
         yield "ChatCORE", f"{found['chatcore']:.3f}", "mean centered accuracy"
     if "centered_accuracy" in found:

@@ -166,7 +166,7 @@ def evaluations_of(store: Store, model: Model) -> list[Evaluation]:
     """The newest evaluation of a model, and of the base model that it was fine-tuned from, if there are any."""
     found: list[Evaluation] = []
     base = model.key if is_base(model) else model.manifest.inputs["base"][0].key
-    for stage, key in (("evaluate_chat", model.key), ("evaluate_base", base)):
+    for stage, key in (("evaluate_chat", model.key), ("evaluate_core", base), ("evaluate_base", base)):
         of_model = [each for each in store.manifests(stage) if each.inputs["model"][0].key == key]
         for manifest in sorted(of_model, key=lambda each: each.producer.ended, reverse=True):
             if store.find(manifest.stage, manifest.key):

@@ -259,3 +259,43 @@ def test_the_data_card_is_in_both_reports(tmp_path: Path) -> None:
         assert output in markdown and output in page
     assert "| 4 – 7 | █████████████████ | 4,000 (45.6%) |" in markdown
     assert page.count("tokens of a document") >= 1
+
+
+CORE = {
+    "core": 0.12345, "core_interval": [0.1111, 0.1333], "baselines": "v1", "missing_tasks": [], "limit": 500,
+    "core_by_version": {"v1": 0.12345, "v2": 0.09876}, "overlong": "run", "choices_by": "mean nats per token",
+    "tasks": {
+        "copa": {"kind": "choice", "shots": 0, "accuracy": 0.6, "interval": [0.501, 0.692], "baseline": 0.5,
+                 "centered": 0.2, "gold_bits": 31.415, "questions": 100, "cropped": 0, "moved_spans": 1},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [0, 1], ids=["markdown", "html"])
+def test_core_has_a_chapter_with_both_versions_of_the_baselines(form: int, tmp_path: Path) -> None:
+    inputs = with_core(tmp_path, CORE)
+    shown = render(inputs)[form]
+    if form:
+        shown = Page(shown).text
+    for part in ("0.1235 (0.1111–0.1333)", "0.1235 by DCLM's baselines v1 and 0.0988 by DCLM's baselines v2",
+                 "the bundle has v1", "first 500 questions", "60.0% (50.1–69.2)", "0.200", "31.41",
+                 "1 with a moved span"):  # fmt: skip
+        assert part in shown, part
+
+
+def test_without_all_tasks_the_chapter_names_those_that_are_missing(tmp_path: Path) -> None:
+    nothing = {"core": None, "core_interval": None, "missing_tasks": ["squad", "coqa"]}
+    markdown, _ = render(with_core(tmp_path, CORE | nothing))
+    assert "No CORE, without squad, coqa." in markdown
+    assert "| CORE |" not in markdown
+
+
+def with_core(folder: Path, evaluation: dict[str, Any]) -> ReportInputs:
+    inputs = made(folder)
+    like = inputs.stages["evaluate_base"][0]
+    here = folder / "evaluate_core"
+    here.mkdir()
+    (here / "evaluation.json").write_text(json.dumps(evaluation))
+    manifest = like.manifest.model_copy(update={"stage": "evaluate_core"})
+    made_of: list[Artifact] = [FakeArtifact(manifest, here)]
+    return ReportInputs(inputs.title, {**inputs.stages, "evaluate_core": made_of})
