@@ -21,9 +21,9 @@ from starlette.types import Receive, Scope, Send
 from nanochat.errors import NanochatError
 from nanochat.inference.request import Request, TokenLogprob
 from nanochat.serve.answer_pieces import AnswerPieces, Marks, Piece
-from nanochat.serve.error_envelope import as_api_error
+from nanochat.serve.error_envelope import as_api_error, invalid
 from nanochat.serve.generation import Generation, Step
-from nanochat.serve.limits import SEND_TIMEOUT_S
+from nanochat.serve.limits import MAX_ENTRIES, SEND_TIMEOUT_S
 from nanochat.serve.models import Deployment
 from nanochat.serve.serving import Serving
 
@@ -115,6 +115,7 @@ async def answer(
 ) -> Response:
     """Generates the answers to the prompts. Raises what the engine refuses, before a stream begins."""
     began = time.monotonic()
+    _limit(requests)
     generation = deployment.submit(requests)
     headers = {"x-nanochat-artifact": deployment.reference}
     progress = _Progress(form, deployment.marks, sum(len(request.prompt) for request in requests), began)
@@ -139,6 +140,21 @@ async def answer(
         raise
     ended()
     return response
+
+
+def _limit(requests: Sequence[Request]) -> None:
+    """Raises `ApiError` if the answers may take more memory than one client gets: what it does not read is kept."""
+    entries = 0
+    for request in requests:
+        sampling = request.sampling
+        entries += request.answers * sampling.max_tokens * (1 + (sampling.logprobs or 0))
+        if sampling.prompt_logprobs is not None:
+            entries += len(request.prompt) * (1 + sampling.prompt_logprobs)
+    if entries > MAX_ENTRIES:
+        raise invalid(
+            f"The answers may have {entries:,} tokens and log-probabilities; at most {MAX_ENTRIES:,} are allowed. Send"
+            " fewer prompts, or lower `n`, `max_tokens` or `logprobs`."
+        )
 
 
 async def _whole(http: HttpRequest, generation: Generation, progress: _Progress, headers: dict[str, str]) -> Response:

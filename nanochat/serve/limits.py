@@ -18,6 +18,8 @@ MAX_PROMPTS = 256
 """Prompts of one completion request."""
 MAX_ANSWERS = 64
 """Answers of one prompt: `n`."""
+MAX_ENTRIES = 4_000_000
+"""Tokens and log-probabilities of all answers to one request. Each takes 160 bytes until the client has read it."""
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20

@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, http=Connection, lifespan="on", ws="none", log_config=None, access_log=False, server_header=False,
-                proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=CLOSING_S,
+                proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=2 * CLOSING_S,
             )
         )  # fmt: skip
 
@@ -110,6 +110,16 @@ class Server(uvicorn.Server):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self.drain, number)
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the connections of clients that do not read; uvicorn would log a traceback for each."""
+        closing = asyncio.get_running_loop().call_later(CLOSING_S, self._abort_connections)
+        await super().shutdown(sockets)
+        closing.cancel()
+
+    def _abort_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def drain(self, number: int = signal.SIGTERM) -> None:
         """Begins the end; the second time, ends at once."""

@@ -160,3 +160,10 @@ def test_errors_have_the_envelope_of_openai(server: Running) -> None:
         error_of(response)
     form = server.http.post("/v1/chat/completions", content="{}", headers={"content-type": "text/plain"})
     assert "application/json" in error_of(form)["message"]
+
+
+def test_a_response_that_would_take_too_much_memory_is_refused(server: Running) -> None:
+    prompts = ["a"] * 256
+    assert "n" in error_of(server.complete(prompts, n=64, max_tokens=100, logprobs=20))["message"]
+    assert "4,000,000" in error_of(server.complete(prompts, n=64, max_tokens=250, stream=True))["message"]
+    assert server.complete(prompts, max_tokens=1, logprobs=20, echo=True).status_code == 200
