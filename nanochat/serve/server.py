@@ -15,7 +15,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import ParamSpec
 
 import uvicorn
 
@@ -30,6 +31,7 @@ from nanochat.serve.options import ServeOptions
 from nanochat.serve.serving import Serving
 from nanochat.store.store import Store
 
+P = ParamSpec("P")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 BACKLOG = 2048
 MAX_OPEN_FILES = 1 << 16
@@ -68,7 +70,11 @@ class Server(uvicorn.Server):
     def __init__(
         self, store: Store, options: ServeOptions, load: LoadEngine, report: Report, on_ready: Callable[[], None]
     ) -> None:
-        """Raises `NotFound` if there is no such model."""
+        """Raises `NotFound` if there is no such model.
+
+        The server goes on if no one reads what it reports, or if the disk of its log is full.
+        """
+        report, on_ready = _without_errors(report), _without_errors(on_ready)
         models = Models(store, options, load, report)
         self.serving = Serving(options, models, Metrics(models))
         self.error: NanochatError | None = None
@@ -138,6 +144,14 @@ class Server(uvicorn.Server):
         except TimeoutError:
             await self.serving.models.close()  # what still runs ends with an error
         self.should_exit = True
+
+
+def _without_errors(call: Callable[P, None]) -> Callable[P, None]:
+    def called(*arguments: P.args, **options: P.kwargs) -> None:
+        with suppress(OSError):
+            call(*arguments, **options)
+
+    return called
 
 
 def _most_connections() -> int:

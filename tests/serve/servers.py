@@ -59,12 +59,16 @@ class Running:
 
 @contextmanager
 def running(
-    store: Store, load: LoadEngine = load_engine, on_address: Callable[[str], None] | None = None, **options: Any
+    store: Store,
+    load: LoadEngine = load_engine,
+    on_address: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
     """A server of the store's models, once it is ready; `on_address` gets its address before."""
     lines: list[str] = []
     ready = threading.Event()
-    server = Server(store, ServeOptions(port=0, **options), load, lines.append, ready.set)
+    server = Server(store, ServeOptions(port=0, **options), load, report or lines.append, ready.set)
     listening = listen("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from nanochat.errors import NanochatError
 from nanochat.serve import following, loading, models, replica
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
+from tests.disk_faults import FAULTS, watched
 from tests.faults import Fault, faulty
 from tests.serve.models import ANSWER, TOKENIZER, chain_model, ids, publish
 from tests.serve.servers import Breaking, Running, load_breaking, running
@@ -286,3 +289,51 @@ def test_answers_go_on_while_an_s3_store_is_away_and_the_alias_is_followed_when_
             until(lambda: answer_of(server) == "NEW", "the model")
     assert caplog.text.count("stays at") == 1
     assert caplog.text.count("is followed again") == 1
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+(NO_SPACE,) = (fault for fault in FAULTS if fault.name == "ENOSPC")
+
+
+def test_with_a_store_in_a_folder_the_server_writes_nothing(own_store: Store, tmp_path: Path) -> None:
+    with watched(tmp_path, choose=lambda call: NO_SPACE) as calls, running(own_store, **FOLLOWING) as server:
+        assert answer_of(server) == ANSWER
+        for path in ("/", "/metrics", f"/lineage/sft/{'1' * 64}"):
+            assert server.http.get(path).status_code == 200
+    assert not [call for call in calls if call.kind in NO_SPACE.calls]
+
+
+def test_a_log_on_a_full_disk_does_not_stop_the_server(own_store: Store, tmp_path: Path) -> None:
+    def report(line: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with running(own_store, report=report, **FOLLOWING) as server:
+        publish(own_store, tmp_path / "second", chain_model(OTHER), key="2" * 64, alias=ALIAS)
+        until(lambda: answer_of(server) == "NEW", "the model")
+
+
+@pytest.mark.s3
+def test_on_a_full_disk_the_copy_of_a_model_is_one_clear_error_and_the_old_model_stays(
+    root_s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = threading.Event()
+    store, cache = Store(root_s3, tmp_path / "other cache"), tmp_path / "cache"
+    publish(store, tmp_path / "first", chain_model(), key="1" * 64, alias=ALIAS)
+    with watched(cache, choose=lambda call: NO_SPACE if full.is_set() else None):
+        with running(Store(root_s3, cache, read_only=True), **FOLLOWING) as server:
+            full.set()
+            publish(store, tmp_path / "second", chain_model(OTHER), key="2" * 64, alias=ALIAS)
+            until(lambda: "stays at" in caplog.text, "the message")
+            assert "No space left" in caplog.text
+            assert answer_of(server) == ANSWER
+            full.clear()
+            until(lambda: answer_of(server) == "NEW", "the model")
+        assert caplog.text.count("stays at") == 1
+        full.set()
+        shutil.rmtree(cache)
+        with (
+            pytest.raises(AssertionError, match="No space left"),
+            running(Store(root_s3, cache, read_only=True), models=(ALIAS,)),
+        ):
+            pass
