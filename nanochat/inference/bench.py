@@ -138,8 +138,9 @@ def bench(
     settings = EngineSettings(
         slots=max(batches), prefix_cache_tokens=max(batches) * (prompt_tokens + answer_tokens), weights=weights
     )
-    engine = Engine(model, tokenizer, settings)
     costs = Costs(model.architecture, WEIGHT_BYTES[weights], model.activation_dtype.itemsize)
+    engine = Engine(model, tokenizer, settings)
+    del model  # the engine has its own copy of the weights
     bandwidth, flops = peak_rates(device, torch.float32 if weights == "fp32" else torch.bfloat16)
     measured: list[Measurement] = []
     for number, workload in enumerate(workloads(batches, prompt_tokens, answer_tokens)):
@@ -151,7 +152,7 @@ def bench(
         device=str(device),
         threads=torch.get_num_threads(),
         weights=weights,
-        parameters=model.architecture.parameters,
+        parameters=costs.architecture.parameters,
         step_bytes=costs.weights_read,
         peak_bytes_per_s=bandwidth,
         peak_flops_per_s=flops,

@@ -46,7 +46,7 @@ class NativeDecoder:
         self.kept_tokens = min(columns)
         self._softcap = recipe.logit_softcap
         model.prepare_positions(context_tokens)
-        table_VC = norm(model.embedding.weight)
+        table_VC = norm(F.pad(model.embedding.weight, (0, 0, 0, 1)))  # one more row, of zeros: before the first token
         smear_V: Tensor | None = None
         if recipe.smear:
             gate_V1 = torch.sigmoid(model.smear_gate(table_VC[:, : architecture.smear_gate_channels]))
@@ -64,7 +64,7 @@ class NativeDecoder:
         ]
         self._network = _rustbpe.Network(
             (architecture.heads, architecture.kv_heads, architecture.head_dim),
-            _array(F.pad(table_VC, (0, 0, 0, 1))),  # one more row, of zeros: the token before the first
+            _array(table_VC),
             None if smear_V is None else _array(smear_V),
             (_array(model.cos), _array(model.sin)),
             (
@@ -79,7 +79,7 @@ class NativeDecoder:
             slots,
             threads or settings.cores(),
         )
-        self._before_first = len(table_VC)
+        self._before_first = len(table_VC) - 1
 
     def forward(self, rows: Rows) -> Tensor:
         """The normed output of the last layer, (N, C) fp32. Other threads run meanwhile."""
