@@ -64,7 +64,7 @@ bench: $(VENV)/.installed-dev  ## Compare the speed of tokenizer, data plane, tr
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/ranks.py
 	$(BIN)/python benchmarks/inference.py
-	cargo bench --bench tokenizer --manifest-path $(CRATE)
+	cargo bench --manifest-path $(CRATE)
 
 format: $(VENV)/.installed-dev  ## Fix lint findings and format the code.
 	$(BIN)/ruff check --fix .

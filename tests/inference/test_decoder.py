@@ -222,10 +222,17 @@ def test_the_memory_of_a_decoder_is_known_before_it_is_made(weights: WeightForma
 
 
 def test_threads_do_not_change_a_bit() -> None:
+    """Answers alone, a prompt alone, and a pass with both are divided between threads in different ways."""
     model = model_of({})
-    one, two = NativeDecoder(model, 8, 512, threads=1), NativeDecoder(model, 8, 512, threads=2)
-    for decoder in (one, two):
-        for slot in range(8):
-            prefilled(decoder, slot, [20], IDS[:20])
-    args = range(8), IDS[20:28], [20] * 8, [IDS[19]] * 8
-    assert torch.equal(decode(one, *args), decode(two, *args))
+    decoders = [NativeDecoder(model, 8, 512, threads=threads) for threads in (1, 2, 3)]
+    outputs: list[list[Tensor]] = []
+    for decoder in decoders:
+        found = [prefilled(decoder, slot, [20], IDS[:20]) for slot in range(8)]
+        found.append(decode(decoder, range(8), IDS[20:28], [20] * 8, [IDS[19]] * 8))
+        rows = Rows()
+        for slot, length in ((0, 1), (1, 70), (2, 1), (3, 30), (7, 1)):
+            rows.add(slot, 21, IDS[21 : 21 + length], IDS[20])
+        found.append(decoder.forward(rows))
+        outputs.append(found)
+    for found in outputs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found, outputs[0], strict=True))

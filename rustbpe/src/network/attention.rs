@@ -4,9 +4,14 @@
 //! a token does not see has the weight 0, which changes no sum. So a token has the same output in a prompt as alone.
 
 use super::elementwise::exp;
-use super::kernel::{add_products, Rows};
+use super::kernel::{multiply, Input, Panels};
+use super::rows::Rows;
+use super::simd::{with_simd, Simd, Work};
 use super::slots::{CacheShape, LayerCache};
 use super::PANEL;
+
+/// Tokens that are computed together: of more, each would compute many scores of tokens that it does not see.
+const TOKENS: usize = 24;
 
 /// Which keys the tokens see.
 #[derive(Clone, Copy)]
@@ -19,73 +24,107 @@ pub struct Span {
     pub window: usize,
 }
 
-/// Space for the scores of one slot, reused.
+impl Span {
+    /// Parts that are computed one after the other.
+    pub fn parts(self) -> impl Iterator<Item = Span> {
+        let end = self.start + self.tokens;
+        let starts = (self.start..end).step_by(TOKENS);
+        starts.map(move |start| Span { start, tokens: TOKENS.min(end - start), window: self.window })
+    }
+}
+
+/// Space for the queries, scores and output of one key/value head, reused.
 #[derive(Default)]
 pub struct Scratch {
-    sums: Vec<[f32; PANEL]>,
+    /// Queries (R, D), scaled; R rows: of each token, the query heads of the key/value head.
+    pub queries: Rows,
+    /// Output (R, D).
+    pub out: Rows,
+    /// For the caller: one of these rows.
+    pub head: Vec<f32>,
     scores: Vec<f32>,
-    /// For the caller, who gathers the queries of a head here.
-    pub queries: Vec<f32>,
+    scales: Vec<f32>,
 }
 
-/// The output of one key/value head for G query heads: queries (T, G, D), scaled, to `out` (T, G, D).
-pub fn attend(cache: &LayerCache, head: usize, span: Span, queries: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+/// The output of the queries in `scratch`, of one key/value head, for the tokens of a span.
+pub fn attend(cache: &LayerCache, head: usize, span: Span, scratch: &mut Scratch) {
     let CacheShape { head_dim: dim, columns, .. } = cache.shape();
-    let group = queries.len() / (span.tokens * dim);
-    let last = span.start + span.tokens - 1;
-    let first_panel = span.start.saturating_sub(span.window) / PANEL; // by position, not by column
-    let panels = last / PANEL + 1 - first_panel;
-    let (count, width) = (span.tokens * group, panels * PANEL);
-    let Scratch { sums, scores, .. } = scratch;
-    let keys = cache.keys_of(head);
-    let rows = Rows { values: queries, start: 0, stride: dim, count };
-    scores.clear();
-    scores.resize(count * width, 0.0);
-    for panel in 0..panels {
-        let column = (first_panel + panel) * PANEL % columns;
-        sums.clear();
-        sums.resize(count, [0.0; PANEL]);
-        add_products(rows, &keys[column * dim..][..PANEL * dim], sums);
-        for (row, sum) in sums.iter().enumerate() {
-            scores[row * width + panel * PANEL..][..PANEL].copy_from_slice(sum);
-        }
+    let Scratch { queries, out, scores, scales, .. } = scratch;
+    let count = queries.count;
+    let first = span.start.saturating_sub(span.window) / PANEL * PANEL; // by position, not by column
+    let width = (span.start + span.tokens).next_multiple_of(PANEL) - first;
+    scores.resize(width * count, 0.0);
+    out.reshape(count, dim);
+
+    for (done, column, length) in pieces(first, width, columns) {
+        let weights = &cache.keys_of(head)[column * dim..][..length * dim];
+        let panels = Panels { weights, stride: dim * PANEL, inputs: dim, count: length / PANEL };
+        multiply(queries.input(), panels, &mut scores[done * count..][..length * count], false);
     }
-    for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
-        let position = span.start + row / group;
-        let first = position.saturating_sub(span.window) - first_panel * PANEL;
-        softmax(scores, first, position - first_panel * PANEL + 1);
+    with_simd(Softmax { scores: scores.as_chunks_mut().0, scales, span, group: count / span.tokens, first });
+    for (done, column, length) in pieces(first, width, columns) {
+        let rows = Input { values: &scores[done * count..], stride: count, count };
+        let weights = &cache.values_of(head)[column * PANEL..];
+        let panels = Panels { weights, stride: columns * PANEL, inputs: length, count: dim.div_ceil(PANEL) };
+        multiply(rows, panels, &mut out.values, done > 0);
     }
-    for value_panel in 0..dim.div_ceil(PANEL) {
-        let values = cache.values_of(head, value_panel);
-        sums.clear();
-        sums.resize(count, [0.0; PANEL]);
-        let mut done = 0;
-        while done < width {
-            let column = (first_panel * PANEL + done) % columns;
-            let length = (width - done).min(columns - column);
-            let rows = Rows { values: scores, start: done, stride: width, count };
-            add_products(rows, &values[column * PANEL..][..length * PANEL], sums);
-            done += length;
-        }
-        let channels = PANEL.min(dim - value_panel * PANEL);
-        for (row, sum) in sums.iter().enumerate() {
-            out[row * dim + value_panel * PANEL..][..channels].copy_from_slice(&sum[..channels]);
-        }
+    for (out, scale) in out.values.chunks_exact_mut(PANEL).zip(scales.iter().cycle()) {
+        out.iter_mut().for_each(|out| *out *= scale);
     }
 }
 
-/// Softmax of `scores[first..end]`; the others become 0.
-fn softmax(scores: &mut [f32], first: usize, end: usize) {
-    let largest = scores[first..end].iter().fold(f32::NEG_INFINITY, |most, score| most.max(*score));
-    scores[..first].fill(0.0);
-    scores[end..].fill(0.0);
-    scores[first..end].iter_mut().for_each(|score| *score = exp(*score - largest));
-    let mut sums = [0f32; PANEL]; // by the position modulo 16: panels begin at multiples of 16
-    for panel in scores.chunks_exact(PANEL) {
-        for (sum, weight) in sums.iter_mut().zip(panel) {
-            *sum += weight;
+/// The parts of `width` positions from `first` on that are adjacent in a ring: what is before each, its column, its length.
+fn pieces(first: usize, width: usize, columns: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let column = (first + done) % columns;
+        let piece = (done, column, (width - done).min(columns - column));
+        done += piece.2;
+        (piece.2 > 0).then_some(piece)
+    })
+}
+
+/// Exponentials of scores (width / 16, R, 16), 0 where a token does not see the column, and one over their sums.
+struct Softmax<'a> {
+    scores: &'a mut [[f32; PANEL]],
+    scales: &'a mut Vec<f32>,
+    span: Span,
+    /// Rows of a token.
+    group: usize,
+    /// Position of the first column.
+    first: usize,
+}
+
+impl Work for Softmax<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Softmax { scores, scales, span, group, first } = self;
+        let count = span.tokens * group;
+        let panels = scores.len() / count;
+        scales.clear();
+        for row in 0..count {
+            let position = span.start + row / group;
+            let seen = position.saturating_sub(span.window) - first..position - first + 1;
+            let hide = |scores: &mut [[f32; PANEL]], value: f32| {
+                for column in (0..seen.start).chain(seen.end..panels * PANEL) {
+                    scores[column / PANEL * count + row][column % PANEL] = value;
+                }
+            };
+            hide(scores, f32::NEG_INFINITY);
+            let mut largest = [f32::NEG_INFINITY; PANEL];
+            for scores in scores[row..].iter().step_by(count) {
+                largest = std::array::from_fn(|i| largest[i].max(scores[i]));
+            }
+            let largest = largest.iter().fold(f32::NEG_INFINITY, |most, score| most.max(*score));
+            for scores in scores[row..].iter_mut().step_by(count) {
+                *scores = scores.map(|score| exp(score - largest));
+            }
+            hide(scores, 0.0);
+            let mut sums = [0f32; PANEL]; // by the position modulo 16: panels begin at multiples of 16
+            for scores in scores[row..].iter().step_by(count) {
+                sums = std::array::from_fn(|i| sums[i] + scores[i]);
+            }
+            scales.push(1.0 / sums.iter().sum::<f32>());
         }
     }
-    let scale = 1.0 / sums.iter().sum::<f32>();
-    scores[first..end].iter_mut().for_each(|score| *score *= scale);
 }

@@ -1,8 +1,29 @@
 //! Operations on rows. Each row is computed in one order, so it does not depend on other rows.
 
+use super::rows::Rows;
 use super::PANEL;
 
-/// Divides a row by its root mean square: RMSNorm without parameters.
+/// `normed` becomes the rows, each divided by its root mean square: RMSNorm without parameters.
+pub fn normalize_rows(rows: &Rows, normed: &mut Rows, epsilon: f32) {
+    normed.reshape(rows.count, rows.width);
+    let panel = rows.count * PANEL;
+    let mut scales = vec![[0f32; PANEL]; rows.count]; // first sums of squares, by the channel modulo 16
+    for values in rows.values.chunks_exact(panel) {
+        for (sums, values) in scales.iter_mut().zip(values.as_chunks::<PANEL>().0) {
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * value);
+        }
+    }
+    for sums in &mut scales {
+        let mean = sums.iter().sum::<f32>() / rows.width as f32;
+        *sums = [1.0 / (mean + epsilon).sqrt(); PANEL];
+    }
+    for (normed, values) in normed.values.chunks_exact_mut(panel).zip(rows.values.chunks_exact(panel)) {
+        let scaled = normed.iter_mut().zip(values).zip(scales.as_flattened());
+        scaled.for_each(|((normed, value), scale)| *normed = value * scale);
+    }
+}
+
+/// Divides a vector by its root mean square.
 pub fn normalize(row: &mut [f32], epsilon: f32) {
     let mut sums = [0f32; PANEL];
     let mut chunks = row.chunks_exact(PANEL);
@@ -70,5 +91,11 @@ mod tests {
         normalize(&mut row, 1e-7);
         let square: f32 = row.iter().map(|x| x * x).sum();
         assert!((square / 100.0 - 1.0).abs() < 1e-5);
+        let (mut rows, mut normed) = (Rows::default(), Rows::default());
+        rows.fill(&[row.clone(), row.iter().map(|x| x * 3.0).collect()].concat(), 100);
+        normalize_rows(&rows, &mut normed, 0.0);
+        for (found, expected) in normed.unpack().iter().zip(row.iter().cycle()) {
+            assert!((found - expected).abs() < 1e-5);
+        }
     }
 }

@@ -4,11 +4,14 @@
 //! A row (a token's activations) has the same bits whatever rows are computed with it: every sum of a product runs over
 //! its inputs in order, in one accumulator, and a sum over keys runs over positions in order.
 //!
-//! 1. [`product`]: matrices in panels of 16 outputs, in 32, 16 or 8 bits.
-//! 2. [`slots`]: keys and values in the same panels; a layer with a window keeps a ring.
-//! 3. [`attention`]: scores, softmax, and the weighted sum of values, with the kernel of the products.
-//! 4. [`elementwise`]: norms, rotary positions, exponentials.
-//! 5. [`forward`]: the layers.
+//! 1. [`simd`], [`kernel`]: rows times panels of 16 outputs, the inner loop of everything.
+//! 2. [`rows`]: activations, in panels too: the outputs of a product are the inputs of the next as they are.
+//! 3. [`product`]: matrices in panels, in 32, 16 or 8 bits.
+//! 4. [`slots`]: keys and values in panels; a layer with a window keeps a ring.
+//! 5. [`attention`]: scores, softmax, and the weighted sum of values.
+//! 6. [`elementwise`]: norms, rotary positions, exponentials.
+//! 7. [`layers`]: the layers of a network, for the tokens that one thread computes.
+//! 8. [`forward`]: how a pass is divided between threads.
 //!
 //! Letters in comments: N rows · I inputs · O outputs · C channels · H query heads · K key/value heads · D channels of a
 //! head · S columns of a slot.
@@ -17,7 +20,10 @@ mod attention;
 mod elementwise;
 pub mod forward;
 mod kernel;
+mod layers;
 pub mod product;
+mod rows;
+mod simd;
 pub mod slots;
 
 /// Outputs (or keys, or channels of values) that are computed together.

@@ -53,25 +53,34 @@ impl LayerCache {
         &self.keys[head * length..][..length]
     }
 
-    /// The panel (S, 16) of 16 channels of the values of one head.
-    pub fn values_of(&self, head: usize, panel: usize) -> &[f32] {
-        let length = self.shape.columns * PANEL;
-        &self.values[(head * self.shape.head_dim.div_ceil(PANEL) + panel) * length..][..length]
+    /// Panels (D / 16, S, 16) of the values of one head.
+    pub fn values_of(&self, head: usize) -> &[f32] {
+        let length = self.shape.columns * self.shape.head_dim.next_multiple_of(PANEL);
+        &self.values[head * length..][..length]
+    }
+
+    /// Writes the key (D) of one position and head.
+    pub fn write_key(&mut self, position: usize, head: usize, key: &[f32]) {
+        let at = self.key_at(head, position);
+        for (channel, number) in self.keys[at..].iter_mut().step_by(PANEL).zip(key) {
+            *channel = *number;
+        }
+    }
+
+    /// Writes the value (D) of one position and head.
+    pub fn write_value(&mut self, position: usize, head: usize, value: &[f32]) {
+        for (panel, numbers) in value.chunks(PANEL).enumerate() {
+            let at = self.value_at(head, panel, position);
+            self.values[at..][..numbers.len()].copy_from_slice(numbers);
+        }
     }
 
     /// Writes the key and value (K, D) of one position.
     pub fn write(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        let CacheShape { kv_heads, head_dim, .. } = self.shape;
-        for head in 0..kv_heads {
-            let (key, value) = (&key[head * head_dim..][..head_dim], &value[head * head_dim..][..head_dim]);
-            let at = self.key_at(head, position);
-            for (channel, number) in self.keys[at..].iter_mut().step_by(PANEL).zip(key) {
-                *channel = *number;
-            }
-            for (panel, numbers) in value.chunks(PANEL).enumerate() {
-                let at = self.value_at(head, panel, position);
-                self.values[at..][..numbers.len()].copy_from_slice(numbers);
-            }
+        let dim = self.shape.head_dim;
+        for (head, (key, value)) in key.chunks_exact(dim).zip(value.chunks_exact(dim)).enumerate() {
+            self.write_key(position, head, key);
+            self.write_value(position, head, value);
         }
     }
 
