@@ -13,8 +13,9 @@ from nanochat.config.compute import Compute
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import headline
 from nanochat.execution.graph import Results
+from nanochat.execution.stage import Node
 from nanochat.graphs import resolve
-from nanochat.graphs.evaluate import Evaluated, evaluate_base_model, evaluate_chat_model
+from nanochat.graphs.evaluate import Evaluations, evaluate_any_model
 from nanochat.graphs.fine_tune import FineTuned, fine_tune
 from nanochat.graphs.ladder import Ladder, ladder
 
@@ -27,17 +28,19 @@ def evaluate_name() -> str:
 @flow(name="evaluate", flow_run_name=evaluate_name, persist_result=False, validate_parameters=False)
 def evaluate_flow(
     model: str = "chat/latest",
+    tasks: list[str] | None = None,
     profile: ProfileName = "demo",
     config: PipelineConfig | None = None,
     compute: Compute | None = None,
     store: str = "",
     gpu_pool: str = "",
 ) -> State[Any]:
-    """Evaluates a model: bits per byte and samples of a base model, questions and answers of a chat model.
+    """Evaluates a model: bits per byte, CORE, questions and answers of a chat model. Also models of Hugging Face.
 
     Args:
-        model: Alias, `stage/key` or beginning of a key.
-        profile: Provides the base evaluation, the conversations and the chat evaluation.
+        model: Alias, `stage/key` or beginning of a key; or a folder, a GGUF file, or `hf://org/name[@revision]`.
+        tasks: Some of `base`, `core`, `chat`, and `text` (bits per byte of `data.source`); none: what suits the model.
+        profile: Provides the evaluations, their sources, and the conversations.
         config: Changed fields replace those of the profile.
         compute: How to run; changed fields replace those of the profile.
         store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
@@ -46,16 +49,16 @@ def evaluate_flow(
 
     def work() -> RunSummary:
         request = parse_request(profile, config, compute, store, gpu_pool)
-        found = resolve.model(request.store, model)
 
-        def build() -> Evaluated:
-            if resolve.is_base(found):
-                return evaluate_base_model(request.config, found, resolve.rows_of(found))
-            conversations = resolve.conversations(request.config.conversations)
-            return evaluate_chat_model(request.config, found, resolve.vocabulary_of(found), conversations)
+        def build() -> Evaluations:
+            found = resolve.any_model(request.store, model, request.config.foreign)
+            sources = resolve.evaluation_sources(request.store, request.config, found, tasks or ())
+            return evaluate_any_model(request.config, found, sources)
 
-        def finish(graph: Evaluated, results: Results) -> RunSummary:
-            return RunSummary(f"{model} {found.key[:8]}: {headline(results[graph.evaluation].metrics)}")
+        def finish(graph: Evaluations, results: Results) -> RunSummary:
+            scores = [headline(results[node].metrics) for node in graph.evaluations]
+            key = results[graph.model].key if isinstance(graph.model, Node) else graph.model.key
+            return RunSummary(f"{model} {key[:8]}: {', '.join(filter(None, scores))}")
 
         return execute(request, build, finish)
 

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.events import emit_event
@@ -24,9 +25,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled
 
 from flows.control import CONTROL, RunControl
-from flows.pipeline import nanochat_flow
-from flows.tasks import open_store
-from nanochat.console import Screen, duration
+from nanochat.console import Screen
 from nanochat.errors import NanochatError, StageFailed, Stopped, Terminated
 from nanochat.events import Event
 
@@ -37,12 +36,12 @@ LOG_BYTES = 5_000_000
 
 
 class _FlowThread(threading.Thread):
-    def __init__(self, parameters: dict[str, Any], screen: Screen) -> None:
+    def __init__(self, flow: Flow[..., Any], parameters: dict[str, Any], screen: Screen) -> None:
         super().__init__(daemon=True, name="flow")
-        self.parameters, self.screen = parameters, screen
-        self.control = RunControl((screen, self._keep_report), on_start=self._on_start)
+        self.flow, self.parameters, self.screen = flow, parameters, screen
+        self.control = RunControl((screen, self._keep_finished), on_start=self._on_start)
         self.run_id = ""
-        self.report_key = ""
+        self.finished: list[Event] = []
         self.state: State[Any] | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()  # a `join` that Ctrl-C interrupts marks the thread as ended (bpo-45274)
@@ -52,7 +51,7 @@ class _FlowThread(threading.Thread):
         try:
             # The thread of Prefect's heartbeat sleeps a second at a time, and delays the end of the flow as long.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                self.state = nanochat_flow(**self.parameters, return_state=True)
+                self.state = self.flow(**self.parameters, return_state=True)
         except BaseException as error:  # noqa: BLE001 - raised in the main thread
             self.error = error
         self.done.set()
@@ -61,16 +60,15 @@ class _FlowThread(threading.Thread):
         self.run_id = run_id
         self.screen.print(f"run     {url}\n")
 
-    def _keep_report(self, event: Event) -> None:
-        if event.stage == "report" and event.kind == "finished":
-            self.report_key = event.key
+    def _keep_finished(self, event: Event) -> None:
+        if event.kind == "finished":
+            self.finished.append(event)
 
 
-def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
-    """Runs the flow and draws it; see `run.run_with_prefect`."""
-    began = time.monotonic()
+def run_flow(flow: Flow[..., Any], parameters: dict[str, Any], screen: Screen, folder: Path) -> list[Event]:
+    """Runs a flow and draws it; returns the last event of each node. See `run.run_with_prefect`."""
     log = _keep_log(folder)
-    thread = _FlowThread(parameters, screen)
+    thread = _FlowThread(flow, parameters, screen)
     thread.start()
     threading.Thread(target=_send_heartbeats, args=[thread], daemon=True, name="heartbeat").start()
     interrupted = _wait(thread)
@@ -78,12 +76,7 @@ def run_flow(parameters: dict[str, Any], screen: Screen, folder: Path) -> int:
     if interrupted is not None:
         raise interrupted
     _expect_success(thread, log)
-    screen.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - began)}.")
-    store = open_store(parameters["store"])
-    if report := store.read("report", thread.report_key):
-        screen.print(f"report  {store.artifact(report, reused=True).path / 'report.html'}")
-    screen.print('chat    nanochat chat -p "Hello!"')
-    return 0
+    return thread.finished
 
 
 def _wait(thread: _FlowThread) -> KeyboardInterrupt | Terminated | None:

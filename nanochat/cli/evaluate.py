@@ -17,7 +17,7 @@ from nanochat.errors import BadConfig
 if TYPE_CHECKING:
     from nanochat.config.compute import Compute
     from nanochat.config.pipeline import PipelineConfig
-    from nanochat.store.artifacts import Evaluation
+    from nanochat.store.artifacts import Artifact
     from nanochat.store.store import Store
 
 
@@ -34,13 +34,13 @@ def evaluate(
     tasks: Annotated[
         str,
         Parameter(
-            help="Some of `base`, `core`, `chat`, `text`, separated by commas. Default: what suits the model, and "
-            "`text` with `--text`."
+            help="Some of `base`, `core`, `chat`, `text`, separated by commas. Default: what suits the model, or only "
+            "the text of `--text`."
         ),
     ] = "",
     bundle: Annotated[str, Parameter(help="Folder or zip file with the tasks of CORE.")] = "",
     text: Annotated[
-        str, Parameter(help="Also bits per byte of this text: a folder or file, `hf://…`, or another source.")
+        str, Parameter(help="Bits per byte of this text: a folder or file, `hf://…`, or another source.")
     ] = "",
     limit: Annotated[int, Parameter(help="Questions per task, and documents of a text; 0: all.")] = 0,
     profile: ProfileName = "demo",
@@ -49,6 +49,7 @@ def evaluate(
     open_page: Annotated[
         bool, Parameter(name="--open", negative="", help="Open the questions and answers as a page in the browser.")
     ] = False,
+    plain: Annotated[bool, Parameter(negative="", help="Without Prefect: in this process, no server.")] = False,
     store: StoreUrl = "",
 ) -> None:
     """Evaluate a model: on CORE, on the questions of a chat model, on any text.
@@ -59,10 +60,17 @@ def evaluate(
     `nanochat evaluate hf://org/name --tasks core,chat --limit 100`, `nanochat evaluate model.gguf --text book.txt`
     """
     config, how = _configured(profile, bundle, text, limit, changes or [], compute or [])
-    chosen = [each.strip() for each in tasks.split(",") if each.strip()]
+    chosen = list(dict.fromkeys([*filter(None, map(str.strip, tasks.split(","))), *["text"] * bool(text)]))
     need_home()
-    opened = open_store(store)
-    evaluations = _evaluate_plain(model, chosen, config, how, opened, with_text=bool(text))
+    url = store or settings.store_url()
+    if plain:
+        evaluations = _evaluate_plain(model, chosen, config, how, open_store(url))
+    else:
+        from flows.run import evaluate_with_prefect
+
+        opened = open_store(url, read_only=True)
+        made = evaluate_with_prefect(model, chosen, config, how, url, profile)
+        evaluations = [opened.artifact(opened.resolve("/".join(name)), reused=True) for name in made]
     for evaluation in evaluations:
         _print(evaluation)
     if open_page:
@@ -91,8 +99,8 @@ def _configured(
 
 
 def _evaluate_plain(
-    reference: str, tasks: Sequence[str], config: PipelineConfig, compute: Compute, store: Store, *, with_text: bool
-) -> list[Evaluation]:
+    reference: str, tasks: Sequence[str], config: PipelineConfig, compute: Compute, store: Store
+) -> Sequence[Artifact]:
     from nanochat.console import Screen
     from nanochat.execution.local import run_local
     from nanochat.graphs import resolve
@@ -101,13 +109,13 @@ def _evaluate_plain(
 
     with Screen(out) as screen, record_run(store, "evaluate", config.canonical()) as record:
         found = resolve.any_model(store, reference, config.foreign)
-        sources = resolve.evaluation_sources(store, config, found, tasks, with_text=with_text)
+        sources = resolve.evaluation_sources(store, config, found, tasks)
         graph = evaluate_any_model(config, found, sources)
         results = run_local(graph, store, compute, settings.home() / "runs", (record, screen))
         return [results[node] for node in graph.evaluations]
 
 
-def _print(evaluation: Evaluation) -> None:
+def _print(evaluation: Artifact) -> None:
     """The numbers of an evaluation with their intervals, and its name in the store."""
     from nanochat.console import number
     from nanochat.evaluation.examples import FILE_NAME, read_examples
@@ -131,7 +139,7 @@ def _print(evaluation: Evaluation) -> None:
             out.print(f"{name.replace('_', ' ')} {number(value)}{shown}")
 
 
-def _open(model: str, evaluations: Sequence[Evaluation]) -> None:
+def _open(model: str, evaluations: Sequence[Artifact]) -> None:
     """Writes the page of all questions and answers, and opens it."""
     import webbrowser
 
@@ -149,7 +157,7 @@ def _open(model: str, evaluations: Sequence[Evaluation]) -> None:
     webbrowser.open(page.as_uri())
 
 
-def _page_file(evaluations: Sequence[Evaluation]) -> Path:
+def _page_file(evaluations: Sequence[Artifact]) -> Path:
     folder = settings.home() / "pages"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"questions-{'-'.join(each.key[:8] for each in evaluations)}.html"

@@ -26,11 +26,6 @@ class Evaluated:
     evaluation: Node[Evaluation]
 
 
-def evaluate_base_model(config: PipelineConfig, model: Model, rows: Sequence[Rows]) -> Evaluated:
-    """Evaluates a base model on the held-out text among these rows."""
-    return Evaluated(evaluate_base(config.base_evaluation, model=model, rows=rows))
-
-
 def evaluate_chat_model(
     config: PipelineConfig, model: Model, vocabulary: Vocabulary, conversations: ConversationsConfig, item: str = ""
 ) -> Evaluated:
@@ -57,14 +52,13 @@ class Sources:
 class Evaluations:
     """A model, and what it is evaluated on."""
 
-    foreign: Node[ForeignModel] | None
+    model: Node[ForeignModel] | AnyModel
     evaluations: Sequence[Node[Evaluation]]
 
 
 def evaluate_any_model(config: PipelineConfig, model: AnyModel | ForeignModelConfig, sources: Sources) -> Evaluations:
     """Evaluates a model of the store, or a foreign one."""
     used = model if isinstance(model, AnyModel) else foreign_model(model)
-    foreign = used if isinstance(used, Node) else None
     found: list[Node[Evaluation]] = []
     if sources.rows is not None:
         found.append(evaluate_base(config.base_evaluation, model=used, rows=sources.rows))
@@ -79,4 +73,4 @@ def evaluate_any_model(config: PipelineConfig, model: AnyModel | ForeignModelCon
     if sources.shards is not None:
         shards = [download(shard, item=shard.name) for shard in sources.shards]
         found.append(evaluate_text(config.text_evaluation, model=used, shards=shards))
-    return Evaluations(foreign, found)
+    return Evaluations(used, found)

@@ -92,20 +92,18 @@ def any_model(store: Store, reference: str, options: ForeignOptions) -> AnyModel
 
 
 def evaluation_sources(
-    store: Store, config: PipelineConfig, found: AnyModel | ForeignModelConfig, tasks: Sequence[str], *,
-    with_text: bool = False,
-) -> Sources:  # fmt: skip
+    store: Store, config: PipelineConfig, found: AnyModel | ForeignModelConfig, tasks: Sequence[str]
+) -> Sources:
     """What a model is evaluated on: `tasks` are some of `base`, `core`, `chat` and `text`, which is `data.source`.
 
     Without tasks: a base model is evaluated as the pipeline does it, a chat model on questions, a foreign model on
-    CORE, if there is a bundle. `with_text` adds the text. Raises `BadConfig` for tasks that do not fit the model.
+    CORE. Raises `BadConfig` for tasks that do not fit the model.
     """
     own = found if isinstance(found, Model) else None
     is_chat = own is not None and not is_base(own)
     if not tasks:
         usual = ["chat"] if is_chat else ["base", "core"] if own else ["core"]
-        tasks = [task for task in usual if task != "core" or config.core_bundle.source or not (own or with_text)]
-    tasks = [*tasks, *["text"] * with_text]
+        tasks = [task for task in usual if task != "core" or config.core_bundle.source or not own]
     for task in tasks:
         if task not in TASKS:
             raise BadConfig(

@@ -35,7 +35,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def evaluate(*arguments: Any) -> None:
-    command(["evaluate", *map(str, arguments), "--compute", "parallelism.device=cpu"])
+    command(["evaluate", *map(str, arguments), "--plain", "--compute", "parallelism.device=cpu"])
 
 
 def manifests(home: Path, stage: str) -> list[Manifest]:

@@ -69,6 +69,7 @@ class Workshop:
 
     def run(self, *changes: str, store: str = "store", nodes: int = 1) -> tuple[str, str]:
         """Screen and id of the flow run; raises what the command line would print."""
+        from flows.pipeline import nanochat_flow
         from flows.terminal import run_flow
 
         screen = Screen(Console(file=io.StringIO(), width=200))
@@ -76,7 +77,7 @@ class Workshop:
         url = (self.home / store).as_uri()
         parameters = {"profile": "demo", "config": config, "compute": compute(count=2, nodes=nodes), "store": url}
         try:
-            run_flow(parameters, screen, self.home / "prefect")
+            run_flow(nanochat_flow, parameters, screen, self.home / "prefect")
         finally:
             self.shown = screen.console.file.getvalue()  # pyright: ignore
             found = re.search(r"flow-run/([0-9a-f-]+)", self.shown)
@@ -344,7 +345,7 @@ class _Old(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'"2.20.1"' if self.path.endswith("/version") else b"true")
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *_: Any) -> None:
         """Logs are not printed."""
 
 

@@ -38,6 +38,10 @@ CHANGES: list[dict[str, Any]] = [
     {"conversations": {"seed": 3}},
     {"sft": {"epochs": 2}},
     {"chat_evaluation": {"limit": 9}},
+    {"core_bundle": {"source": "bundle.zip"}},
+    {"core_evaluation": {"limit": 5}},
+    {"text_evaluation": {"window_tokens": 64}},
+    {"foreign": {"bos": "always"}},
     {"report": {"title": "mine"}},
 ]
 

@@ -47,7 +47,7 @@ def test_a_stored_model_is_evaluated(made: Site) -> None:
     assert (state, re.sub(r"[0-9a-f]{8}", "KEY", message, count=1)[:17]) == ("Completed", "chat/latest KEY: ")
     assert made.done("evaluate", model="base/latest", config=tiny("base_evaluation.seed=7"))[0] == "Completed"
     state, message = made.done("evaluate", model="report/latest", config=tiny())
-    assert (state, "is not a base or chat model" in message) == ("Failed", True)
+    assert (state, "is not a model, but a Report" in message) == ("Failed", True)
     state, message = made.done("evaluate", model="chat/missing", config=tiny())
     assert (state, "There is no artifact `chat/missing`" in message) == ("Failed", True)
 

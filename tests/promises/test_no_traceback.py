@@ -107,6 +107,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     monkeypatch.setattr("flows.run.run_with_prefect", lambda *_: 0)
+    monkeypatch.setattr("flows.run.evaluate_with_prefect", lambda *_: [])
+    monkeypatch.setattr("nanochat.cli.evaluate._evaluate_plain", lambda *_: [])
     monkeypatch.setattr("flows.site.up.up", lambda *_, **__: None)
     monkeypatch.setattr("flows.site.up.down", lambda *_: None)
     monkeypatch.setattr("nanochat.cli.run._run_plain", lambda *_: None)
