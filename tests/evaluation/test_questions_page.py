@@ -89,7 +89,7 @@ def test_a_question_shows_choices_bits_gold_answer_and_verdict(open_page: Any) -
     rows = article.get_by_role("row").all_inner_texts()
     assert [re.split(r"\t", row) for row in rows[1:]] == [
         ["red", "right answer", "1.44", "1.44", "0.361"],
-        ["blue", "the model's", "2.89", "2.89", "0.577"],
+        ["blue", "model's answer", "2.89", "2.89", "0.577"],
         ["green and yellow", "", "8.66", "2.89", "0.509"],
     ]
     expect(article.get_by_text("What is the colour of thing 1?")).to_be_visible()
