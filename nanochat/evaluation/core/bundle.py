@@ -221,8 +221,10 @@ def _gold(row: Mapping[str, Any], options: tuple[str, ...], place: str) -> int:
 
 
 def _unicode(text: str, name: str, place: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise BadSource(f"{place}: `{name}` is not valid Unicode.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise BadSource(f"{place}: `{name}` is not valid Unicode.") from None
     return text
 
 
