@@ -65,6 +65,9 @@ class ScriptedServer:
         self.closed_by_page = 0
         """Responses that the page closed before they were complete."""
         self.token = ""
+        self.models_gate = threading.Event()
+        """The response about the models, which is decided when the request arrives, waits for it."""
+        self.models_gate.set()
         self.models: list[dict[str, Any]] = [MODEL]
         self.url = ""
 
@@ -141,7 +144,11 @@ def _refused(request: Request) -> Response | None:
 
 
 async def _models(request: Request) -> Response:
-    return _refused(request) or JSONResponse({"object": "list", "data": request.app.state.script.models})
+    script: ScriptedServer = request.app.state.script
+    response = _refused(request) or JSONResponse({"object": "list", "data": script.models})
+    while not script.models_gate.is_set():
+        await asyncio.sleep(0.02)
+    return response
 
 
 async def _complete(request: Request) -> Response:

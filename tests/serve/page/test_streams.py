@@ -181,7 +181,23 @@ def test_a_token_is_requested_and_forgotten_with_the_tab(open_page: OpenPage, se
     expect(other.get_by_role("heading", name="This server needs a token")).to_be_visible()
 
 
+def test_a_late_refusal_of_an_older_request_is_not_one_of_the_new_token(
+    open_page: OpenPage, server: ScriptedServer
+) -> None:
+    server.token = "s3cret"
+    server.models_gate.clear()
+    page = open_page()
+    send(page, "Hi")
+    page.get_by_label("Bearer token").fill("s3cret")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("You wrote: Hi")).to_be_visible()
+    server.models_gate.set()
+    expect(page.locator("#model-name")).to_have_text("chat/latest")
+    expect(page.get_by_label("Bearer token")).to_be_hidden()
+
+
 def test_a_refused_token_is_an_error_in_place(page: Page, server: ScriptedServer) -> None:
+    expect(page.locator("#model-name")).to_have_text("chat/latest")  # else that request may be refused, too
     server.token = "s3cret"
     send(page, "Hi")
     expect(page.get_by_label("Bearer token")).to_be_visible()  # before that, Escape stops the request
