@@ -39,6 +39,8 @@ EXPECTED = {
     "nanochat runs": r"completed\s+demo",
     "nanochat verify": r"artifacts are whole",
     "nanochat gc": r"Nothing|would",
+    "nanochat evaluate chat/latest --open": r"(?s)evaluate_chat/[0-9a-f]{12}.*questions  .*html",
+    "nanochat evaluate base/latest --text book.txt": r"(?s)evaluate_text/[0-9a-f]{12}.*bits per byte \d",
     "nanochat run --profile cpu --set data.source=path/to/folder": r"download a\s+would run",
     "nanochat run --store s3://bucket/prefix": r"0 computed, 14 cached",
 }
@@ -46,6 +48,8 @@ ELSEWHERE = {
     "nanochat fetch --profile speedrun --store s3://bucket/prefix": (
         "tests/promises/test_fetched_runs_need_no_network.py"
     ),
+    "nanochat evaluate base/latest --bundle eval_bundle.zip": "tests/evaluation/test_evaluate_command.py",
+    "nanochat evaluate hf://org/name --bundle eval_bundle.zip": "tests/evaluation/test_evaluate_command.py",
     "nanochat serve": "tests/serve/test_command.py",
     "nanochat up": "tests/flows/test_up.py",
     "nanochat down": "tests/flows/test_up.py",
@@ -71,6 +75,7 @@ def outputs(s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
         Objects(root).make_bucket()
     environment = {**os.environ, **s3_server, "NANOCHAT_HOME": str(home), "NANOCHAT_STORE": root, "COLUMNS": "250"}
     environment.pop("PREFECT_API_URL", None)
+    environment["BROWSER"] = "true"  # a program that opens nothing
 
     def nanochat(*arguments: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -88,6 +93,11 @@ def outputs(s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
             rest = [word.replace("path/to/folder", str(texts)) for word in [*tiny, *rest, "--dry-run"]]
         elif name in ("run", "plan"):
             rest = [*tiny, *[word.replace("s3://bucket/prefix", root) for word in rest]]
+        elif name == "evaluate":
+            rest = [
+                *[word.replace("book.txt", str(texts / "a.txt")) for word in rest],
+                *(tiny if "--open" in rest else ()),
+            ]
         elif name == "diff":
             rest = [f"sft/{line.split()[3]}" for line in nanochat("ls", "--stage", "sft")[1].splitlines()[1:]]
         done[command] = nanochat(name, *rest)
