@@ -15,6 +15,7 @@ from nanochat.evaluation.examples import Example, Time, by_task, write_examples
 from nanochat.evaluation.finished import Finished, FinishedTasks
 from nanochat.evaluation.language_model import LanguageModel, Report
 from nanochat.tasks.conversation import Question
+from nanochat.tasks.registry import facts_of_judging
 from nanochat.workers.ranks import World, from_all_ranks
 
 SHOWN_PER_TASK = 8
@@ -73,7 +74,10 @@ def _finish(
     mine = answer_task(model, numbered, config, report)
     answered = sorted((each for part in from_all_ranks(mine) for each in part), key=lambda each: each.number)
     times = [Time(name, each.examples[0].question, each.seconds) for each in answered]
-    return Finished(name, [example for each in answered for example in each.examples], times)
+    facts: dict[str, str] = {}
+    for some in from_all_ranks(facts_of_judging(name) if mine else {}):
+        facts |= some
+    return Finished(name, [example for each in answered for example in each.examples], times, facts)
 
 
 def _write(
@@ -82,6 +86,8 @@ def _write(
     examples = [example for task in tasks for example in task.examples]
     write_examples(out, examples, [time for task in tasks for time in task.times])
     found = scores(examples, forms, config)
+    for task in tasks:
+        found["tasks"][task.task] |= task.facts
     shown = [_shown(example) for some in by_task(examples).values() for example in some[:SHOWN_PER_TASK]]
     text = json.dumps(found | {"examples": shown}, indent=1, ensure_ascii=False)
     (out / "evaluation.json").write_text(text, encoding="utf-8")

@@ -115,7 +115,8 @@ def _generated(
     )
     given = [next(answers) if fit else [] for fit in fits]
     answered = [(question, each.text) for (_, question), some in zip(questions, given, strict=True) for each in some]
-    verdicts = iter(judge_all(answered))
+    judged = (lambda _: report(len(questions))) if report else None  # it shows that this process makes progress
+    verdicts = iter(judge_all(answered, judged))
     examples: list[list[Example]] = []
     for numbered, some in zip(questions, given, strict=True):
         if not some:

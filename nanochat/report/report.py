@@ -105,6 +105,7 @@ def _task_row(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
     notes += [f"pass@{k} {value:.1%}" for k, (value, _) in task.get("pass_at", {}).items()]
     notes += [f"{count:,} {reason}" for reason, count in task.get("no_answer", {}).items()]
     notes += [f"{task['truncated']:,} truncated"] if task.get("truncated") else []
+    notes += [f"sandbox: {task['sandbox']}"] if task.get("sandbox", "full") != "full" else []
     return {
         "name": name,
         "kind": task["kind"],

@@ -1,6 +1,6 @@
 """All tasks by name, and the judges of generated answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nanochat.config.chat import MixtureItem
 from nanochat.errors import BadConfig
@@ -20,6 +20,7 @@ from nanochat.tasks import (
 from nanochat.tasks.conversation import Question, Task
 from nanochat.tasks.fields import Counts, FieldRules
 from nanochat.tasks.verdict import Verdict
+from nanochat.tools.sandbox.sandbox import shared_sandbox
 
 GENERATED = ("world", "everyday", "spelling", "identity")
 """Tasks without a source."""
@@ -79,15 +80,21 @@ JUDGES = {
 }
 
 
-def judge_all(answers: Sequence[tuple[Question, str]]) -> list[Verdict]:
+def judge_all(answers: Sequence[tuple[Question, str]], report: Callable[[int], None] | None = None) -> list[Verdict]:
     """Judges generated answers to questions of one task; programs run several at a time.
 
+    `report` receives the number of programs that have run.
     Raises `SandboxFailed` if there are programs and the sandbox does not work.
     """
     if not answers:
         return []
     task = answers[0][0]["task"]
     if task == "humaneval":
-        return humaneval.judge_programs(answers)
+        return humaneval.judge_programs(answers, report=report)
     judge = JUDGES[task]
     return [judge(question, completion) for question, completion in answers]
+
+
+def facts_of_judging(task: str) -> dict[str, str]:
+    """What results of a task must state about how they were judged: `sandbox`, the confinement of programs."""
+    return {"sandbox": shared_sandbox().mode} if task == "humaneval" else {}

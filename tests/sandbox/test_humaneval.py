@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from nanochat.config.chat import MixtureItem
+from nanochat.config.chat import ChatEvaluationConfig, MixtureItem
 from nanochat.errors import BadConfig, BadSource
+from nanochat.evaluation.chat import evaluate
+from nanochat.evaluation.finished import FinishedTasks
+from nanochat.evaluation.language_model import Generated, Report
+from nanochat.inference.request import SamplingParameters
 from nanochat.tasks.fields import Counts
 from nanochat.tasks.humaneval import judge_programs
 from nanochat.tasks.registry import judge_all, load_task
 from nanochat.tools.sandbox.sandbox import Sandbox
+from nanochat.workers.ranks import World
+from tests.evaluation.test_chat_tasks import Fixed
 
 PROBLEMS = {
     "add_up": (
@@ -168,6 +177,33 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path, full: Sandbox) -> None:
 def test_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="no conversations to train on"):
         list(load_task(MixtureItem(task="humaneval", source=source(tmp_path)), 1).conversations("train"))
+
+
+class Solving(Fixed):
+    """Answers each question with its solution, then with prose."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParameters, answers: int = 1,
+        report: Report | None = None,
+    ) -> Iterator[list[Generated]]:  # fmt: skip
+        for text in self.texts:
+            yield [Generated((), text, True), Generated((), "I do not know.", True)]
+
+
+def test_the_result_names_the_sandbox(questions: list[dict], full: Sandbox, tmp_path: Path) -> None:
+    """And has pass@k over the samples of each question: here pass@1 is one half, pass@2 is 1."""
+    config = ChatEvaluationConfig(samples=2, temperature=0.5, max_tokens=64)
+    reported: list[tuple[int, int, str]] = []
+    metrics = evaluate(
+        Solving(*(question["answer"] for question in questions)), {"humaneval": questions}, config, tmp_path,
+        World(0, 1, torch.device("cpu")),
+        finished=FinishedTasks(""), progress=lambda *each: reported.append(each),
+    )  # fmt: skip
+    found = json.loads((tmp_path / "evaluation.json").read_text())["tasks"]["humaneval"]
+    assert (found["sandbox"], found["form"], found["no_answer"]) == ("full", "nanochat", {"no code": 4})
+    assert [value for value, _ in found["pass_at"].values()] == [0.5, 1.0]
+    assert metrics["humaneval_accuracy"] == 0.5
+    assert reported[-1] == (4, 4, "humaneval")
 
 
 @pytest.mark.slow

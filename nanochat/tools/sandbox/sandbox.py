@@ -190,7 +190,7 @@ class Sandbox:
 
 @cache
 def shared_sandbox() -> Sandbox:
-    """The sandbox of this process, which is ended with it."""
-    sandbox = Sandbox()
+    """The sandbox of this process, which is ended with it. Ranks share the cores."""
+    sandbox = Sandbox(workers=max(1, settings.cores() // settings.world_size()))
     atexit.register(sandbox.close)
     return sandbox
