@@ -302,6 +302,24 @@ ATTACKS = (
     """,
     ),
     Attack(
+        "any place to write to",
+        """
+        def write(path, flags):
+            os.close(os.open(path, flags))
+            print("writable:", path)
+            if flags & os.O_CREAT:
+                os.unlink(path)
+
+        library = os.path.dirname(os.__file__)
+        folders = {os.path.join("/", *library.split("/")[:n]) for n in range(1, library.count("/") + 1)}
+        walked = [each for each in os.walk(library) if "/site-packages/" not in each[0]]
+        folders |= {"/", "/dev", "/empty", *(each[0] for each in walked)}
+        files = [os.path.join(place, name) for place, _, names in walked for name in names]
+        refused(*[lambda p=p: write(p + "/new", os.O_CREAT | os.O_EXCL | os.O_WRONLY) for p in folders],
+                *[lambda p=p: write(p, os.O_WRONLY) for p in files])
+    """,
+    ),
+    Attack(
         "packages of this Python",
         """
         def find():

@@ -15,7 +15,7 @@ from nanochat.tools.sandbox.landlock import restrict_files
 from nanochat.tools.sandbox.landlock import version as landlock_version
 from nanochat.tools.sandbox.limits import Limits, Mode
 from nanochat.tools.sandbox.namespaces import OUTSIDE_UID, Namespaces
-from nanochat.tools.sandbox.seccomp import refuse_system_calls
+from nanochat.tools.sandbox.seccomp import filter_program, refuse_system_calls
 from nanochat.tools.sandbox.system_calls import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_DUMPABLE,
@@ -27,6 +27,8 @@ from nanochat.tools.sandbox.system_calls import (
 
 OPEN_FILES = 64
 STACK_BYTES = 8 << 20
+FIRST_PROCESS = 1
+"""The id of a program in its namespace."""
 PROCESSES = 3
 """The program, its tests, and the launcher."""
 DEVICES = ("/dev/null", "/dev/urandom")
@@ -42,6 +44,8 @@ class Confinement:
         self._namespaces: Namespaces | None = None
         self._linux = sys.platform == "linux"
         self._other_user = os.getuid() == 0 and _is_readable(self._folders[0])
+        if mode != "rlimits only":
+            filter_program(FIRST_PROCESS, files=True)  # computed once; raises on an unknown machine
         if mode == "full":
             with suppress(OSError):
                 self._group = ControlGroup(f"nanochat-sandbox-{os.getpid()}")

@@ -34,13 +34,13 @@ LOADED = (
 def main(caller_file: int, mode: str, root: str) -> None:
     """Serves the caller on a socket until it is closed."""
     caller = socket.socket(fileno=caller_file)
+    sys.path.remove(root)  # programs have the standard library only
     for name in LOADED:
         with suppress(ImportError):
             importlib.import_module(name)
-    sys.path = [each for each in sys.path if each != root]
     (known,) = (each for each in get_args(Mode) if each == mode)
     try:
-        confinement = Confinement(known, [Path(each).resolve() for each in sys.path if Path(each).is_dir()])
+        confinement = Confinement(known, [Path(each) for each in sys.path if Path(each).is_dir()])
     except OSError as error:
         return send(caller, {"unavailable": str(error)})
     child_ended, wake = os.pipe()

@@ -20,7 +20,7 @@ START_TIMEOUT_S = 60.0
 GRACE_S = 10.0
 """What a job may take beyond the time limit of its program, which the launcher enforces, before it is given up."""
 RESULT_BYTES = 65536
-SCRIPT = "import sys; sys.path.insert(0, sys.argv[3]); from nanochat.tools.sandbox.launcher import main; "
+SCRIPT = "import sys; sys.path.append(sys.argv[3]); from nanochat.tools.sandbox.launcher import main; "
 SCRIPT += "main(int(sys.argv[1]), sys.argv[2], sys.argv[3])"
 ROOT = Path(nanochat.__file__).parent.parent
 

@@ -7,7 +7,7 @@ Raises `OSError` where the kernel or a container does not allow namespaces.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Namespaces:
         _continue_in_child()
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY)
         libc("sethostname", b"sandbox", 7)
-        _new_root(folders, self._scratch)
+        _new_root({folder: folder.resolve() for folder in folders}, self._scratch)
 
     def before_fork(self) -> None:
         """The next child is process 1 of a PID namespace."""
@@ -101,21 +101,21 @@ def _continue_in_child() -> None:
     prctl(PR_SET_PDEATHSIG, 9)
 
 
-def _new_root(folders: Sequence[Path], scratch: str) -> None:
-    """Replaces `/` by a file system in memory, read-only, with the folders and devices bound into it."""
+def _new_root(folders: Mapping[Path, Path], scratch: str) -> None:
+    """Replaces `/` by a file system in memory, read-only, with folders (name → place now) and devices bound into it."""
     mount("none", "/", "", PRIVATE | RECURSIVE)
-    place = next(each for each in MOUNT_POINTS if Path(each).is_dir())
-    mount("tmpfs", place, "tmpfs", NO_SUID | NO_DEV, "size=1m,mode=0755")
-    Path(place + _BEFORE).mkdir()
-    system_call("pivot_root", place.encode(), (place + _BEFORE).encode())
+    point = next(each for each in MOUNT_POINTS if Path(each).is_dir())
+    mount("tmpfs", point, "tmpfs", NO_SUID | NO_DEV, "size=1m,mode=0755")
+    Path(point + _BEFORE).mkdir()
+    system_call("pivot_root", point.encode(), (point + _BEFORE).encode())
     os.chdir("/")
     empty = Path("/empty")
     empty.mkdir()
-    for folder in folders:
+    for folder, place in folders.items():
         folder.mkdir(parents=True, exist_ok=True)
-        _bind(Path(_BEFORE + str(folder)), folder)
+        _bind(Path(f"{_BEFORE}{place}"), folder)
         if (folder / "site-packages").is_dir():  # programs have the standard library only
-            mount(str(empty), str(folder / "site-packages"), "", BIND)
+            _bind(empty, folder / "site-packages")
     Path("/dev").mkdir()
     for device in DEVICES:
         Path(device).touch()

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from dataclasses import dataclass
+from functools import cache
 
 from nanochat.tools.sandbox.syscall_numbers import AUDIT_ARCH, FIRST_NEW, machine, numbers
 from nanochat.tools.sandbox.system_calls import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, prctl
@@ -91,6 +92,7 @@ def _when(arguments: tuple[Argument, ...]) -> list[bytes]:
     return [*body, _instruction(RETURN, ALLOW), _instruction(RETURN, REFUSE)]
 
 
+@cache
 def filter_program(own_pid: int, files: bool) -> bytes:
     """The filter as classic BPF. `files`: whether the program may change files. Raises `OSError`: unknown machine."""
     known = numbers()

@@ -1,6 +1,7 @@
 """Numbers of the system calls that confined programs may use, and of those that confine them."""
 
 import platform
+from functools import cache
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 """`AUDIT_ARCH_…` of linux/audit.h, by machine."""
@@ -168,6 +169,7 @@ FIRST_NEW = 424
 """From here on, numbers are the same on every machine, and libraries expect a kernel without them."""
 
 
+@cache
 def numbers() -> dict[str, int]:
     """Number of each system call on this machine; those that it does not have are left out.
 
