@@ -15,7 +15,7 @@ from nanochat.failures import EXTRAS
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GROUPS = {"flows": ("prefect", "fastapi", "starlette", "uvicorn", "sqlalchemy", "httptools", "uvloop"),
-          "hub": ("datasets", "pandas"), "plots": ("matplotlib",),
+          "foreign": ("transformers", "gguf", "accelerate"), "hub": ("datasets", "pandas"), "plots": ("matplotlib",),
           "serve": ("sse_starlette", "prometheus_client", "llguidance")}  # fmt: skip
 """Group → packages that only it installs, as they are imported."""
 BLOCKED = f"""
@@ -65,6 +65,21 @@ def test_a_missing_package_is_one_sentence_with_its_group(
     assert f"needs the package `{package}`, which is not installed" in done.stderr, done.stderr
     assert f"`pip install 'nanochat[{group}]'`." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_foreign_model_without_transformers_is_one_sentence_with_its_group(tmp_path: Path) -> None:
+    (tmp_path / "foreign.json").write_text("{}")
+    code = f"""
+from pathlib import Path
+from nanochat.evaluation.any_model import load_any
+from nanochat.failures import to_nanochat_error
+try:
+    load_any(Path({str(tmp_path)!r}))
+except Exception as error:
+    print(to_nanochat_error(error, "the stage `evaluate_core`"))
+"""
+    done = run_blocked(code, tmp_path)
+    assert "needs the package `transformers`, which is not installed. `pip install 'nanochat[foreign]'`." in done.stdout
 
 
 def names(requirements: list[str]) -> set[str]:
