@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.errors import BadSource
 from nanochat.evaluation.chat_scores import forms_of, scores
-from nanochat.evaluation.chat_tasks import answer_task
+from nanochat.evaluation.chat_tasks import answer_task, question_id
 from nanochat.evaluation.examples import Example, Time, by_task, write_examples
 from nanochat.evaluation.finished import Finished, FinishedTasks
 from nanochat.evaluation.language_model import LanguageModel, Report
@@ -26,7 +27,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def read_questions(path: Path, limit: int = 0) -> dict[str, list[Question]]:
-    """The questions of each task, at most `limit` (0: all). Raises `BadSource` if there is none."""
+    """The questions of each task, at most `limit` (0: all). Raises `BadSource` if there is none, or one twice."""
     tasks: dict[str, list[Question]] = {}
     with path.open(encoding="utf-8") as file:
         for line in file:
@@ -34,6 +35,11 @@ def read_questions(path: Path, limit: int = 0) -> dict[str, list[Question]]:
             tasks.setdefault(question["task"], []).append(question)
     if not tasks:
         raise BadSource("There are no questions.", hint="Add a task with questions to `conversations.questions`.")
+    for name, questions in tasks.items():
+        ids = Counter(question_id(*numbered) for numbered in enumerate(questions))
+        (most_common, times), *_ = ids.most_common(1)
+        if times > 1:
+            raise BadSource(f"Two questions of `{name}` have the id `{most_common}`.", hint="Name each dataset once.")
     return {name: questions[: limit or None] for name, questions in tasks.items()}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config.chat import ChatEvaluationConfig
-from nanochat.errors import BadConfig
+from nanochat.errors import BadConfig, Diverged
 from nanochat.evaluation.examples import Example, prompt_hash
 from nanochat.evaluation.language_model import Context, Generated, LanguageModel, Report, Score
 from nanochat.inference.request import SamplingParameters
@@ -36,7 +36,7 @@ def answer_task(
 ) -> list[Answered]:
     """Answers questions of one task, in order. `report` receives the number of answered questions.
 
-    Raises `BadConfig` if `max_tokens` is more than the model can read.
+    Raises `BadConfig` if `max_tokens` is more than the model can read, `Diverged` if its output is not a number.
     """
     if not questions:
         return []
@@ -47,6 +47,11 @@ def answer_task(
         examples = _generated(model, questions, config, report)
     each_s = (time.monotonic() - began_s) / len(questions)
     return [Answered(number, some, each_s) for (number, _), some in zip(questions, examples, strict=True)]
+
+
+def question_id(number: int, question: Question) -> str:
+    """Its id in its dataset, else its number."""
+    return str(question.get("id", number))
 
 
 def _choices(model: LanguageModel, questions: Sequence[Numbered], report: Report | None) -> list[list[Example]]:
@@ -77,7 +82,10 @@ def _choice(
     nats = [sum(score.nats) for score in scores]
     means = [total / len(score.nats) for total, score in zip(nats, scores, strict=True)]
     if not all(map(math.isfinite, means)):
-        raise BadConfig(f"The model gives a choice of `{question['task']}` no finite probability.")
+        raise Diverged(
+            f"For question {number} of `{question['task']}`, the output of the model is not a number.",
+            hint="Its weights are damaged, or training diverged.",
+        )
     answer = letters[means.index(min(means))]
     right = answer == question["answer"]
     return Example(
@@ -151,7 +159,7 @@ def _common(number: int, question: Question) -> Mapping[str, Any]:
     prompt = "\n\n".join(message["content"] for message in question["messages"])
     subject = question.get("subject", "")
     return {
-        "task": question["task"], "question": str(question.get("id", number)), "group": subject, "subject": subject,
+        "task": question["task"], "question": question_id(number, question), "group": subject, "subject": subject,
         "baseline": question["baseline"], "prompt": prompt, "prompt_sha256": prompt_hash(prompt),
         "gold": question["answer"],
     }  # fmt: skip

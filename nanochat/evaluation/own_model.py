@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from nanochat.config.base import MAX_INTEGER
-from nanochat.errors import BadConfig
+from nanochat.errors import BadConfig, Diverged
 from nanochat.evaluation.language_model import Context, Generated, Report, Score
 from nanochat.evaluation.scorer import Scorer
 from nanochat.inference.engine import Engine, EngineSettings, make_decoder
@@ -52,9 +52,15 @@ class OwnModel:
     def load(
         cls, folder: Path, device: torch.device | str = "cpu", *, crop: bool = False, threads: int = 0
     ) -> OwnModel:
-        """Loads a model. With `crop`, it reads no more than the rows it was trained on."""
+        """Loads a model. With `crop`, it reads no more than the rows it was trained on.
+
+        Raises `Diverged` if a weight is not finite: generated answers would not show it.
+        """
         on_gpu = torch.device(device).type == "cuda"
         model = load_model(folder, device, torch.bfloat16 if on_gpu else torch.float32).eval()
+        for name, weight in model.named_parameters():
+            if not weight.isfinite().all():
+                raise Diverged(f"`{name}` of the model in {folder} is not finite.", hint="Train it again.")
         tokenizer = Tokenizer.load(folder / "vocabulary.json")
         limit = model.architecture.sequence_len if crop else None
         return cls(model, tokenizer, context_tokens=limit, threads=threads)

@@ -127,6 +127,7 @@ def _scores(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     found = json.loads((evaluation.path / "evaluation.json").read_text(encoding="utf-8"))
     for name, task in found.get("tasks", {}).items():
         chance = f"chance {task['baseline']:.0%}, {task['questions']:,} questions"
+        chance += f", prompts as in {task['form']}" if task.get("form", "plain") != "plain" else ""
         yield name.replace("_", " "), f"{task['accuracy']:.1%}", chance
     if found.get("core") is not None:
         yield "CORE", f"{found['core']:.4f}", f"mean centered accuracy, DCLM's baselines {found['baselines']}"

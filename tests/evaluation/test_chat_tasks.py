@@ -13,7 +13,7 @@ import torch
 
 from nanochat.config.chat import ChatEvaluationConfig
 from nanochat.config.overrides import parse
-from nanochat.errors import BadConfig, BadSource
+from nanochat.errors import BadConfig, BadSource, Diverged
 from nanochat.evaluation.chat import read_questions
 from nanochat.evaluation.chat_model import evaluate_chat
 from nanochat.evaluation.chat_scores import CHATCORE, is_chatcore
@@ -287,3 +287,21 @@ def test_the_profiles_for_gpus_are_scored_by_chatcore(name: str) -> None:
     assert set(CHATCORE) <= set(tasks)
     assert is_chatcore(dict.fromkeys(tasks, "nanochat"), config.chat_evaluation)
     assert not is_chatcore(dict.fromkeys(tasks, "nanochat"), profile("demo").config.chat_evaluation)
+
+
+def test_a_model_whose_output_is_not_a_number_has_no_score(tmp_path: Path) -> None:
+    broken = built()
+    with torch.no_grad():
+        broken.head.weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match="question 0 of `arc_easy`, the output of the model is not a number"):
+        examples_of(OwnModel(broken, TOKENIZER), numbered(*choices(1)))
+    job = job_of(tmp_path, open_questions(2))
+    save_model(tmp_path / "model", broken)
+    with pytest.raises(Diverged, match=r"`head\.weight` .* is not finite"):
+        evaluate_chat(job, World(0, 1, torch.device("cpu")))
+
+
+def test_a_question_that_is_there_twice_is_refused_before_any_is_answered(tmp_path: Path) -> None:
+    job = job_of(tmp_path, [{**question, "id": "same"} for question in choices(2)])
+    with pytest.raises(BadSource, match="Two questions of `arc_easy` have the id `same`"):
+        evaluate_chat(job, World(0, 1, torch.device("cpu")))

@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config.chat import MixtureItem
+from nanochat.data.mixture import write_questions
 from nanochat.errors import BadSource
+from nanochat.evaluation.chat import read_questions
+from nanochat.evaluation.chat_scores import forms_of
 from nanochat.tasks.registry import judge_all, load_task
 from nanochat.tasks.spelling_bee import PHRASINGS
 from nanochat.tools.calculator import calculate
@@ -73,6 +76,15 @@ def test_choices_are_rendered_as_in_nanochat(tmp_path: Path) -> None:
             "Respond only with the letter of the correct answer.",
         }],
     }  # fmt: skip
+
+
+def test_the_form_of_a_prompt_is_in_the_questions_that_the_key_is_made_of(tmp_path: Path) -> None:
+    """Case 27 (LM#475): one model has MMLU 38.3 in one form and 35.1 in another. Reports show the form too."""
+    source = hub_folder(tmp_path / "mmlu", "all", "test", [MMLU])
+    items = (MixtureItem(task="mmlu", source=source), MixtureItem(task="world", limit=1))
+    write_questions(items, 42, tmp_path / "questions.jsonl")
+    tasks = read_questions(tmp_path / "questions.jsonl")
+    assert forms_of(tasks) == {"mmlu": "nanochat", "world_choice": "plain"}
 
 
 def test_spelling_bee_answers_are_right_and_its_words_are_held_out() -> None:

@@ -171,7 +171,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     ["A small run", "2026-03-04 05:06 UTC", "0.8765", "73%", "73.4%", "25%", "0.323", "1.31 M", "2 M", "14,998",
      "2 min 40 s", "torch", "9.9.9", "Imagined CPU", "24 GiB", "facade" * 6 + " (with changes)", "download ×3",
      "forty", "42", "Free.", "0.0% (0.0–35.4)", "14.3% by the lenient rule, pass@2 25.0%, 5 no answer, 2 truncated",
-     "ChatCORE", "mean centered accuracy"],
+     "ChatCORE", "mean centered accuracy", "generate", "form"],
 )  # fmt: skip
 def test_the_numbers_are_there(form: int, reported: str, rendered: tuple[str, str]) -> None:
     text = rendered[0] if form == 0 else Page(rendered[1]).text

@@ -142,6 +142,7 @@ GSM8K = {"question": "?", "answer": "#### 1"}
         ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", "A"]}}, "labels"),
         ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", ""]}}, "labels"),
         ("arc_easy", {**ARC, "choices": {"text": ["sun", None], "label": ["A", "B"]}}, "no text in `choices.text`"),
+        ("arc_easy", {**ARC, "choices": {"text": ["sun", "sea"], "label": ["A", None]}}, "no text in `choices.label`"),
         ("arc_easy", {**ARC, "choices": ["sun", "sea"]}, "lists `label` and `text`"),
         ("arc_easy", {**ARC, "question": 3}, "no text in `question`"),
         ("mmlu", {**MMLU, "answer": 4}, "the answer `4`, which is not the number of a choice"),
