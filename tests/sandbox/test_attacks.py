@@ -6,7 +6,8 @@ import pytest
 
 from nanochat.tools.sandbox.limits import Limits
 from nanochat.tools.sandbox.sandbox import Checked, Outcome, Sandbox, Verdict
-from tests.sandbox.attacks import ATTACKS, Attack
+from tests.sandbox.attack import Attack
+from tests.sandbox.attacks import ATTACKS
 from tests.sandbox.fakes import BEFORE, FAKES, TESTS, program_of
 
 LONG = Limits(time_s=60)
