@@ -1,4 +1,4 @@
-"""Flows that start from a model in the store, and the ladder: evaluate, fine-tune, compare depths."""
+"""Flows that start from models in the store, and the ladder: evaluate, compare, fine-tune, compare depths."""
 
 from typing import Any
 
@@ -10,11 +10,14 @@ from flows.execute import RunSummary, execute, final_state
 from flows.pipeline import ProfileName
 from flows.request import parse_request, title
 from nanochat.config.compute import Compute
+from nanochat.config.evaluation import ComparisonConfig
+from nanochat.config.overrides import parse
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import headline
 from nanochat.execution.graph import Results
 from nanochat.execution.stage import Node
 from nanochat.graphs import resolve
+from nanochat.graphs.compare import Compared, compare_models
 from nanochat.graphs.evaluate import Evaluations, evaluate_any_model
 from nanochat.graphs.fine_tune import FineTuned, fine_tune
 from nanochat.graphs.ladder import Ladder, ladder
@@ -59,6 +62,37 @@ def evaluate_flow(
             scores = [headline(results[node].metrics) for node in graph.evaluations]
             key = results[graph.model].key if isinstance(graph.model, Node) else graph.model.key
             return RunSummary(f"{model} {key[:8]}: {', '.join(filter(None, scores))}")
+
+        return execute(request, build, finish)
+
+    return final_state(work)
+
+
+def compare_name() -> str:
+    """`compare chat/production, chat/latest`."""
+    return f"compare {', '.join((flow_run.parameters or {}).get('models', []))}"
+
+
+@flow(name="compare", flow_run_name=compare_name, persist_result=False, validate_parameters=False)
+def compare_flow(models: list[str], confidence: float = 0.95, store: str = "") -> State[Any]:
+    """Compares models on the questions of their newest evaluations: better, worse, or cannot tell.
+
+    Args:
+        models: Two or more aliases, models or evaluations; the others are compared with the first one.
+        confidence: Confidence of the intervals and verdicts.
+        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
+    """
+
+    def work() -> RunSummary:
+        request = parse_request("demo", None, None, store)
+
+        def build() -> Compared:
+            names, evaluations = resolve.comparison(request.store, models)
+            config = parse(ComparisonConfig, {"models": list(names), "confidence": confidence})
+            return compare_models(config, evaluations)
+
+        def finish(graph: Compared, results: Results) -> RunSummary:
+            return RunSummary(results[graph.comparison].metrics["verdict"])
 
         return execute(request, build, finish)
 

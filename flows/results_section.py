@@ -76,10 +76,18 @@ def _series(points: Sequence[tuple[float, float]], last: float, colour: str, nam
 
 def _tasks(tasks: dict[str, Any]) -> str:
     rows = [
-        f"| {name.replace('_', ' ')} | {_bar(task['accuracy'])} | {task['accuracy']:.0%} | {task['baseline']:.0%} |"
+        f"| {name.replace('_', ' ')} | {_bar(task['accuracy'])} | {_correct(task)} | {task['baseline']:.0%} |"
         for name, task in tasks.items()
     ]
     return "\n".join(["| task | | correct | chance |", "| --- | --- | --- | --- |", *rows]) if rows else ""
+
+
+def _correct(task: dict[str, Any]) -> str:
+    """The accuracy, with its interval if the evaluation has one."""
+    if "interval" not in task:
+        return f"{task['accuracy']:.0%}"
+    low, high = task["interval"]
+    return f"{task['accuracy']:.1%} ({low:.1%} to {high:.1%})"
 
 
 def _samples(samples: Sequence[Any]) -> str:

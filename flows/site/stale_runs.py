@@ -29,7 +29,19 @@ from nanochat.errors import BadConfig, NanochatError
 from nanochat.failures import to_nanochat_error
 
 CHECK_INTERVAL_S = 5.0
-FLOWS = ("nanochat", "evaluate", "fine-tune", "sft-only", "ladder", "publish", "refresh", "stage", "verify-store", "gc")
+FLOWS = (
+    "nanochat",
+    "evaluate",
+    "compare",
+    "fine-tune",
+    "sft-only",
+    "ladder",
+    "publish",
+    "refresh",
+    "stage",
+    "verify-store",
+    "gc",
+)
 """Names of our flows: runs of other flows on the server are left alone."""
 
 

@@ -54,11 +54,12 @@ def _compared(stage: str, models: Sequence[Answers], confidence: float) -> Secti
 
 
 def render_comparison(
-    title: str, found: Sequence[Section], others: Sequence[Other], confidence: float
+    title: str, found: Sequence[Section], others: Sequence[Other], confidence: float, text: str = ""
 ) -> tuple[str, str]:
-    """The page, as Markdown and as HTML."""
+    """The page, as Markdown and as HTML; `text` is a paragraph before the verdicts."""
     values: dict[str, Any] = {
         "title": title,
+        "text": text,
         "confidence": f"{confidence:.0%}",
         "verdicts": [sentence(comparison) for section in found for comparison in section.comparisons],
         "sections": [_section(section) for section in found],

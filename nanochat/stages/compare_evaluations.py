@@ -49,11 +49,14 @@ def gate(
 ) -> Metrics:
     """Decide whether a candidate replaces the model in use; without one, only its score counts."""
     decision = _decision(config, candidate, in_use)
-    content = json.dumps(asdict(decision), indent=1)
-    (out / "decision.json").write_text(content, encoding="utf-8")
-    result = "passes" if decision.passes else "is held back"
-    text = f"# The candidate {result}\n\n{decision.reason[0].upper()}{decision.reason[1:]}. {decision.needed}\n"
-    (out / "report.md").write_text(text, encoding="utf-8")
+    (out / "decision.json").write_text(json.dumps(asdict(decision), indent=1), encoding="utf-8")
+    title = f"The candidate {'passes' if decision.passes else 'is held back'}"
+    text = f"{decision.reason[0].upper()}{decision.reason[1:]}. {decision.needed}"
+    models = [_answers(*named) for named in _named(candidate, in_use) if has_examples(named[1])]
+    found = sections(models, config.confidence) if len(models) == 2 else []
+    markdown, page = render_comparison(title, found, [], config.confidence, text)
+    (out / "report.md").write_text(markdown, encoding="utf-8")
+    (out / "report.html").write_text(page, encoding="utf-8")
     return {name: value for name, value in asdict(decision).items() if value is not None and name != "worse_tasks"}
 
 
@@ -68,7 +71,12 @@ def _decision(config: GateConfig, candidate: Evaluation, in_use: Sequence[Evalua
     if not (has_examples(candidate) and has_examples(in_use[0])):
         why = "by the bare scores, as an evaluation of an earlier version has kept no answers"
         return decide_by_score(_score(candidate), _score(in_use[0]), config, why)
-    return decide(_answers("the candidate", candidate), _answers("the model in use", in_use[0]), config)
+    used, new = (_answers(*named) for named in _named(candidate, in_use))
+    return decide(new, used, config)
+
+
+def _named(candidate: Evaluation, in_use: Sequence[Evaluation]) -> list[tuple[str, Evaluation]]:
+    return [*(("the model in use", each) for each in in_use[:1]), ("the candidate", candidate)]
 
 
 def _answers(name: str, evaluation: Evaluation) -> Answers:

@@ -1,14 +1,22 @@
 """The gate of `refresh`: bounds decide, and what would have been needed is named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nanochat.config.compute import Compute
 from nanochat.config.evaluation import GateConfig
 from nanochat.errors import NotComparable
 from nanochat.evaluation.comparison import Answers, PairedTask
 from nanochat.evaluation.gate import Decision, decide, decide_by_bounds, decide_by_score
 from nanochat.evaluation.paired import Pairs
+from nanochat.execution.local import run_local
+from nanochat.stages.compare_evaluations import gate
+from nanochat.store.artifacts import Artifact
+from nanochat.store.store import Store
 from tests.evaluation.answers import answers
+from tests.evaluation.stored import evaluation, model
 
 DISAGREEMENT = 0.2
 """Share of the questions that only one of the two models answers."""
@@ -122,3 +130,28 @@ def test_a_loss_of_5_points_is_caught_in_95_of_100_and_no_loss_is_held_back_in_5
     tries = (simulated_pairs(loss, 250, generator) for _ in range(1000))
     held = sum(not decide_by_bounds(tasks, GateConfig(), draws=2000).passes for tasks in tries)
     assert least_held <= held / 1000 <= most_held
+
+
+def test_a_stage_keeps_the_decision_with_its_reason_and_table(tmp_path: Path) -> None:
+    """Also for evaluations that have kept no answers, where the bare scores decide."""
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    candidate, in_use = simulated(0.0, 400, 1)
+    new = evaluation(store, model(store, "new"), candidate.examples)
+    used = evaluation(store, model(store, "used"), in_use.examples)
+    old = evaluation(store, model(store, "old"), [], version=1)
+
+    def decided(*before: Artifact) -> tuple[Artifact, str]:
+        node = gate(GateConfig(), candidate=new, in_use=before)
+        found = run_local(node, store, Compute(), tmp_path / "runs")[node]
+        return found, (found.path / "report.md").read_text()
+
+    found, page = decided(used)
+    assert found.metrics["passes"] is True
+    assert found.metrics["lower_bound"] > -0.05
+    assert "# The candidate passes" in page
+    assert "the candidate against the model in use" in page
+    found, page = decided(old)
+    assert "has kept no answers" in page
+    assert "lower_bound" not in found.metrics
+    found, page = decided()
+    assert "there is no model in use" in page

@@ -98,7 +98,8 @@ def test_a_refresh_moves_the_alias_only_when_the_gate_is_passed(made: Site) -> N
     assert refresh(*new, mode="continue", least_gain=2.0)[0] == "Held back"
     assert alias(made, "chat/production") == first
     state, message = refresh(*new, mode="continue", least_gain=-2.0, least_score=-1.0)
-    assert (state, "(0 computed" in message) == ("Promoted", True), message
+    assert (state, "(1 computed" in message) == ("Promoted", True), "only the gate has other conditions"
+    assert "with 95% confidence at least" in message
     assert (alias(made, "chat/previous"), alias(made, "chat/production") != first) == (first, True)
     opened = store(made)
     base = opened.resolve("base/latest")
@@ -107,6 +108,18 @@ def test_a_refresh_moves_the_alias_only_when_the_gate_is_passed(made: Site) -> N
     assert base.metrics["steps"] == 4
     state, message = refresh(*new, "pretrain.model.depth=1", "data.world.shards=4", mode="continue")
     assert (state, "`pretrain.model.depth` is 1, but the base model has 2" in message) == ("Failed", True)
+
+
+def test_models_are_compared_and_the_table_is_in_the_ui(made: Site) -> None:
+    assert made.done("fine-tune", config=tiny("sft.epochs=2"), alias="chat/try")[0] != "Failed"
+    state, message = made.done("compare", models=["chat/latest", "chat/try"])
+    assert state in ("Completed", "Cached"), message
+    assert "mean centered accuracy" in message
+    (kept,) = store(made).manifests("compare_evaluations")
+    pages = made.post("artifacts/filter", {"artifacts": {"key": {"any_": [f"compare-evaluations-{kept.key[:16]}"]}}})
+    assert "chat/try against chat/latest" in pages[0]["data"]
+    state, message = made.done("compare", models=["chat/latest"])
+    assert (state, "two or more different models" in message) == ("Failed", True)
 
 
 def test_cancelling_a_run_cancels_what_it_sent_elsewhere(made: Site) -> None:

@@ -115,6 +115,7 @@ def test_all_our_flows_are_checked() -> None:
 
     known = [
         model_flows.evaluate_flow,
+        model_flows.compare_flow,
         model_flows.fine_tune_flow,
         model_flows.sft_only_flow,
         model_flows.ladder_flow,
