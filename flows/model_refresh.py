@@ -127,6 +127,8 @@ def _decide(request: RunRequest, alias: str, in_use: Model | None, graph: Candid
     if in_use is not None and "score_in_use" in found:
         rows.append(["in use", link(in_use.stage, in_use.key), f"{found['score_in_use']:.4f}"])
     models = table("model artifact mean_centered_accuracy", rows, len(rows))
-    details = f"All tasks: {link(decision.stage, decision.key)}. Both were evaluated on the same questions."
+    details = f"All tasks: {link(decision.stage, decision.key)}."
+    if in_use is not None:
+        details = f"{details} Both were evaluated on the same questions."
     put("gate", f"# {summary.message}\n\n{found['needed']}\n\n{models}\n\n{details}", summary.message)
     return summary

@@ -63,7 +63,14 @@ def decide_by_bounds(tasks: dict[str, PairedTask], config: GateConfig, draws: in
         passes, reason = False, f"it is worse on {', '.join(worse)}"
     else:
         passes, reason = True, f"the gain is {gain:+.4f}, {sure} at least {low:+.4f}, required {least:+.4f}"
-    needed = _needed(tasks, gain, max(least - low, config.least_gain - upper), least, config.confidence, lower)
+    needed = _needed(
+        tasks,
+        gain,
+        max(least - low, config.least_gain - upper, config.least_score - score),
+        least,
+        config.confidence,
+        lower,
+    )
     return Decision(passes, reason, needed, score, score_in_use, low, upper, tuple(worse) if config.per_task else ())
 
 

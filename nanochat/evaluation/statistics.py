@@ -47,6 +47,17 @@ class Sample:
     def mean(self) -> float:
         return float(self.values.mean())
 
+    def with_doubt(self) -> "Sample":
+        """If all values are equal: a question of each cluster, and two more, one right and one wrong; else the same.
+
+        Without them, a model that answers none of a few questions would be known to answer none of all others.
+        """
+        if np.ptp(self.values) > 0:
+            return self
+        count = int(self.clusters.max()) + 1
+        values = np.append(np.full(count, self.values[0]), [0.0, 1.0])
+        return Sample(values, np.arange(count + 2), count + 2)
+
     def cluster_sums(self) -> tuple[Floats, Floats]:
         """Number of questions, and sum of their values, of each cluster."""
         sizes = np.bincount(self.clusters).astype(np.float64)
@@ -177,9 +188,11 @@ def weighted_mean(
 
     The tasks are fixed: the interval is about other questions, not about other tasks. The percentiles are those of
     Student's t (Hesterberg 2015, arXiv:1411.5279, section 5.3), with the degrees of freedom of Welch and Satterthwaite.
-    The probability is the one at which the interval would end at 0.
+    The probability is the one at which the interval would end at 0. A task whose answers are all right or all wrong
+    enters the interval with two more questions (`with_doubt`).
     """
-    found = [spread(sample.values, sample.clusters) for sample in samples]
+    drawn = [sample.with_doubt() for sample in samples]
+    found = [spread(sample.values, sample.clusters) for sample in drawn]
     parts = [(weight * each.error) ** 2 for weight, each in zip(weights, found, strict=True)]
     value = offset + math.fsum(weight * sample.mean for weight, sample in zip(weights, samples, strict=True))
     error = math.sqrt(math.fsum(parts))
@@ -187,9 +200,10 @@ def weighted_mean(
         interval = Interval(value - error, value + error)
         return Estimate(value, interval, error, math.inf, 1.0 if error or value == 0 else 0.0)
     freedom = error**4 / math.fsum(part**2 / each.freedom for part, each in zip(parts, found, strict=True))
-    means = offset + np.asarray(weights) @ bootstrap(samples, draws, seed)
+    means = offset + np.asarray(weights) @ bootstrap(drawn, draws, seed)
     tail = 1 - normal_tail(t_quantile((1 - confidence) / 2, freedom))
     low, high = np.quantile(means, [tail, 1 - tail])
     beyond = (min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0)) + 0.5) / (draws + 1)
     probability = min(1.0, 2 * t_tail(-normal_quantile(min(0.5, beyond)), freedom))
-    return Estimate(value, Interval(float(low), float(high)), error, freedom, probability)
+    interval = Interval(min(float(low), value), max(float(high), value))
+    return Estimate(value, interval, error, freedom, probability)

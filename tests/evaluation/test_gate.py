@@ -92,6 +92,8 @@ def test_the_least_score_holds_in_any_case() -> None:
     found = decision(-0.05, 400, least_score=0.9)
     assert not found.passes
     assert "required 0.9000" in found.reason
+    named = float(found.needed.split("a gain of ")[1].split()[0])
+    assert (found.score_in_use or 0) + named == pytest.approx(0.9, abs=1e-4)
 
 
 def test_without_kept_answers_the_bare_scores_decide_and_this_is_named() -> None:

@@ -63,6 +63,16 @@ def test_answers_that_are_none_are_counted_by_their_reason() -> None:
     assert task_row(examples).no_answer == {"time limit": 2}
 
 
+def test_a_score_of_nothing_but_wrong_answers_is_not_certain() -> None:
+    """None of 10: the bootstrap alone would give an interval without width."""
+    found = overall(answers("arc", [False] * 10))
+    assert found.value == found.interval.low == pytest.approx(-1 / 3)
+    assert 0.2 < found.interval.high - found.value < 0.5
+    passages = [answer("squad", str(number), False, group=str(number // 5)) for number in range(50)]
+    width = overall(passages).interval.high - overall(passages).interval.low
+    assert width == pytest.approx(found.interval.high - found.interval.low), "ten passages count as ten answers"
+
+
 def test_other_baselines_change_the_centered_accuracy_only() -> None:
     """DCLM's baselines exist in two versions."""
     examples = answers("commonsense_qa", [True] * 10 + [False] * 10)
