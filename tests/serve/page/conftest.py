@@ -21,8 +21,9 @@ HARMLESS = "Failed to load resource: "
 OpenPage = Callable[..., "Page"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """A browser. While it runs, this thread has an event loop: other modules could not start their own."""
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("playwright is not installed")
     if not CHROMIUM:
