@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict, defaultdict, namedtuple
 from enum import IntEnum
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.tools.sandbox.limits import Limits
@@ -49,6 +49,7 @@ def through_a_pipe(value: object) -> object:
         os.close(write)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_plain_values_arrive_as_they_are(value: object) -> None:
     found = through_a_pipe(value)
