@@ -19,7 +19,7 @@ ATTACKS_ON_WALLS = (
         "files of this machine",
         """
         refused(*[lambda name=name: open(name).read() for name in (
-            "/etc/passwd", "/etc/shadow", "/etc/hosts", "/root/.bashrc", "/var/log/syslog", "/dev/mem", "/dev/sda",
+            "/etc/passwd", "/etc/shadow", "/etc/hosts", "/var/log/syslog", "/dev/mem", "/dev/sda",
         )])
     """,
     ),
@@ -36,7 +36,7 @@ ATTACKS_ON_WALLS = (
                 return os.listdir("link") if os.path.isdir("link") else open("link").read()
             finally:
                 os.unlink("link")
-        refused(lambda: follow("/etc/passwd"), lambda: follow("/proc/1/root/etc"), lambda: follow("../../etc"))
+        refused(lambda: follow("/etc/passwd"), lambda: follow("/proc/1/cwd/etc"), lambda: follow("../../etc"))
     """,
     ),
     Attack("hard links", """refused(lambda: os.link(os.__file__, "here"), lambda: os.link("/etc/passwd", "here"))"""),

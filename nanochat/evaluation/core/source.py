@@ -117,7 +117,7 @@ def _unpack(source: Path, out: Path, config: CoreBundleConfig) -> None:
                     _extract(archive, f"{top}{name}", out / name)
     except FileNotFoundError:
         raise BadSource(f"There is no `{config.source}`.", hint="Check `core_bundle.source`.") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:  # RuntimeError: encrypted, or a method unknown
         raise BadSource(f"`{config.source}` is not a readable zip file: {error}.") from error
 
 
