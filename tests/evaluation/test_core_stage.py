@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nanochat.config.evaluation import CoreConfig
+from nanochat.config.evaluation import CoreBundleConfig, CoreConfig
+from nanochat.config.pipeline import PipelineConfig, ReportConfig
 from nanochat.evaluation.core import questions
 from nanochat.evaluation.core.evaluate import evaluate
 from nanochat.evaluation.finished import FinishedTasks
 from nanochat.evaluation.own_model import OwnModel
+from nanochat.execution.graph import nodes
+from nanochat.execution.local import run_local
+from nanochat.execution.plan import plan
+from nanochat.execution.stage import Context, Metrics, Node, stage
+from nanochat.graphs import resolve
+from nanochat.graphs.pipeline import pretrain_to_chat
 from nanochat.model.files import save_model
+from nanochat.stages.core import core_bundle, evaluate_core
+from nanochat.store.artifacts import CoreBundle, Evaluation, Model
+from nanochat.store.store import Store
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.workers.launch import launch
 from nanochat.workers.ranks import World
+from tests.compute import compute
 from tests.evaluation.core_bundles import texts, write_bundle
 from tests.evaluation.core_models import small_model
 from tests.training.tiny import context
@@ -140,3 +153,55 @@ def test_without_some_tasks_there_is_no_core(model: Path, bundle: Path, tmp_path
     assert set(found["tasks"]) == {"copa", "squad"}
     assert len(found["missing_tasks"]) == 20
     assert found["missing_in_bundle"] == []
+
+
+@stage(version=1, produces=Model, resource="cpu")
+def given_model(config: ReportConfig, *, out: Path, context: Context) -> Metrics:
+    """A model that is there: the title is its folder."""
+    shutil.copytree(config.title, out, dirs_exist_ok=True)
+    return {}
+
+
+@dataclass(frozen=True)
+class Graph:
+    bundle: Node[CoreBundle]
+    evaluation: Node[Evaluation]
+
+
+def graph_of(model: Path, bundle: Path) -> Graph:
+    resolved = resolve.core_bundle(CoreBundleConfig(source=str(bundle)))
+    assert resolved is not None
+    tasks = core_bundle(resolved)
+    made = given_model(ReportConfig(title=str(model)))
+    return Graph(tasks, evaluate_core(CoreConfig(limit=5), model=made, bundle=tasks))
+
+
+def test_the_stages_in_a_graph_are_cached_and_a_changed_bundle_is_evaluated_again(
+    model: Path, bundle: Path, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"), tmp_path / "cache")
+    here = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    graph = graph_of(model, here)
+    results = run_local(graph, store, compute(device="cpu"), tmp_path / "runs")
+    found = results[graph.evaluation]
+    assert found.metrics["questions"] == 22 * 5
+    assert {path.name for path in found.path.iterdir()} == {"evaluation.json", "examples.parquet", "times.parquet"}
+    assert set(found.manifest.inputs) == {"model", "bundle"}
+    assert not store.objects.list("v1/checkpoints"), "finished tasks are deleted when the evaluation is published"
+    again = graph_of(model, here)
+    assert all(entry.artifact for entry in plan(again, store))
+    rows = here / "eval_data/some/copa.jsonl"
+    rows.write_text(rows.read_text().replace("Question 1", "Question One"))
+    states = {entry.node.stage.name: bool(entry.artifact) for entry in plan(graph_of(model, here), store)}
+    assert states == {"core_bundle": False, "given_model": True, "evaluate_core": False}
+
+
+def test_without_a_source_nothing_of_the_pipeline_changes() -> None:
+    config = PipelineConfig()
+    assert resolve.core_bundle(config.core_bundle) is None
+    plain = pretrain_to_chat(config, [], config.conversations)
+    assert plain.core is None
+    with_core = pretrain_to_chat(config, [], config.conversations, CoreBundleConfig(source="x.zip"))
+    added = {node.label for node in nodes(with_core)} - {node.label for node in nodes(plain)}
+    assert added == {"core_bundle", "evaluate_core"}
+    assert not {"core_bundle", "core_evaluation"} & config.canonical().keys()
