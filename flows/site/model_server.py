@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from flows.site import prefect_environment
+from flows.site.server import START_TIMEOUT_S, Log
 from flows.site.supervised_process import SupervisedProcess
 from nanochat import settings
 from nanochat.errors import NanochatError, NotFound
@@ -14,7 +15,6 @@ from nanochat.store.store import Store
 
 DRAIN_S = 15.0
 """Time for running answers; its process supervisor kills it after 20 s."""
-START_TIMEOUT_S = 90.0
 POLL_S = 0.2
 
 
@@ -31,7 +31,7 @@ def log_path(folder: Path) -> Path:
     return folder / "serve.log"
 
 
-def wait_for_model(state: dict[str, Any], folder: Path) -> str:
+def wait_for_model(state: dict[str, Any], folder: Path, log: Log) -> str:
     """Waits until the server answers; returns how it is. Without the alias, it starts later.
 
     Raises `NanochatError` if it does not start.
@@ -41,11 +41,14 @@ def wait_for_model(state: dict[str, Any], folder: Path) -> str:
         Store(settings.store_url(), settings.home() / "cache", read_only=True).resolve(model)
     except NotFound:
         return f"{url}   (starts when a run has made `{model}`)"
-    deadline = time.monotonic() + START_TIMEOUT_S
+    began = logged = time.monotonic()
     with httpx.Client(trust_env=False) as client:
         while not _is_ready(client, url):
-            if time.monotonic() > deadline:
+            if time.monotonic() - began > START_TIMEOUT_S:
                 raise NanochatError(f"The server of `{model}` did not start.", hint=f"See `{log_path(folder)}`.")
+            if time.monotonic() - logged > 3:
+                logged = time.monotonic()
+                log(f"The server of `{model}` is starting ({logged - began:.0f} s).")
             time.sleep(POLL_S)
     return f"{url}   ({model}; its successors too)"
 

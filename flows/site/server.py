@@ -30,7 +30,8 @@ from flows.site.state_files import open_state, try_lock
 from nanochat.settings import settle
 
 PREFERRED_PORT = 4200
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0
+"""Of a server or worker whose process lives; 5 to 20 s are usual, but a busy machine gives it little time."""
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
 

@@ -72,12 +72,12 @@ def _deploy(state: dict[str, Any], folder: Path, log: Log) -> None:
     from flows.site.deploy import deploy  # noqa: PLC0415 - Prefect reads its settings on import
 
     made = deploy()
-    _wait_for_workers(Api(api_url), pools, folder)
+    _wait_for_workers(Api(api_url), pools, folder, log)
     log(f"prefect     {without_login(api_url).removesuffix('/api')}")
     log(f"workers     {', '.join(pools)}" + ("" if "gpu" in pools else "   (no GPU here: runs in the pool `gpu` wait)"))
     log(f"deployments {', '.join(made.deployments)}")
     if state.get("model_url"):
-        log(f"model       {wait_for_model(state, folder)}")
+        log(f"model       {wait_for_model(state, folder, log)}")
     if not made.notified:
         log("webhook     none; set `NANOCHAT_WEBHOOK=https://…` before `nanochat up` to be notified of failed runs")
     log("\nStart a run from that page, or with `nanochat run`. `nanochat down` ends the site.")
@@ -176,14 +176,17 @@ def _wait_for_start(lives: Callable[[], bool], pid: int, folder: Path, log: Log)
     return None
 
 
-def _wait_for_workers(api: Api, pools: list[str], folder: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+def _wait_for_workers(api: Api, pools: list[str], folder: Path, log: Log) -> None:
+    began = logged = time.monotonic()
     for pool in pools:
         while not any(worker["status"] == "ONLINE" for worker in api.post(f"work_pools/{pool}/workers/filter")):
-            if time.monotonic() > deadline:
+            if time.monotonic() - began > START_TIMEOUT_S:
                 raise ServerUnavailable(
                     f"The worker for the pool `{pool}` did not start.", hint=f"See `{folder / f'worker-{pool}.log'}`."
                 )
+            if time.monotonic() - logged > 3:
+                logged = time.monotonic()
+                log(f"The worker for the pool `{pool}` is starting ({logged - began:.0f} s).")
             time.sleep(POLL_S)
 
 

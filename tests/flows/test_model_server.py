@@ -64,7 +64,7 @@ def test_it_waits_for_a_model_follows_it_and_comes_back_when_it_is_killed(
 ) -> None:
     process, url = started
     state = {"model": "chat/latest", "model_url": url}
-    assert "starts when a run has made `chat/latest`" in wait_for_model(state, tmp_path)
+    assert "starts when a run has made `chat/latest`" in wait_for_model(state, tmp_path, print)
     log = log_path(tmp_path)
     until(lambda: log.exists() and "waiting for the alias" in log.read_text(), "the server")
     server = until(lambda: server_of(process), "its process")
@@ -72,7 +72,7 @@ def test_it_waits_for_a_model_follows_it_and_comes_back_when_it_is_killed(
 
     store = Store((tmp_path / "store").as_uri(), tmp_path / "cache")
     publish(store, tmp_path / "first", chain_model(), key="1" * 64, alias="chat/latest")
-    assert "its successors too" in wait_for_model(state, tmp_path)
+    assert "its successors too" in wait_for_model(state, tmp_path, print)
     assert artifact(url) == f"sft/{'1' * 64}"
     publish(store, tmp_path / "second", chain_model(), key="2" * 64, alias="chat/latest")
     until(lambda: artifact(url) == f"sft/{'2' * 64}", "the next model")
