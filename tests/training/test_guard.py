@@ -66,7 +66,7 @@ def test_it_rolls_back_and_goes_around(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (output,) = [line for line in lines if "rolled back" in line["message"]]
     back = output["done"]
-    assert 11 <= back <= 14
+    assert 0 < back <= 14  # checkpoints are written in the background, and at every step if the machine is idle
     last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
     skipped = last["rows_consumed"] // 8 - 20
     assert skipped == -(-15 // look_every) * look_every - back  # the rows from there to behind the bad batch
