@@ -84,12 +84,12 @@ class Sampler:
         The id of a row with forced ids is the first of them.
         """
         if all(row.plain for row in rows):
-            return _with_forced(logits_BV.argmax(-1), rows), [None] * len(rows)
+            return _with_forced(_likeliest(logits_BV), rows), [None] * len(rows)
         raw_NV = _raw(logits_BV, rows)
         for b, row in enumerate(rows):
             if row.edited:
                 _edit(logits_BV[b], row)
-        ids_B = logits_BV.argmax(-1)
+        ids_B = _likeliest(logits_BV)
         batch = self._parameters(rows, logits_BV.shape[1], logits_BV.device)
         scaled_NV: Tensor | None = None
         if batch.sampled:
@@ -152,6 +152,13 @@ class _Batch:
         """A number from 0 to below 1 for each sampled row, (N,) float64."""
         positions = np.array([len(rows[b].answer) for b in self.sampled], np.uint64)
         return torch.from_numpy((_mixed(self.keys_N ^ positions) >> np.uint64(11)) * 2.0**-53)
+
+
+def _likeliest(logits_BV: Tensor) -> Tensor:
+    """The id with the highest logit of each row, (B,): the first of several."""
+    if logits_BV.device.type != "cpu":
+        return logits_BV.argmax(-1)
+    return torch.from_numpy(logits_BV.numpy().argmax(1))  # a tenth of the time of torch's
 
 
 def _with_forced(ids_B: Tensor, rows: Sequence[Row]) -> list[int]:

@@ -149,7 +149,9 @@ class Scheduler:
         started = self._start(deltas)
         self._running += [generation for generation, _ in started]
         if self._running:
-            deltas += self._sample(torch.cat([*logits, *(logits_V[None] for _, logits_V in started)]))
+            if started:
+                logits = [torch.cat([*logits, *(logits_V[None] for _, logits_V in started)])]
+            deltas += self._sample(logits[0])
         if started:
             self._running.sort(key=lambda generation: generation.slot)
         self._count()

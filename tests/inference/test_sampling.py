@@ -34,6 +34,11 @@ def test_temperature_zero_takes_the_most_likely_of_each_row() -> None:
     assert Sampler().sample(logits, [row(temperature=0.0), row(temperature=0.0)])[0] == [1, 2]
 
 
+def test_of_equally_likely_tokens_temperature_zero_takes_the_first() -> None:
+    logits = torch.tensor([-1.0] * 40 + [2.0] * 40 + [-2.0, 2.0])  # several in each vector of numpy's argmax
+    assert sampled([row(temperature=0.0), row(temperature=0.0, logit_bias={0: 1.0})], logits) == [40, 40]
+
+
 def test_samples_follow_the_softmax() -> None:
     torch.testing.assert_close(shares(), LOGITS.softmax(-1), atol=0.03, rtol=0)
 
