@@ -33,7 +33,7 @@ demo: install  ## Run the whole pipeline on a small invented world, then prompt 
 	$(BIN)/nanochat run --profile demo
 	$(BIN)/nanochat chat -p "Hello! Who are you?"
 
-PYTEST := $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed-dev  ## Python tests that are not slow, and the Rust tests.
 	$(PYTEST) -m 'not slow'

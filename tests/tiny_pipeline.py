@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
 
+from nanochat.config.base import AbsentMeans
 from nanochat.config.chat import ChatEvaluationConfig, SFTConfig
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig, ReportConfig
@@ -84,10 +86,11 @@ def evaluate_chat(
 def report(
     config: ReportConfig, raw: list[RawShard], vocabulary: Vocabulary, tokens: list[TokenShard], rows: list[Rows],
     data_card: DataCard, base: Model, base_evaluation: Evaluation, conversations: Conversations, chat: Model,
-    chat_evaluation: Evaluation, *, out: Path, context: Context,
+    chat_evaluation: Evaluation, core: Annotated[list[Evaluation], AbsentMeans(())], *, out: Path, context: Context,
 ) -> Metrics:  # fmt: skip
     """Counts bytes."""
-    metrics = _count(out, *raw, vocabulary, *tokens, *rows, data_card, base, base_evaluation, chat, chat_evaluation)
+    read = (*raw, vocabulary, *tokens, *rows, data_card, base, base_evaluation, chat, chat_evaluation, *core)
+    metrics = _count(out, *read)
     (out / "report.html").write_text("<p>tiny</p>")
     return metrics
 

@@ -47,7 +47,14 @@ def at_most(kind: str) -> int:
     return 0 if ALL else int(os.environ.get("NANOCHAT_FAULTS", AT_MOST[kind]))
 
 
-STARTS_PROCESSES = {"up": "starts a Prefect server and workers, and does not read the store", "down": "ends them"}
+NOT_DRILLED = {
+    "up": "starts a Prefect server and workers, and does not read the store",
+    "down": "ends them",
+    "serve": "does not end; faults of its store are in `tests/serve/test_faults.py`",
+    "bench": "opens a model as `chat` does, and prints times only",
+    "evaluate": "a graph of stages in processes of their own, cached and published as those of `run` are",
+    "compare": "a graph of one stage, as `run` is",
+}
 """Commands that are not drilled, and why. `run` is drilled as `run --plain`: what Prefect adds is not the store's."""
 NO_WARNINGS = "ignore:torch.distributed is disabled:UserWarning"
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(NO_WARNINGS)]
@@ -177,7 +184,7 @@ DELETING = ("gc --delete", "gc --restore", "verify --repair")
 def test_every_command_is_drilled() -> None:
     drilled = {words[0] for words in (*READING.values(), *WRITING.values())}
     known = {name for name in app if not name.startswith("-")}
-    assert drilled | STARTS_PROCESSES.keys() == known
+    assert drilled | NOT_DRILLED.keys() == known
 
 
 def words_of(name: str, text: Path, backend: Any, whole: Whole) -> list[str]:

@@ -33,6 +33,7 @@ from nanochat.events import Event
 from nanochat.graphs import resolve
 from nanochat.profiles import DEMO
 from nanochat.scaling import derive_hyperparameters
+from nanochat.serve.options import ServeOptions
 from nanochat.store.producer import describe_producer
 from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
@@ -112,6 +113,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
     monkeypatch.setattr("flows.site.up.up", lambda *_, **__: None)
     monkeypatch.setattr("flows.site.up.down", lambda *_: None)
     monkeypatch.setattr("nanochat.cli.run._run_plain", lambda *_: None)
+    monkeypatch.setattr("nanochat.serve.server.wait_for_aliases", _resolve_once)
     monkeypatch.setattr("nanochat.serve.terminal.load_model", _unreachable)
     monkeypatch.setattr("nanochat.sources.shard_list.fetch_listing", _unreachable)
     real = resolve.list_shards
@@ -125,6 +127,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzzed]:
 
 def _unreachable(*_: Any, **__: Any) -> Any:
     raise SourceUnreachable("Not in this test.")
+
+
+def _resolve_once(store: Store, options: ServeOptions, _: Any) -> None:
+    """What `serve --follow` repeats until the alias exists."""
+    for name in options.follow:
+        store.resolve(name)
 
 
 def command_lines(place: Fuzzed, command: str) -> st.SearchStrategy[list[str]]:

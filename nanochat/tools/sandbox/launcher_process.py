@@ -40,12 +40,13 @@ class LauncherProcess:
         """Starts it. Raises `ModeUnavailable` or `LauncherFailed`."""
         self.mode = mode
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - no pipe: reading it waits for no process that is left
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-s", "-P", "-c", SCRIPT, str(other.fileno()), mode, str(ROOT)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=self._errors,
                 env=settings.sandbox_environment(),
                 pass_fds=[other.fileno()],
                 start_new_session=True,  # a Ctrl-C is not for it
@@ -89,8 +90,7 @@ class LauncherProcess:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        if self._process.stderr:
-            self._process.stderr.close()
+        self._errors.close()
 
     def _answer(self, time_s: float) -> dict[str, Any]:
         self._socket.settimeout(time_s)
@@ -116,8 +116,8 @@ class LauncherProcess:
         """The failure with the last line that the launcher wrote."""
         with suppress(subprocess.TimeoutExpired, OSError):
             self._process.wait(GRACE_S)
-            assert self._process.stderr
-            lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
             return f"{what} ({lines[-1]})" if lines else what
         return what
 
