@@ -49,26 +49,27 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Answers the questions of all tasks; the first rank writes `evaluation.json` and the examples to `out`.
 
-    Returns the metrics, on the first rank. Collective: `finished` keeps the tasks, and the first rank reports its
+    Returns the metrics, on the first rank. Collective: `finished` keeps the tasks, and each rank reports its
     `progress`. Raises `BadConfig` for settings that do not fit the model.
     """
-    total, done = sum(map(len, tasks.values())), 0
     kept = from_all_ranks(finished.load() if world.is_first else {})[0]
-    found: list[Finished] = []
-    for name, questions in tasks.items():
+    found = {name: kept[name] for name in tasks if name in kept}
+    total = sum(map(len, tasks.values()))
+    done = sum(len(tasks[name]) for name in found)
+    for number, (name, questions) in enumerate(tasks.items(), 1):
+        label = f"{name}, task {number} of {len(tasks)}"
 
-        def report(answered: int, before: int = done, name: str = name, most: int = len(questions)) -> None:
-            progress(before + min(answered * world.world_size, most), total, name)
+        def report(answered: int, before: int = done, label: str = label, most: int = len(questions)) -> None:
+            progress(before + min(answered * world.world_size, most), total, label)
 
-        if name in kept:
-            found.append(kept[name])
-        else:
-            found.append(_finish(model, name, questions, config, world, report))
+        if name not in found:
+            report(0)
+            found[name] = _finish(model, name, questions, config, world, report)
             if world.is_first:
-                finished.save(found[-1])
-        done += len(questions)
-        report(0, done)
-    return _write(out, found, forms_of(tasks), config) if world.is_first else {}
+                finished.save(found[name])
+            report(len(questions))
+            done += len(questions)
+    return _write(out, [found[name] for name in tasks], forms_of(tasks), config) if world.is_first else {}
 
 
 def _finish(

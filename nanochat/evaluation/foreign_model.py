@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from nanochat.config.foreign import ForeignModelConfig
 from nanochat.errors import BadSource, DamagedArtifact, NanochatError
+from nanochat.evaluation.language_model import Say
 from nanochat.evaluation.transformers_model import TransformersModel, bos_token
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.hub_errors import first_line
@@ -47,16 +48,25 @@ def model_name(model: ForeignModelConfig) -> str:
     return Path(model.gguf).stem if model.gguf else Path(model.source).name
 
 
-def load_foreign(model: ForeignModelConfig, device: torch.device | str = "cpu") -> TransformersModel:
-    """The model on a device. Raises `BadSource` if a file has changed, or if transformers cannot load it."""
+def load_foreign(
+    model: ForeignModelConfig, device: torch.device | str = "cpu", say: Say = lambda message: None
+) -> TransformersModel:
+    """The model on a device. `say` receives what is being loaded.
+
+    Raises `BadSource` if a file has changed, or if transformers cannot load it.
+    """
+    name = model_name(model)
+    say(f"checking the files of {name}")
     with _linked(model) as folder:
+        say(f"loading the weights of {name}")
         network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[model.dtype], use_safetensors=True,
             **_options(model),
         )  # fmt: skip
+        say(f"loading the tokenizer of {name}")
         tokenizer = AutoTokenizer.from_pretrained(folder, **_options(model))
         moved: Any = network.to(device)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        return TransformersModel(moved, tokenizer, name=model_name(model), bos=model.bos)
+        return TransformersModel(moved, tokenizer, name=name, bos=model.bos)
 
 
 def describe(job: Job, world: World) -> dict[str, Any]:
@@ -64,6 +74,7 @@ def describe(job: Job, world: World) -> dict[str, Any]:
     if not world.is_first:
         return {}
     model = ForeignModelConfig.model_validate(job.config)
+    job.event(0, 0, "", f"reading {model_name(model)}")
     with _linked(model) as folder:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **_options(model))
         config: Any = AutoConfig.from_pretrained(folder, **_options(model))

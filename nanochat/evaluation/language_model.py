@@ -10,6 +10,8 @@ from nanochat.inference.request import SamplingParameters
 
 Report = Callable[[int], None]
 """Receives the number of items that are done."""
+Say = Callable[[str], None]
+"""Receives what happens before there is something to count."""
 
 
 @dataclass(frozen=True)

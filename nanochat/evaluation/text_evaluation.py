@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,17 @@ from nanochat.config.text_evaluation import TextEvaluationConfig
 from nanochat.errors import BadSource
 from nanochat.evaluation.any_model import load_any
 from nanochat.evaluation.document_bits import DocumentBits, Windows, bits_per_byte, document_bits
+from nanochat.evaluation.finished import Finished, FinishedTasks
+from nanochat.evaluation.language_model import LanguageModel
+from nanochat.evaluation.progress import EvaluationProgress
 from nanochat.sources.documents import open_parquet
 from nanochat.workers.job import Job
-from nanochat.workers.ranks import World, from_all_ranks, main, raise_if_terminated
+from nanochat.workers.ranks import World, from_all_ranks, main
 
 FILE_NAME = "documents.parquet"
 DOCUMENTS_AT_ONCE = 32
+PART_DOCUMENTS = 512
+"""Documents that are kept together when an evaluation is interrupted."""
 SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
@@ -42,6 +47,10 @@ class Document:
     text: str
 
 
+Measured = tuple[int, int, DocumentBits]
+"""Number of a document, its shard, and its bits."""
+
+
 def evaluate_text(job: Job, world: World) -> dict[str, Any]:
     """Measures the bits of every document, on all ranks; returns the stage's metrics."""
     config = TextEvaluationConfig.model_validate(job.config)
@@ -50,27 +59,50 @@ def evaluate_text(job: Job, world: World) -> dict[str, Any]:
     total = min(total, config.documents or total)
     if not total:
         raise BadSource("The source has no document with text.", hint="Name another file or column.")
-    model = load_any(job.input("model"), world.device, crop=True)
+    progress = EvaluationProgress(job, world, "documents")
+    model = load_any(job.input("model"), world.device, crop=True, say=progress.say)
     windows = Windows.of(model, config.window_tokens, config.context_tokens)
-    mine = islice(documents(shards), world.rank, total, world.world_size)
-    found: list[tuple[int, int, DocumentBits]] = []
-    while some := list(islice(mine, DOCUMENTS_AT_ONCE)):
-        measured = document_bits(model, [each.text for each in some], windows)
-        found += [(each.number, each.shard, bits) for each, bits in zip(some, measured, strict=True)]
-        raise_if_terminated()
-        if world.is_first:
-            job.event(min(len(found) * world.world_size, total), total, "documents")
-    everything = sorted((each for part in from_all_ranks(found) for each in part), key=lambda each: each[0])
+    measured = measure(model, shards, total, windows, world, FinishedTasks(job.checkpoints), progress)
     if not world.is_first:
         return {}
     rows = [
         {"shard": shard, "document": number, "bytes": bits.text_bytes, "tokens": bits.tokens, "bits": bits.bits}
-        for number, shard, bits in everything
+        for number, shard, bits in measured
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), Path(job.out) / FILE_NAME, compression="zstd")
-    evaluation = _summary([bits for _, _, bits in everything], windows)
+    evaluation = _summary([bits for _, _, bits in measured], windows)
     (Path(job.out) / "evaluation.json").write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
     return evaluation
+
+
+def measure(
+    model: LanguageModel, shards: Sequence[Path], total: int, windows: Windows, world: World, finished: FinishedTasks,
+    progress: Callable[[int, int], None],
+) -> list[Measured]:  # fmt: skip
+    """The bits of the first `total` documents, in order; each rank measures every n-th document of a part.
+
+    Collective: `finished` keeps the parts, so that an interrupted evaluation continues with the next one.
+    """
+    kept = from_all_ranks(finished.load() if world.is_first else {})[0]
+    found: list[Measured] = []
+    progress(sum(len(part.facts["documents"]) for part in kept.values()), total)
+    read = islice(documents(shards), total)
+    while part := list(islice(read, PART_DOCUMENTS)):
+        name, before = f"documents from {part[0].number}", len(found)
+        if name in kept:
+            found += [(number, shard, DocumentBits(*bits)) for number, shard, *bits in kept[name].facts["documents"]]
+            continue
+        mine: list[Measured] = []
+        wanted = iter(part[world.rank :: world.world_size])
+        while some := list(islice(wanted, DOCUMENTS_AT_ONCE)):
+            bits = document_bits(model, [each.text for each in some], windows)
+            mine += [(each.number, each.shard, each_bits) for each, each_bits in zip(some, bits, strict=True)]
+            progress(before + min(len(mine) * world.world_size, len(part)), total)
+        found += sorted((each for some in from_all_ranks(mine) for each in some), key=lambda each: each[0])
+        if world.is_first:
+            of_part = [(number, shard, *astuple(bits)) for number, shard, bits in found[before:]]
+            finished.save(Finished(name, [], [], {"documents": of_part}))
+    return found
 
 
 def documents(shards: Sequence[Path]) -> Iterator[Document]:

@@ -100,7 +100,7 @@ def test_finished_tasks_are_not_done_again(tmp_path: Path, tasks: int) -> None:
 def test_progress_counts_every_question_of_every_task(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     run(OwnModel(built(), TOKENIZER), made(tmp_path), tmp_path / "out", progress=lambda *each: seen.append(each))
-    assert seen[-1] == (20, 20, "spelling_bee")
+    assert seen[-1] == (20, 20, "spelling_bee, task 3 of 3")
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     assert len(read_examples(tmp_path / "out")) == 11 + 2 * 7 + 2 * 2
 

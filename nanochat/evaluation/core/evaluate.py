@@ -32,22 +32,24 @@ def evaluate(
     """
     bundle = read_bundle(bundle_folder)
     tasks = {task.name: (task, in_order(task, config.limit)) for task in _chosen(bundle, config)}
-    total, done = sum(len(rows) for _, rows in tasks.values()), 0
     kept = from_all_ranks(finished.load() if world.is_first else {})[0]
-    found: dict[str, Finished] = {}
-    for name, (task, rows) in tasks.items():
+    found = {name: kept[name] for name in tasks if name in kept}
+    total = sum(len(rows) for _, rows in tasks.values())
+    done = sum(len(tasks[name][1]) for name in found)
+    for number, (name, (task, rows)) in enumerate(tasks.items(), 1):
+        label = f"{name}, task {number} of {len(tasks)}"
 
-        def report(answered: int, before: int = done, name: str = name, most: int = len(rows)) -> None:
-            progress(before + min(answered * world.world_size, most), total, name)
+        def report(answered: int, before: int = done, label: str = label, most: int = len(rows)) -> None:
+            progress(before + min(answered * world.world_size, most), total, label)
 
-        if name in kept:
-            found[name] = kept[name]
-        else:
+        if name not in found:
+            report(0)
             found[name] = _finish(model, task, rows, config, world, report, at_once)
             if world.is_first:
                 finished.save(found[name])
-        done += len(rows)
-        report(0, done)
+            report(len(rows))
+            done += len(rows)
+    found = {name: found[name] for name in tasks}
     if not world.is_first:
         return {}
     examples = [example for task in found.values() for example in task.examples]

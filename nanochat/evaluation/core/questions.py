@@ -44,14 +44,15 @@ def answer(
     answered: list[Answered] = []
     for start in range(0, len(longest_first), at_once):
         some = {index: prompts[index] for index in longest_first[start : start + at_once]}
-        answered += _answer_some(model, task, rows, some, crop)
-        report(len(answered))
+        before = len(answered)
+        answered += _answer_some(model, task, rows, some, crop, lambda number, before=before: report(before + number))
     return sorted(answered, key=lambda each: each.index)
 
 
 def _answer_some(
-    model: LanguageModel, task: Task, rows: Sequence[Row], prompts: dict[int, Prompt], crop: bool
-) -> list[Answered]:
+    model: LanguageModel, task: Task, rows: Sequence[Row], prompts: dict[int, Prompt], crop: bool,
+    report: Callable[[int], None],
+) -> list[Answered]:  # fmt: skip
     began = time.monotonic()
     limit = model.context_tokens if crop else None
     questions = {index: scored(task, prompt, model, limit) for index, prompt in prompts.items()}
@@ -64,6 +65,7 @@ def _answer_some(
     for index, (contexts, places) in parts.items():
         of_contexts = [next(scores) for _ in contexts]
         found[index] = [of_contexts[context][continuation] for context, continuation in places]
+        report(len(found))
     seconds = (time.monotonic() - began) / len(questions)
     answered: list[Answered] = []
     for index, question in questions.items():

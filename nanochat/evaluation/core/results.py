@@ -46,3 +46,11 @@ def evaluation(config: CoreConfig, bundle: Bundle, finished: Mapping[str, Finish
         "choices_by": "mean nats per token",
         "tasks": found["tasks"],
     }
+
+
+def metrics(found: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of `evaluation.json` for curves and tables: CORE if there is one, and the accuracy of each task."""
+    core = {} if found["core"] is None else {"core": found["core"]}
+    questions = sum(task["questions"] for task in found["tasks"].values())
+    accuracies = {f"{name}_accuracy": task["accuracy"] for name, task in found["tasks"].items()}
+    return {**core, "questions": questions, **accuracies}

@@ -11,30 +11,26 @@ import torch
 from nanochat.config.evaluation import CoreConfig
 from nanochat.evaluation.any_model import load_any
 from nanochat.evaluation.core.evaluate import evaluate
+from nanochat.evaluation.core.results import metrics
 from nanochat.evaluation.finished import FinishedTasks
+from nanochat.evaluation.progress import EvaluationProgress
 from nanochat.workers.job import Job
-from nanochat.workers.ranks import World, main, raise_if_terminated
+from nanochat.workers.ranks import World, main
 
 
 def evaluate_core(job: Job, world: World) -> dict[str, Any]:
     """Answers the questions of all tasks on all ranks; returns the stage's metrics."""
     config = CoreConfig.model_validate(job.config)
-    threads = torch.get_num_threads()
-    model = load_any(job.input("model"), world.device, crop=config.overlong == "crop", threads=threads)
-
-    def progress(done: int, total: int, task: str) -> None:
-        raise_if_terminated()
-        if world.is_first:
-            job.event(done, total, "questions", task)
-
+    progress, threads = EvaluationProgress(job, world), torch.get_num_threads()
+    crop = config.overlong == "crop"
+    model = load_any(job.input("model"), world.device, crop=crop, threads=threads, say=progress.say)
+    progress.say("reading the questions")
     finished = FinishedTasks(job.checkpoints)
     found = evaluate(model, job.input("bundle"), config, Path(job.out), world, finished=finished, progress=progress)
     if not world.is_first:
         return {}
     (Path(job.out) / "evaluation.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
-    accuracies = {f"{name}_accuracy": task["accuracy"] for name, task in found["tasks"].items()}
-    core = {} if found["core"] is None else {"core": found["core"]}
-    return {**core, "questions": sum(task["questions"] for task in found["tasks"].values()), **accuracies}
+    return metrics(found)
 
 
 if __name__ == "__main__":
