@@ -180,7 +180,8 @@ def ladder_flow(
         request = parse_request(profile, config, compute, store, gpu_pool)
 
         def build() -> Ladder:
-            return ladder(request.config, depths, resolve.shards(request.config.data, request.store))
+            bundle = resolve.core_bundle(request.config.core_bundle)
+            return ladder(request.config, depths, resolve.shards(request.config.data, request.store), bundle)
 
         def finish(graph: Ladder, results: Results) -> None:
             request.store.set_alias("ladder/latest", results[graph.comparison].manifest)

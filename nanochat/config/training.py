@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from nanochat.config.base import Config, Seed
+from nanochat.config.base import AbsentMeans, Config, Seed
 
 
 class ModelConfig(Config):
@@ -99,6 +99,10 @@ class PretrainConfig(Config):
     """Steps between evaluations of validation bits per byte; 0: only at the end."""
     evaluation_tokens: Annotated[int, Field(ge=1)] = 80 * 524_288
     """Validation tokens per evaluation (limited by the size of the split)."""
+    core_every_steps: Annotated[int, Field(ge=0), AbsentMeans(0)] = 0
+    """Steps between evaluations on CORE, with `core_bundle.source`; also at the end. 0: none."""
+    core_limit: Annotated[int, Field(ge=0), AbsentMeans(500)] = 500
+    """Questions per task in these evaluations, the first ones in nanochat's order; 0: all."""
     guard: GuardConfig = GuardConfig()
     """Handling of a loss that is not finite or jumps."""
 

@@ -65,6 +65,16 @@ class OwnModel:
         limit = model.architecture.sequence_len if crop else None
         return cls(model, tokenizer, context_tokens=limit, threads=threads)
 
+    @classmethod
+    def of_training(cls, model: GPT, tokenizer: Tokenizer, threads: int = 0) -> OwnModel:
+        """A model that is being trained, as `load` would read it: it shares the weights and changes nothing."""
+        device = model.embedding.weight.device
+        with torch.device("meta"):
+            same = GPT(model.architecture, torch.bfloat16 if device.type == "cuda" else torch.float32)
+        same.load_state_dict(model.state_dict(), assign=True)
+        same.cos = same.sin = torch.empty(0, device=device)
+        return cls(same.eval(), tokenizer, threads=threads)
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens."""
         return self._tokenizer.encode(text)

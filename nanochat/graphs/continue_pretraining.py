@@ -6,7 +6,8 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
-from nanochat.graphs.pipeline import Chat, base_to_chat, prepare_text
+from nanochat.graphs.pipeline import Chat, base_to_chat, core_while_training, prepare_text
+from nanochat.stages.core import core_bundle
 from nanochat.stages.pretrain import continue_pretrain
 from nanochat.store.artifacts import Model, Vocabulary
 
@@ -21,5 +22,9 @@ def continue_pretraining(
 ) -> Chat:
     """Like `pretrain_to_chat`, but starts from a base model and keeps its vocabulary."""
     text = prepare_text(config, shards, vocabulary)
-    more = continue_pretrain(config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows)
-    return base_to_chat(config, text, more, conversations, bundle)
+    tasks = None if bundle is None else core_bundle(bundle)
+    more = continue_pretrain(
+        config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows,
+        bundle=core_while_training(config.pretrain, tasks),
+    )  # fmt: skip
+    return base_to_chat(config, text, more, conversations, tasks)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.config.data import ShardConfig
+from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.config.training import PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.execution.stage import Node
-from nanochat.graphs.pipeline import Text, prepare_text
+from nanochat.graphs.pipeline import Text, core_while_training, prepare_text
 from nanochat.stages.compare import compare
+from nanochat.stages.core import core_bundle
 from nanochat.stages.evaluate import evaluate_base
 from nanochat.stages.pretrain import pretrain
 from nanochat.store.artifacts import Evaluation, Model, Report
@@ -25,13 +27,19 @@ class Ladder:
     comparison: Node[Report]
 
 
-def ladder(config: PipelineConfig, depths: Sequence[int], shards: Sequence[ShardConfig]) -> Ladder:
-    """The same text and settings at several depths. Raises `BadConfig` for fewer than two, or equal ones."""
+def ladder(
+    config: PipelineConfig, depths: Sequence[int], shards: Sequence[ShardConfig], bundle: CoreBundleConfig | None = None
+) -> Ladder:
+    """The same text and settings at several depths; the `bundle` is for CORE while training.
+
+    Raises `BadConfig` for fewer than two depths, or equal ones.
+    """
     if len(set(depths)) < 2 or len(set(depths)) < len(depths):
         raise BadConfig(f"A ladder takes two or more different depths, got {list(depths)}.")
     text = prepare_text(config, shards)
+    tasks = core_while_training(config.pretrain, None if bundle is None else core_bundle(bundle))
     bases = [
-        pretrain(_with_depth(config, depth), item=f"d{depth}", vocabulary=text.vocabulary, rows=text.rows)
+        pretrain(_with_depth(config, depth), item=f"d{depth}", vocabulary=text.vocabulary, rows=text.rows, bundle=tasks)
         for depth in depths
     ]
     evaluations = [

@@ -11,6 +11,8 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.training import PretrainConfig
+from nanochat.errors import BadConfig
 from nanochat.execution.stage import Node
 from nanochat.scaling import derive_hyperparameters
 from nanochat.stages.card import data_card
@@ -90,12 +92,27 @@ def pretrain_to_chat(
 ) -> Chat:
     """From raw text to a chat model and its report. Without a `bundle`, the base model is not evaluated on CORE.
 
-    Raises `BadConfig` if the hyperparameters of pretraining do not fit together.
+    Raises `BadConfig` if the hyperparameters of pretraining do not fit together, or its CORE has no bundle.
     """
     derive_hyperparameters(config.pretrain, config.tokenizer.vocab_size, config.rows.sequence_len)
     text = prepare_text(config, shards)
-    base = pretrain(config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
-    return base_to_chat(config, text, base, conversations, bundle)
+    tasks = None if bundle is None else core_bundle(bundle)
+    base = pretrain(
+        config.pretrain, vocabulary=text.vocabulary, rows=text.rows, bundle=core_while_training(config.pretrain, tasks)
+    )
+    return base_to_chat(config, text, base, conversations, tasks)
+
+
+def core_while_training(config: PretrainConfig, tasks: Node[CoreBundle] | None) -> list[Node[CoreBundle]]:
+    """The bundle, if pretraining evaluates CORE on its way. Raises `BadConfig` if it should, but there is no bundle."""
+    if not config.core_every_steps:
+        return []
+    if tasks is None:
+        raise BadConfig(
+            f"`pretrain.core_every_steps` is {config.core_every_steps}, but there are no tasks of CORE.",
+            hint="Name their folder or zip file: `core_bundle.source`.",
+        )
+    return [tasks]
 
 
 def prepare_text(config: PipelineConfig, shards: Sequence[ShardConfig], vocabulary: Vocabulary | None = None) -> Text:
@@ -115,14 +132,13 @@ def base_to_chat(
     text: Text,
     base: Node[Model],
     conversations: ConversationsConfig,
-    bundle: CoreBundleConfig | None = None,
+    tasks: Node[CoreBundle] | None = None,
 ) -> Chat:
     """The part of the pipeline from a base model to the report."""
     rendered = converse(conversations, vocabulary=text.vocabulary)
     base_evaluation = evaluate_base(config.base_evaluation, model=base, rows=text.rows)
     core = None
-    if bundle is not None:
-        tasks = core_bundle(bundle)
+    if tasks is not None:
         core = Core(tasks, evaluate_core(config.core_evaluation, model=base, bundle=tasks))
     chat = sft(config.sft, base=base, conversations=rendered)
     chat_evaluation = evaluate_chat(config.chat_evaluation, model=chat, conversations=rendered)

@@ -69,6 +69,7 @@ def _values(inputs: ReportInputs) -> dict[str, Any]:
         "tiles": tiles,
         "seconds": seconds,
         "rows": [{**row, "share": row["seconds"] / seconds if seconds else 0} for row in rows],
+        "core_while_training": Markup(training_curve(pretraining, "core", "CORE")) if _has_core(pretraining) else "",  # noqa: S704 - our own SVG
         "pretraining": Markup(training_curve(pretraining, "validation_bits_per_byte", "validation bits per byte")),  # noqa: S704 - our own SVG
         "fine_tuning": Markup(training_curve(fine_tuning, "validation_loss", "validation loss (nats a token)")),  # noqa: S704
         "bars": Markup(accuracy_bars(chat_evaluation["tasks"])),  # noqa: S704
@@ -115,6 +116,10 @@ def _task_row(name: str, task: Mapping[str, Any]) -> dict[str, Any]:
         "questions": f"{task['questions']:,}",
         "notes": ", ".join(notes),
     }
+
+
+def _has_core(events: Sequence[Mapping[str, float]]) -> bool:
+    return any("core" in event for event in events)
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Around the optimizer step (`step.py`) it checks the losses, evaluates, logs and 
 """
 
 import gc
+import json
 import math
 import shutil
 import time
@@ -34,6 +35,9 @@ from nanochat.workers.job import Job
 from nanochat.workers.ranks import Preempted, World, stop_requested, sum_over_ranks
 from nanochat.workers.watchdog import Watchdog
 
+CORE_QUESTIONS = "core_questions"
+"""The metric that every evaluation on CORE has, also without some tasks."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -53,6 +57,9 @@ class Schedule:
     """Name of the metric that `evaluate` returns: `validation_bits_per_byte`."""
     evaluate_every_steps: int
     guard: GuardConfig
+    core: Callable[[Callable[[str], None]], dict[str, float] | None] | None = None
+    """Evaluates CORE, and says which task; None if a stop was requested meanwhile. Collective."""
+    core_every_steps: int = 0
 
     @property
     def batch_tokens(self) -> int:
@@ -73,6 +80,8 @@ class Trained:
     """Training time of all attempts, without evaluation and checkpoints."""
     time_split: dict[str, float]
     """Seconds of this attempt by kind (`data_s`, `compute_s`, …)."""
+    core: dict[str, float]
+    """CORE at the end, on the first rank; empty if it was not evaluated."""
     resumed_from_step: int
     history: list[str]
     """The lines of `metrics.jsonl`."""
@@ -84,7 +93,7 @@ class Trained:
             schedule.evaluation_name: self.evaluation, "tokens_per_s": self.tokens_per_s, "mfu": self.mfu,
             "training_s": self.seconds, **self.time_split, "parameters": parameters,
             "batch_tokens": schedule.batch_tokens, "sequence_len": schedule.rows.sequence_len,
-            "world_size": world_size, "resumed_from_step": self.resumed_from_step,
+            "world_size": world_size, "resumed_from_step": self.resumed_from_step, **self.core,
         }  # fmt: skip
 
     def write(self, out: Path, model: GPT, vocabulary: Path) -> None:
@@ -147,6 +156,9 @@ class _Loop:
         state, steps, every_steps = self.state, self.schedule.steps, self.schedule.evaluate_every_steps
         start, saved_at = state.step, time.monotonic()
         try:
+            if 0 < start < steps and self._core_is_due() and CORE_QUESTIONS not in json.loads(state.history[-1]):
+                self.metrics.add_to_last(**(self._core() or {}))  # a stop had come first
+                self.read_at = time.monotonic()
             while state.step < steps:
                 rates = self.schedule.rates(state.step)
                 self.unread.append(
@@ -154,12 +166,13 @@ class _Loop:
                 )
                 state.step += 1
                 self.watchdog.heartbeat()
-                evaluate = every_steps > 0 and state.step % every_steps == 0
-                if state.step % self.job.compute.tracking.log_every_steps and not evaluate and state.step < steps:
+                evaluate, core_is_due = every_steps > 0 and state.step % every_steps == 0, self._core_is_due()
+                is_read = evaluate or core_is_due or state.step % self.job.compute.tracking.log_every_steps == 0
+                if not is_read and state.step < steps:
                     continue
                 if not self._read_losses() or state.step == steps:
                     continue
-                self._log_step(self._evaluate() if evaluate else None)
+                self._log_step(self._evaluate() if evaluate else None, self._core() if core_is_due else None)
                 if stop_requested():
                     self._save()
                     with self.watchdog.paused():
@@ -178,14 +191,17 @@ class _Loop:
             with self.watchdog.paused():
                 self.checkpoints.wait()
             evaluation = self._evaluate()
-            self._log_step(evaluation)
+            core = self._core() if self.schedule.core_every_steps else {}
+            if core is None:
+                raise Preempted
+            self._log_step(evaluation, core)
         finally:
             self.watchdog.stop()
             self.loader.close()
             self.metrics.close()
         return Trained(
             state.smoothed_loss(), evaluation, self.throughput.tokens_per_s, self._mfu(), state.seconds,
-            self.clock.split(), start, state.history,
+            self.clock.split(), core, start, state.history,
         )  # fmt: skip
 
     # --- losses -------------------------------------------------------------------------------------------------------
@@ -240,9 +256,20 @@ class _Loop:
         gc.collect()
         return evaluation
 
+    def _core_is_due(self) -> bool:
+        every_steps = self.schedule.core_every_steps
+        return every_steps > 0 and self.state.step % every_steps == 0
+
+    def _core(self) -> dict[str, float] | None:
+        assert self.schedule.core
+        with self.clock.counting("evaluation"), self.watchdog.paused():
+            core = self.schedule.core(self._log_message)
+        gc.collect()
+        return core
+
     # --- logging ------------------------------------------------------------------------------------------------------
 
-    def _log_step(self, evaluation: float | None) -> None:
+    def _log_step(self, evaluation: float | None, core: dict[str, float] | None) -> None:
         state, schedule, speed = self.state, self.schedule, self.throughput.tokens_per_s
         left_s = (schedule.steps - state.step) * schedule.batch_tokens / speed if speed else 0.0
         matrices, others = self.gradient_norms
@@ -255,7 +282,7 @@ class _Loop:
             tokens=state.step * schedule.batch_tokens, tokens_per_s=speed, mfu=self._mfu(), seconds=state.seconds,
             memory_bytes=memory_bytes(self.world.device), rows_consumed=self.loader.rows_consumed,
             epoch=self.loader.epoch, loss_scale=state.loss_scale.factor if state.loss_scale else None,
-            **self.clock.split(), **{schedule.evaluation_name: evaluation},
+            **self.clock.split(), **{schedule.evaluation_name: evaluation}, **(core or {}),
         )  # fmt: skip
 
     def _log_message(self, message: str) -> None:

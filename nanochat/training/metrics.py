@@ -96,6 +96,14 @@ class Metrics:
         for tracker in self._trackers:
             tracker.log(done, kept)
 
+    def add_to_last(self, **numbers: float) -> None:
+        """Records more numbers of the step of the last event, in one line with it."""
+        event = {**json.loads(self._history[-1]), **numbers}
+        self._history[-1] = json.dumps(event)
+        self._write(self._history[-1])
+        for tracker in self._trackers:
+            tracker.log(event["done"], numbers)
+
     def message(self, done: int, total: int, message: str) -> None:
         """Writes a message to `metrics.jsonl` and the log; it is not part of the history."""
         self._write(json.dumps({"done": done, "total": total, "unit": "steps", "message": message}))

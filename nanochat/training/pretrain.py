@@ -4,6 +4,7 @@ Its payload: the weights, the architecture, the vocabulary, the config and the m
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import rates
 from nanochat.scaling import derive_hyperparameters
 from nanochat.tokenizer.bpe import Tokenizer
+from nanochat.training.core_while_training import core_metrics
 from nanochat.training.device_setup import compute_dtype, prepare_for_device
 from nanochat.training.loop import Schedule, train
 from nanochat.training.micro_batch import micro_batch_rows
@@ -46,6 +48,9 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
         return bits_per_byte(model, of_equal_shape(batches, micro), token_bytes)
 
+    def core(say: Callable[[str], None]) -> dict[str, float] | None:
+        return core_metrics(model, tokenizer, job.input("bundle"), config.core_limit, world, say)
+
     schedule = Schedule(
         rows=rows,
         seed=config.seed,
@@ -56,6 +61,8 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         evaluate=evaluate,
         evaluation_name="validation_bits_per_byte",
         evaluate_every_steps=config.evaluate_every_steps,
+        core=core,
+        core_every_steps=config.core_every_steps,
         guard=config.guard,
     )
     trained = train(job, world, model, optimizer, schedule, setup)

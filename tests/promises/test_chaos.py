@@ -50,7 +50,7 @@ def run(home: Path) -> None:
     store = Store((home / "store").as_uri(), home / "cache")
     how = compute(device="cpu", ranks=2, count=2, every_s=0.02)
     text = prepare_text(config, resolve.shards(config.data, store))
-    base = pretrain(config.pretrain, vocabulary=text.vocabulary, rows=text.rows)
+    base = pretrain(config.pretrain, vocabulary=text.vocabulary, rows=text.rows, bundle=[])
     results = run_local([text, base], store, how, home / "runs")
     store.set_alias("base/latest", results[base].manifest)
 
