@@ -15,7 +15,9 @@ from nanochat.errors import BadConfig
 
 @app.command
 def compare(
-    *models: Annotated[str, Parameter(help="Aliases, models or evaluations; the others are compared with the first.")],
+    *models: Annotated[
+        str, Parameter(help="Aliases, models, evaluations, or models of Hugging Face that were evaluated.")
+    ],
     confidence: Annotated[float, between(0.5, 0.9999), Parameter(help="Of intervals and verdicts.")] = 0.95,
     html: Annotated[Path | None, Parameter(help="Also write the page to this file.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
@@ -23,10 +25,11 @@ def compare(
 ) -> None:
     """Compare models on the questions of their newest evaluations: better, worse, or cannot tell.
 
-    Each difference has its interval, a p-value corrected for the number of tasks, and the difference that could have
-    been seen. Evaluations with other questions, prompts or rules are refused.
+    The others are compared with the first one. Each difference has its interval, a p-value corrected for the number of
+    tasks, and the difference that could have been seen. Evaluations with other questions, prompts or rules are refused.
 
-    Examples: `nanochat compare chat/production chat/latest`, `nanochat compare chat/latest 3f9c --html page.html`
+    Examples: `nanochat compare chat/production chat/latest`, `nanochat compare chat/latest 3f9c --html page.html`,
+    `nanochat compare base/latest hf://org/name`
     """
     from nanochat.config.compute import Compute
     from nanochat.config.evaluation import ComparisonConfig

@@ -18,7 +18,8 @@ from nanochat.execution.graph import Results
 from nanochat.graphs.evaluate import Sources
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
-from nanochat.sources.local_files import local_path
+from nanochat.sources.hub_address import parse_hub_address
+from nanochat.sources.local_files import is_local, local_path
 from nanochat.sources.model_files import find_model, is_foreign
 from nanochat.sources.shard_list import list_shards
 from nanochat.stages import all_stages
@@ -33,6 +34,7 @@ class NothingNew(NotFound):
 
 
 BASE_STAGES = ("pretrain", "continue_pretrain")
+FOREIGN_STAGE = "foreign_model"
 TASKS = ("base", "core", "chat", "text")
 """What a model can be evaluated on."""
 
@@ -176,26 +178,57 @@ def evaluations_of(store: Store, model: Model) -> list[Evaluation]:
 def evaluations_to_compare(store: Store, reference: str) -> tuple[str, list[Evaluation]]:
     """A name for tables, and the newest evaluation of a model by each stage; or the evaluation that is named.
 
-    Raises `NotFound` if there is none.
+    The model may be a foreign one, as for `any_model`. Raises `NotFound` if there is none.
     """
-    manifest = store.resolve(reference)
-    name = reference if reference in store.aliases() else f"{manifest.stage} {manifest.key[:8]}"
-    if manifest.kind == Evaluation.__name__:
-        store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps the artifact
-        return name, [Evaluation(store, manifest, reused=True)]
+    if _is_not_of_the_store(store, reference):
+        name, models = reference, set(_records_of(store, reference))
+        hint = f"`nanochat evaluate {reference} --tasks chat`, or `--tasks core --bundle FOLDER`, evaluates it."
+    else:
+        manifest = store.resolve(reference)
+        name = reference if reference in store.aliases() else f"{manifest.stage} {manifest.key[:8]}"
+        if manifest.kind == Evaluation.__name__:
+            store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps it
+            return name, [Evaluation(store, manifest, reused=True)]
+        models, hint = {manifest.name}, f"`nanochat evaluate {reference}` evaluates a model."
     found: list[Evaluation] = []
     for stage in [each.name for each in all_stages().values() if each.kind is Evaluation]:
-        mine = [each for each in store.manifests(stage) if any(ref.name == manifest.name for ref in each.parents)]
+        mine = [each for each in store.manifests(stage) if any(ref.name in models for ref in each.parents)]
         for newest in sorted(mine, key=lambda each: each.producer.ended, reverse=True):
             if store.find(newest.stage, newest.key):
                 found.append(Evaluation(store, newest, reused=True))
                 break
     if not found:
-        raise NotFound(
-            f"`{reference}` has no evaluation in {store.objects.root}.",
-            hint=f"`nanochat evaluate {reference}` evaluates a model.",
-        )
+        raise NotFound(f"`{reference}` has no evaluation in {store.objects.root}.", hint=hint)
     return name, found
+
+
+def _is_not_of_the_store(store: Store, reference: str) -> bool:
+    """Whether a reference is a foreign model: what the store has comes first."""
+    if is_foreign(reference):
+        return True
+    try:
+        store.resolve(reference)
+    except NotFound:
+        return local_path(reference).exists()
+    return False
+
+
+def _records_of(store: Store, address: str) -> list[str]:
+    """The artifacts of a foreign model: those of files on this machine by their hashes, those of the Hub by their name.
+
+    The network is not used: `hf://org/name@revision` is a revision that was named before, or a commit.
+    """
+    records = [(each.name, ForeignModelConfig.model_validate(each.config)) for each in store.manifests(FOREIGN_STAGE)]
+    if is_local(address):
+        files = set(find_model(address, ForeignOptions()).files)
+        return [name for name, record in records if files <= set(record.files)]
+    repo, revision, gguf = parse_hub_address(address)
+    found: list[str] = []
+    for name, record in records:
+        recorded, commit, _ = (None, None, "") if is_local(record.source) else parse_hub_address(record.source)
+        if recorded == repo and revision in (None, commit, record.revision) and gguf in ("", record.gguf):
+            found.append(name)
+    return found
 
 
 def comparison(store: Store, references: Sequence[str]) -> tuple[tuple[str, ...], list[Evaluation]]:

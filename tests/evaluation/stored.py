@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.foreign import ForeignModelConfig
 from nanochat.evaluation.examples import Example, write_examples
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import Manifest
@@ -30,6 +31,12 @@ def evaluation(
     name = f"{of.key}{stage}{len(examples)}{config}"
     files = {"evaluation.json": "{}"}
     return _publish(store, stage, "Evaluation", name, {"model": of}, files, examples, score, version, config)
+
+
+def foreign(store: Store, source: str, files: Sequence[tuple[str, str]], revision: str = "") -> Artifact:
+    """The record of a model of Hugging Face."""
+    config = ForeignModelConfig(source=source, files=tuple(files), revision=revision).canonical()
+    return _publish(store, "foreign_model", "ForeignModel", source, {}, {"foreign.json": "{}"}, config=config)
 
 
 def _publish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 from nanochat.cli.main import command
-from nanochat.errors import BadConfig, NotComparable, NotFound
+from nanochat.errors import BadConfig, BadSource, NotComparable, NotFound
 from nanochat.store.store import Store
 from tests.evaluation.answers import answers
-from tests.evaluation.stored import evaluation, model
+from tests.evaluation.stored import evaluation, foreign, model
 
 
 @pytest.fixture
@@ -77,3 +78,41 @@ def test_what_cannot_be_compared_is_refused_by_name(store: Store) -> None:
     evaluation(store, lonely, answers("arc_easy", [True] * 300), max_tokens=512)
     with pytest.raises(NotComparable, match=r"`max_tokens` is `64` for chat/a and `512` for chat/lonely"):
         command(["compare", "chat/a", "chat/lonely"])
+
+
+COMMIT = "c0ffee" * 6 + "c0de"
+
+
+@pytest.mark.parametrize("given", ["hf://org/name", "hf://org/name@v1", f"hf://org/name@{COMMIT}"])
+def test_a_model_of_the_hub_is_compared_by_its_evaluation_without_the_network(
+    store: Store, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    made = foreign(store, f"hf://org/name@{COMMIT}", [("config.json", "0" * 64)], "v1")
+    evaluation(store, made, answers("arc_easy", [True] * 300), max_tokens=64)
+    command(["compare", "chat/a", given, "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["tasks"]["arc_easy"]["verdict"] == "better"
+    for other in ("hf://org/other", "hf://org/name@v2"):
+        with pytest.raises(NotFound, match=f"`{other}` has no evaluation") as raised:
+            command(["compare", "chat/a", other])
+        assert f"`nanochat evaluate {other} --tasks chat`" in raised.value.hint
+
+
+def test_a_folder_is_compared_by_the_hashes_of_its_files(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    files = [(name, hashlib.sha256(name.encode()).hexdigest()) for name in ("config.json", "model.safetensors")]
+    evaluation(store, foreign(store, "/elsewhere", files), answers("arc_easy", [True] * 300), max_tokens=64)
+    command(["compare", "chat/a", str(folder), "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["tasks"]["arc_easy"]["verdict"] == "better"
+    (folder / "model.safetensors").write_text("trained further")
+    with pytest.raises(NotFound, match="has no evaluation") as raised:
+        command(["compare", "chat/a", str(folder)])
+    assert "nanochat evaluate" in raised.value.hint
+    with pytest.raises(BadSource, match="There is no file or folder"):
+        command(["compare", "chat/a", "./nowhere"])
