@@ -7,6 +7,7 @@ range: at a single accuracy, the coverage of any interval for a count jumps (Bro
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -70,6 +71,53 @@ def clustered(shape: str, clusters: int, correlation: float, low: float, high: f
         return accuracy_interval(Sample(right.astype(np.float64), places, len(places))), truth
 
     return trial
+
+
+def exact_coverage(clusters: int, size: int, correlation: float, low: float, high: float, points: int = 41) -> float:
+    """Coverage for clusters of one small size without simulation: over all results that are possible.
+
+    A result is the number of clusters with each number of right answers; its probability is multinomial, with those of
+    the beta-binomial distribution. The mean is over accuracies from `low` to `high`.
+    """
+    results = list(compositions(clusters, size + 1))
+    places = np.repeat(np.arange(clusters), size)
+    intervals: list[Interval] = []
+    for counts in results:
+        right = np.repeat(np.arange(size + 1), counts)
+        values = (np.tile(np.arange(size), clusters) < np.repeat(right, size)).astype(np.float64)
+        intervals.append(accuracy_interval(Sample(values, places, len(places))))
+    lows, highs = np.array([each.low for each in intervals]), np.array([each.high for each in intervals])
+    counts = np.array(results)
+    orders = np.array([math.lgamma(clusters + 1) - sum(math.lgamma(each + 1) for each in row) for row in results])
+    found = 0.0
+    for truth in np.linspace(low, high, points):
+        likely = np.exp(orders + counts @ np.log(beta_binomial(size, float(truth), correlation)))
+        found += float(likely[(lows <= truth) & (truth <= highs)].sum()) / points
+    return found
+
+
+def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write `total` as a sum of so many numbers from 0."""
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        for rest in compositions(total - first, parts - 1):
+            yield (first, *rest)
+
+
+def beta_binomial(count: int, mean: float, correlation: float) -> NDArray[np.float64]:
+    """Probabilities of 0 to `count` right answers in a cluster."""
+    if correlation == 0:
+        return np.array([math.comb(count, k) * mean**k * (1 - mean) ** (count - k) for k in range(count + 1)])
+    rest = (1 - correlation) / correlation
+    a, b = mean * rest, (1 - mean) * rest
+    log = [
+        math.lgamma(a + k) + math.lgamma(b + count - k) - math.lgamma(a + b + count)
+        - math.lgamma(a) - math.lgamma(b) + math.lgamma(a + b)
+        for k in range(count + 1)
+    ]  # fmt: skip
+    return np.array([math.comb(count, k) * math.exp(each) for k, each in enumerate(log)])
 
 
 def means(tasks: int, count: int, low: float, high: float, draws: int, *, passages: bool = False) -> Trial:
@@ -172,9 +220,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--draws", type=int, default=2000, help="of each bootstrap")
-    parser.add_argument("--kind", default="", help="only this kind of interval, or `gate`")
+    parser.add_argument("--kind", default="", help="only this kind of interval, `exact`, or `gate`")
     given = parser.parse_args()
     found: dict[str, list[float]] = {}
+    if given.kind in ("", "exact"):
+        for clusters, size in ((5, 2), (10, 2), (20, 2), (10, 3), (10, 5)):
+            for correlation in (0.0, 0.2, 0.5, 0.8):
+                covered = [exact_coverage(clusters, size, correlation, low, high) for low, high in RANGES]
+                shown = " ".join(f"{each:.1%}" for each in covered)
+                print(f"exact: {clusters} clusters of {size}, correlation {correlation}, {shown}")
     for case in cases(given.draws):
         if given.kind and not case.kind.startswith(given.kind):
             continue

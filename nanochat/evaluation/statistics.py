@@ -82,6 +82,10 @@ class Spread:
 
     error: float
     freedom: float
+    correlation: float = 0.0
+    """Of the questions of a cluster, at least 0."""
+    size: float = 1.0
+    """Questions of a cluster, weighted by its size."""
 
 
 def spread(values: Floats, clusters: NDArray[np.int64]) -> Spread:
@@ -99,21 +103,20 @@ def spread(values: Floats, clusters: NDArray[np.int64]) -> Spread:
     deviations = np.bincount(clusters, values - values.mean())
     variance = float((deviations**2 / (1 - sizes / count)).sum()) / count**2
     independent = float(values.var(ddof=1)) / count
-    surplus = float((sizes**2).sum()) / count - 1
-    correlation = min(1.0, max(0.0, (variance / independent - 1) / surplus)) if surplus and independent else 0.0
+    size = float((sizes**2).sum()) / count
+    correlation = min(1.0, max(0.0, (variance / independent - 1) / (size - 1))) if size > 1 and independent else 0.0
     shares = sizes * (1 + (sizes - 1) * correlation)
     effective = float(shares.sum() ** 2 / (shares**2).sum())
-    return Spread(math.sqrt(variance), max(1.0, effective - 1))
+    return Spread(math.sqrt(variance), max(1.0, effective - 1), correlation, size)
 
 
 def accuracy_interval(sample: Sample, confidence: float = CONFIDENCE) -> Interval:
     """Interval of a mean of values between 0 and 1: Wilson's, with the effective number of answers.
 
     Independent answers: plain Wilson. Else the effective number is `p (1 - p) / error²` (Korn and Graubard 1998; Dean
-    and Pagano 2015), at most the number of answers. If it is less, the quantile is Student's: its degrees of freedom
-    are those of the error, or, if few clusters differ from the mean, 2.5 times their number. That factor holds the
-    coverage near 0 and 1 (`benchmarks/intervals.py`). If all values are 0, or all are 1, their correlation is unknown,
-    and each cluster counts as one answer.
+    and Pagano 2015), at most the number of answers. If it is less, the quantile is Student's. Wilson's formula covers
+    the error of p itself, so the degrees of freedom are those of what is left to estimate: the design effect. If all
+    values are 0, or all are 1, their correlation is unknown, and each cluster counts as one answer.
     """
     share, count = sample.mean, len(sample.values)
     sizes = np.bincount(sample.clusters)
@@ -121,15 +124,31 @@ def accuracy_interval(sample: Sample, confidence: float = CONFIDENCE) -> Interva
         return wilson(share, count, confidence)
     if len(sizes) < 2:
         return wilson(share, 1, confidence)
-    found = spread(sample.values, sample.clusters)
     if share in (0, 1):
-        return wilson(share, len(sizes), confidence, t_quantile((1 + confidence) / 2, found.freedom))
+        return wilson(share, len(sizes), confidence)
+    found = spread(sample.values, sample.clusters)
     if found.error**2 * sample.answers <= share * (1 - share):
         return wilson(share, sample.answers, confidence)
     squares = np.bincount(sample.clusters, sample.values - share) ** 2
     differing = float(squares.sum() ** 2 / (squares**2).sum())
-    freedom = max(1.0, min(found.freedom, 2.5 * differing - 1))
-    return wilson(share, share * (1 - share) / found.error**2, confidence, t_quantile((1 + confidence) / 2, freedom))
+    deviate = t_quantile((1 + confidence) / 2, _freedom_of_design_effect(found, differing))
+    return wilson(share, share * (1 - share) / found.error**2, confidence, deviate)
+
+
+def _freedom_of_design_effect(found: Spread, differing: float) -> float:
+    """Degrees of freedom of the estimated design effect 1 + (m - 1) r, for clusters of m questions.
+
+    The correlation r of k equal clusters has the variance 2 (1 - r)² (1 + (m - 1) r)² / (m (m - 1) k) (Fisher 1925;
+    Donner 1986). Two over the squared coefficient of variation of the effect is then k m / ((m - 1) (1 - r)²): small
+    clusters have a small effect, which is known better than the k - 1 degrees of freedom of the error would say. Near
+    0 and 1 few clusters differ from the mean, and the limit by their number is fitted to simulations
+    (`benchmarks/intervals.py`).
+    """
+    if found.size <= 1:  # several answers to each question
+        return max(1.0, min(found.freedom, 2.5 * differing - 1))
+    of_size = found.size / (found.size - 1)
+    most = (2.5 * differing - 1) * of_size**2
+    return max(1.0, min(found.freedom * of_size / max(1e-6, (1 - found.correlation) ** 2), most))
 
 
 def pass_at_k(right: Sequence[int], answers: Sequence[int], k: int) -> Floats:

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from benchmarks.intervals import RANGES, Trial, clustered, coverage, independent, means, paired, several_answers
+from benchmarks.intervals import (
+    RANGES,
+    Trial,
+    clustered,
+    coverage,
+    exact_coverage,
+    independent,
+    means,
+    paired,
+    several_answers,
+)
 from benchmarks.intervals import Case as Situation
 from nanochat.evaluation.statistics import Interval, wilson
 
@@ -16,6 +26,14 @@ SITUATIONS: dict[str, Trial] = {
     "paired": paired(500, 0.2, 0.05),
     "pass@4": several_answers(100, 8, 4),
 }
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("size", [2, 3])
+def test_ten_small_clusters_have_intervals_that_are_not_too_wide(size: int, correlation: float) -> None:
+    """Exact, over all results; with the degrees of freedom of the error they had up to 99.5%. Counts make steps."""
+    for low, high in RANGES:
+        assert 0.93 <= exact_coverage(10, size, correlation, low, high) <= 0.98
 
 
 @pytest.mark.slow
