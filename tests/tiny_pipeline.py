@@ -28,6 +28,7 @@ from nanochat.profiles import profile
 from nanochat.store.artifacts import (
     Artifact,
     Conversations,
+    CoreBundle,
     DataCard,
     Evaluation,
     Model,
@@ -45,10 +46,11 @@ VOCABULARY = 280
 
 @stage(version=1, produces=Model, resource="gpu")
 def pretrain(
-    config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows], *, out: Path, context: Context
-) -> Metrics:
+    config: PretrainConfig, vocabulary: Vocabulary, rows: list[Rows],
+    bundle: Annotated[list[CoreBundle], AbsentMeans(())], *, out: Path, context: Context,
+) -> Metrics:  # fmt: skip
     """Saves a checkpoint, then an untrained model."""
-    _read(*rows)
+    _read(*rows, *bundle)
     kept = Checkpoints(context.checkpoints, context.folder / "spool", keep=1)
     state = {"weight": torch.zeros(8)}
     kept.resume(state)

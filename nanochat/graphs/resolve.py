@@ -24,6 +24,7 @@ from nanochat.sources.model_files import find_model, is_foreign
 from nanochat.sources.shard_list import list_shards
 from nanochat.stages import all_stages
 from nanochat.store.artifacts import AnyModel, Artifact, Evaluation, Model, Rows, Vocabulary
+from nanochat.store.manifest import Name
 from nanochat.store.store import Store
 
 A = TypeVar("A", bound=Artifact)
@@ -213,7 +214,7 @@ def _is_not_of_the_store(store: Store, reference: str) -> bool:
     return False
 
 
-def _records_of(store: Store, address: str) -> list[str]:
+def _records_of(store: Store, address: str) -> list[Name]:
     """The artifacts of a foreign model: those of files on this machine by their hashes, those of the Hub by their name.
 
     The network is not used: `hf://org/name@revision` is a revision that was named before, or a commit.
@@ -223,7 +224,7 @@ def _records_of(store: Store, address: str) -> list[str]:
         files = set(find_model(address, ForeignOptions()).files)
         return [name for name, record in records if files <= set(record.files)]
     repo, revision, gguf = parse_hub_address(address)
-    found: list[str] = []
+    found: list[Name] = []
     for name, record in records:
         recorded, commit, _ = (None, None, "") if is_local(record.source) else parse_hub_address(record.source)
         if recorded == repo and revision in (None, commit, record.revision) and gguf in ("", record.gguf):

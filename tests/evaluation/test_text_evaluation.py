@@ -30,7 +30,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and two shards: some documents are longer than a window, one is empty."""
     folder = tmp_path_factory.mktemp("given")
     texts = [f"The {number}th bird sings. " * (number % 7) for number in range(DOCUMENTS)]
-    tokenizer = Tokenizer.train_from_iterator(iter(texts), vocab_size=300)
+    tokenizer = Tokenizer.train_from_iterator(iter(texts), vocab_size=280)
     save_model(folder / "model", small_model(tokenizer, 64))
     tokenizer.save(folder / "model" / "vocabulary.json")
     for name, some in (("one", texts[:15]), ("two", texts[15:])):
