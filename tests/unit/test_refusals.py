@@ -37,6 +37,7 @@ def test_the_pipeline_refuses_before_its_first_stage() -> None:
         (PretrainConfig(batch_tokens=100), "`batch_tokens` = 100"),
         (PretrainConfig(model=ModelConfig(depth=4, queries_per_kv_head=3)), "queries_per_kv_head"),
         (PretrainConfig(model=ModelConfig(depth=4), batch_tokens=128), "cannot be divided among 3 ranks"),
+        (PretrainConfig(core_every_steps=100), "`pretrain.core_every_steps` is 100, but training got 0 bundles"),
     ],
 )
 def test_the_stage_refuses_before_torch_is_started(
@@ -46,7 +47,7 @@ def test_the_stage_refuses_before_torch_is_started(
     made = cast(Any, SimpleNamespace(metrics={"vocab_size": 300, "sequence_len": 64}, path=None))
     context = cast(Any, SimpleNamespace(compute=compute(device="cpu", ranks=3)))
     with pytest.raises(BadConfig, match=expected):
-        stage.pretrain.function(config, made, [made], out=None, context=context)
+        stage.pretrain.function(config, made, [made], [], out=None, context=context)
 
 
 def test_ranks_that_cannot_add_up_exactly_are_refused() -> None:
