@@ -88,8 +88,7 @@ class NativeDecoder:
 
     def logits(self, hidden_NC: Tensor) -> Tensor:
         """Output of the last layer to logits, (N, V) fp32."""
-        logits_NV = torch.from_numpy(self._network.logits(hidden_NC.numpy()))
-        return logits_NV.div_(self._softcap).tanh_().mul_(self._softcap) if self._softcap else logits_NV
+        return torch.from_numpy(self._network.logits(hidden_NC.numpy(), self._softcap))
 
     def save(self, slot: int, start: int, stop: int) -> Block:
         """A copy of positions `start` to `stop`, which are among the last `kept_tokens` of the slot."""

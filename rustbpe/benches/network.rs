@@ -30,7 +30,7 @@ fn main() {
                 };
                 let mut hidden = Vec::new();
                 let forward = least_ms(|| hidden = network.forward(&step(192)));
-                let logits = least_ms(|| drop(network.logits(&hidden)));
+                let logits = least_ms(|| drop(network.logits(&hidden, 15.0)));
                 line += &format!("  {batch} answers {forward:.2} + {logits:.2} ms;",);
             }
             let prompt: Vec<Token> = (0..2)

@@ -47,8 +47,8 @@ pub struct Scratch {
 }
 
 /// The output of the queries in `scratch`, of one key/value head, for the tokens of a span.
-pub fn attend(cache: &LayerCache, head: usize, span: Span, scratch: &mut Scratch) {
-    let CacheShape { head_dim: dim, columns, .. } = cache.shape();
+pub fn attend(cache: LayerCache<'_>, head: usize, span: Span, scratch: &mut Scratch) {
+    let CacheShape { head_dim: dim, columns, .. } = cache.shape;
     let Scratch { queries, out, scores, scales, .. } = scratch;
     let count = queries.count;
     let first = span.start.saturating_sub(span.window) / PANEL * PANEL; // by position, not by column

@@ -1,6 +1,7 @@
 //! Operations on rows. Each row is computed in one order, so it does not depend on other rows.
 
 use super::rows::Rows;
+use super::simd::{with_simd, Simd, Work};
 use super::PANEL;
 
 /// `normed` becomes the rows, each divided by its root mean square: RMSNorm without parameters.
@@ -70,6 +71,38 @@ pub fn exp(x: f32) -> f32 {
     value * f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23))
 }
 
+/// Replaces logits by `cap` tanh(logit / cap).
+pub fn soft_cap(logits: &mut [f32], cap: f32) {
+    with_simd(SoftCap(logits, cap));
+}
+
+struct SoftCap<'a>(&'a mut [f32], f32);
+
+impl Work for SoftCap<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        self.0.iter_mut().for_each(|logit| *logit = self.1 * tanh(*logit / self.1));
+    }
+}
+
+/// Hyperbolic tangent, to about two units in the last place: a polynomial near 0, where 1 - 2 / (e^2x + 1) would lose
+/// digits (Cephes, `tanhf`).
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let square = x * x;
+    let mut p = -5.704_988_7e-3;
+    for coefficient in [2.063_909e-2, -5.373_971_5e-2, 1.333_144_2e-1, -3.333_328e-1] {
+        p = p * square + coefficient;
+    }
+    let near = p * square * x + x;
+    let far = (1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0)).copysign(x);
+    if x.abs() < 0.625 {
+        near
+    } else {
+        far
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +116,21 @@ mod tests {
         }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(-1000.0) < 1e-37);
+    }
+
+    #[test]
+    fn soft_capped_logits_are_those_of_the_standard_library() {
+        for step in -90_000..90_000 {
+            let x = step as f32 / 1000.0;
+            let mut found = [x];
+            soft_cap(&mut found, 15.0);
+            let exact = 15.0 * (f64::from(x) / 15.0).tanh();
+            assert!((f64::from(found[0]) - exact).abs() <= 3e-7 * exact.abs(), "{x}");
+        }
+        let mut ends = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+        soft_cap(&mut ends, 15.0);
+        assert_eq!(ends[..2], [-15.0, 15.0]);
+        assert!(ends[2].is_nan());
     }
 
     #[test]

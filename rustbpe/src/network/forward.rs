@@ -9,11 +9,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+use super::elementwise::soft_cap;
 pub use super::layers::{Layer, Shape, Token};
 use super::layers::{Part, Slots};
-use super::product::Product;
+use super::product::{gather, Product};
 use super::rows::Rows;
-use super::slots::{CacheShape, LayerCache};
+use super::slots::{self, CacheShape};
 
 /// Matrices of up to this size together are in a cache that the threads share.
 const SHARED_BYTES: usize = 48 << 20;
@@ -27,12 +28,13 @@ pub struct Network {
     shape: Shape,
     layers: Vec<Layer>,
     head: Product,
-    /// By slot, then layer.
-    slots: Vec<Vec<LayerCache>>,
+    slots: slots::Slots,
     matrix_bytes: usize,
     threads: ThreadPool,
     /// Buffers of threads.
     parts: Vec<Part>,
+    /// Buffers of `logits`.
+    of_head: (Rows, Rows),
 }
 
 impl Network {
@@ -42,24 +44,35 @@ impl Network {
     /// The system refuses the threads.
     pub fn new(
         shape: Shape,
-        layers: Vec<Layer>,
-        head: Product,
+        mut layers: Vec<Layer>,
+        mut head: Product,
         slots: usize,
         threads: usize,
     ) -> Result<Network, ThreadPoolBuildError> {
-        let cache = |layer: &Layer| {
-            LayerCache::new(CacheShape { kv_heads: shape.kv_heads, head_dim: shape.head_dim, columns: layer.columns })
-        };
-        let slots = (0..slots).map(|_| layers.iter().map(cache).collect()).collect();
-        let matrices = layers.iter().flat_map(|layer| [&layer.joined, &layer.out, &layer.up, &layer.down]);
-        let matrix_bytes = matrices.chain([&head]).map(Product::bytes).sum();
+        let (kv_heads, head_dim) = (shape.kv_heads, shape.head_dim);
+        let shapes: Vec<CacheShape> =
+            layers.iter().map(|layer| CacheShape { kv_heads, head_dim, columns: layer.columns }).collect();
+        let slots = slots::Slots::new(slots, &shapes);
+        let of_layers = layers.iter_mut().flat_map(Layer::matrices);
+        let mut matrices: Vec<&mut Product> = of_layers.chain([&mut head]).collect();
+        let matrix_bytes = matrices.iter().map(|matrix| matrix.bytes()).sum();
+        gather(&mut matrices);
         let threads = ThreadPoolBuilder::new().num_threads(threads).build()?;
-        Ok(Network { shape, layers, head, slots, matrix_bytes, threads, parts: Vec::new() })
+        Ok(Network {
+            shape,
+            layers,
+            head,
+            slots,
+            matrix_bytes,
+            threads,
+            parts: Vec::new(),
+            of_head: Default::default(),
+        })
     }
 
     /// Bytes of the caches, and of the matrices that every step reads.
     pub fn bytes(&self) -> (usize, usize) {
-        (self.slots.iter().flatten().map(LayerCache::bytes).sum(), self.matrix_bytes)
+        (self.slots.bytes(), self.matrix_bytes)
     }
 
     /// The normed output of the last layer (N, C). Tokens of one slot are consecutive.
@@ -72,7 +85,7 @@ impl Network {
             parts.par_iter_mut().zip(&cuts).for_each(|(part, cut)| part.begin(shape, &tokens[cut.clone()]));
             if separate {
                 let mut of_parts: Vec<Slots<'_>> = parts.iter().map(|_| Slots::new()).collect();
-                for (number, slot) in slots.iter_mut().enumerate() {
+                for (number, slot) in slots.all().enumerate() {
                     if let Some(part) = parts.iter().position(|part| part.has(number)) {
                         of_parts[part].insert(number, slot);
                     }
@@ -80,7 +93,7 @@ impl Network {
                 let pairs = parts.par_iter_mut().zip(&mut of_parts);
                 pairs.for_each(|(part, slots)| compute(shape, layers, slots, std::slice::from_mut(part), false));
             } else {
-                let mut slots: Slots<'_> = slots.iter_mut().enumerate().collect();
+                let mut slots: Slots<'_> = slots.all().enumerate().collect();
                 compute(shape, layers, &mut slots, parts, divided);
             }
             parts.par_iter_mut().map(|part| part.end(shape).unpack()).collect::<Vec<_>>().concat()
@@ -108,12 +121,19 @@ impl Network {
         (cuts, separate)
     }
 
-    /// Output of the last layer (N, C) to logits (N, V), before a soft cap.
-    pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let (mut rows, mut logits) = (Rows::default(), Rows::default());
-        rows.fill(hidden, self.shape.width);
-        self.threads.install(|| self.head.multiply(&rows, &mut logits, true, |_| ()));
-        logits.unpack()
+    /// Output of the last layer (N, C) to logits (N, V), with a soft cap; 0: none.
+    pub fn logits(&mut self, hidden: &[f32], cap: f32) -> Vec<f32> {
+        let Network { shape, head, threads, of_head: (rows, logits), .. } = self;
+        rows.fill(hidden, shape.width);
+        let finish = |values: &mut [f32]| {
+            if cap > 0.0 {
+                soft_cap(values, cap);
+            }
+        };
+        threads.install(|| {
+            head.multiply(rows, logits, true, finish);
+            logits.unpack_parallel()
+        })
     }
 
     /// Keys and values of consecutive positions: (tokens, layers, 2, K D).
@@ -121,7 +141,7 @@ impl Network {
         let row = self.layers.len() * 2 * self.shape.kv_heads * self.shape.head_dim;
         let mut saved = Vec::with_capacity((stop - start) * row);
         for position in start..stop {
-            self.slots[slot].iter().for_each(|cache| cache.read(position, &mut saved));
+            self.slots.layers(slot).for_each(|cache| cache.read(position, &mut saved));
         }
         saved
     }
@@ -130,9 +150,10 @@ impl Network {
     pub fn load(&mut self, slot: usize, start: usize, saved: &[f32]) {
         let width = self.shape.kv_heads * self.shape.head_dim;
         let row = self.layers.len() * 2 * width;
+        let mut slot = self.slots.slot(slot);
         for (token, saved) in saved.chunks_exact(row).enumerate() {
-            for (cache, both) in self.slots[slot].iter_mut().zip(saved.chunks_exact(2 * width)) {
-                cache.write(start + token, &both[..width], &both[width..]);
+            for (number, both) in saved.chunks_exact(2 * width).enumerate() {
+                slot.layer_mut(number).write(start + token, &both[..width], &both[width..]);
             }
         }
     }

@@ -8,7 +8,7 @@ use super::attention::{attend, Scratch, Span};
 use super::elementwise::{normalize, normalize_rows, rotate, sigmoid};
 use super::product::Product;
 use super::rows::Rows;
-use super::slots::LayerCache;
+use super::slots::Slot;
 
 /// Attention with fewer multiplications is computed on one thread.
 const PARALLEL_FROM: usize = 1 << 19;
@@ -61,6 +61,13 @@ pub struct Layer {
     pub columns: usize,
 }
 
+impl Layer {
+    /// All of them.
+    pub fn matrices(&mut self) -> [&mut Product; 4] {
+        [&mut self.joined, &mut self.out, &mut self.up, &mut self.down]
+    }
+}
+
 /// A token that a call adds.
 #[derive(Clone, Copy, Debug)]
 pub struct Token {
@@ -74,8 +81,8 @@ pub struct Token {
     pub previous: usize,
 }
 
-/// The slots of a pass, by number, then layer.
-pub type Slots<'a> = BTreeMap<usize, &'a mut Vec<LayerCache>>;
+/// The slots of a pass, by number.
+pub type Slots<'a> = BTreeMap<usize, Slot<'a>>;
 
 /// Tokens that one thread computes, and its buffers, which later passes reuse.
 #[derive(Default)]
@@ -164,11 +171,12 @@ impl Part {
         self.head.resize(shape.head_dim, 0.0);
         for (row, token) in self.tokens.iter().enumerate() {
             let Some(slot) = slots.get_mut(&token.slot) else { continue };
+            let mut cache = slot.layer_mut(number);
             for head in 0..shape.kv_heads {
                 self.joined.read(row, (shape.heads + head) * shape.head_dim, &mut self.head);
-                slot[number].write_key(token.position, head, &self.head);
+                cache.write_key(token.position, head, &self.head);
                 self.joined.read(row, (shape.heads + shape.kv_heads + head) * shape.head_dim, &mut self.head);
-                slot[number].write_value(token.position, head, &self.head);
+                cache.write_value(token.position, head, &self.head);
             }
         }
     }
@@ -223,7 +231,7 @@ impl Part {
                 scratch.head.iter_mut().for_each(|value| *value *= shape.scale);
                 scratch.queries.write(query, 0, &scratch.head);
             }
-            attend(&slots[&tokens[row].slot][number], head, span, scratch);
+            attend(slots[&tokens[row].slot].layer(number), head, span, scratch);
         };
         let mut place = |(row, _, head): (usize, Span, usize), out: &Rows, vector: &mut Vec<f32>| {
             vector.resize(dim, 0.0);

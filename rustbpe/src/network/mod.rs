@@ -28,3 +28,5 @@ pub mod slots;
 
 /// Outputs (or keys, or channels of values) that are computed together.
 pub const PANEL: usize = 16;
+/// Bytes of a cache line, on which large arrays begin.
+const CACHE_LINE: usize = 64;

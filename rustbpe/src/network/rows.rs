@@ -1,5 +1,7 @@
 //! Rows of channels, in panels of 16 channels: (C / 16, N, 16). Channels after the last one are 0.
 
+use rayon::prelude::*;
+
 use super::kernel::Input;
 use super::PANEL;
 
@@ -41,6 +43,13 @@ impl Rows {
         for (number, row) in rows.chunks_exact_mut(self.width).enumerate() {
             self.read(number, 0, row);
         }
+        rows
+    }
+
+    /// The same, on the threads of the current pool.
+    pub fn unpack_parallel(&self) -> Vec<f32> {
+        let mut rows = vec![0.0; self.count * self.width];
+        rows.par_chunks_exact_mut(self.width).enumerate().for_each(|(number, row)| self.read(number, 0, row));
         rows
     }
 
@@ -100,6 +109,7 @@ mod tests {
             let numbers: Vec<f32> = (1..=3 * width).map(|i| i as f32).collect();
             rows.fill(&numbers, width);
             assert_eq!(rows.unpack(), numbers);
+            assert_eq!(rows.unpack_parallel(), numbers);
             let mut part = [0.0; 3];
             rows.read(1, 2, &mut part);
             assert_eq!(part, numbers[width + 2..][..3]);

@@ -126,10 +126,11 @@ impl PyNetwork {
         hidden.into_pyarray(py).reshape([tokens.len(), self.width])
     }
 
-    /// Output of the last layer (N, C) to logits (N, V), before a soft cap.
-    fn logits<'py>(&self, py: Python<'py>, hidden: Matrix<'_>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    /// Output of the last layer (N, C) to logits (N, V), with a soft cap; 0: none.
+    #[pyo3(signature = (hidden, cap = 0.0))]
+    fn logits<'py>(&mut self, py: Python<'py>, hidden: Matrix<'_>, cap: f32) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let (rows, hidden) = (hidden.as_array().nrows(), hidden.as_slice()?);
-        let logits = py.detach(|| self.network.logits(hidden));
+        let logits = py.detach(|| self.network.logits(hidden, cap));
         logits.into_pyarray(py).reshape([rows, self.vocab_size])
     }
 
