@@ -239,6 +239,16 @@ def test_a_run_that_was_never_evaluated_on_the_way_has_its_curves(tmp_path: Path
     assert page.count("<figure><svg") == 4
 
 
+def test_core_while_training_has_a_curve(tmp_path: Path) -> None:
+    inputs = made(tmp_path)
+    metrics = tmp_path / "pretrain" / "metrics.jsonl"
+    events = [json.loads(line) for line in metrics.read_text().splitlines()]
+    metrics.write_text("\n".join(json.dumps({**event, "core": 0.1}) for event in events))
+    _, page = render(inputs)
+    assert page.count("<figure><svg") == 5
+    assert "Pretraining: CORE" in page
+
+
 def test_a_title_is_escaped(tmp_path: Path) -> None:
     page = render(made(tmp_path, title="<b>bold</b>"))[1]
     assert "&lt;b&gt;bold&lt;/b&gt;" in page
