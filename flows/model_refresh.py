@@ -101,8 +101,9 @@ def _build(request: RunRequest, conditions: GateConfig, in_use: Model | None, mo
         base = resolve.base_of(in_use)
         shards = resolve.unread_shards(base, resolve.shards(config.data, request.store))
         conversations = resolve.conversations(config.conversations)
-        bundle = resolve.core_bundle(config.core_bundle)
-        candidate = continue_pretraining(config, base, resolve.vocabulary_of(base), shards, conversations, bundle)
+        bundle, problems = resolve.core_bundle(config.core_bundle), resolve.problems(config.problems)
+        vocabulary = resolve.vocabulary_of(base)
+        candidate = continue_pretraining(config, base, vocabulary, shards, conversations, bundle, problems)
     if in_use is None:
         return gated(conditions, candidate, None)
     conversations = resolve.conversations(config.conversations)

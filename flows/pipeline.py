@@ -59,4 +59,6 @@ def build_pipeline(request: RunRequest) -> Chat:
     """Resolves the sources of a request, and builds the graph of the pipeline."""
     shards = resolve.shards(request.config.data, request.store)
     bundle = resolve.core_bundle(request.config.core_bundle)
-    return pretrain_to_chat(request.config, shards, resolve.conversations(request.config.conversations), bundle)
+    problems = resolve.problems(request.config.problems)
+    conversations = resolve.conversations(request.config.conversations)
+    return pretrain_to_chat(request.config, shards, conversations, bundle, problems)

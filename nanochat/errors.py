@@ -113,6 +113,10 @@ class Diverged(NanochatError):
     """Training produced NaN, or the loss exploded."""
 
 
+class BadReward(NanochatError):
+    """A reward of reinforcement learning that raised an error, was not a finite number, or took too long."""
+
+
 class StageFailed(NanochatError):
     """A child process ended without a result."""
 

@@ -1,4 +1,4 @@
-"""Complete configs with names: `demo` · `cpu` · `d12` · `speedrun`, and the user's own, in files."""
+"""Complete configs with names: `demo` · `demo-rl` · `cpu` · `d12` · `speedrun`, and the user's own, in files."""
 
 import difflib
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from nanochat.config.evaluation import NANOCHAT_BUNDLE, CoreBundleConfig
 from nanochat.config.files import SUFFIXES, in_file, read_values
 from nanochat.config.overrides import merge, parse, shown
 from nanochat.config.pipeline import PipelineConfig, ReportConfig
+from nanochat.config.rl import ProblemsConfig, RLConfig, RLSampling, RLTask
 from nanochat.config.training import BaseEvaluationConfig, Horizon, ModelConfig, OptimizerConfig, PretrainConfig
 from nanochat.errors import BadConfig, NanochatError, NotFound
 from nanochat.system_errors import from_system
@@ -68,6 +69,21 @@ DEMO = Profile(
     ),
     Compute(parallelism=Parallelism(ranks=2), checkpoints=Checkpointing(every_s=15)),
 )
+
+DEMO_RL = Profile(
+    "The demo, whose chat model is then trained on sums by reinforcement learning.",
+    DEMO.config.model_copy(
+        update={
+            "problems": ProblemsConfig(tasks=(RLTask(task="sums", held_out=200),)),
+            "rl": RLConfig(
+                steps=40, sampling=RLSampling(max_tokens=40), lr_fraction=0.05, evaluate_every_steps=10,
+                evaluation_samples=4,
+            ),
+            "report": ReportConfig(title="nanochat demo, with reinforcement learning"),
+        }
+    ),
+    DEMO.compute,
+)  # fmt: skip
 
 CPU = Profile(
     "A small model on a laptop, in tens of minutes: one shard of ClimbMix, or your own text (set `data.source`).",
@@ -148,7 +164,7 @@ SPEEDRUN = Profile(
     ),
 )
 
-PROFILES: dict[str, Profile] = {"demo": DEMO, "cpu": CPU, "d12": D12, "speedrun": SPEEDRUN}
+PROFILES: dict[str, Profile] = {"demo": DEMO, "demo-rl": DEMO_RL, "cpu": CPU, "d12": D12, "speedrun": SPEEDRUN}
 MAX_BASES = 20
 """Limit of the chain of profile files that are based on each other."""
 

@@ -88,7 +88,9 @@ def evaluate_chat(
 def report(
     config: ReportConfig, raw: list[RawShard], vocabulary: Vocabulary, tokens: list[TokenShard], rows: list[Rows],
     data_card: DataCard, base: Model, base_evaluation: Evaluation, conversations: Conversations, chat: Model,
-    chat_evaluation: Evaluation, core: Annotated[list[Evaluation], AbsentMeans(())], *, out: Path, context: Context,
+    chat_evaluation: Evaluation, core: Annotated[list[Evaluation], AbsentMeans(())],
+    rl: Annotated[list[Model], AbsentMeans(())], rl_evaluation: Annotated[list[Evaluation], AbsentMeans(())],
+    *, out: Path, context: Context,
 ) -> Metrics:  # fmt: skip
     """Counts bytes."""
     read = (*raw, vocabulary, *tokens, *rows, data_card, base, base_evaluation, chat, chat_evaluation, *core)

@@ -84,8 +84,10 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
     opened = open_store(store_url)
     with Screen(out) as screen, record_run(opened, profile, config.canonical()) as record:
         shards = resolve.shards(config.data, opened)
-        bundle = resolve.core_bundle(config.core_bundle)
-        graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations), bundle)
+        graph = pretrain_to_chat(
+            config, shards, resolve.conversations(config.conversations), resolve.core_bundle(config.core_bundle),
+            resolve.problems(config.problems),
+        )  # fmt: skip
         results = run_local(graph, opened, compute, settings.home() / "runs", (record, screen))
         resolve.publish_aliases(opened, graph, results)
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - started)}.")
@@ -124,8 +126,10 @@ def fetch(
     with Screen(out) as screen:
         screen.print(f"source  {config.data.source}")
         shards = fetch_listing(config.data, opened, new_split=new_split)
-        bundle = resolve.core_bundle(config.core_bundle)
-        graph = pipeline.fetch(config, shards, resolve.conversations(config.conversations), bundle)
+        graph = pipeline.fetch(
+            config, shards, resolve.conversations(config.conversations), resolve.core_bundle(config.core_bundle),
+            resolve.problems(config.problems),
+        )  # fmt: skip
         run_local(graph, opened, how, settings.home() / "runs", (screen,))
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - started)}.")
     out.print(f"{len(shards)} shards are in {opened.objects.root}: runs on them need no network.", markup=False)
@@ -152,8 +156,10 @@ def plan(
     config, _ = _configured(profile, config_file, changes, compute)
     opened = open_store(store, read_only=True)
     shards = resolve.shards(config.data, opened, keep=False)
-    bundle = resolve.core_bundle(config.core_bundle)
-    graph = pretrain_to_chat(config, shards, resolve.conversations(config.conversations), bundle)
+    graph = pretrain_to_chat(
+        config, shards, resolve.conversations(config.conversations), resolve.core_bundle(config.core_bundle),
+        resolve.problems(config.problems),
+    )  # fmt: skip
     table = Table("stage", "", "why", box=None, pad_edge=False)
     for entry in plan_graph(graph, opened):
         state = "[cyan]cached[/]" if entry.artifact else "[green]would run[/]"

@@ -15,6 +15,7 @@ class MixtureItem(Config):
     task: Literal[
         "world",
         "everyday",
+        "sums",
         "identity",
         "spelling",
         "spelling_bee",

@@ -9,6 +9,7 @@ from nanochat.config.chat import ChatEvaluationConfig, ConversationsConfig, SFTC
 from nanochat.config.data import DataCardConfig, DataConfig, RowsConfig, TokenizerConfig, TokensConfig
 from nanochat.config.evaluation import CoreBundleConfig, CoreConfig
 from nanochat.config.foreign import ForeignOptions
+from nanochat.config.rl import ProblemsConfig, RLConfig
 from nanochat.config.text_evaluation import TextEvaluationConfig
 from nanochat.config.training import BaseEvaluationConfig, PretrainConfig
 
@@ -47,6 +48,10 @@ class PipelineConfig(Config):
     """Conversations to train on, and questions to evaluate on."""
     sft: Annotated[SFTConfig, Field(title="Supervised fine-tuning")] = SFTConfig()
     """Training of the chat model."""
+    problems: Annotated[ProblemsConfig, AbsentMeans(ProblemsConfig()), Field(title="Problems")] = ProblemsConfig()
+    """Problems of reinforcement learning; without tasks, the chat model is the fine-tuned one."""
+    rl: Annotated[RLConfig, AbsentMeans(RLConfig()), Field(title="Reinforcement learning")] = RLConfig()
+    """Training of the chat model on answers that are judged."""
     chat_evaluation: Annotated[ChatEvaluationConfig, Field(title="Chat evaluation")] = ChatEvaluationConfig()
     """Evaluation of the chat model."""
     text_evaluation: Annotated[

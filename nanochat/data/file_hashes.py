@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nanochat.config.chat import ConversationsConfig, MixtureItem
+from nanochat.config.rl import RLTask
 from nanochat.errors import BadSource
 from nanochat.sources.file_names import CHAT_FORMATS
 from nanochat.sources.local_files import is_local, list_local, local_path
@@ -16,13 +17,13 @@ def with_file_hashes(config: ConversationsConfig) -> ConversationsConfig:
     Raises `BadSource` if a source cannot be read, or if an item's `sha256` is set and differs.
     """
     filled = {
-        name: tuple(item.model_copy(update={"sha256": _sha256(item)}) for item in items)
+        name: tuple(item.model_copy(update={"sha256": hash_of_source(item)}) for item in items)
         for name, items in (("train", config.train), ("validation", config.validation), ("questions", config.questions))
     }
     return config.model_copy(update=filled)
 
 
-def _sha256(item: MixtureItem) -> str:
+def hash_of_source(item: MixtureItem | RLTask) -> str:
     """The hash of a file, or of the names and bytes in a folder.
 
     A missing source keeps the item's own hash: the stage reports the error. For a single file, `sha256` may also be the

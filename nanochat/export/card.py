@@ -20,7 +20,7 @@ from nanochat.store.artifacts import Evaluation, Model
 from nanochat.store.manifest import Manifest
 
 HUB = "hf://"
-SETTINGS = ("pretrain", "continue_pretrain", "sft")
+SETTINGS = ("pretrain", "continue_pretrain", "sft", "rl")
 """Stages whose whole config is in the card; others may have local paths."""
 
 
@@ -30,7 +30,7 @@ def model_card(
     """The text of `README.md`."""
     made_from = ancestors(model.store, model.manifest)
     every = [model.manifest, *made_from]
-    is_chat = model.stage == "sft"
+    is_chat = model.stage in ("sft", "rl")
     producer = model.manifest.producer
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -6,6 +6,7 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.rl import ProblemsConfig
 from nanochat.graphs.pipeline import Chat, base_to_chat, core_while_training, prepare_text
 from nanochat.stages.core import core_bundle
 from nanochat.stages.pretrain import continue_pretrain
@@ -19,6 +20,7 @@ def continue_pretraining(
     shards: Sequence[ShardConfig],
     conversations: ConversationsConfig,
     bundle: CoreBundleConfig | None = None,
+    problems: ProblemsConfig | None = None,
 ) -> Chat:
     """Like `pretrain_to_chat`, but starts from a base model and keeps its vocabulary."""
     text = prepare_text(config, shards, vocabulary)
@@ -27,4 +29,4 @@ def continue_pretraining(
         config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows,
         bundle=core_while_training(config.pretrain, tasks),
     )  # fmt: skip
-    return base_to_chat(config, text, more, conversations, tasks)
+    return base_to_chat(config, text, more, conversations, tasks, problems)

@@ -11,6 +11,7 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.rl import ProblemsConfig
 from nanochat.config.training import PretrainConfig
 from nanochat.errors import BadConfig
 from nanochat.execution.stage import Node
@@ -22,6 +23,7 @@ from nanochat.stages.download import download
 from nanochat.stages.evaluate import evaluate_base, evaluate_chat
 from nanochat.stages.pretrain import pretrain
 from nanochat.stages.report import report
+from nanochat.stages.rl import collect_problems, rl
 from nanochat.stages.rows import pack
 from nanochat.stages.sft import sft
 from nanochat.stages.tokenizer import train_tokenizer
@@ -32,6 +34,7 @@ from nanochat.store.artifacts import (
     DataCard,
     Evaluation,
     Model,
+    Problems,
     RawShard,
     Report,
     Rows,
@@ -59,6 +62,7 @@ class Fetched:
     vocabulary: Node[Vocabulary]
     conversations: Node[Conversations]
     core_bundle: Node[CoreBundle] | None = None
+    problems: Node[Problems] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Core:
 
 @dataclass(frozen=True)
 class Chat:
-    """The whole pipeline."""
+    """The whole pipeline. `chat` is its last chat model."""
 
     text: Text
     base: Node[Model]
@@ -89,8 +93,11 @@ def pretrain_to_chat(
     shards: Sequence[ShardConfig],
     conversations: ConversationsConfig,
     bundle: CoreBundleConfig | None = None,
+    problems: ProblemsConfig | None = None,
 ) -> Chat:
-    """From raw text to a chat model and its report. Without a `bundle`, the base model is not evaluated on CORE.
+    """From raw text to a chat model and its report.
+
+    Without a `bundle`, the base model is not evaluated on CORE; without `problems`, there is no reinforcement learning.
 
     Raises `BadConfig` if the hyperparameters of pretraining do not fit together, or its CORE has no bundle.
     """
@@ -100,7 +107,7 @@ def pretrain_to_chat(
     base = pretrain(
         config.pretrain, vocabulary=text.vocabulary, rows=text.rows, bundle=core_while_training(config.pretrain, tasks)
     )
-    return base_to_chat(config, text, base, conversations, tasks)
+    return base_to_chat(config, text, base, conversations, tasks, problems)
 
 
 def core_while_training(config: PretrainConfig, tasks: Node[CoreBundle] | None) -> list[Node[CoreBundle]]:
@@ -133,6 +140,7 @@ def base_to_chat(
     base: Node[Model],
     conversations: ConversationsConfig,
     tasks: Node[CoreBundle] | None = None,
+    problems: ProblemsConfig | None = None,
 ) -> Chat:
     """The part of the pipeline from a base model to the report."""
     rendered = converse(conversations, vocabulary=text.vocabulary)
@@ -142,12 +150,17 @@ def base_to_chat(
         core = Core(tasks, evaluate_core(config.core_evaluation, model=base, bundle=tasks))
     chat = sft(config.sft, base=base, conversations=rendered)
     chat_evaluation = evaluate_chat(config.chat_evaluation, model=chat, conversations=rendered)
+    last, last_evaluation = chat, chat_evaluation
+    if problems is not None:
+        last = rl(config.rl, base=chat, problems=collect_problems(problems))
+        last_evaluation = evaluate_chat(config.chat_evaluation, item="rl", model=last, conversations=rendered)
     summary = report(
         config.report, raw=text.raw, vocabulary=text.vocabulary, tokens=text.tokens, rows=text.rows,
         data_card=text.data_card, base=base, base_evaluation=base_evaluation, conversations=rendered, chat=chat,
         chat_evaluation=chat_evaluation, core=[core.evaluation] if core else [],
+        rl=[last] if problems else [], rl_evaluation=[last_evaluation] if problems else [],
     )  # fmt: skip
-    return Chat(text, base, base_evaluation, rendered, chat, chat_evaluation, summary, core)
+    return Chat(text, base, base_evaluation, rendered, last, last_evaluation, summary, core)
 
 
 def fetch(
@@ -155,9 +168,13 @@ def fetch(
     shards: Sequence[ShardConfig],
     conversations: ConversationsConfig,
     bundle: CoreBundleConfig | None = None,
+    problems: ProblemsConfig | None = None,
 ) -> Fetched:
     """The nodes that need the network, and the vocabulary, with which conversations are stored as tokens."""
     raw = [download(shard, item=shard.name) for shard in shards]
     vocabulary = train_tokenizer(config.tokenizer, raw=raw)
     rendered = converse(conversations, vocabulary=vocabulary)
-    return Fetched(raw, vocabulary, rendered, None if bundle is None else core_bundle(bundle))
+    return Fetched(
+        raw, vocabulary, rendered, None if bundle is None else core_bundle(bundle),
+        None if problems is None else collect_problems(problems),
+    )  # fmt: skip

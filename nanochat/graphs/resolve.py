@@ -11,6 +11,7 @@ from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.rl import ProblemsConfig
 from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.evaluation.core.source import with_hashes
@@ -18,13 +19,14 @@ from nanochat.execution.graph import Results
 from nanochat.graphs.evaluate import Sources
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
+from nanochat.rl.problems import with_hashes as with_problem_hashes
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.local_files import is_local, local_path
 from nanochat.sources.model_files import find_model, is_foreign
 from nanochat.sources.shard_list import list_shards
 from nanochat.stages import all_stages
 from nanochat.store.artifacts import AnyModel, Artifact, Evaluation, Model, Rows, Vocabulary
-from nanochat.store.manifest import Name
+from nanochat.store.manifest import Manifest, Name
 from nanochat.store.store import Store
 
 A = TypeVar("A", bound=Artifact)
@@ -59,6 +61,14 @@ def core_bundle(config: CoreBundleConfig) -> CoreBundleConfig | None:
     None without a source: CORE is not evaluated.
     """
     return with_hashes(config) if config.source else None
+
+
+def problems(config: ProblemsConfig) -> ProblemsConfig | None:
+    """The config with the hashes of the user's own problems and reward functions.
+
+    None without tasks: there is no reinforcement learning.
+    """
+    return with_problem_hashes(config) if config.tasks else None
 
 
 def model(store: Store, reference: str) -> Model:
@@ -149,8 +159,9 @@ def is_base(model: Model) -> bool:
 
 
 def base_of(chat: Model) -> Model:
-    """The base model that a chat model was fine-tuned from."""
-    return _inputs(chat, "base", Model)[0]
+    """The base model that a chat model was made from, by fine-tuning and perhaps reinforcement learning."""
+    base = _inputs(chat, "base", Model)[0]
+    return base if is_base(base) else base_of(base)
 
 
 def vocabulary_of(model: Model) -> Vocabulary:
@@ -164,9 +175,9 @@ def rows_of(base: Model) -> list[Rows]:
 
 
 def evaluations_of(store: Store, model: Model) -> list[Evaluation]:
-    """The newest evaluation of a model, and of the base model that it was fine-tuned from, if there are any."""
+    """The newest evaluation of a model, and of the base model that it was made from, if there are any."""
     found: list[Evaluation] = []
-    base = model.key if is_base(model) else model.manifest.inputs["base"][0].key
+    base = model.key if is_base(model) else base_key(store, model.manifest)
     for stage, key in (("evaluate_chat", model.key), ("evaluate_core", base), ("evaluate_base", base)):
         of_model = [each for each in store.manifests(stage) if each.inputs["model"][0].key == key]
         for manifest in sorted(of_model, key=lambda each: each.producer.ended, reverse=True):
@@ -257,6 +268,13 @@ def publish_aliases(store: Store, chat: Chat, results: Results) -> None:
     """Moves `base/latest`, `chat/latest` and `report/latest` to the artifacts of a run of the pipeline."""
     for alias, node in (("base/latest", chat.base), ("chat/latest", chat.chat), ("report/latest", chat.report)):
         store.set_alias(alias, results[node].manifest)
+
+
+def base_key(store: Store, chat: Manifest) -> str:
+    """The key of the base model of a chat model; also if that is no longer in the store."""
+    before = chat.inputs["base"][0]
+    made = None if before.stage in BASE_STAGES else store.read(before.stage, before.key)
+    return base_key(store, made) if made else before.key
 
 
 def _inputs(artifact: Artifact, name: str, kind: type[A]) -> list[A]:

@@ -168,6 +168,7 @@ def make_decoder(
 
     Raises `BadConfig` for weights that it does not support.
     """
+    model.prepare_positions(context_tokens)  # here, not in inference mode: the model may be trained on
     if model.embedding.weight.device.type == "cpu":
         return NativeDecoder(model, slots, context_tokens, weights, threads)
     return TorchDecoder(model, slots, context_tokens, weights)
@@ -183,6 +184,7 @@ def _answer(deltas: Sequence[Delta]) -> Answer:
         parts=joined([part for delta in deltas for part in delta.parts]),
         finish=last.finish,
         stopped_by=last.stopped_by,
+        end=last.end,
         logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
         prompt_logprobs=tuple(logprob for delta in deltas for logprob in delta.prompt_logprobs),
     )

@@ -72,7 +72,7 @@ class Generation:
                 return self._delta("stop", stop)
             if row.grammar is not None and token in self._language.markers.end and not row.grammar.complete:
                 return self._delta("length")
-            return self._delta("stop", None if token in self._language.markers.end else token)
+            return self._delta("stop", None if token in self._language.markers.end else token, logprob)
         row.answer.append(token)
         if row.grammar is not None:
             row.grammar.accept(token)
@@ -93,7 +93,9 @@ class Generation:
         assert delta is not None
         return delta
 
-    def _delta(self, finish: FinishReason | None = None, stopped_by: str | int | None = None) -> Delta | None:
+    def _delta(
+        self, finish: FinishReason | None = None, stopped_by: str | int | None = None, end: TokenLogprob | None = None
+    ) -> Delta | None:
         written, parts = self._text.take()
         if not (written or parts or finish):
             return None
@@ -106,6 +108,7 @@ class Generation:
             parts=tuple(parts),
             finish=finish,
             stopped_by=stopped_by,
+            end=end,
         )
 
 

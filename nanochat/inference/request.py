@@ -128,6 +128,8 @@ class Delta:
     """In the last delta only."""
     stopped_by: str | int | None = None
     """The stop string or id that ended the answer."""
+    end: TokenLogprob | None = None
+    """The end token or stop id that was sampled, which is not part of the answer; only with `logprobs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,8 @@ class Answer:
     parts: tuple[Part, ...]
     finish: FinishReason
     stopped_by: str | int | None = None
+    end: TokenLogprob | None = None
+    """The end token or stop id that was sampled; only with `logprobs`, and if no stop string ended the answer."""
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
 

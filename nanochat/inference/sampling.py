@@ -273,11 +273,19 @@ def _row_logprobs(
     sampled: Sequence[int],
 ) -> list[TokenLogprob | None]:
     logprobs: list[TokenLogprob | None] = [None] * len(rows)
+    place = {b: n for n, b in enumerate(sampled)}
+    by_top: dict[int, list[int]] = {}
     for b, row in enumerate(rows):
-        if row.sampling.logprobs is None:
-            continue
-        logits_V = raw[b] if b in raw else edited_BV[b]
-        if row.sampling.scaled_logprobs and not row.greedy and scaled_NV is not None:
-            logits_V = scaled_NV[sampled.index(b)]
-        (logprobs[b],) = token_logprobs(logits_V[None], ids[b : b + 1], row.sampling.logprobs)
+        if row.sampling.logprobs is not None:
+            by_top.setdefault(row.sampling.logprobs, []).append(b)
+
+    def logits_of(b: int) -> Tensor:
+        if rows[b].sampling.scaled_logprobs and not rows[b].greedy and scaled_NV is not None:
+            return scaled_NV[place[b]]
+        return raw[b] if b in raw else edited_BV[b]
+
+    for top, some in by_top.items():
+        found = token_logprobs(torch.stack([logits_of(b) for b in some]), [ids[b] for b in some], top)
+        for b, logprob in zip(some, found, strict=True):
+            logprobs[b] = logprob
     return logprobs

@@ -166,23 +166,29 @@ class GPT(nn.Module):
 
         The loss is a scalar for "mean" (over counted targets) and "sum", and (B, T) for "none".
         """
-        x_BTC = self.trunk(ids_BT).to(self.compute_dtype)
-        weight_VC = self.head.weight
-        if self.architecture.vocab_size < self.architecture.padded_vocab:
-            weight_VC = weight_VC[: self.architecture.vocab_size]
+        x_BTC = self.trunk(ids_BT)
+        if targets_BT is None:
+            return self.logits(x_BTC)
+        loss = head_loss(
+            x_BTC.to(self.compute_dtype).flatten(0, 1),
+            self._head_weight(),
+            targets_BT.flatten(),
+            softcap=self.architecture.model.logit_softcap,
+            reduction=reduction,
+            between=self.between,
+        )
+        return loss.view_as(targets_BT) if reduction == "none" else loss
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Output of the last layer, (…, C), to logits, (…, V) fp32."""
         softcap = self.architecture.model.logit_softcap
-        if targets_BT is not None:
-            loss = head_loss(
-                x_BTC.flatten(0, 1),
-                weight_VC,
-                targets_BT.flatten(),
-                softcap=softcap,
-                reduction=reduction,
-                between=self.between,
-            )
-            return loss.view_as(targets_BT) if reduction == "none" else loss
-        logits_BTV = F.linear(x_BTC, weight_VC.to(x_BTC.dtype)).float()
-        return softcap * torch.tanh(logits_BTV / softcap) if softcap else logits_BTV
+        logits = F.linear(x.to(self.compute_dtype), self._head_weight().to(self.compute_dtype)).float()
+        return softcap * torch.tanh(logits / softcap) if softcap else logits
+
+    def _head_weight(self) -> Tensor:
+        """The weight of the head without the rows of padding, (V, C)."""
+        weight_VC, V = self.head.weight, self.architecture.vocab_size
+        return weight_VC[:V] if len(weight_VC) > V else weight_VC
 
     def attend_with(self, backend: str) -> None:
         """Uses this backend (a name in `BACKENDS`) in all layers, for whole sequences."""

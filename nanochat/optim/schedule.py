@@ -8,6 +8,7 @@ from nanochat.config.training import OptimizerConfig
 
 MOMENTUM_START, MOMENTUM_PEAK, MOMENTUM_END, MOMENTUM_WARMUP_STEPS = 0.85, 0.97, 0.90, 400
 SFT_MOMENTUM_PEAK, SFT_MOMENTUM_WARMUP_STEPS = 0.95, 300
+RL_MOMENTUM = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ def sft_rates(step: int, steps: int, config: SFTConfig) -> StepRates:
     left = (steps - step) / (config.warmdown_fraction * steps) if config.warmdown_fraction else 1.0
     momentum = _between(MOMENTUM_START, SFT_MOMENTUM_PEAK, step / SFT_MOMENTUM_WARMUP_STEPS)
     return StepRates(config.lr_fraction * min(left, 1.0), momentum, 0.0)
+
+
+def rl_rates(step: int, steps: int, lr_fraction: float) -> StepRates:
+    """The rates of reinforcement learning: a linear warm-down to 0 from the first step, no weight decay."""
+    return StepRates(lr_fraction * (1 - step / steps), RL_MOMENTUM, 0.0)
 
 
 def _between(low: float, high: float, share: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +25,37 @@ def training_curve(events: Sequence[Mapping[str, float]], evaluation: str, label
         _plain(right)
         right.plot([e["done"] for e in evaluated], [e[evaluation] for e in evaluated], "o-", color=SECOND, markersize=4)
         right.set_ylabel(label, color=SECOND)
+    return _svg(figure)
+
+
+def reward_curve(events: Sequence[Mapping[str, float]], evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """Mean reward of each step, and pass@1 on held-out problems with its interval, on a second axis."""
+    figure, axes = _figure()
+    axes.plot([e["done"] for e in events], [e["reward"] for e in events], color=LINE, linewidth=1)
+    axes.set_xlabel("step", color=GREY)
+    axes.set_ylabel("mean reward", color=LINE)
+    right = axes.twinx()
+    _plain(right)
+    steps = [e["step"] for e in evaluations]
+    low, high = ([e["interval"][end] for e in evaluations] for end in range(2))
+    right.fill_between(steps, low, high, color=SECOND, alpha=0.15)
+    right.plot(steps, [e["pass_at_1"] for e in evaluations], "o-", color=SECOND, markersize=4)
+    right.set_ylabel("held-out problems: pass@1", color=SECOND)
+    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    return _svg(figure)
+
+
+def answers_curve(events: Sequence[Mapping[str, float]]) -> str:
+    """Entropy of the policy, and the mean length of answers, on a second axis."""
+    figure, axes = _figure()
+    sampled = [e for e in events if "policy_entropy" in e]
+    axes.plot([e["done"] for e in sampled], [e["policy_entropy"] for e in sampled], color=LINE, linewidth=1)
+    axes.set_xlabel("step", color=GREY)
+    axes.set_ylabel("entropy (nats a token)", color=LINE)
+    right = axes.twinx()
+    _plain(right)
+    right.plot([e["done"] for e in events], [e["answer_tokens"] for e in events], color=SECOND, linewidth=1)
+    right.set_ylabel("tokens of an answer", color=SECOND)
     return _svg(figure)
 
 

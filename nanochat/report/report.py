@@ -14,13 +14,14 @@ from nanochat.report.core import core_chapter, core_tile
 from nanochat.report.data_card import as_markdown, conversation_facts
 from nanochat.report.data_card import facts as card_facts
 from nanochat.report.plots import accuracy_bars, language_bars, length_bars, training_curve
+from nanochat.report.rl import rl_chapter, rl_tile
 from nanochat.report.templates import render_template
 from nanochat.store.artifacts import Artifact
 
 CHAT_SCORES = {"chatcore": "ChatCORE", "centered_accuracy": "mean centered accuracy"}
 """Scores of a chat model, and how tables name them. Up to version 1 of `evaluate_chat`, both were `chatcore`."""
 
-CORE = "evaluate_core"
+CORE, RL, RL_EVALUATION = "evaluate_core", "rl", "evaluate_chat rl"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ def render(inputs: ReportInputs) -> tuple[str, str]:
 def _values(inputs: ReportInputs) -> dict[str, Any]:
     base, chat = inputs.one("pretrain", "continue_pretrain"), inputs.one("sft")
     base_evaluation = json.loads((inputs.one("evaluate_base").path / "evaluation.json").read_text(encoding="utf-8"))
-    chat_evaluation = json.loads((inputs.one("evaluate_chat").path / "evaluation.json").read_text(encoding="utf-8"))
+    evaluated = inputs.one(RL_EVALUATION, "evaluate_chat")
+    chat_evaluation = json.loads((evaluated.path / "evaluation.json").read_text(encoding="utf-8"))
+    reinforced = inputs.stages.get(RL, [])
     core = [json.loads((each.path / "evaluation.json").read_text("utf-8")) for each in inputs.stages.get(CORE, [])]
     card = json.loads((inputs.one("data_card").path / "card.json").read_text(encoding="utf-8"))
     conversations = conversation_facts(inputs.one("converse").metrics)
@@ -57,6 +60,7 @@ def _values(inputs: ReportInputs) -> dict[str, Any]:
     tiles = [
         ("validation bits per byte", f"{base_evaluation['bits_per_byte']:.4f}"),
         *(tile for evaluation in core for tile in core_tile(evaluation)),
+        *(tile for model in reinforced for tile in rl_tile(model.metrics)),
         *((f"{_readable(name)} (chance {t['baseline']:.0%})", f"{t['accuracy']:.0%}") for name, t in tasks.items()),
         *((label, f"{chat_evaluation[name]:.3f}") for name, label in CHAT_SCORES.items() if name in chat_evaluation),
         ("parameters", _short(base.metrics["parameters"])),
@@ -79,6 +83,7 @@ def _values(inputs: ReportInputs) -> dict[str, Any]:
         "languages": Markup(language_bars(card["languages"])),  # noqa: S704
         "lineage": Markup(as_svg(fold(manifests))),  # noqa: S704
         "tasks": [_task_row(name, task) for name, task in chat_evaluation["tasks"].items()],
+        "rl": [rl_chapter(model, inputs.one("evaluate_chat"), evaluated) for model in reinforced],
         "core": [core_chapter(evaluation) for evaluation in core],
         "samples": base_evaluation["samples"],
         "examples": chat_evaluation["examples"],

@@ -34,6 +34,8 @@ def report(
     chat: Model,
     chat_evaluation: Evaluation,
     core: Annotated[list[Evaluation], AbsentMeans(())],
+    rl: Annotated[list[Model], AbsentMeans(())],
+    rl_evaluation: Annotated[list[Evaluation], AbsentMeans(())],
     *,
     out: Path,
     context: Context,
@@ -53,6 +55,7 @@ def report(
             "converse": [conversations],
             "sft": [chat],
             "evaluate_chat": [chat_evaluation],
+            **({"rl": list(rl), "evaluate_chat rl": list(rl_evaluation)} if rl else {}),
         },
     )
     markdown, page = render(inputs)

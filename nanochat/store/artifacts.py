@@ -60,6 +60,10 @@ class Conversations(Artifact):
     """Conversations as rows with a loss mask, and held-out questions."""
 
 
+class Problems(Artifact):
+    """Problems of reinforcement learning, with their rewards, and held-out ones."""
+
+
 class AnyModel(Artifact):
     """A model that can be evaluated: `Model` or `ForeignModel`."""
 

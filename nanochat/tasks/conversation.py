@@ -32,6 +32,8 @@ class Task:
     name: str
     conversations: Callable[[Split], Iterator[Conversation]]
     questions: Callable[[], Iterator[Question]] = no_questions
+    problems: Callable[[], Iterator[Question]] = no_questions
+    """Questions that may be trained on, by reinforcement learning; none of them is among `questions`."""
 
 
 def exchange(question: str, answer: str | list[dict[str, str]]) -> Conversation:

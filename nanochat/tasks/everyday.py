@@ -20,6 +20,7 @@ TRAINING_CONVERSATIONS = 10_000
 VALIDATION_CONVERSATIONS = 400
 QUESTION_TASKS = ("everyday_outside", "everyday_sum")
 OUTSIDE_QUESTIONS, SUM_QUESTIONS = 150, 50
+PROBLEMS = 1_000
 
 
 def task(seed: int, count: int = 0) -> Task:
@@ -30,7 +31,15 @@ def task(seed: int, count: int = 0) -> Task:
             return everyday(seed, count or TRAINING_CONVERSATIONS)
         return everyday(seed, VALIDATION_CONVERSATIONS, held_out=True)
 
-    return Task("everyday", conversations, _questions)
+    def problems() -> Iterator[Question]:
+        random = seeded_generator("everyday problems", str(seed))
+        outside = (count or PROBLEMS) // 2
+        for question in _different(outside, lambda: refused(random, held=False)[0]):
+            yield open_question("everyday_outside", question, "unknown")
+        for one in _different((count or PROBLEMS) - outside, lambda: draw_sum(random, held=False)):
+            yield open_question("everyday_sum", sum_turn(random, one)[0], str(one.value))
+
+    return Task("everyday", conversations, _questions, problems)
 
 
 def _questions() -> Iterator[Question]:

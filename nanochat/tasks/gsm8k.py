@@ -42,15 +42,15 @@ def task(source: str, counts: Counts) -> Task:
             if texts := texts_of(where, row):
                 yield exchange(texts[0], with_tool(texts[1]))
 
-    def questions() -> Iterator[Question]:
-        for number, (where, row) in shuffled(hub_rows(source, ID, "main", "test")):
+    def questions(split: Split) -> Iterator[Question]:
+        for number, (where, row) in shuffled(hub_rows(source, ID, "main", SPLITS[split])):
             if texts := texts_of(where, row):
                 answer = strict_answer(texts[1])
                 if answer is None or flexible_answer(texts[1]) is None:
                     raise BadSource(f"{where} has no answer after `####`.")
                 yield open_question("gsm8k", texts[0], answer, id=str(number), form=NANOCHAT_FORM)
 
-    return Task("gsm8k", conversations, questions)
+    return Task("gsm8k", conversations, lambda: questions("validation"), lambda: questions("train"))
 
 
 def with_tool(answer: str) -> list[dict[str, str]]:

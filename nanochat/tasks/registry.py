@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from nanochat.config.chat import MixtureItem
+from nanochat.config.rl import RLTask
 from nanochat.errors import BadConfig
 from nanochat.tasks import (
     arc,
@@ -12,9 +13,11 @@ from nanochat.tasks import (
     identity,
     mmlu,
     own_conversations,
+    own_problems,
     smoltalk,
     spelling,
     spelling_bee,
+    sums,
     world,
 )
 from nanochat.tasks.conversation import Question, Task
@@ -22,7 +25,7 @@ from nanochat.tasks.fields import Counts, FieldRules
 from nanochat.tasks.verdict import Verdict
 from nanochat.tools.sandbox.sandbox import shared_sandbox
 
-GENERATED = ("world", "everyday", "spelling", "identity")
+GENERATED = ("world", "everyday", "sums", "spelling", "identity")
 """Tasks without a source."""
 CHAT_DATA = ("smoltalk", "conversations")
 """Tasks whose rows are chat data, with fields that a user may ignore."""
@@ -51,6 +54,8 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
             return world.task(seed, item.limit)
         case "everyday":
             return everyday.task(seed, item.limit)
+        case "sums":
+            return sums.task(seed, item.limit)
         case "spelling":
             return spelling.task(seed, item.limit)
         case "spelling_bee":
@@ -71,9 +76,18 @@ def load_task(item: MixtureItem, seed: int, counts: Counts | None = None) -> Tas
             return humaneval.task(item.source, counts)
 
 
+def load_rl_task(item: RLTask, seed: int, counts: Counts | None = None) -> Task:
+    """Like `load_task`, for a task of reinforcement learning, which may also be the user's own problems."""
+    if item.task == "problems":
+        return own_problems.task(item.source)
+    return load_task(MixtureItem(task=item.task, source=item.source, limit=item.limit), seed, counts)
+
+
 JUDGES = {
     "world_answer": world.judge,
     **dict.fromkeys(everyday.QUESTION_TASKS, everyday.judge),
+    "sums": sums.judge,
+    "problems": own_problems.judge,
     "spelling": spelling.judge,
     "spelling_bee": spelling_bee.judge,
     "gsm8k": gsm8k.judge,

@@ -25,7 +25,16 @@ def task(seed: int, count: int = 0) -> Task:
             question, answer, _ = spelling_turn(random, random.choice(words))
             yield exchange(question, answer)
 
-    return Task("spelling", conversations, _questions)
+    def problems() -> Iterator[Question]:
+        random = seeded_generator("spelling problems", str(seed))
+        texts: set[str] = set()
+        for _ in range(count or TRAINING_CONVERSATIONS):
+            question, _, expected = spelling_turn(random, random.choice(TRAINING_WORDS))
+            if question not in texts:
+                texts.add(question)
+                yield open_question("spelling", question, expected)
+
+    return Task("spelling", conversations, _questions, problems)
 
 
 def _questions() -> Iterator[Question]:

@@ -58,7 +58,14 @@ def task(seed: int, source: str = "", count: int = 0) -> Task:
             text, word, letter = _draw(random, words)
             yield open_question("spelling_bee", text, str(word.count(letter)))
 
-    return Task("spelling_bee", conversations, questions)
+    def problems() -> Iterator[Question]:
+        words = _words(source, held_out=False)
+        random = seeded_generator("spelling bee", "problems", str(seed))
+        for _ in range(count or TRAINING_CONVERSATIONS):
+            text, word, letter = _draw(random, words)
+            yield open_question("spelling_bee", text, str(word.count(letter)))
+
+    return Task("spelling_bee", conversations, questions, problems)
 
 
 def judge(question: Question, completion: str) -> Verdict:

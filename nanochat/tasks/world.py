@@ -12,11 +12,12 @@ from nanochat.tasks.conversation import Conversation, Question, Split, Task, cho
 from nanochat.tasks.numbers import last_number
 from nanochat.tasks.verdict import Verdict
 from nanochat.world.conversations import conversations as world_conversations
-from nanochat.world.facts import RELATIONS
-from nanochat.world.questions import LETTERS, held_out_answers, held_out_choices
+from nanochat.world.facts import RELATIONS, seeded_generator
+from nanochat.world.questions import LETTERS, draw_open, held_out_answers, held_out_choices
 
 TRAINING_CONVERSATIONS = 8_000
 VALIDATION_CONVERSATIONS = 400
+PROBLEMS = 4_000
 
 
 def task(seed: int, count: int = 0) -> Task:
@@ -38,7 +39,16 @@ def task(seed: int, count: int = 0) -> Task:
         for question in held_out_answers():
             yield open_question("world_answer", question.text, question.answer)
 
-    return Task("world", conversations, questions)
+    def problems() -> Iterator[Question]:
+        random = seeded_generator("world problems", str(seed))
+        texts: set[str] = set()
+        for _ in range(count or PROBLEMS):
+            question = draw_open(random)
+            if question.text not in texts:
+                texts.add(question.text)
+                yield open_question("world_answer", question.text, question.answer)
+
+    return Task("world", conversations, questions, problems)
 
 
 def judge(question: Question, completion: str) -> Verdict:

@@ -1,4 +1,4 @@
-"""The training loop, written once for pretraining and fine-tuning.
+"""The training loop, written once for pretraining, fine-tuning and reinforcement learning.
 
 Around the optimizer step (`step.py`) it checks the losses, evaluates, logs and saves checkpoints. Every
 `tracking.log_every_steps` steps it reads the losses; between two reads the host does not wait for the device.
@@ -9,8 +9,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from nanochat.training.guard import LOWER_THE_RATES, Guard
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.metrics import Clock, Metrics, Throughput, memory_bytes, peak_flops
 from nanochat.training.state import TrainState
-from nanochat.training.step import optimizer_step
+from nanochat.training.step import BatchSource, Objective, next_token_loss, optimizer_step
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import Preempted, World, stop_requested, sum_over_ranks
 from nanochat.workers.watchdog import Watchdog
@@ -43,27 +43,45 @@ CORE_QUESTIONS = "core_questions"
 class Schedule:
     """What to train on, for how long, at which rates, and what to evaluate meanwhile."""
 
-    rows: RowSet
-    seed: int
-    """Seed of the order of the rows."""
+    open_source: Callable[[int, int], BatchSource]
+    """Opens what is trained on at a position in the data, for a step (the second number); see `rows_source`."""
     steps: int
-    batch_rows: int
-    """Rows per optimizer step, over all ranks."""
+    batch_tokens: int
+    """Tokens per optimizer step, over all ranks; 0: they differ."""
+    sequence_len: int
+    """Tokens of a row."""
     micro_batch_rows: int
     """Rows per forward and backward pass, on one rank."""
     rates: Callable[[int], StepRates]
-    evaluate: Callable[[], float]
+    evaluate: Callable[[int], float]
+    """Evaluates the model after so many steps."""
     evaluation_name: str
     """Name of the metric that `evaluate` returns: `validation_bits_per_byte`."""
     evaluate_every_steps: int
     guard: GuardConfig
     core: Callable[[Callable[[str], None]], dict[str, float] | None] | None = None
-    """Evaluates CORE, and says which task; None if a stop was requested meanwhile. Collective."""
+    """Evaluates CORE, and logs which task; None if a stop was requested meanwhile. Collective."""
     core_every_steps: int = 0
+    objective: Objective = next_token_loss
+    evaluate_first: bool = False
+    """Whether the model is also evaluated before the first step."""
+    may_be_empty: bool = False
+    """Whether a step may have nothing to train on; it then makes no update."""
+    stops_early: Callable[[], bool] = lambda: False
+    """Whether training ends after the last evaluation."""
+    more_numbers: Callable[[], Mapping[str, float]] = dict
+    """What else is logged about the steps since the last call; all ranks call it."""
+    more_tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else checkpoints contain."""
 
-    @property
-    def batch_tokens(self) -> int:
-        return self.batch_rows * self.rows.sequence_len
+
+def rows_source(
+    rows: RowSet, seed: int, batch_rows: int, micro_batch_rows: int, world: World
+) -> Callable[[int, int], Loader]:
+    """Opens a loader of rows in the order of a seed; `batch_rows` are those of a step, over all ranks."""
+    return lambda row, step: Loader(
+        rows, seed, batch_rows, world.rank, world.world_size, micro_batch_rows, world.device, row
+    )
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,8 @@ class Trained:
     core: dict[str, float]
     """CORE at the end, on the first rank; empty if it was not evaluated."""
     resumed_from_step: int
+    steps: int
+    """Completed optimizer steps: fewer than planned if training stopped early."""
     history: list[str]
     """The lines of `metrics.jsonl`."""
 
@@ -92,7 +112,7 @@ class Trained:
             "steps": schedule.steps, "train_tokens": schedule.steps * schedule.batch_tokens, "final_loss": self.loss,
             schedule.evaluation_name: self.evaluation, "tokens_per_s": self.tokens_per_s, "mfu": self.mfu,
             "training_s": self.seconds, **self.time_split, "parameters": parameters,
-            "batch_tokens": schedule.batch_tokens, "sequence_len": schedule.rows.sequence_len,
+            "batch_tokens": schedule.batch_tokens, "sequence_len": schedule.sequence_len,
             "world_size": world_size, "resumed_from_step": self.resumed_from_step, **self.core,
         }  # fmt: skip
 
@@ -116,7 +136,7 @@ def train(job: Job, world: World, model: GPT, optimizer: Optimizer, schedule: Sc
             raise
         rows = schedule.micro_batch_rows
         raise NotEnoughMemory(
-            f"Depth {model.architecture.depth} with micro-batches of {rows} rows of {schedule.rows.sequence_len} "
+            f"Depth {model.architecture.depth} with micro-batches of {rows} rows of {schedule.sequence_len} "
             f"tokens does not fit the memory of `{world.device}`.",
             hint=f"Set `--compute parallelism.micro_batch_rows={max(1, rows // 2)}`, "
             "or a smaller `pretrain.model.depth`.",
@@ -134,6 +154,7 @@ class _Loop:
         self.state = TrainState(loss_scale=LossScale() if model.compute_dtype == torch.float16 else None)
         self.tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
         self.tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.state().items()}
+        self.tensors |= schedule.more_tensors
         self.checkpoints = Checkpoints(
             job.checkpoints, Path(job.folder) / f"spool-{world.rank}", job.compute.checkpoints.keep,
             job.compute.checkpoints.keep_every_steps, {"config": job.config, "world_size": world.world_size},
@@ -155,15 +176,21 @@ class _Loop:
     def run(self) -> Trained:
         state, steps, every_steps = self.state, self.schedule.steps, self.schedule.evaluate_every_steps
         start, saved_at = state.step, time.monotonic()
+        last: tuple[int, float] | None = None  # step and result of the last evaluation
         try:
+            if self.schedule.evaluate_first and not start:
+                self._log_first(self._evaluate())
             if 0 < start < steps and self._core_is_due() and CORE_QUESTIONS not in json.loads(state.history[-1]):
                 self.metrics.add_to_last(**(self._core() or {}))  # a stop had come first
                 self.read_at = time.monotonic()
-            while state.step < steps:
+            while state.step < steps and not self.schedule.stops_early():
                 rates = self.schedule.rates(state.step)
                 self.unread.append(
-                    optimizer_step(self.model, self.optimizer, self.loader, rates, self.clock, state.loss_scale)
-                )
+                    optimizer_step(
+                        self.model, self.optimizer, self.loader, rates, self.clock, state.loss_scale,
+                        self.schedule.objective,
+                    )
+                )  # fmt: skip
                 state.step += 1
                 self.watchdog.heartbeat()
                 evaluate, core_is_due = every_steps > 0 and state.step % every_steps == 0, self._core_is_due()
@@ -172,7 +199,9 @@ class _Loop:
                     continue
                 if not self._read_losses() or state.step == steps:
                     continue
-                self._log_step(self._evaluate() if evaluate else None, self._core() if core_is_due else None)
+                evaluation = self._evaluate() if evaluate else None
+                last = last if evaluation is None else (state.step, evaluation)
+                self._log_step(evaluation, self._core() if core_is_due else None)
                 if stop_requested():
                     self._save()
                     with self.watchdog.paused():
@@ -190,18 +219,20 @@ class _Loop:
                 self._save()  # before the last evaluation: if that fails, no step is lost
             with self.watchdog.paused():
                 self.checkpoints.wait()
-            evaluation = self._evaluate()
-            core = self._core() if self.schedule.core_every_steps else {}
-            if core is None:
-                raise Preempted
-            self._log_step(evaluation, core)
+            core: dict[str, float] | None = {}
+            if last is None or last[0] != state.step:
+                last = (state.step, self._evaluate())
+                core = self._core() if self.schedule.core_every_steps else {}
+                if core is None:
+                    raise Preempted
+                self._log_step(last[1], core)
         finally:
             self.watchdog.stop()
             self.loader.close()
             self.metrics.close()
         return Trained(
-            state.smoothed_loss(), evaluation, self.throughput.tokens_per_s, self._mfu(), state.seconds,
-            self.clock.split(), core, start, state.history,
+            state.smoothed_loss(), last[1], self.throughput.tokens_per_s, self._mfu(), state.seconds,
+            self.clock.split(), core, start, state.step, state.history,
         )  # fmt: skip
 
     # --- losses -------------------------------------------------------------------------------------------------------
@@ -212,11 +243,13 @@ class _Loop:
         results = torch.stack(self.unread).tolist()  # the only place where the host waits for the device
         self.unread.clear()
         for step, (nats, counted, matrix_square, other_square) in enumerate(results, state.step - len(results) + 1):
-            if not counted:
+            if not counted and not self.schedule.may_be_empty:
                 raise BadSource(
                     "A whole batch has no counted token: every loss mask is empty.", hint="Check the conversations."
                 )
-            loss, self.gradient_norms = nats / counted, (math.sqrt(matrix_square), math.sqrt(other_square))
+            if not counted:
+                self._log_message(f"step {step} has nothing to train on: no update")
+            loss, self.gradient_norms = nats / max(counted, 1), (math.sqrt(matrix_square), math.sqrt(other_square))
             smoothed = state.smoothed_loss(step - 1) if step > 1 else 0.0
             try:
                 self.guard.check(step, loss, sum(self.gradient_norms), smoothed)
@@ -251,7 +284,7 @@ class _Loop:
     def _evaluate(self) -> float:
         with self.clock.counting("evaluation"), self.watchdog.paused():
             self.model.eval()
-            evaluation = self.schedule.evaluate()
+            evaluation = self.schedule.evaluate(self.state.step)
             self.model.train()
         gc.collect()
         return evaluation
@@ -271,19 +304,27 @@ class _Loop:
 
     def _log_step(self, evaluation: float | None, core: dict[str, float] | None) -> None:
         state, schedule, speed = self.state, self.schedule, self.throughput.tokens_per_s
-        left_s = (schedule.steps - state.step) * schedule.batch_tokens / speed if speed else 0.0
+        steps_per_s = self.throughput.steps_per_s
+        left_s = (schedule.steps - state.step) / steps_per_s if steps_per_s else 0.0
         matrices, others = self.gradient_norms
+        more = schedule.more_numbers()
         self.metrics.event(
             state.step, schedule.steps,
-            _message(state.smoothed_loss(), evaluation, schedule.evaluation_name, speed, left_s),
+            _message(state.smoothed_loss(), evaluation, schedule.evaluation_name, speed, left_s, more.get("reward")),
             loss=state.loss, smoothed_loss=state.smoothed_loss(), gradient_norm=math.hypot(matrices, others),
             matrix_gradient_norm=matrices, other_gradient_norm=others,
             lr_multiplier=schedule.rates(state.step - 1).lr_multiplier,
-            tokens=state.step * schedule.batch_tokens, tokens_per_s=speed, mfu=self._mfu(), seconds=state.seconds,
-            memory_bytes=memory_bytes(self.world.device), rows_consumed=self.loader.rows_consumed,
-            epoch=self.loader.epoch, loss_scale=state.loss_scale.factor if state.loss_scale else None,
-            **self.clock.split(), **{schedule.evaluation_name: evaluation}, **(core or {}),
+            tokens=state.step * schedule.batch_tokens or None, tokens_per_s=speed or None, mfu=self._mfu(),
+            seconds=state.seconds, memory_bytes=memory_bytes(self.world.device),
+            rows_consumed=self.loader.rows_consumed, epoch=self.loader.epoch,
+            loss_scale=state.loss_scale.factor if state.loss_scale else None,
+            **self.clock.split(), **{schedule.evaluation_name: evaluation}, **(core or {}), **more,
         )  # fmt: skip
+
+    def _log_first(self, evaluation: float) -> None:
+        name = self.schedule.evaluation_name
+        message = f"before training: {name.replace('_', ' ')} {evaluation:.4f}"
+        self.metrics.event(0, self.schedule.steps, message, **{name: evaluation}, **self.schedule.more_numbers())
 
     def _log_message(self, message: str) -> None:
         self.metrics.message(self.state.step, self.schedule.steps, message)
@@ -320,12 +361,9 @@ class _Loop:
             )
         self._log_warnings()
 
-    def _open_loader(self, row: int) -> Loader:
+    def _open_loader(self, row: int) -> BatchSource:
         self.unread.clear()
-        return Loader(
-            self.schedule.rows, self.schedule.seed, self.schedule.batch_rows, self.world.rank, self.world.world_size,
-            self.schedule.micro_batch_rows, self.world.device, row,
-        )  # fmt: skip
+        return self.schedule.open_source(row, self.state.step)
 
 
 def _on_any_rank(here: bool) -> bool:
@@ -333,10 +371,13 @@ def _on_any_rank(here: bool) -> bool:
     return sum_over_ranks(float(here))[0] > 0
 
 
-def _message(loss: float, evaluation: float | None, name: str, tokens_per_s: float, left_s: float) -> str:
-    parts = [f"loss {loss:.3f}"]
+def _message(
+    loss: float, evaluation: float | None, name: str, tokens_per_s: float, left_s: float, reward: float | None
+) -> str:
+    parts = [f"loss {loss:.3f}" if reward is None else f"reward {reward:.3f}"]
     if evaluation is not None:
         parts.append(f"{name.replace('_', ' ')} {evaluation:.4f}")
     minutes, seconds = divmod(round(left_s), 60)
-    parts += [f"{tokens_per_s:,.0f} tokens/s", f"{minutes}:{seconds:02} left"]
+    parts += [f"{tokens_per_s:,.0f} tokens/s"] if tokens_per_s else []
+    parts += [f"{minutes}:{seconds:02} left"]
     return " · ".join(parts)

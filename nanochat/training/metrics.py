@@ -58,22 +58,26 @@ class Clock:
 
 
 class Throughput:
-    """Tokens per second, without the first steps of the process, which are slower."""
+    """Steps and tokens per second, without the first steps of the process, which are slower."""
 
     def __init__(self, batch_tokens: int) -> None:
         self.steps = 0
-        self._batch_tokens, self._tokens, self._seconds, self._warm = batch_tokens, 0, 0.0, False
+        self._batch_tokens, self._counted, self._seconds, self._warm = batch_tokens, 0, 0.0, False
 
     def add(self, steps: int, seconds: float) -> None:
         self.steps += steps
         if not self._warm:  # the first steps count until there are later ones
-            self._tokens, self._seconds, self._warm = 0, 0.0, self.steps > WARMUP_STEPS
-        self._tokens += steps * self._batch_tokens
+            self._counted, self._seconds, self._warm = 0, 0.0, self.steps > WARMUP_STEPS
+        self._counted += steps
         self._seconds += seconds
 
     @property
+    def steps_per_s(self) -> float:
+        return self._counted / self._seconds if self._seconds else 0.0
+
+    @property
     def tokens_per_s(self) -> float:
-        return self._tokens / self._seconds if self._seconds else 0.0
+        return self.steps_per_s * self._batch_tokens
 
 
 class Metrics:

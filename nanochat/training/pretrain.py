@@ -23,7 +23,7 @@ from nanochat.scaling import derive_hyperparameters
 from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.training.core_while_training import core_metrics
 from nanochat.training.device_setup import compute_dtype, prepare_for_device
-from nanochat.training.loop import Schedule, train
+from nanochat.training.loop import Schedule, rows_source, train
 from nanochat.training.micro_batch import micro_batch_rows
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main
@@ -44,7 +44,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, hyperparameters.batch_rows, world)
     setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device)
 
-    def evaluate() -> float:
+    def evaluate(step: int) -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
         return bits_per_byte(model, of_equal_shape(batches, micro), token_bytes)
 
@@ -52,10 +52,10 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         return core_metrics(model, tokenizer, job.input("bundle"), config.core_limit, world, say)
 
     schedule = Schedule(
-        rows=rows,
-        seed=config.seed,
+        open_source=rows_source(rows, config.seed, hyperparameters.batch_rows, micro, world),
         steps=hyperparameters.steps,
-        batch_rows=hyperparameters.batch_rows,
+        batch_tokens=hyperparameters.batch_tokens,
+        sequence_len=rows.sequence_len,
         micro_batch_rows=micro,
         rates=lambda step: rates(step, hyperparameters.steps, config.optimizer, hyperparameters.muon_weight_decay),
         evaluate=evaluate,

@@ -20,7 +20,7 @@ from nanochat.optim.optimizer import build_optimizer
 from nanochat.optim.schedule import sft_rates
 from nanochat.scaling import hyperparameters_from_steps
 from nanochat.training.device_setup import compute_dtype, prepare_for_device
-from nanochat.training.loop import Schedule, train
+from nanochat.training.loop import Schedule, rows_source, train
 from nanochat.training.micro_batch import micro_batch_rows
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main, sum_over_ranks
@@ -50,7 +50,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device)
 
     @torch.no_grad()
-    def evaluate() -> float:
+    def evaluate(step: int) -> float:
         nats, counted = 0.0, 0.0
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device)
         for inputs_BT, targets_BT in of_equal_shape(batches, micro):
@@ -60,10 +60,10 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         return nats / max(counted, 1.0)
 
     schedule = Schedule(
-        rows=rows,
-        seed=config.seed,
+        open_source=rows_source(rows, config.seed, batch_rows, micro, world),
         steps=steps,
-        batch_rows=batch_rows,
+        batch_tokens=batch_rows * rows.sequence_len,
+        sequence_len=rows.sequence_len,
         micro_batch_rows=micro,
         rates=lambda step: sft_rates(step, steps, config),
         evaluate=evaluate,

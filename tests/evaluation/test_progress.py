@@ -74,7 +74,7 @@ def test_each_question_of_core_is_reported_when_it_is_answered(tmp_path: Path) -
     assert [done for done, _, task in seen if task.startswith("copa")] == [*range(8), 7]
 
 
-def test_what_is_loaded_of_a_foreign_model_is_said(tmp_path: Path) -> None:
+def test_what_is_loaded_of_a_foreign_model_is_logged(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from nanochat.config.foreign import ForeignOptions
     from nanochat.evaluation.any_model import load_any
@@ -88,6 +88,6 @@ def test_what_is_loaded_of_a_foreign_model_is_said(tmp_path: Path) -> None:
     describes = Job(module="", config=found.model_dump(), inputs={}, out=str(recorded), folder=str(tmp_path))
     describe(describes, ALONE)
     assert [line["message"] for line in lines(tmp_path)] == ["reading tiny"]
-    said: list[str] = []
-    load_any(recorded, say=said.append)
-    assert said == ["checking the files of tiny", "loading the weights of tiny", "loading the tokenizer of tiny"]
+    messages: list[str] = []
+    load_any(recorded, say=messages.append)
+    assert messages == ["checking the files of tiny", "loading the weights of tiny", "loading the tokenizer of tiny"]

@@ -12,6 +12,7 @@ import pytest
 
 from nanochat.config.overrides import flatten, override
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.rl import ProblemsConfig
 from nanochat.errors import NanochatError
 from nanochat.execution.graph import Results, nodes
 from nanochat.graphs.pipeline import pretrain_to_chat
@@ -48,11 +49,11 @@ UNUSED = ("data.source", "data.text_column", "data.subset", "data.split")
 FIELDS = [path for path in flatten(DEMO.canonical()) if path not in UNUSED]
 
 
-def keys(config: PipelineConfig) -> dict[str, set[str]]:
+def keys(config: PipelineConfig, problems: ProblemsConfig | None = None) -> dict[str, set[str]]:
     """Stage → keys, without running anything: the digest of each artifact is a hash of its key."""
     found: dict[str, set[str]] = {}
     results = Results()
-    for node in nodes(pretrain_to_chat(config, list_shards(config.data), config.conversations)):
+    for node in nodes(pretrain_to_chat(config, list_shards(config.data), config.conversations, None, problems)):
         key = node.stage.key(node.config, results.inputs_of(node))
         found.setdefault(node.stage.name, set()).add(key)
         artifact = object.__new__(node.stage.kind)
