@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def samples(engine: Engine, prompts: list[Prompt] = PROMPTS, step: int = 0, answ
     return sample_groups(engine, prompts, SAMPLING, answers, 42, step)
 
 
-def engine(**settings: int) -> Engine:
+def engine(**settings: Any) -> Engine:
     return Engine(built(), TOKENIZER, EngineSettings(context_tokens=64, **settings))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -83,7 +84,8 @@ def test_all_rewards_equal_is_logged_and_makes_no_update(
     folder = tmp_path / "data"
     problems(folder / "problems", "def reward(problem, answer):\n    return 1")
     (folder / "base").symlink_to(data / "base")
-    for number, fields in enumerate(({}, {"loss": {"dead_groups": "keep"}}, {"preset": "nanochat"})):
+    cases: tuple[dict[str, Any], ...] = ({}, {"loss": {"dead_groups": "keep"}}, {"preset": "nanochat"})
+    for number, fields in enumerate(cases):
         run = tmp_path / f"run {number}"
         trained(folder, run, steps=2, keep="last", sampling={"max_tokens": 300}, **fields)
         before = weights_of_base(data)
