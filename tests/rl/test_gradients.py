@@ -41,7 +41,10 @@ def batches(
     rewards: Any = REWARDS, exact: bool = False,
 ) -> list[RolloutBatch]:  # fmt: skip
     """The micro-batches of a rank for these rewards."""
-    made = source(folder, of, model, world=World(rank, ranks, torch.device("cpu")), micro=micro, exact=exact)
+    made = source(
+        folder, of, model, world=World(rank, ranks, torch.device("cpu")), micro=micro, exact=exact,
+        reference=model if of.used_loss.kl else None,
+    )  # fmt: skip
     counts = np.array([[made._counts(rollout) for rollout in group] for group in groups])
     values = advantages(np.array(rewards), counts, of.used_loss)
     return made._batches(groups, values, counts, is_live(np.array(rewards), counts))
