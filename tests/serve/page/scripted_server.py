@@ -46,6 +46,8 @@ class Reply:
 
     reads: Sequence[bytes] = ()
     """Sent one after the other, with a pause in which the browser reads."""
+    first_pause_s: float = 0.0
+    """Before the first of them."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     error: str = ""
@@ -174,6 +176,7 @@ def _echo(text: str) -> list[bytes]:
 async def _reads(request: Request, script: ScriptedServer, reply: Reply) -> AsyncIterator[bytes]:
     complete = False
     try:
+        await asyncio.sleep(reply.first_pause_s)
         for each in reply.reads:
             yield each
             await asyncio.sleep(0.01)
