@@ -99,7 +99,7 @@ def report(config: ReportConfig, base: Model, chat: Model, *, out: Path, context
 
 
 def pretrain_to_chat(
-    config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig, bundle: None
+    config: PipelineConfig, shards: Sequence[ShardConfig], conversations: ConversationsConfig, *left_out: None
 ) -> Chat:
     names = [f"shard_{position:05}" for position in range(config.data.world.shards)]
     raw = [
