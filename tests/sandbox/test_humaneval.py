@@ -203,7 +203,7 @@ def test_the_result_names_the_sandbox(questions: list[dict], full: Sandbox, tmp_
     assert (found["sandbox"], found["form"], found["no_answer"]) == ("full", "nanochat", {"no code": 4})
     assert [value for value, _ in found["pass_at"].values()] == [0.5, 1.0]
     assert metrics["humaneval_accuracy"] == 0.5
-    assert reported[-1] == (4, 4, "humaneval")
+    assert reported[-1] == (4, 4, "humaneval, task 1 of 1")
 
 
 @pytest.mark.slow
