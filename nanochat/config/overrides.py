@@ -90,7 +90,9 @@ def parse(kind: type[C], values: Any, path: str = "") -> C:
         first = error.errors(include_url=False)[0]
         where = shown(".".join([*filter(None, [path]), *map(str, first["loc"])])) or kind.__name__
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise BadConfig(f"`{where}`: {message}, got `{shown(first.get('input'))}`.") from None
+        given = first.get("input")
+        got = "" if isinstance(given, dict) else f", got `{shown(given)}`"  # a whole section would hide the message
+        raise BadConfig(f"`{where}`: {message}{got}.") from None
 
 
 def complete(kind: type[C], values: Any, path: str = "") -> C:

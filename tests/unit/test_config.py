@@ -13,6 +13,7 @@ from nanochat.config.compute import Compute, DataWorkers
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.config.training import Horizon, PretrainConfig
+from nanochat.errors import BadConfig
 
 
 class Small(Config):
@@ -102,3 +103,9 @@ def test_names_from_before_the_groups_are_read_and_logged(caplog: pytest.LogCapt
 def test_the_current_name_of_a_field_takes_precedence() -> None:
     both = Compute.model_validate({"ranks": 2, "node": 1, "parallelism": {"ranks": 4, "nodes": 2}}).parallelism
     assert (both.ranks, both.node, both.nodes) == (4, 1, 2)
+
+
+def test_an_error_of_a_whole_section_does_not_print_the_section() -> None:
+    with pytest.raises(BadConfig) as caught:
+        override(PipelineConfig(), ["rl.group_size=1"])
+    assert str(caught.value).endswith("`group_size` should be at least 2.")
