@@ -85,14 +85,25 @@ class Terminal:
         before, _, self.shown = self.shown.partition(text)
         return before
 
-    def exit_code(self) -> int:
-        while True:
-            try:
-                if not os.read(self.screen, 1 << 16):
-                    break
-            except OSError:  # its end
-                break
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def exit_code(self, pressing: str = "") -> int:
+        """Waits for the end of the chat; meanwhile presses these keys once in a second."""
+        deadline = time.monotonic() + LIMIT_S
+        while self.pid and time.monotonic() < deadline:
+            if select.select([self.screen], [], [], 1)[0]:
+                try:
+                    self.shown += self._decoder.decode(os.read(self.screen, 1 << 16))
+                except OSError:  # its end
+                    pid, self.pid = self.pid, 0
+                    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            elif pressing:
+                self.enter(pressing)
+        raise AssertionError(f"the chat did not end after {self.shown!r}")
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.screen)
 
 
 @pytest.fixture
@@ -100,7 +111,7 @@ def terminals(home: Path) -> Iterator[list[Terminal]]:
     opened: list[Terminal] = []
     yield opened
     for each in opened:
-        os.close(each.screen)
+        each.close()
 
 
 def test_a_talk_at_a_terminal(home: Path, tmp_path: Path, terminals: list[Terminal]) -> None:
@@ -156,7 +167,9 @@ def test_ctrl_c_stops_an_answer_and_twice_leaves(home: Path, terminals: list[Ter
     chat.enter("\x03")
     chat.until("you")
     chat.enter("\x03")
-    assert chat.exit_code() == 0
+    # Python loses a Ctrl-C that comes after the prompt is drawn and before `readline` waits: a person presses again
+    assert chat.exit_code(pressing="\x03") == 0
+    assert "once more" not in chat.shown
 
 
 def test_each_piped_line_is_a_prompt_and_only_answers_are_printed(home: Path) -> None:
