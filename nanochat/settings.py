@@ -231,6 +231,18 @@ def _private(folder: Path) -> bool:
     return stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o077
 
 
+def visible_gpus() -> list[str] | None:
+    """Numbers or names of the GPUs in `CUDA_VISIBLE_DEVICES`; None if it is not set: all of them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if given is None else [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+
+
+def tiktoken_folder() -> Path:
+    """Where tiktoken keeps the vocabularies that it has fetched."""
+    given = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    return Path(given) if given else Path(tempfile.gettempdir()) / "data-gym-cache"
+
+
 def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str, str]:
     """The environment of a training process: ours, plus settings that make it faster.
 

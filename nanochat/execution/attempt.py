@@ -18,6 +18,8 @@ from nanochat.config.base import Config
 from nanochat.config.compute import Compute
 from nanochat.errors import NanochatError, StageFailed
 from nanochat.events import Event, Reporter, silent
+from nanochat.execution.energy import GpuEnergy
+from nanochat.execution.recorded_warnings import recorded_warnings
 from nanochat.execution.stage import A, Context, Inputs, NotFirstNode, Stage
 from nanochat.failures import convert_errors
 from nanochat.store.lease import HeldLease, LeaseLost, lease
@@ -83,7 +85,10 @@ class Attempt(Generic[A]):
 
         context, out = self._prepare()
         context = replace(context, progress=self.progress.with_sink(check_lease))
-        metrics = self.stage.function(self.config, **self.inputs, out=out, context=context)
+        meter = GpuEnergy() if self.stage.resource == "gpu" else None
+        with recorded_warnings() as warnings:
+            metrics = self.stage.function(self.config, **self.inputs, out=out, context=context)
+        energy_j = meter.joules() if meter else None
         if not held.holds():
             raise _lease_lost()
         manifest = self.store.publish(
@@ -95,7 +100,7 @@ class Attempt(Generic[A]):
             config=self.config.canonical(),
             inputs=dict(self.inputs),
             metrics=metrics,
-            producer=describe_producer(started, run=self.run_name),
+            producer=describe_producer(started, run=self.run_name, energy_j=energy_j, warnings=warnings),
         )
         # The artifact is published: if the store fails now, the stage must not. `nanochat gc` deletes checkpoints too.
         with suppress(NanochatError):

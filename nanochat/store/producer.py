@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import subprocess  # noqa: TID251 - runs git for the commit
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,14 +35,20 @@ class Producer(BaseModel, frozen=True):
     seconds: float
     cost: float | None = None
     """Never set; kept so that the JSON of manifests stays the same."""
+    energy_j: float | None = None
+    """Energy of this machine's GPUs, in joules, during the last attempt of a stage that may use them; None: unknown."""
+    warnings: tuple[str, ...] = ()
+    """Warnings that the stage logged in its own thread."""
 
 
-def describe_producer(started: datetime, *, run: str = "") -> Producer:
+def describe_producer(
+    started: datetime, *, run: str = "", energy_j: float | None = None, warnings: Sequence[str] = ()
+) -> Producer:
     """The producer of an artifact whose stage started then and ends now."""
     ended = datetime.now(UTC)
     return Producer(
         **_constant(), host=socket.gethostname(), run=run, started=started, ended=ended,
-        seconds=(ended - started).total_seconds(),
+        seconds=(ended - started).total_seconds(), energy_j=energy_j, warnings=tuple(warnings),
     )  # fmt: skip
 
 

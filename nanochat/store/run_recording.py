@@ -44,7 +44,7 @@ class RunRecorder:
         self._stages: dict[str, StageRecord] = {}
         started = datetime.now(UTC)
         self.record = RunRecord(
-            id=f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", profile=profile, config=_without_secrets(config),
+            id=f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", profile=profile, config=without_secrets(config),
             flow_run=flow_run, state="running", started=started, seconds=0.0, beat=0, stages={}, holds=[],
         )  # fmt: skip
 
@@ -88,7 +88,7 @@ class RunRecorder:
                     self._stages[label] = each.model_copy(update={"state": "stopped"})
         for pause_s in END_PAUSES_S:
             try:
-                self.write(state=state, error=_without_secrets(error))
+                self.write(state=state, error=without_secrets(error))
             except (NanochatError, OSError) as failure:
                 if pause_s and getattr(failure, "transient", False):
                     time.sleep(pause_s)
@@ -115,7 +115,7 @@ def record_run(
         recorder.write()
     except NanochatError as error:
         with contextlib.suppress(NanochatError):  # the write may have succeeded, and only the response be lost
-            recorder.write(state="failed", error=_without_secrets(str(error)))
+            recorder.write(state="failed", error=without_secrets(str(error)))
         raise
     done = threading.Event()
 
@@ -140,7 +140,7 @@ def record_run(
         recorder.end(state, message)
 
 
-def _without_secrets(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
     """The value without logins and signatures in URLs, and with `~` for the home folder."""
     if isinstance(value, str):
         shown = SIGNATURE.sub(r"\1…", LOGIN.sub("", value))
@@ -148,5 +148,5 @@ def _without_secrets(value: Any) -> Any:
         return shown.replace(home, "~") if len(home) > 1 else shown
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        return {name: _without_secrets(each) for name, each in fields.items()}
-    return [_without_secrets(each) for each in cast("list[Any]", value)] if isinstance(value, list | tuple) else value
+        return {name: without_secrets(each) for name, each in fields.items()}
+    return [without_secrets(each) for each in cast("list[Any]", value)] if isinstance(value, list | tuple) else value
