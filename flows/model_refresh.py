@@ -103,6 +103,7 @@ def _build(request: RunRequest, conditions: GateConfig, in_use: Model | None, mo
         conversations = resolve.conversations(config.conversations)
         bundle, problems = resolve.core_bundle(config.core_bundle), resolve.problems(config.problems)
         vocabulary = resolve.vocabulary_of(base)
+        config = resolve.with_compared_models(config, request.store)
         candidate = continue_pretraining(config, base, vocabulary, shards, conversations, bundle, problems)
     if in_use is None:
         return gated(conditions, candidate, None)

@@ -61,4 +61,5 @@ def build_pipeline(request: RunRequest) -> Chat:
     bundle = resolve.core_bundle(request.config.core_bundle)
     problems = resolve.problems(request.config.problems)
     conversations = resolve.conversations(request.config.conversations)
-    return pretrain_to_chat(request.config, shards, conversations, bundle, problems)
+    config = resolve.with_compared_models(request.config, request.store)
+    return pretrain_to_chat(config, shards, conversations, bundle, problems)

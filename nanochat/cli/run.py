@@ -85,8 +85,8 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
     with Screen(out) as screen, record_run(opened, profile, config.canonical()) as record:
         shards = resolve.shards(config.data, opened)
         graph = pretrain_to_chat(
-            config, shards, resolve.conversations(config.conversations), resolve.core_bundle(config.core_bundle),
-            resolve.problems(config.problems),
+            resolve.with_compared_models(config, opened), shards, resolve.conversations(config.conversations),
+            resolve.core_bundle(config.core_bundle), resolve.problems(config.problems),
         )  # fmt: skip
         results = run_local(graph, opened, compute, settings.home() / "runs", (record, screen))
         resolve.publish_aliases(opened, graph, results)
@@ -157,8 +157,8 @@ def plan(
     opened = open_store(store, read_only=True)
     shards = resolve.shards(config.data, opened, keep=False)
     graph = pretrain_to_chat(
-        config, shards, resolve.conversations(config.conversations), resolve.core_bundle(config.core_bundle),
-        resolve.problems(config.problems),
+        resolve.with_compared_models(config, opened), shards, resolve.conversations(config.conversations),
+        resolve.core_bundle(config.core_bundle), resolve.problems(config.problems),
     )  # fmt: skip
     table = Table("stage", "", "why", box=None, pad_edge=False)
     for entry in plan_graph(graph, opened):

@@ -14,11 +14,33 @@ from nanochat.config.text_evaluation import TextEvaluationConfig
 from nanochat.config.training import BaseEvaluationConfig, PretrainConfig
 
 
+class ComparedModelConfig(Config):
+    """Another model in a report."""
+
+    name: str
+    """Its name in the report."""
+    evaluations: tuple[str, ...] = ()
+    """`stage/key` of its evaluations."""
+    missing: str = ""
+    """Why there is none: a sentence."""
+
+
 class ReportConfig(Config):
     """The report."""
 
     title: str = "nanochat"
     """Title of the report."""
+    against: Annotated[tuple[str, ...], AbsentMeans(("last", "foreign"))] = ("last", "foreign")
+    """Models that the report compares with: `last` is that of the last completed run with another config, `foreign`
+    all models of Hugging Face that were evaluated in the store; others by alias, `stage/key` or `hf://…`."""
+    compared: Annotated[tuple[ComparedModelConfig, ...], AbsentMeans(())] = ()
+    """Their evaluations. Empty: the run finds those of `against`."""
+    price_per_hour: Annotated[float, AbsentMeans(0.0), Field(ge=0, le=1e9)] = 0.0
+    """Price of an hour of all machines that train and evaluate together; 0: unknown."""
+    data_price_per_hour: Annotated[float, AbsentMeans(0.0), Field(ge=0, le=1e9)] = 0.0
+    """Price of an hour of the machine of the other stages; 0: unknown."""
+    currency: Annotated[str, AbsentMeans("$")] = "$"
+    """Sign of the currency, before prices."""
 
 
 class PipelineConfig(Config):

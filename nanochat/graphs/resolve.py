@@ -10,7 +10,7 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
-from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.pipeline import ComparedModelConfig, PipelineConfig
 from nanochat.config.rl import ProblemsConfig
 from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
@@ -19,6 +19,8 @@ from nanochat.execution.graph import Results
 from nanochat.graphs.evaluate import Sources
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
+from nanochat.lineage.evaluations import foreign_name, newest_evaluations
+from nanochat.lineage.last_run import last_run
 from nanochat.rl.problems import with_hashes as with_problem_hashes
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.local_files import is_local, local_path
@@ -250,6 +252,34 @@ def comparison(store: Store, references: Sequence[str]) -> tuple[tuple[str, ...]
     found = [evaluations_to_compare(store, reference) for reference in references]
     names = tuple(name for name, evaluations in found for _ in evaluations)
     return names, [evaluation for _, evaluations in found for evaluation in evaluations]
+
+
+def with_compared_models(config: PipelineConfig, store: Store) -> PipelineConfig:
+    """The config with the evaluations of the models that its report compares with (`report.against`)."""
+    if config.report.compared:
+        return config
+    found: list[ComparedModelConfig] = []
+    for reference in config.report.against:
+        if reference == "last":
+            if last := last_run(store, config.canonical()):
+                found.append(_compared(last[0], [f"{stage}/{key}" for stage, key in last[1].items()]))
+        elif reference == "foreign":
+            models = {each.name: each for each in store.manifests(FOREIGN_STAGE)}
+            evaluated = newest_evaluations(store, set(models)) if models else {}
+            for name, evaluations in evaluated.items():
+                found.append(_compared(foreign_name(models[name].config), evaluations))
+        else:
+            try:
+                name, evaluations = evaluations_to_compare(store, reference)
+                found.append(_compared(name, [f"{each.stage}/{each.key}" for each in evaluations]))
+            except NotFound as error:  # the report shows the rest
+                found.append(ComparedModelConfig(name=reference, missing=error.message))
+    report = config.report.model_copy(update={"compared": tuple(found)})
+    return config.model_copy(update={"report": report})
+
+
+def _compared(name: str, evaluations: Sequence[str]) -> ComparedModelConfig:
+    return ComparedModelConfig(name=name, evaluations=tuple(sorted(evaluations)))
 
 
 def unread_shards(base: Model, listed: Sequence[ShardConfig]) -> list[ShardConfig]:

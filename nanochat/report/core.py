@@ -1,14 +1,18 @@
-"""The chapter of CORE in a report."""
+"""The part of a report about CORE."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from nanochat.report.document import Block, Table, Text
 
-def core_chapter(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the templates show of an `evaluation.json` of CORE: a summary, and a line for each task."""
-    return {"summary": _summary(evaluation), "rows": [_row(name, task) for name, task in evaluation["tasks"].items()]}
+
+def core_blocks(evaluation: Mapping[str, Any]) -> list[Block]:
+    """An `evaluation.json` of CORE: a summary, and a line for each task."""
+    rows = [_row(name, task) for name, task in evaluation["tasks"].items()]
+    heads = ["task", "kind", "examples", "right", "chance", "centered", "bits of the answer", "questions", "also"]
+    return [Text(_summary(evaluation)), Table(heads, rows, heads[2:8])]
 
 
 def core_tile(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -29,18 +33,12 @@ def _summary(evaluation: Mapping[str, Any]) -> str:
     return f"CORE is {' and '.join(versions)}; the bundle has {evaluation['baselines']}. {about[0].upper()}{about[1:]}"
 
 
-def _row(name: str, task: Mapping[str, Any]) -> dict[str, str]:
+def _row(name: str, task: Mapping[str, Any]) -> list[str]:
     low, high = task["interval"]
     notes = [f"{task['cropped']:,} cropped"] if task["cropped"] else []
     notes += [f"{task['moved_spans']:,} with a moved span"] if task["moved_spans"] else []
-    return {
-        "name": name,
-        "kind": task["kind"],
-        "shots": str(task["shots"]),
-        "right": f"{task['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f})",
-        "chance": f"{task['baseline']:.0%}",
-        "centered": f"{task['centered']:.3f}",
-        "gold_bits": f"{task['gold_bits']:.2f}",
-        "questions": f"{task['questions']:,}",
-        "notes": ", ".join(notes),
-    }
+    return [
+        name, task["kind"], str(task["shots"]), f"{task['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f})",
+        f"{task['baseline']:.0%}", f"{task['centered']:.3f}", f"{task['gold_bits']:.2f}", f"{task['questions']:,}",
+        ", ".join(notes),
+    ]  # fmt: skip

@@ -1,14 +1,14 @@
-"""The chapter of a report about reinforcement learning: curves, gains by task, answers before and after."""
+"""The part of a report about reinforcement learning: curves, gains by task, answers before and after."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from nanochat.report.plots import answers_curve, reward_curve
+from nanochat.report.document import Block, Figure, Fold, Sample, Samples, Table, Text
+from nanochat.report.figures import Series, curves, percent
+from nanochat.report.inputs import training_events
 from nanochat.rl.evaluation import paired_gain
 from nanochat.rl.rollout_table import read_evaluations
 from nanochat.store.artifacts import Artifact
@@ -25,23 +25,43 @@ def rl_tile(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("points of pass@1 by reinforcement learning", gain)]
 
 
-def rl_chapter(model: Artifact, before: Artifact, after: Artifact) -> dict[str, Any]:
-    """What the templates show: `before` and `after` are the evaluations of the chat models without and with it."""
-    lines = (model.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [event for line in lines if line and "reward" in (event := json.loads(line))]
+def rl_blocks(model: Artifact, before: Artifact, after: Artifact) -> list[Block]:
+    """`before` and `after` are the evaluations of the chat models without and with it."""
+    events = training_events(model, "reward")
     evaluations = read_evaluations(model.path)
     by_step = {each["step"]: each for each in evaluations}
     first, kept = evaluations[0], by_step.get(model.metrics["kept_step"], evaluations[-1])
-    return {
-        "summary": _summary(model.metrics, kept, events),
-        "rewards": Markup(reward_curve(events, evaluations)) if events else "",  # noqa: S704 - our own SVG
-        "answers": Markup(answers_curve(events)) if events else "",  # noqa: S704
-        "rows": [*_held_out_rows(first, kept), *_task_rows(before, after)],
-        "samples": _samples(first, kept),
-    }
+    heads = ["task", "before: pass@1", "after", "gain"]
+    return [
+        Text(_summary(model.metrics, kept, events)),
+        *_figures(events, evaluations),
+        Table(heads, [*_held_out_rows(first, kept), *_task_rows(before, after)], heads[1:]),
+        *(Fold(title, [Samples(shown)]) for title, shown in _samples(first, kept).items()),
+    ]
 
 
-def _summary(metrics: Mapping[str, Any], kept: Mapping[str, Any], events: list[dict[str, float]]) -> str:
+def _figures(events: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[Block]:
+    found: list[Block] = []
+    if rewards := [(e["done"], e["reward"]) for e in events]:
+        caption = f"Mean reward of the sampled answers: {rewards[0][1]:.3f} at first, {rewards[-1][1]:.3f} at the end."
+        found.append(Figure(curves([Series("", rewards)], "step", "mean reward"), caption))
+    held_out = [(e["step"], e["pass_at_1"]) for e in evaluations]
+    band = [(e["step"], *e["interval"]) for e in evaluations]
+    caption = (
+        f"pass@1 on held-out problems with its interval: {held_out[0][1]:.1%} before, {held_out[-1][1]:.1%} at the end."
+    )
+    found.append(
+        Figure(curves([Series("", held_out, band, dots=True)], "step", "held-out problems: pass@1", percent), caption)
+    )
+    for number, title, unit in (("policy_entropy", "Entropy of the sampled tokens", "nats per token"),
+                                ("answer_tokens", "Length of the answers", "tokens")):  # fmt: skip
+        if points := [(e["done"], e[number]) for e in events if number in e]:
+            caption = f"{title}: {points[0][1]:.3g} {unit} at first, {points[-1][1]:.3g} at the end."
+            found.append(Figure(curves([Series("", points)], "step", f"{title.lower()} ({unit})"), caption))
+    return found
+
+
+def _summary(metrics: Mapping[str, Any], kept: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
     highest = max(kept["pass_at"], key=int)
     parts = [
         f"{metrics['steps']:,} steps, {metrics['rollouts']:,} sampled answers; the weights are those after step "
@@ -55,47 +75,42 @@ def _summary(metrics: Mapping[str, Any], kept: Mapping[str, Any], events: list[d
     return "; ".join(parts) + "."
 
 
-def _held_out_rows(first: dict[str, Any], kept: dict[str, Any]) -> list[dict[str, str]]:
+def _held_out_rows(first: dict[str, Any], kept: dict[str, Any]) -> list[list[str]]:
     """Sampled answers to the held-out problems of training, by task."""
-    rows: list[dict[str, str]] = []
+    rows: list[list[str]] = []
     for task in first["by_task"]:
         gain, interval = paired_gain(first, kept, int(task))
         values = [f"{each['by_task'][task][0]:.1%}" for each in (first, kept)]
         name = f"held-out problems of task {int(task) + 1}"
-        rows.append(
-            {"name": name, "before": values[0], "after": values[1], "gain": _gain(gain, interval.low, interval.high)}
-        )
+        rows.append([name, *values, _gain(gain, interval.low, interval.high)])
     return rows
 
 
-def _task_rows(before: Artifact, after: Artifact) -> list[dict[str, str]]:
+def _task_rows(before: Artifact, after: Artifact) -> list[list[str]]:
     """Tasks of the chat evaluation, which show what else has changed."""
     old, new = (json.loads((each.path / "evaluation.json").read_text("utf-8"))["tasks"] for each in (before, after))
     return [
-        {
-            "name": name.replace("_", " "),
-            "before": f"{old[name]['accuracy']:.1%}",
-            "after": f"{new[name]['accuracy']:.1%}",
-            "gain": f"{100 * (new[name]['accuracy'] - old[name]['accuracy']):+.1f}",
-        }
+        [
+            name.replace("_", " "), f"{old[name]['accuracy']:.1%}", f"{new[name]['accuracy']:.1%}",
+            f"{100 * (new[name]['accuracy'] - old[name]['accuracy']):+.1f}",
+        ]
         for name in new
         if name in old
-    ]
+    ]  # fmt: skip
 
 
-def _samples(first: dict[str, Any], kept: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+def _samples(first: dict[str, Any], kept: dict[str, Any]) -> dict[str, list[Sample]]:
     """Held-out problems that are answered best, worst, and with the largest gain, with their first answers."""
     pairs = list(zip(first["problems"], kept["problems"], strict=True))
     samples = kept["samples"]
 
-    def shown(chosen: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[dict[str, str]]:
+    def shown(chosen: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Sample]:
         return [
-            {
-                "question": new["question"],
-                "before": old["answer"],
-                "after": new["answer"],
-                "right": f"{old['right']} → {new['right']} of {samples}",
-            }
+            Sample(
+                new["question"],
+                f"before: {old['answer']}\nafter: {new['answer']}",
+                f"right {old['right']} → {new['right']} of {samples}",
+            )
             for old, new in chosen[:SHOWN]
         ]
 

@@ -1,12 +1,19 @@
 """Renders the Jinja templates of reports."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from nanochat.console import duration, number
+
+
+def code_spans(text: str) -> Markup:
+    """Escaped text in which `…` is code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped
 
 
 def render_template(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
@@ -18,6 +25,6 @@ def render_template(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
         lstrip_blocks=True,
         autoescape=select_autoescape(["html.jinja"]),
     )
-    environment.filters.update(number=number, duration=duration)
+    environment.filters.update(number=number, duration=duration, code_spans=code_spans)
     markdown, html = (environment.get_template(f"{name}.{kind}.jinja") for kind in ("md", "html"))
     return markdown.render(values), html.render(values)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from nanochat.config.evaluation import ComparisonConfig, GateConfig
 from nanochat.errors import NotComparable
-from nanochat.evaluation.comparison import Answers, rules_of
-from nanochat.evaluation.examples import FILE_NAME, read_examples
 from nanochat.evaluation.gate import Decision, decide, decide_by_score
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.lineage.evaluations import score_of
+from nanochat.report.answers import answers_of, has_answers
 from nanochat.report.comparison import Other, render_comparison, sections, sentence
 from nanochat.store.artifacts import Evaluation, Report
 
@@ -22,8 +21,8 @@ def compare_evaluations(
 ) -> Metrics:
     """Compare models with the first one on the same questions: better, worse, cannot tell."""
     names = config.models or tuple(each.manifest.inputs["model"][0].key[:8] for each in evaluations)
-    answered = [(name, each) for name, each in zip(names, evaluations, strict=True) if has_examples(each)]
-    found = sections([_answers(name, each) for name, each in answered], config.confidence)
+    answered = [(name, each) for name, each in zip(names, evaluations, strict=True) if has_answers(each)]
+    found = sections([answers_of(name, each) for name, each in answered], config.confidence)
     compared = [comparison for section in found for comparison in section.comparisons]
     if not compared:
         raise NotComparable(
@@ -33,7 +32,7 @@ def compare_evaluations(
     others = [
         Other(each.stage, name, _scores(each))
         for name, each in zip(names, evaluations, strict=True)
-        if not has_examples(each)
+        if not has_answers(each)
     ]
     markdown, page = render_comparison(config.title, found, others, config.confidence)
     (out / "report.md").write_text(markdown, encoding="utf-8")
@@ -52,7 +51,7 @@ def gate(
     (out / "decision.json").write_text(json.dumps(asdict(decision), indent=1), encoding="utf-8")
     title = f"The candidate {'passes' if decision.passes else 'is held back'}"
     text = f"{decision.reason[0].upper()}{decision.reason[1:]}. {decision.needed}"
-    models = [_answers(*named) for named in _named(candidate, in_use) if has_examples(named[1])]
+    models = [answers_of(*named) for named in _named(candidate, in_use) if has_answers(named[1])]
     found = sections(models, config.confidence) if len(models) == 2 else []
     markdown, page = render_comparison(title, found, [], config.confidence, text)
     (out / "report.md").write_text(markdown, encoding="utf-8")
@@ -60,28 +59,18 @@ def gate(
     return {name: value for name, value in asdict(decision).items() if value is not None and name != "worse_tasks"}
 
 
-def has_examples(evaluation: Evaluation) -> bool:
-    """Whether the evaluation has kept its answers."""
-    return any(file.path == FILE_NAME for file in evaluation.manifest.files)
-
-
 def _decision(config: GateConfig, candidate: Evaluation, in_use: Sequence[Evaluation]) -> Decision:
     if not in_use:
         return decide_by_score(_score(candidate), None, config, "there is no model in use")
-    if not (has_examples(candidate) and has_examples(in_use[0])):
+    if not (has_answers(candidate) and has_answers(in_use[0])):
         why = "by the bare scores, as an evaluation of an earlier version has kept no answers"
         return decide_by_score(_score(candidate), _score(in_use[0]), config, why)
-    used, new = (_answers(*named) for named in _named(candidate, in_use))
+    used, new = (answers_of(*named) for named in _named(candidate, in_use))
     return decide(new, used, config)
 
 
 def _named(candidate: Evaluation, in_use: Sequence[Evaluation]) -> list[tuple[str, Evaluation]]:
     return [*(("the model in use", each) for each in in_use[:1]), ("the candidate", candidate)]
-
-
-def _answers(name: str, evaluation: Evaluation) -> Answers:
-    made = evaluation.manifest
-    return Answers(name, read_examples(evaluation.path), rules_of(made.stage, made.stage_version, made.config))
 
 
 def _score(evaluation: Evaluation) -> float:

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 from nanochat.config.base import AbsentMeans
-from nanochat.config.pipeline import ReportConfig
+from nanochat.config.pipeline import ComparedModelConfig, ReportConfig
 from nanochat.execution.stage import Context, Metrics, stage
-from nanochat.report.report import ReportInputs, render
+from nanochat.report.inputs import ComparedModel, Prices, ReportInputs
+from nanochat.report.report import render
 from nanochat.store.artifacts import (
+    Artifact,
+    ArtifactStore,
     Conversations,
     DataCard,
     Evaluation,
@@ -20,7 +23,7 @@ from nanochat.store.artifacts import (
 )
 
 
-@stage(version=6, produces=Report, resource="cpu")
+@stage(version=7, produces=Report, resource="cpu")
 def report(
     config: ReportConfig,
     raw: list[RawShard],
@@ -40,7 +43,7 @@ def report(
     out: Path,
     context: Context,
 ) -> Metrics:
-    """Write metrics, curves, samples, lineage and times, as Markdown and as an HTML page."""
+    """Write what was made, how good it is, what it cost and what went wrong, as Markdown and as an HTML page."""
     inputs = ReportInputs(
         config.title,
         {
@@ -57,8 +60,24 @@ def report(
             "evaluate_chat": [chat_evaluation],
             **({"rl": list(rl), "evaluate_chat rl": list(rl_evaluation)} if rl else {}),
         },
+        compared=[_compared(each, base.store) for each in config.compared],
+        prices=Prices(config.price_per_hour, config.data_price_per_hour, config.currency),
     )
     markdown, page = render(inputs)
     (out / "report.md").write_text(markdown, encoding="utf-8")
     (out / "report.html").write_text(page, encoding="utf-8")
     return {"title": config.title}
+
+
+def _compared(model: ComparedModelConfig, store: ArtifactStore) -> ComparedModel:
+    """The evaluations that the store still has. They are no inputs, so that a report keeps no earlier model alive."""
+    found: dict[str, Artifact] = {}
+    gone: list[str] = []
+    for name in model.evaluations:
+        stage_name, _, key = name.partition("/")
+        if (manifest := store.find(stage_name, key)) is None:
+            gone.append(f"{stage_name} {key[:8]}")
+        else:
+            found[stage_name] = store.artifact(manifest, reused=True)
+    missing = f"The store no longer has {', '.join(gone)} of {model.name}." if gone else model.missing
+    return ComparedModel(model.name, found, missing)
