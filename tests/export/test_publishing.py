@@ -209,10 +209,10 @@ def test_an_artifact_is_copied_with_its_config_last(
 
 @pytest.mark.s3
 def test_an_artifact_is_copied_to_a_bucket_of_its_own(made: Made, root_s3: str) -> None:
-    exported, bucket = made.export(), Objects(f"s3://published-{root_s3.rpartition('/')[2]}/models/small")
-    copy_to(exported, bucket.root)
-    copied = {entry.path: bucket.read(entry.path) for entry in bucket.list("")}
-    assert copied == {name: (exported.path / name).read_bytes() for name in FILES}
+    exported, bucket = made.export(), Objects(f"s3://published-{root_s3.rpartition('/')[2]}/models")
+    copy_to(exported, f"{bucket.root}/small")
+    copied = {entry.path: bucket.read(entry.path) for entry in bucket.list("small")}
+    assert copied == {f"small/{name}": (exported.path / name).read_bytes() for name in FILES}
 
 
 def test_a_damaged_model_is_named(made: Made, random: Exported, tmp_path: Path) -> None:
