@@ -23,7 +23,7 @@ from nanochat.inference.request import Request, TokenLogprob
 from nanochat.serve.answer_pieces import AnswerPieces, Marks, Piece
 from nanochat.serve.error_envelope import as_api_error, invalid
 from nanochat.serve.generation import Generation, Step
-from nanochat.serve.limits import MAX_ENTRIES, SEND_TIMEOUT_S
+from nanochat.serve.limits import MAX_ENTRIES, SEND_TIMEOUT_S, STREAM_INTERVAL_S, WHOLE_INTERVAL_S
 from nanochat.serve.models import Deployment
 from nanochat.serve.serving import Serving
 
@@ -70,8 +70,6 @@ class _Progress:
     form: Form
     marks: Marks
     prompt_tokens: int
-    began: float
-    first_s: float | None = None
     readers: dict[int, AnswerPieces] = field(default_factory=dict)
     tokens: dict[int, int] = field(default_factory=dict)
     """Choice → number of its tokens."""
@@ -79,8 +77,6 @@ class _Progress:
 
     def take(self, step: Step, pieces: dict[int, Piece]) -> None:
         """Adds a step's deltas to the pieces."""
-        if self.first_s is None:
-            self.first_s = time.monotonic() - self.began
         for prompt, delta in step:
             if delta.prompt_logprobs:
                 self.form.read_prompt(prompt, delta.prompt_logprobs)
@@ -116,17 +112,18 @@ async def answer(
     """Generates the answers to the prompts. Raises what the engine refuses, before a stream begins."""
     began = time.monotonic()
     _limit(requests)
-    generation = deployment.submit(requests)
+    generation = deployment.submit(requests, STREAM_INTERVAL_S if stream else WHOLE_INTERVAL_S)
     headers = {"x-nanochat-artifact": deployment.reference}
-    progress = _Progress(form, deployment.marks, sum(len(request.prompt) for request in requests), began)
+    progress = _Progress(form, deployment.marks, sum(len(request.prompt) for request in requests))
 
     def ended() -> None:
         generation.cancel()
         deployment.finished(began)
         answers = [(progress.tokens.get(choice, 0), reason) for choice, reason in progress.reasons.items()]
         if answers:
+            first_s = None if generation.first_delta_at is None else generation.first_delta_at - began
             serving.metrics.count_request(
-                model, prompt_tokens=progress.prompt_tokens, answers=answers, first_s=progress.first_s,
+                model, prompt_tokens=progress.prompt_tokens, answers=answers, first_s=first_s,
                 whole_s=time.monotonic() - began,
             )  # fmt: skip
 
@@ -184,7 +181,7 @@ async def _hung_up(receive: Receive) -> None:
 
 
 async def _events(generation: Generation, progress: _Progress) -> AsyncIterator[bytes]:
-    """The stream: what one step of the engine added is one write. An error is the last event."""
+    """The stream: what a step of the generation added is one write. An error is the last event."""
     form = progress.form
     if begin := form.begin():
         yield _encode(begin)
@@ -208,9 +205,12 @@ async def _events(generation: Generation, progress: _Progress) -> AsyncIterator[
     yield DONE
 
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
+
 def _encode(chunks: Sequence[dict[str, Any]]) -> bytes:
     """Events. JSON is in ASCII, so no line separator of Unicode is in it."""
-    return "".join(f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n" for chunk in chunks).encode("ascii")
+    return "".join(f"data: {_COMPACT.encode(chunk)}\n\n" for chunk in chunks).encode("ascii")
 
 
 class AnswerStream(EventSourceResponse):

@@ -2,16 +2,19 @@
 
     generation = replica.submit(requests)
     await generation.accepted()                 # raises what the engine refuses
-    async for step in generation:               # deltas since the last time: of one step, or more if we were slow
+    async for step in generation:               # deltas since the last time
         for prompt, delta in step: …
     generation.cancel()                         # frees its slots; nothing happens if it is finished
 
-What waits here for a slow reader is at most the whole answers.
+The deltas of the first step come at once, later ones together with others of the same `interval_s`: a write to a socket
+costs more than a step of a small model. What waits here for a slow reader is at most the whole answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from nanochat.errors import NanochatError
@@ -30,11 +33,14 @@ class EngineFailed(NanochatError):
 class Generation:
     """One or more prompts in one engine. All methods belong to the event loop's thread."""
 
-    def __init__(self, requests: Sequence[Request], on_cancel: Callable[[Generation], None]) -> None:
+    def __init__(self, requests: Sequence[Request], on_cancel: Callable[[Generation], None], interval_s: float) -> None:
+        """`interval_s` is the least time between two steps for the reader; only the first and the last come at once."""
         self.requests = requests
         self.answers = sum(request.answers for request in requests)
         self.finished = False
         """Whether the engine has nothing more to do for it."""
+        self.first_delta_at: float | None = None
+        """Time of the first delta, in seconds of `time.monotonic`."""
         self._unfinished_answers = self.answers
         self._on_cancel = on_cancel
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -42,6 +48,11 @@ class Generation:
         self._pending: Step = []
         self._error: NanochatError | None = None
         self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._interval_s = interval_s
+        self._next_at = -math.inf
+        """When the reader may get more, in seconds of `time.monotonic`."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def accepted(self) -> None:
         """Waits until the engine has taken all prompts. Raises its error if it refuses one."""
@@ -51,6 +62,7 @@ class Generation:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            self._next_at = time.monotonic() + self._interval_s
             step, self._pending = self._pending, []
             if step:
                 yield step
@@ -64,6 +76,8 @@ class Generation:
         if not self.finished:
             self.finished = True
             self._on_cancel(self)
+            if self._timer is not None:
+                self._timer.cancel()
 
     # --- called for the engine's thread -------------------------------------------------------------------------------
 
@@ -76,10 +90,22 @@ class Generation:
         """Adds a delta."""
         if self.finished:
             return
+        now = time.monotonic()
+        if self.first_delta_at is None:
+            self.first_delta_at = now
         self._pending.append((prompt, delta))
         if delta.finish is not None:
             self._unfinished_answers -= 1
             self.finished = self._unfinished_answers == 0
+        if self.finished or now >= self._next_at:
+            self._wake()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._next_at - now, self._wake)
+
+    def _wake(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._changed.set()
 
     def fail(self, error: NanochatError) -> None:
@@ -88,7 +114,7 @@ class Generation:
         self._error = error
         if not self._accepted.done():
             self._accepted.set_exception(error)
-        self._changed.set()
+        self._wake()
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:

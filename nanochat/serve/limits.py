@@ -1,4 +1,4 @@
-"""Limits of what a client may send; `docs/serving.md` lists them."""
+"""Limits of what a client may send and gets; `docs/serving.md` lists them."""
 
 HEADERS_S = 30.0
 """Seconds in which the headers of a request must arrive, and in which a new connection must send its first."""
@@ -28,3 +28,7 @@ MAX_BIASES = 1_024
 MAX_INTEGER = (1 << 63) - 1
 SEND_TIMEOUT_S = 60.0
 """A connection whose client reads nothing for so long is closed."""
+STREAM_INTERVAL_S = 0.02
+"""A stream is written to at most once in this time, after its first token and before its last."""
+WHOLE_INTERVAL_S = 0.25
+"""How often the tokens of a response that is no stream are joined."""

@@ -79,8 +79,8 @@ class Deployment:
 
         self.replicas.append(Replica(load, f"replica {number} of {self.reference[:20]}"))
 
-    def submit(self, requests: Sequence[Request]) -> Generation:
-        """Passes prompts to the replica with the fewest answers.
+    def submit(self, requests: Sequence[Request], interval_s: float) -> Generation:
+        """Passes prompts to the replica with the fewest answers; for `interval_s` see `Generation`.
 
         Raises `ApiError`: 503 if no replica runs, 429 if the queues of all are full.
         """
@@ -95,7 +95,7 @@ class Deployment:
                 429, "The server is busy: its queue is full.", code="queue_full",
                 headers={"Retry-After": str(self._retry_after_s())},
             )  # fmt: skip
-        return replica.submit(requests)
+        return replica.submit(requests, interval_s)
 
     def finished(self, began: float) -> None:
         """Counts a request that began at this monotonic time."""

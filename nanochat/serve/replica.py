@@ -91,9 +91,9 @@ class Replica:
         """Waits for the engine. Raises the error that the first load had."""
         await asyncio.shield(self._loaded)
 
-    def submit(self, requests: Sequence[Request]) -> Generation:
-        """Passes prompts to the engine."""
-        generation = Generation(requests, self._cancel)
+    def submit(self, requests: Sequence[Request], interval_s: float) -> Generation:
+        """Passes prompts to the engine; for `interval_s` see `Generation`."""
+        generation = Generation(requests, self._cancel, interval_s)
         self._active.add(generation)
         self.answers += generation.answers
         self._inbox.put(("submit", generation))
