@@ -163,6 +163,7 @@ async def _complete(request: Request) -> Response:
     if reply.unanswered:
         await _closed(request)
         script.closed_by_page += 1
+        return Response(status_code=499)  # the page does not get it
     if reply.status >= 400:
         return JSONResponse({"error": {"message": reply.error, "type": "error"}}, reply.status, reply.headers)
     headers = {"x-nanochat-artifact": MODEL["artifact"], **reply.headers}
