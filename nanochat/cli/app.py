@@ -46,7 +46,10 @@ def between(least: float, most: float) -> Parameter:
 
 
 ProfileName = Annotated[
-    str, Parameter(help="A complete config: `demo`, `cpu`, `d12`, `speedrun`, or one of your own: a name or a file.")
+    str,
+    Parameter(
+        help="A complete config: `demo`, `demo-rl`, `cpu`, `d12`, `speedrun`, or one of your own: a name or a file."
+    ),
 ]
 ConfigFile = Annotated[
     str,

@@ -63,7 +63,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_every_section_of_the_config_is_tried() -> None:
     assert {name for change in CHANGES for name in change} == set(PipelineConfig.model_fields)
-    assert {"demo", "fine-tune", "sft-only", "refresh"} <= DEPLOYMENTS.keys()
+    assert {"demo", "demo-rl", "fine-tune", "sft-only", "refresh"} <= DEPLOYMENTS.keys()
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
