@@ -102,9 +102,9 @@ def _build(request: RunRequest, conditions: GateConfig, in_use: Model | None, mo
         shards = resolve.unread_shards(base, resolve.shards(config.data, request.store))
         conversations = resolve.conversations(config.conversations)
         bundle, problems = resolve.core_bundle(config.core_bundle), resolve.problems(config.problems)
-        vocabulary = resolve.vocabulary_of(base)
+        vocabulary, pairs = resolve.vocabulary_of(base), resolve.pairs(config.pairs)
         config = resolve.with_compared_models(config, request.store)
-        candidate = continue_pretraining(config, base, vocabulary, shards, conversations, bundle, problems)
+        candidate = continue_pretraining(config, base, vocabulary, shards, conversations, bundle, problems, pairs)
     if in_use is None:
         return gated(conditions, candidate, None)
     conversations = resolve.conversations(config.conversations)

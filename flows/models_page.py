@@ -14,6 +14,7 @@ KINDS = {
     "pretrain": ("Base models", "evaluate_base", "bits_per_byte", 1),
     "continue_pretrain": ("Base models with continued pretraining", "evaluate_base", "bits_per_byte", 1),
     "sft": ("Chat models", "evaluate_chat", "centered_accuracy", -1),
+    "dpo": ("Chat models after preference optimization", "evaluate_chat", "centered_accuracy", -1),
     "rl": ("Chat models after reinforcement learning", "evaluate_chat", "centered_accuracy", -1),
 }
 """Stage → title, the stage that evaluates it, its score, and whether lower (1) or higher (-1) is better."""
@@ -29,11 +30,11 @@ def publish_models(store: Store) -> None:
         aliases.setdefault(target.key, []).append(alias)
     bases = [*found["pretrain"], *found["continue_pretrain"]]
     depths = {base.key: str(base.config.get("model", {}).get("depth", "")) for base in bases}
-    for chat in found["sft"]:
+    for chat in (*found["sft"], *found["dpo"]):
         depths[chat.key] = next((depths.get(base.key, "") for base in chat.inputs.get("base", [])), "")
     parts, count = ["# Models"], 0
     for stage, (title, evaluate_stage, score, sign) in KINDS.items():
-        if not found[stage] and stage in ("continue_pretrain", "rl"):
+        if not found[stage] and stage in ("continue_pretrain", "dpo", "rl"):
             continue
         rows = list(_rows(found[stage], found[evaluate_stage], aliases, depths, score, sign))
         count += len(rows)

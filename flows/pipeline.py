@@ -59,7 +59,7 @@ def build_pipeline(request: RunRequest) -> Chat:
     """Resolves the sources of a request, and builds the graph of the pipeline."""
     shards = resolve.shards(request.config.data, request.store)
     bundle = resolve.core_bundle(request.config.core_bundle)
-    problems = resolve.problems(request.config.problems)
+    problems, pairs = resolve.problems(request.config.problems), resolve.pairs(request.config.pairs)
     conversations = resolve.conversations(request.config.conversations)
     config = resolve.with_compared_models(request.config, request.store)
-    return pretrain_to_chat(config, shards, conversations, bundle, problems)
+    return pretrain_to_chat(config, shards, conversations, bundle, problems, pairs)

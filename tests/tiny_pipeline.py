@@ -89,6 +89,7 @@ def report(
     config: ReportConfig, raw: list[RawShard], vocabulary: Vocabulary, tokens: list[TokenShard], rows: list[Rows],
     data_card: DataCard, base: Model, base_evaluation: Evaluation, conversations: Conversations, chat: Model,
     chat_evaluation: Evaluation, core: Annotated[list[Evaluation], AbsentMeans(())],
+    dpo: Annotated[list[Model], AbsentMeans(())], dpo_evaluation: Annotated[list[Evaluation], AbsentMeans(())],
     rl: Annotated[list[Model], AbsentMeans(())], rl_evaluation: Annotated[list[Evaluation], AbsentMeans(())],
     *, out: Path, context: Context,
 ) -> Metrics:  # fmt: skip

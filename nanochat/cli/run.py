@@ -87,6 +87,7 @@ def _run_plain(config: PipelineConfig, compute: Compute, store_url: str, profile
         graph = pretrain_to_chat(
             resolve.with_compared_models(config, opened), shards, resolve.conversations(config.conversations),
             resolve.core_bundle(config.core_bundle), resolve.problems(config.problems),
+            resolve.pairs(config.pairs),
         )  # fmt: skip
         results = run_local(graph, opened, compute, settings.home() / "runs", (record, screen))
         resolve.publish_aliases(opened, graph, results)
@@ -128,7 +129,7 @@ def fetch(
         shards = fetch_listing(config.data, opened, new_split=new_split)
         graph = pipeline.fetch(
             config, shards, resolve.conversations(config.conversations), resolve.core_bundle(config.core_bundle),
-            resolve.problems(config.problems),
+            resolve.problems(config.problems), resolve.pairs(config.pairs),
         )  # fmt: skip
         run_local(graph, opened, how, settings.home() / "runs", (screen,))
     out.print(f"\n{screen.computed} computed, {screen.cached} cached, {duration(time.monotonic() - started)}.")
@@ -159,6 +160,7 @@ def plan(
     graph = pretrain_to_chat(
         resolve.with_compared_models(config, opened), shards, resolve.conversations(config.conversations),
         resolve.core_bundle(config.core_bundle), resolve.problems(config.problems),
+        resolve.pairs(config.pairs),
     )  # fmt: skip
     table = Table("stage", "", "why", box=None, pad_edge=False)
     for entry in plan_graph(graph, opened):

@@ -9,6 +9,7 @@ from nanochat.config.chat import ChatEvaluationConfig, ConversationsConfig, SFTC
 from nanochat.config.data import DataCardConfig, DataConfig, RowsConfig, TokenizerConfig, TokensConfig
 from nanochat.config.evaluation import CoreBundleConfig, CoreConfig
 from nanochat.config.foreign import ForeignOptions
+from nanochat.config.preferences import DPOConfig, PairsConfig
 from nanochat.config.rl import ProblemsConfig, RLConfig
 from nanochat.config.text_evaluation import TextEvaluationConfig
 from nanochat.config.training import BaseEvaluationConfig, PretrainConfig
@@ -70,8 +71,12 @@ class PipelineConfig(Config):
     """Conversations to train on, and questions to evaluate on."""
     sft: Annotated[SFTConfig, Field(title="Supervised fine-tuning")] = SFTConfig()
     """Training of the chat model."""
+    pairs: Annotated[PairsConfig, AbsentMeans(PairsConfig()), Field(title="Pairs of answers")] = PairsConfig()
+    """Pairs of preference optimization; without a source, there is none."""
+    dpo: Annotated[DPOConfig, AbsentMeans(DPOConfig()), Field(title="Preference optimization")] = DPOConfig()
+    """Training of the chat model on pairs of answers, before reinforcement learning."""
     problems: Annotated[ProblemsConfig, AbsentMeans(ProblemsConfig()), Field(title="Problems")] = ProblemsConfig()
-    """Problems of reinforcement learning; without tasks, the chat model is the fine-tuned one."""
+    """Problems of reinforcement learning; without tasks, there is none."""
     rl: Annotated[RLConfig, AbsentMeans(RLConfig()), Field(title="Reinforcement learning")] = RLConfig()
     """Training of the chat model on answers that are judged."""
     chat_evaluation: Annotated[ChatEvaluationConfig, Field(title="Chat evaluation")] = ChatEvaluationConfig()

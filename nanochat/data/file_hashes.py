@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nanochat.config.chat import ConversationsConfig, MixtureItem
+from nanochat.config.preferences import PairsConfig
 from nanochat.config.rl import RLTask
 from nanochat.errors import BadSource
 from nanochat.sources.file_names import CHAT_FORMATS
@@ -23,7 +24,7 @@ def with_file_hashes(config: ConversationsConfig) -> ConversationsConfig:
     return config.model_copy(update=filled)
 
 
-def hash_of_source(item: MixtureItem | RLTask) -> str:
+def hash_of_source(item: MixtureItem | RLTask | PairsConfig) -> str:
     """The hash of a file, or of the names and bytes in a folder.
 
     A missing source keeps the item's own hash: the stage reports the error. For a single file, `sha256` may also be the
@@ -37,7 +38,7 @@ def hash_of_source(item: MixtureItem | RLTask) -> str:
             return item.sha256
         if place.is_file():
             files = {".": place}
-        elif item.task == "conversations":
+        elif isinstance(item, MixtureItem) and item.task == "conversations":
             files = {each.path: each.file for each in list_local(place, CHAT_FORMATS).files}
         else:
             files = {file.relative_to(place).as_posix(): file for file in _files_below(place)}

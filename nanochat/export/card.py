@@ -20,7 +20,7 @@ from nanochat.store.artifacts import Evaluation, Model
 from nanochat.store.manifest import Manifest
 
 HUB = "hf://"
-SETTINGS = ("pretrain", "continue_pretrain", "sft", "rl")
+SETTINGS = ("pretrain", "continue_pretrain", "sft", "dpo", "rl")
 """Stages whose whole config is in the card; others may have local paths."""
 
 
@@ -30,7 +30,7 @@ def model_card(
     """The text of `README.md`."""
     made_from = ancestors(model.store, model.manifest)
     every = [model.manifest, *made_from]
-    is_chat = model.stage in ("sft", "rl")
+    is_chat = model.stage in ("sft", "dpo", "rl")
     producer = model.manifest.producer
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -6,6 +6,7 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.preferences import PairsConfig
 from nanochat.config.rl import ProblemsConfig
 from nanochat.graphs.pipeline import Chat, base_to_chat, core_while_training, prepare_text
 from nanochat.stages.core import core_bundle
@@ -21,6 +22,7 @@ def continue_pretraining(
     conversations: ConversationsConfig,
     bundle: CoreBundleConfig | None = None,
     problems: ProblemsConfig | None = None,
+    pairs: PairsConfig | None = None,
 ) -> Chat:
     """Like `pretrain_to_chat`, but starts from a base model and keeps its vocabulary."""
     text = prepare_text(config, shards, vocabulary)
@@ -29,4 +31,4 @@ def continue_pretraining(
         config.pretrain, base=base, vocabulary=text.vocabulary, rows=text.rows,
         bundle=core_while_training(config.pretrain, tasks),
     )  # fmt: skip
-    return base_to_chat(config, text, more, conversations, tasks, problems)
+    return base_to_chat(config, text, more, conversations, tasks, problems, pairs)

@@ -11,6 +11,7 @@ from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.preferences import PairsConfig
 from nanochat.config.rl import ProblemsConfig
 from nanochat.config.training import PretrainConfig
 from nanochat.errors import BadConfig
@@ -21,6 +22,7 @@ from nanochat.stages.conversations import converse
 from nanochat.stages.core import core_bundle, evaluate_core
 from nanochat.stages.download import download
 from nanochat.stages.evaluate import evaluate_base, evaluate_chat
+from nanochat.stages.preferences import collect_pairs, dpo
 from nanochat.stages.pretrain import pretrain
 from nanochat.stages.report import report
 from nanochat.stages.rl import collect_problems, rl
@@ -34,6 +36,7 @@ from nanochat.store.artifacts import (
     DataCard,
     Evaluation,
     Model,
+    Pairs,
     Problems,
     RawShard,
     Report,
@@ -63,6 +66,7 @@ class Fetched:
     conversations: Node[Conversations]
     core_bundle: Node[CoreBundle] | None = None
     problems: Node[Problems] | None = None
+    pairs: Node[Pairs] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,12 @@ def pretrain_to_chat(
     conversations: ConversationsConfig,
     bundle: CoreBundleConfig | None = None,
     problems: ProblemsConfig | None = None,
+    pairs: PairsConfig | None = None,
 ) -> Chat:
     """From raw text to a chat model and its report.
 
-    Without a `bundle`, the base model is not evaluated on CORE; without `problems`, there is no reinforcement learning.
+    Without a `bundle`, the base model is not evaluated on CORE; without `problems`, there is no reinforcement learning;
+    without `pairs`, there is no preference optimization.
 
     Raises `BadConfig` if the hyperparameters of pretraining do not fit together, or its CORE has no bundle.
     """
@@ -107,7 +113,7 @@ def pretrain_to_chat(
     base = pretrain(
         config.pretrain, vocabulary=text.vocabulary, rows=text.rows, bundle=core_while_training(config.pretrain, tasks)
     )
-    return base_to_chat(config, text, base, conversations, tasks, problems)
+    return base_to_chat(config, text, base, conversations, tasks, problems, pairs)
 
 
 def core_while_training(config: PretrainConfig, tasks: Node[CoreBundle] | None) -> list[Node[CoreBundle]]:
@@ -141,6 +147,7 @@ def base_to_chat(
     conversations: ConversationsConfig,
     tasks: Node[CoreBundle] | None = None,
     problems: ProblemsConfig | None = None,
+    pairs: PairsConfig | None = None,
 ) -> Chat:
     """The part of the pipeline from a base model to the report."""
     rendered = converse(conversations, vocabulary=text.vocabulary)
@@ -150,15 +157,24 @@ def base_to_chat(
         core = Core(tasks, evaluate_core(config.core_evaluation, model=base, bundle=tasks))
     chat = sft(config.sft, base=base, conversations=rendered)
     chat_evaluation = evaluate_chat(config.chat_evaluation, model=chat, conversations=rendered)
-    last, last_evaluation = chat, chat_evaluation
-    if problems is not None:
-        last = rl(config.rl, base=chat, problems=collect_problems(problems))
-        last_evaluation = evaluate_chat(config.chat_evaluation, item="rl", model=last, conversations=rendered)
+    optimized = [] if pairs is None else [dpo(config.dpo, base=chat, pairs=collect_pairs(pairs))]
+    before_rl = [chat, *optimized][-1]
+    reinforced = [] if problems is None else [rl(config.rl, base=before_rl, problems=collect_problems(problems))]
+    optimized_evaluation, reinforced_evaluation = (
+        [
+            evaluate_chat(config.chat_evaluation, item=model.stage.name, model=model, conversations=rendered)
+            for model in models
+        ]
+        for models in (optimized, reinforced)
+    )
+    last, last_evaluation = (
+        [chat, *optimized, *reinforced][-1], [chat_evaluation, *optimized_evaluation, *reinforced_evaluation][-1]
+    )  # fmt: skip
     summary = report(
         config.report, raw=text.raw, vocabulary=text.vocabulary, tokens=text.tokens, rows=text.rows,
         data_card=text.data_card, base=base, base_evaluation=base_evaluation, conversations=rendered, chat=chat,
         chat_evaluation=chat_evaluation, core=[core.evaluation] if core else [],
-        rl=[last] if problems else [], rl_evaluation=[last_evaluation] if problems else [],
+        dpo=optimized, dpo_evaluation=optimized_evaluation, rl=reinforced, rl_evaluation=reinforced_evaluation,
     )  # fmt: skip
     return Chat(text, base, base_evaluation, rendered, last, last_evaluation, summary, core)
 
@@ -169,6 +185,7 @@ def fetch(
     conversations: ConversationsConfig,
     bundle: CoreBundleConfig | None = None,
     problems: ProblemsConfig | None = None,
+    pairs: PairsConfig | None = None,
 ) -> Fetched:
     """The nodes that need the network, and the vocabulary, with which conversations are stored as tokens."""
     raw = [download(shard, item=shard.name) for shard in shards]
@@ -176,5 +193,5 @@ def fetch(
     rendered = converse(conversations, vocabulary=vocabulary)
     return Fetched(
         raw, vocabulary, rendered, None if bundle is None else core_bundle(bundle),
-        None if problems is None else collect_problems(problems),
+        None if problems is None else collect_problems(problems), None if pairs is None else collect_pairs(pairs),
     )  # fmt: skip

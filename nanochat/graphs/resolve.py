@@ -11,6 +11,7 @@ from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
 from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
 from nanochat.config.pipeline import ComparedModelConfig, PipelineConfig
+from nanochat.config.preferences import PairsConfig
 from nanochat.config.rl import ProblemsConfig
 from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
@@ -21,6 +22,7 @@ from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
 from nanochat.lineage.evaluations import foreign_name, newest_evaluations
 from nanochat.lineage.last_run import last_run
+from nanochat.rl.pairs import with_hash as with_pair_hash
 from nanochat.rl.problems import with_hashes as with_problem_hashes
 from nanochat.sources.hub_address import parse_hub_address
 from nanochat.sources.local_files import is_local, local_path
@@ -71,6 +73,11 @@ def problems(config: ProblemsConfig) -> ProblemsConfig | None:
     None without tasks: there is no reinforcement learning.
     """
     return with_problem_hashes(config) if config.tasks else None
+
+
+def pairs(config: PairsConfig) -> PairsConfig | None:
+    """The config with the hash of the file of pairs. None without a source: there is no preference optimization."""
+    return with_pair_hash(config) if config.source else None
 
 
 def model(store: Store, reference: str) -> Model:
@@ -161,7 +168,7 @@ def is_base(model: Model) -> bool:
 
 
 def base_of(chat: Model) -> Model:
-    """The base model that a chat model was made from, by fine-tuning and perhaps reinforcement learning."""
+    """The base model that a chat model was made from, by fine-tuning and what may follow it."""
     base = _inputs(chat, "base", Model)[0]
     return base if is_base(base) else base_of(base)
 

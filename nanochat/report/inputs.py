@@ -9,7 +9,7 @@ from typing import Any
 
 from nanochat.store.artifacts import Artifact
 
-CORE, RL, RL_EVALUATION = "evaluate_core", "rl", "evaluate_chat rl"
+CORE, DPO, DPO_EVALUATION, RL, RL_EVALUATION = "evaluate_core", "dpo", "evaluate_chat dpo", "rl", "evaluate_chat rl"
 BASE_STAGES = ("pretrain", "continue_pretrain")
 
 
@@ -48,7 +48,7 @@ class ReportInputs:
     """Stage → its artifacts, in the order of the graph; several for a stage that is mapped over shards."""
     compared: Sequence[ComparedModel] = ()
     prices: Prices = field(default_factory=Prices)
-    gpu_stages: frozenset[str] = frozenset((*BASE_STAGES, "sft", "rl", "evaluate_base", "evaluate_chat", CORE))
+    gpu_stages: frozenset[str] = frozenset((*BASE_STAGES, "sft", "dpo", "rl", "evaluate_base", "evaluate_chat", CORE))
     """Stages that run on the machines with GPUs."""
 
     def one(self, *stages: str) -> Artifact:
@@ -62,7 +62,12 @@ class ReportInputs:
     @property
     def chat_evaluation(self) -> Artifact:
         """Of the last chat model."""
-        return self.one(RL_EVALUATION, "evaluate_chat")
+        return self.one(RL_EVALUATION, DPO_EVALUATION, "evaluate_chat")
+
+    @property
+    def chat(self) -> Artifact:
+        """The last chat model."""
+        return self.one(RL, DPO, "sft")
 
     @property
     def evaluations(self) -> dict[str, Artifact]:

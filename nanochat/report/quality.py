@@ -12,7 +12,8 @@ from nanochat.report.comparison import sentence
 from nanochat.report.core import core_blocks
 from nanochat.report.document import Block, Figure, Heading, Points, Table, Text
 from nanochat.report.figures import Bar, Group, bars
-from nanochat.report.inputs import CORE, RL, ComparedModel, ReportInputs, read_json
+from nanochat.report.inputs import CORE, DPO, DPO_EVALUATION, RL, ComparedModel, ReportInputs, read_json
+from nanochat.report.preferences import preference_blocks
 from nanochat.report.rl import rl_blocks
 from nanochat.report.summary import readable
 from nanochat.store.artifacts import Artifact
@@ -44,11 +45,11 @@ def quality(inputs: ReportInputs) -> list[Block]:
     for evaluation in inputs.stages.get(CORE, []):
         blocks += [Heading("CORE of the base model"), *_gpt2(read_json(evaluation, "evaluation.json"), inputs.compared)]
         blocks += core_blocks(read_json(evaluation, "evaluation.json"))
+    fine_tuned, before_rl = inputs.one("evaluate_chat"), inputs.one(DPO_EVALUATION, "evaluate_chat")
+    for model in inputs.stages.get(DPO, []):
+        blocks += [Heading("Preference optimization"), *preference_blocks(model, fine_tuned, before_rl)]
     for model in inputs.stages.get(RL, []):
-        blocks += [
-            Heading("Reinforcement learning"),
-            *rl_blocks(model, inputs.one("evaluate_chat"), inputs.chat_evaluation),
-        ]
+        blocks += [Heading("Reinforcement learning"), *rl_blocks(model, before_rl, inputs.chat_evaluation)]
     return blocks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nanochat.report.cost import cost, money
 from nanochat.report.document import Block, Chapter, Document, Heading, Sample, Samples, Tiles
 from nanochat.report.incidents import incidents
-from nanochat.report.inputs import RL, ReportInputs, read_json
+from nanochat.report.inputs import ReportInputs, read_json
 from nanochat.report.learning import learning
 from nanochat.report.making import environment, making
 from nanochat.report.material import material
@@ -15,7 +15,7 @@ from nanochat.report.summary import readable, tiles, what_was_made
 
 def render(inputs: ReportInputs) -> tuple[str, str]:
     """The report, as Markdown and as HTML."""
-    chat, code = inputs.one(RL, "sft").manifest.producer, inputs.base.manifest.producer.code_sha256[:16]
+    chat, code = inputs.chat.manifest.producer, inputs.base.manifest.producer.code_sha256[:16]
     price = money(inputs)
     numbers = [*tiles(inputs).pairs, *([("price of all stages", inputs.prices.text(price))] if price else [])]
     return Document(

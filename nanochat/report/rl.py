@@ -35,7 +35,7 @@ def rl_blocks(model: Artifact, before: Artifact, after: Artifact) -> list[Block]
     return [
         Text(_summary(model.metrics, kept, events)),
         *_figures(events, evaluations),
-        Table(heads, [*_held_out_rows(first, kept), *_task_rows(before, after)], heads[1:]),
+        Table(heads, [*_held_out_rows(first, kept), *task_rows(before, after)], heads[1:]),
         *(Fold(title, [Samples(shown)]) for title, shown in _samples(first, kept).items()),
     ]
 
@@ -86,8 +86,8 @@ def _held_out_rows(first: dict[str, Any], kept: dict[str, Any]) -> list[list[str
     return rows
 
 
-def _task_rows(before: Artifact, after: Artifact) -> list[list[str]]:
-    """Tasks of the chat evaluation, which show what else has changed."""
+def task_rows(before: Artifact, after: Artifact) -> list[list[str]]:
+    """Tasks of the chat evaluation before and after a training, which show what else has changed."""
     old, new = (json.loads((each.path / "evaluation.json").read_text("utf-8"))["tasks"] for each in (before, after))
     return [
         [

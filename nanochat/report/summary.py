@@ -37,7 +37,7 @@ def tiles(inputs: ReportInputs) -> Tiles:
 
 def what_was_made(inputs: ReportInputs) -> list[Block]:
     """The models in a few facts."""
-    base, chat = inputs.base, inputs.one(RL, "sft")
+    base, chat = inputs.base, inputs.chat
     config: dict[str, Any] = base.manifest.config
     shape = config.get("model", {})
     vocabulary = inputs.one("train_tokenizer").metrics.get("vocab_size")
@@ -49,13 +49,16 @@ def what_was_made(inputs: ReportInputs) -> list[Block]:
     read = [f"{base.metrics['train_tokens']:,} tokens"]
     read += [f"{base.metrics['epochs']:.2f} times the text"] if "epochs" in base.metrics else []
     read += [f"{amount(base.metrics['flops'])} FLOPs"] if "flops" in base.metrics else []
-    after = {"sft": "fine-tuning on conversations", "rl": "fine-tuning on conversations, then reinforcement learning"}
+    steps_of_chat = {
+        "sft": "fine-tuning on conversations", "dpo": "preference optimization", "rl": "reinforcement learning"
+    }  # fmt: skip
+    made_by = ", then ".join(text for stage, text in steps_of_chat.items() if stage in inputs.stages)
     return [
         Facts([
             ("a model that continues text, and a chat model", "; ".join(steps)),
             ("size", ", ".join(size)),
             ("pretraining", ", ".join(read)),
-            ("chat model", after.get(chat.stage, chat.stage)),
+            ("chat model", made_by),
             ("finished", f"{chat.manifest.producer.ended:%Y-%m-%d %H:%M} UTC"),
         ])
     ]  # fmt: skip

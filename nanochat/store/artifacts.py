@@ -64,6 +64,10 @@ class Problems(Artifact):
     """Problems of reinforcement learning, with their rewards, and held-out ones."""
 
 
+class Pairs(Artifact):
+    """Pairs of answers of which one is preferred, and held-out ones."""
+
+
 class AnyModel(Artifact):
     """A model that can be evaluated: `Model` or `ForeignModel`."""
 

@@ -40,6 +40,8 @@ CHANGES: list[dict[str, Any]] = [
     {"chat_evaluation": {"limit": 9}},
     {"core_bundle": {"source": "bundle.zip"}},
     {"core_evaluation": {"limit": 5}},
+    {"pairs": {"source": "pairs.jsonl"}},
+    {"dpo": {"beta": 0.5, "optimizer": {"head_lr": 0.01}}},
     {"problems": {"seed": 7}},
     {"rl": {"steps": 3, "sampling": {"top_k": 5}}},
     {"text_evaluation": {"window_tokens": 64}},

@@ -15,7 +15,7 @@ from nanochat.config.pipeline import PipelineConfig
 from nanochat.config.rl import ProblemsConfig
 from nanochat.errors import NanochatError
 from nanochat.execution.graph import Results, nodes
-from nanochat.graphs.pipeline import pretrain_to_chat
+from nanochat.graphs.pipeline import Chat, pretrain_to_chat
 from nanochat.profiles import PROFILES
 from nanochat.sources.shard_list import list_shards
 
@@ -50,10 +50,15 @@ FIELDS = [path for path in flatten(DEMO.canonical()) if path not in UNUSED]
 
 
 def keys(config: PipelineConfig, problems: ProblemsConfig | None = None) -> dict[str, set[str]]:
+    """The keys of the pipeline with this config."""
+    return keys_of(pretrain_to_chat(config, list_shards(config.data), config.conversations, None, problems))
+
+
+def keys_of(graph: Chat) -> dict[str, set[str]]:
     """Stage → keys, without running anything: the digest of each artifact is a hash of its key."""
     found: dict[str, set[str]] = {}
     results = Results()
-    for node in nodes(pretrain_to_chat(config, list_shards(config.data), config.conversations, None, problems)):
+    for node in nodes(graph):
         key = node.stage.key(node.config, results.inputs_of(node))
         found.setdefault(node.stage.name, set()).add(key)
         artifact = object.__new__(node.stage.kind)

@@ -40,3 +40,31 @@ def test_the_report_has_a_chapter_with_curves_gains_and_answers(tmp_path: Path) 
         for kind in ("Most improved", "Best", "Worst"):
             assert kind in text
     assert figures(page) == figures(render(made(tmp_path / "plain"))[1]) + 4
+
+
+def test_the_report_has_a_part_on_preferences(tmp_path: Path) -> None:
+    inputs = made(tmp_path / "run")
+    sft, evaluation = inputs.stages["sft"][0], inputs.stages["evaluate_chat"][0]
+    metrics = {
+        "steps": 9, "pairs": 1234, "held_out_pairs": 57, "validation_accuracy": 0.754, "validation_chosen_gain": 1.5,
+        "validation_rejected_gain": -2.25,
+    }  # fmt: skip
+    model = sft.manifest.model_copy(update={"stage": "dpo", "metrics": metrics, "config": {"beta": 0.1}})
+    (tmp_path / "dpo").mkdir()
+    lines = [{"done": step, "smoothed_loss": 0.7, "loss": 0.7, "validation_loss": 0.6} for step in range(3)]
+    (tmp_path / "dpo" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    after = json.loads(json.dumps(EVALUATIONS["evaluate_chat"]))
+    after["tasks"]["gsm8k"]["accuracy"] = 0.5
+    (tmp_path / "after").mkdir()
+    (tmp_path / "after" / "evaluation.json").write_text(json.dumps(after))
+    inputs.stages["dpo"] = [FakeArtifact(model, tmp_path / "dpo")]
+    inputs.stages["evaluate_chat dpo"] = [FakeArtifact(evaluation.manifest, tmp_path / "after")]
+    markdown, page = render(inputs)
+    read = Page(page)
+    assert read.open == []
+    for text in (markdown, read.text):
+        assert "9 steps on 1,234 pairs. Of 57 held-out pairs, 75.4%" in text
+        assert "+1.50, of rejected ones -2.25 nats" in text
+        assert "fine-tuning on conversations, then preference optimization" in text
+        assert "50.0%" in text and "+50.0" in text  # the evaluation after it is the one in front
+    assert figures(page) == figures(render(made(tmp_path / "plain"))[1]) + 2

@@ -22,9 +22,11 @@ from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
 from nanochat.rl.objective import TokenStatistics, rl_loss
+from nanochat.rl.pairs import RenderedPair, rendered
 from nanochat.rl.problems import FUNCTIONS, ProblemOrder, collect, read_problems
 from nanochat.rl.rewards import Rewards
 from nanochat.rl.rollouts import Rollout
+from nanochat.tasks.preference_pairs import Pair
 from nanochat.tokenizer.chat import render_prompt
 from nanochat.training.rl import rl
 from nanochat.training.rollout_files import RolloutFiles
@@ -55,6 +57,14 @@ def problems(folder: Path, source: str = SMALL_LETTERS, count: int = 30, **item:
     (folder / "out").mkdir()
     collect(ProblemsConfig(tasks=(task,)), folder / "out", silent)
     return folder / "out"
+
+
+def rendered_pairs(count: int) -> list[RenderedPair]:
+    """Pairs of unequal length: the longer answer is chosen."""
+    pairs = [
+        Pair([{"role": "user", "content": f"{n}?"}], "yes " * (n % 7 + 1), "no" * (n % 3 + 1)) for n in range(count)
+    ]
+    return rendered(TOKENIZER, pairs, 64)
 
 
 def chat_model(folder: Path) -> Path:
