@@ -1,4 +1,4 @@
-"""The results on an artifact's page: loss curve of a model, bar per task of an evaluation, the report itself."""
+"""The results on an artifact's page: curve of a model, bar per task of an evaluation, the report itself."""
 
 import base64
 import json
@@ -7,11 +7,13 @@ from typing import Any
 
 from nanochat.console import number
 from nanochat.report.data_card import conversation_facts, table
+from nanochat.report.rl import first_and_kept, samples
+from nanochat.rl.rollout_table import EVALUATIONS
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
 WIDTH, HEIGHT, MARGIN, MAX_POINTS, BAR = 640, 190, 34, 200, 20
-LOSS, HELD_OUT, GREY = "#3b82f6", "#f97316", "#64748b"
+TRAINED, HELD_OUT, GREY = "#3b82f6", "#f97316", "#64748b"
 
 
 def results(store: Store, manifest: Manifest) -> list[str]:
@@ -20,7 +22,8 @@ def results(store: Store, manifest: Manifest) -> list[str]:
         lines = _read(store, manifest, "metrics.jsonl").splitlines()
         events = [event for line in lines if line and "smoothed_loss" in (event := json.loads(line))]
         if len(events) > 1:
-            return [svg_image("loss", curve(events))]
+            name = "reward" if "reward" in events[-1] else "smoothed_loss"
+            return [svg_image("training", curve(events, name)), *_answers(store, manifest)]
     if manifest.kind == "Evaluation":
         found = json.loads(_read(store, manifest, "evaluation.json") or "{}")
         return [
@@ -41,10 +44,10 @@ def svg_image(name: str, svg: str) -> str:
     return f"![{name}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
-def curve(events: Sequence[dict[str, float]]) -> str:
-    """SVG of the smoothed loss and of the validation metric over steps; each has a separate scale."""
+def curve(events: Sequence[dict[str, float]], trained: str) -> str:
+    """SVG of a metric of training and of the validation metric over steps; each has a separate scale."""
     every = max(1, len(events) // MAX_POINTS)
-    losses = [(event["done"], event["smoothed_loss"]) for event in [*events[::every], events[-1]]]
+    points = [(event["done"], event[trained]) for event in [*events[::every], events[-1]] if trained in event]
     name = next((name for event in events for name in event if name.startswith("validation_")), "")
     held_out = [(event["done"], event[name]) for event in events if name in event]
     last = events[-1]["done"]
@@ -52,7 +55,7 @@ def curve(events: Sequence[dict[str, float]]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="system-ui, sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#f8fafc"/>',
-        _series(losses, last, LOSS, "loss", "start"),
+        _series(points, last, TRAINED, trained.removeprefix("smoothed_"), "start"),
         _series(held_out, last, HELD_OUT, name.replace("_", " "), "end") if held_out else "",
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" fill="{GREY}" text-anchor="middle">{number(last)} steps</text>',
     ]
@@ -72,6 +75,24 @@ def _series(points: Sequence[tuple[float, float]], last: float, colour: str, nam
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6"/><g fill="{colour}">{dots}</g>'
         f'<text x="{at}" y="20" fill="{colour}" text-anchor="{side}">{caption}</text>'
     )
+
+
+def _answers(store: Store, manifest: Manifest) -> list[str]:
+    """Answers to held-out problems before and after reinforcement learning."""
+    evaluations = [json.loads(line) for line in _read(store, manifest, EVALUATIONS).splitlines()]
+    if not evaluations:
+        return []
+    lines = ["| answers | problem | before | after | right |", "| --- | --- | --- | --- | --- |"]
+    for kind, shown in samples(*first_and_kept(evaluations, manifest.metrics.get("kept_step", 0))).items():
+        for each in shown:
+            cells = (_inert(each[name]) for name in ("question", "before", "after"))
+            lines.append(f"| {kind} | {' | '.join(cells)} | {each['right']} |")
+    return ["\n".join(lines)]
+
+
+def _inert(text: str) -> str:
+    """Any text as code in a cell of a table."""
+    return f"`{' '.join(text.replace('|', '∣').replace('`', chr(39)).split())}`"
 
 
 def _tasks(tasks: dict[str, Any]) -> str:

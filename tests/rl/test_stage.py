@@ -14,6 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from flows.results_section import results
 from nanochat.config.rl import ProblemsConfig, RewardConfig, RLTask
 from nanochat.execution.local import run_local
 from nanochat.execution.stage import Node
@@ -60,6 +61,9 @@ def test_the_stages_make_a_chat_model_in_the_store(tmp_path: Path) -> None:
     assert {name: refs[0].stage for name, refs in made.manifest.inputs.items()} == {
         "base": "sft", "problems": "collect_problems"
     }  # fmt: skip
+    shown = "\n".join(results(store, made.manifest))  # on the page in Prefect's UI
+    assert "data:image/svg+xml" in shown
+    assert all(f"| {kind} | `" in shown for kind in ("Most improved", "Best", "Worst"))
     assert run(graph()).reused
     (tmp_path / "own.py").write_text("def f(problem, answer):\n    return -len(answer)")
     assert not run(graph()).reused  # the code of the reward is in the key
