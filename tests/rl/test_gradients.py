@@ -147,8 +147,11 @@ def test_the_sampled_end_token_is_in_the_loss_and_padding_is_not(folder: Path) -
     groups = made._sampled()
     rewards = [[float(n % 2) for n in range(12)] for _ in range(3)]
     ended = [rollout for group in groups for rollout in group if rollout.ended]
-    assert ended and TOKENIZER.bos in {rollout.ids[-1] for rollout in ended}  # which is also the padding
+    end_tokens = {rollout.ids[-1] for rollout in ended}
+    assert TOKENIZER.bos in end_tokens and len(end_tokens) > 1  # it is also the padding, and not the only end token
     found = batches(folder, of, model, groups, rewards=rewards, micro=36)
+    rows = [[each[each >= 0].tolist() for each in batch.targets_BT] for batch in found]
+    assert sorted(row for some in rows for row in some) == sorted(list(each.ids) for group in groups for each in group)
     counted = sum(int((each.targets_BT >= 0).sum()) for each in found)
     assert counted == sum(len(rollout.ids) for group in groups for rollout in group)
     without = batches(folder, of.model_copy(update={"loss": of.loss.model_copy(update={"end_token": False})}), model,
@@ -166,9 +169,27 @@ def test_more_padding_changes_nothing(folder: Path) -> None:
     assert largest_difference(gradients(model, [batch], of), gradients(model, [padded], of)) < 1e-6
 
 
+def plain_default(model: GPT, groups: list[list[Rollout]], rewards: list[list[float]]) -> dict[str, torch.Tensor]:
+    """Rewards minus the mean of their group, over all tokens of the groups whose rewards differ; on policy."""
+    model.zero_grad()
+    total, tokens = torch.zeros(()), 0
+    for group, some in zip(groups, rewards, strict=True):
+        if len(set(some)) < 2:
+            continue
+        for rollout, value in zip(group, some, strict=True):
+            ids = torch.tensor([[*rollout.prompt.ids, *rollout.ids]])
+            logprobs = model(ids[:, :-1])[0, len(rollout.prompt.ids) - 1 :].log_softmax(-1)
+            answer = logprobs.gather(1, torch.tensor(rollout.ids)[:, None])
+            total = total - (value - sum(some) / len(some)) * answer.sum()
+            tokens += len(rollout.ids)
+    (total / tokens).backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
 def test_truncated_answers_are_out_of_numerator_and_denominator_if_masked(folder: Path) -> None:
     """Case 35 (TRL#6369): the gradient is that of a step which never had them."""
-    of, model = of_three(loss={"truncated": "mask"}, group_size=12, sampling={"max_tokens": 60}), built(300, seed=4)
+    masked = {"truncated": "mask", "correction_limit": 0}
+    of, model = of_three(loss=masked, group_size=12, sampling={"max_tokens": 60}), built(300, seed=4)
     made = source(folder, of, model, engine=EngineSettings(slots=36, context_tokens=300))
     groups = made._sampled()
     truncated = [[rollout.truncated for rollout in group] for group in groups]
@@ -182,6 +203,11 @@ def test_truncated_answers_are_out_of_numerator_and_denominator_if_masked(folder
         if len({value for value, out in zip(some, cut, strict=True) if not out}) > 1
     ]  # fmt: skip
     assert counted == sum(len(rollout.ids) for group in live for rollout in group)
+    kept = [
+        [v for v, out in zip(some, cut, strict=True) if not out] for some, cut in zip(rewards, truncated, strict=True)
+    ]
+    # by rounding: the reference adds all tokens one by one
+    assert largest_difference(plain_default(model, finished, kept), gradients(model, found, of)) < 1e-5
 
 
 def test_a_clipped_ratio_has_no_gradient(folder: Path) -> None:

@@ -32,6 +32,14 @@ def test_a_task_without_held_out_problems_is_refused_in_one_sentence(task: str, 
         collect(ProblemsConfig(tasks=(item,)), tmp_path, silent)
 
 
+def test_a_file_of_one_problem_has_none_to_train_on(tmp_path: Path) -> None:
+    """It is held out."""
+    (tmp_path / "own.jsonl").write_text('{"question": "1?", "answer": 1}\n')
+    task = RLTask(task="problems", source=str(tmp_path / "own.jsonl"))
+    with pytest.raises(BadConfig, match="has no problems to train on"):
+        collect(ProblemsConfig(tasks=(task,)), tmp_path, silent)
+
+
 def test_own_problems_and_a_function_are_copied_and_hashed(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(
         "".join(json.dumps({"question": f"{n}?", "answer": n}) + "\n" for n in range(20))
