@@ -89,7 +89,7 @@ def work(rank: int, ranks: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.slow
 def test_gradients_are_equal_on_one_and_two_processes_at_micro_batches_1_4_16(tmp_path: Path) -> None:
     """Case 34 (open-instruct#1137): to 1e-6 of the largest, with sampling and sums over real ranks."""
     folder = problems(tmp_path / "problems")
