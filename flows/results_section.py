@@ -7,7 +7,7 @@ from typing import Any
 
 from nanochat.console import number
 from nanochat.report.data_card import conversation_facts, table
-from nanochat.report.rl import first_and_kept, samples
+from nanochat.report.rl import answered, first_and_kept
 from nanochat.rl.rollout_table import EVALUATIONS
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
@@ -83,10 +83,10 @@ def _answers(store: Store, manifest: Manifest) -> list[str]:
     if not evaluations:
         return []
     lines = ["| answers | problem | before | after | right |", "| --- | --- | --- | --- | --- |"]
-    for kind, shown in samples(*first_and_kept(evaluations, manifest.metrics.get("kept_step", 0))).items():
-        for each in shown:
-            cells = (_inert(each[name]) for name in ("question", "before", "after"))
-            lines.append(f"| {kind} | {' | '.join(cells)} | {each['right']} |")
+    for kind, some in answered(*first_and_kept(evaluations, manifest.metrics.get("kept_step", 0))).items():
+        for each in some:
+            cells = (_inert(text) for text in (each.problem, each.before, each.after))
+            lines.append(f"| {kind} | {' | '.join(cells)} | {each.right} |")
     return ["\n".join(lines)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from nanochat.report.document import Block, Figure, Fold, Sample, Samples, Table, Text
@@ -29,14 +30,13 @@ def rl_blocks(model: Artifact, before: Artifact, after: Artifact) -> list[Block]
     """`before` and `after` are the evaluations of the chat models without and with it."""
     events = training_events(model, "reward")
     evaluations = read_evaluations(model.path)
-    by_step = {each["step"]: each for each in evaluations}
-    first, kept = evaluations[0], by_step.get(model.metrics["kept_step"], evaluations[-1])
+    first, kept = first_and_kept(evaluations, model.metrics["kept_step"])
     heads = ["task", "before: pass@1", "after", "gain"]
     return [
         Text(_summary(model.metrics, kept, events)),
         *_figures(events, evaluations),
         Table(heads, [*_held_out_rows(first, kept), *task_rows(before, after)], heads[1:]),
-        *(Fold(title, [Samples(shown)]) for title, shown in _samples(first, kept).items()),
+        *(Fold(title, [Samples([_sample(each) for each in some])]) for title, some in answered(first, kept).items()),
     ]
 
 
@@ -99,17 +99,30 @@ def task_rows(before: Artifact, after: Artifact) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _samples(first: dict[str, Any], kept: dict[str, Any]) -> dict[str, list[Sample]]:
-    """Held-out problems that are answered best, worst, and with the largest gain, with their first answers."""
-    pairs = list(zip(first["problems"], kept["problems"], strict=True))
-    samples = kept["samples"]
+def first_and_kept(evaluations: list[dict[str, Any]], kept_step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The evaluation before the first step, and that of the weights that were kept."""
+    return evaluations[0], next((each for each in evaluations if each["step"] == kept_step), evaluations[-1])
 
-    def shown(chosen: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Sample]:
+
+@dataclass(frozen=True)
+class Answered:
+    """A held-out problem with its first answers before and after."""
+
+    problem: str
+    before: str
+    after: str
+    right: str
+    """`1 → 4 of 4`."""
+
+
+def answered(first: dict[str, Any], kept: dict[str, Any]) -> dict[str, list[Answered]]:
+    """Held-out problems that are answered best, worst, and with the largest gain, of two evaluations."""
+    pairs = list(zip(first["problems"], kept["problems"], strict=True))
+
+    def shown(chosen: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Answered]:
         return [
-            Sample(
-                new["question"],
-                f"before: {old['answer']}\nafter: {new['answer']}",
-                f"right {old['right']} → {new['right']} of {samples}",
+            Answered(
+                new["question"], old["answer"], new["answer"], f"{old['right']} → {new['right']} of {kept['samples']}"
             )
             for old, new in chosen[:SHOWN]
         ]
@@ -117,6 +130,10 @@ def _samples(first: dict[str, Any], kept: dict[str, Any]) -> dict[str, list[Samp
     by_gain = sorted(pairs, key=lambda pair: pair[0]["right"] - pair[1]["right"])
     by_right = sorted(pairs, key=lambda pair: -pair[1]["right"])
     return {"Most improved": shown(by_gain), "Best": shown(by_right), "Worst": shown(by_right[::-1])}
+
+
+def _sample(each: Answered) -> Sample:
+    return Sample(each.problem, f"before: {each.before}\nafter: {each.after}", f"right {each.right}")
 
 
 def _gain(value: float, low: float, high: float) -> str:
