@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.control import CONTROL
 from flows.executor import Executor
@@ -18,12 +19,18 @@ from flows.models_page import publish_models
 from flows.pages import publish_run, remember
 from flows.request import RunRequest
 from flows.runners import runners
+from flows.task_data import CallResult
 from nanochat.errors import NanochatError, Stopped
-from nanochat.execution.graph import Results
+from nanochat.execution.graph import AnyNode, Failures, Results
 from nanochat.failures import to_nanochat_error
 from nanochat.store.run_recording import record_run
 
+IN_POOL = 64
+"""Nodes of one run that wait for a pool at the same time."""
+
 G = TypeVar("G")
+Follow = Callable[[G, Results, Failures], object]
+"""Makes the graph that runs after another one, of its results and of the errors of its nodes."""
 
 
 @dataclass(frozen=True)
@@ -51,35 +58,36 @@ def final_state(work: Callable[[], RunSummary]) -> State[Any]:
 
 
 def execute(
-    request: RunRequest, build: Callable[[], G], finish: Callable[[G, Results], RunSummary | None]
+    request: RunRequest,
+    build: Callable[[], G],
+    finish: Callable[[G, Results], RunSummary | None],
+    follow: Follow[G] | None = None,
 ) -> RunSummary:
     """Runs the graph that `build` returns as tasks of this flow run, and records the run in the store.
 
     `build` is called after the record was created: what it reads from the store is safe from garbage collection.
-    `finish` moves aliases, and may return a summary.
+    `finish` moves aliases, and may return a summary. With `follow`, a node that fails ends only what depends on it, and
+    the graph that `follow` makes of the results and errors runs next; `finish` then has the results of both.
     """
     flow_run_id = flow_run.id or ""
     CONTROL.get().on_start(flow_run_id, flow_run.ui_url or "")
     config = request.config.canonical()
     with record_run(request.store, request.profile, config, flow_run=flow_run_id, stopped_by=(Stopped,)) as record:
         CONTROL.set(CONTROL.get().with_sink(record))
-        return _execute(request, build, finish)
+        return _execute(request, build, finish, follow)
 
 
 def _execute(
-    request: RunRequest, build: Callable[[], G], finish: Callable[[G, Results], RunSummary | None]
+    request: RunRequest,
+    build: Callable[[], G],
+    finish: Callable[[G, Results], RunSummary | None],
+    follow: Follow[G] | None,
 ) -> RunSummary:
-    graph = build()
-    with runners(request.compute) as (local, for_shards):
-        try:
-            found = Executor(request.store, request.compute, local, for_shards, request.gpu_pool).run(graph)
-        except BaseException:  # for example SIGTERM to a worker: the threads of the tasks must end too
-            CONTROL.get().stop.request("The run was stopped.")
-            raise
-    remember(found.values())
-    results = Results()
-    for node, result in found.items():
-        results[node] = request.store.artifact(result.manifest, reused=result.reused)
+    graph, results = build(), Results()
+    failures: Failures | None = None if follow is None else {}
+    found = _run(request, graph, results, failures)
+    if follow is not None and failures is not None:
+        found |= _run(request, follow(graph, results, failures), results, None)
     summary = finish(graph, results)
     publish_models(request.store)
     publish_run(
@@ -89,6 +97,21 @@ def _execute(
     counts = f"{len(found) - cached} computed, {cached} cached"
     name = "Cached" if cached == len(found) else ""
     return RunSummary(f"{summary.message} ({counts})", summary.name or name) if summary else RunSummary(counts, name)
+
+
+def _run(request: RunRequest, graph: object, results: Results, failures: Failures | None) -> dict[AnyNode, CallResult]:
+    """Runs a graph, and adds its artifacts to the results."""
+    with runners(request.compute) as (local, for_shards), ThreadPoolTaskRunner(max_workers=IN_POOL) as in_pool:
+        executor = Executor(request.store, request.compute, local, for_shards, in_pool, request.gpu_pool)
+        try:
+            found = executor.run(graph, failures)
+        except BaseException:  # for example SIGTERM to a worker: the threads of the tasks must end too
+            CONTROL.get().stop.request("The run was stopped.")
+            raise
+    remember(found.values())
+    for node, result in found.items():
+        results[node] = request.store.artifact(result.manifest, reused=result.reused)
+    return found
 
 
 def _was_cancelled_before() -> bool:

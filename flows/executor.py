@@ -21,7 +21,7 @@ from flows.tasks import stage_task
 from nanochat.config.compute import Compute
 from nanochat.errors import NanochatError, StageFailed, Stopped
 from nanochat.events import Reporter
-from nanochat.execution.graph import AnyNode, Group, groups
+from nanochat.execution.graph import AnyNode, Failures, Group, groups
 from nanochat.execution.local import emit_finished
 from nanochat.execution.stage import Given, Stage
 from nanochat.store.artifacts import Artifact
@@ -65,6 +65,16 @@ class Submitted:
             raise StageFailed(f"`{self.calls.label}` was lost ({error!r}).", hint="Start the run again.") from error
         return True
 
+    def error(self) -> NanochatError:
+        """The error with which the task ended; raises `Stopped`."""
+        try:
+            expect_success(self.calls.label, self.future.state)
+        except Stopped:
+            raise
+        except NanochatError as error:
+            return error
+        raise AssertionError(f"{self.calls.label} did not fail")
+
     def results(self) -> Sequence[CallResult]:
         """One result per node; raises the error with which the task ended."""
         expect_success(self.calls.label, self.future.state)
@@ -80,23 +90,35 @@ class Executor:
     local: ThreadPoolTaskRunner
     """For nodes that run beside the flow."""
     for_shards: TaskRunner[Any]
+    in_pool: ThreadPoolTaskRunner
+    """For nodes that wait for the pool `gpu_pool`: as many of them as the pool has work for."""
     gpu_pool: str = ""
     """Work pool for stages that train or evaluate; empty: this process."""
     tasks: list[Submitted] = field(default_factory=list)
     origin: dict[AnyNode, tuple[Submitted, int]] = field(default_factory=dict)
     """Node → its task, and its index in the task."""
 
-    def run(self, graph: object) -> dict[AnyNode, CallResult]:
-        """Runs every node of a graph; raises the error of the first task that failed, or `Stopped`."""
+    def run(self, graph: object, failures: Failures | None = None) -> dict[AnyNode, CallResult]:
+        """Runs every node of a graph; raises the error of the first task that failed, or `Stopped`.
+
+        With `failures`, the errors are put there, and the results are those of the nodes that have one.
+        """
         for group in groups(graph):
             self._submit_group(group)
         self._wait()
-        return {node: result for task in self.tasks for node, result in zip(task.nodes, task.results(), strict=True)}
+        found: dict[AnyNode, CallResult] = {}
+        for task in self.tasks:
+            if failures is None or task.future.state.is_completed():
+                found.update(zip(task.nodes, task.results(), strict=True))
+            elif task.future.state.is_final():
+                failures.update(dict.fromkeys(task.nodes, task.error()))
+        return found
 
     def _submit_group(self, group: Group) -> None:
         if not group.is_parallel:
+            in_pool = group.stage.resource == "gpu" and self.gpu_pool
             for node in group.nodes:
-                self._submit([node], self.local, self.compute)
+                self._submit([node], self.in_pool if in_pool else self.local, self.compute)
             return
         count = len(group.nodes)
         size = self.compute.data_workers.shards_per_task or (-(-count // MAX_TASKS) if count > MAX_SINGLE else 1)
@@ -122,7 +144,8 @@ class Executor:
             }
             return Call(node.config, node.label, inputs)
 
-        stage, calls, remote = nodes[0].stage, TaskCalls([call(node) for node in nodes]), runner is not self.local
+        stage, calls = nodes[0].stage, TaskCalls([call(node) for node in nodes])
+        remote = runner not in (self.local, self.in_pool)
         parameters = dict(
             stage=stage,
             calls=calls,

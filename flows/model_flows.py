@@ -1,4 +1,4 @@
-"""Flows that start from models in the store, and the ladder: evaluate, compare, fine-tune, compare depths."""
+"""Flows that start from models in the store: evaluate, compare, fine-tune."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 
 from flows.execute import RunSummary, execute, final_state
 from flows.pipeline import ProfileName
-from flows.request import parse_request, title
+from flows.request import parse_request
 from nanochat.config.compute import Compute
 from nanochat.config.evaluation import ComparisonConfig
 from nanochat.config.overrides import parse
@@ -20,7 +20,6 @@ from nanochat.graphs import resolve
 from nanochat.graphs.compare import Compared, compare_models
 from nanochat.graphs.evaluate import Evaluations, evaluate_any_model
 from nanochat.graphs.fine_tune import FineTuned, fine_tune
-from nanochat.graphs.ladder import Ladder, ladder
 
 
 def evaluate_name() -> str:
@@ -148,44 +147,3 @@ def fine_tune_flow(
 
 sft_only_flow = fine_tune_flow.with_options(name="sft-only")
 """The former name of `fine-tune`; it will be removed in the next release."""
-
-
-def ladder_name() -> str:
-    """`ladder d2, d4, d6 · world`."""
-    depths = (flow_run.parameters or {}).get("depths", [])
-    return f"ladder {', '.join(f'd{depth}' for depth in depths)} · {title().rpartition(' · ')[2]}"
-
-
-@flow(name="ladder", flow_run_name=ladder_name, persist_result=False, validate_parameters=False)
-def ladder_flow(
-    depths: list[int],
-    profile: ProfileName = "demo",
-    config: PipelineConfig | None = None,
-    compute: Compute | None = None,
-    store: str = "",
-    gpu_pool: str = "",
-) -> State[Any]:
-    """Base models of several depths on the same text: bits per byte over compute, and a power law fitted to them.
-
-    Args:
-        depths: Two or more, for example 2, 4 and 6.
-        profile: A named, complete config; its depth is not used.
-        config: Changed fields replace those of the profile.
-        compute: How to run; changed fields replace those of the profile.
-        store: `file:///…` or `s3://bucket/prefix`; empty takes `NANOCHAT_STORE`, or the home.
-        gpu_pool: Work pool for training and evaluation; empty: this process.
-    """
-
-    def work() -> RunSummary:
-        request = parse_request(profile, config, compute, store, gpu_pool)
-
-        def build() -> Ladder:
-            bundle = resolve.core_bundle(request.config.core_bundle)
-            return ladder(request.config, depths, resolve.shards(request.config.data, request.store), bundle)
-
-        def finish(graph: Ladder, results: Results) -> None:
-            request.store.set_alias("ladder/latest", results[graph.comparison].manifest)
-
-        return execute(request, build, finish)
-
-    return final_state(work)

@@ -1,4 +1,4 @@
-"""`nanochat run` and `nanochat evaluate`: a Prefect server for the run, then the flow in this process, drawn."""
+"""`nanochat run`, `evaluate` and `experiment`: a Prefect server for the run, then the flow in this process, drawn."""
 
 import gc
 import importlib
@@ -15,6 +15,7 @@ from flows.site.server_check import without_login
 from flows.site.supervisor import has_supervisor
 from nanochat import settings
 from nanochat.config.compute import Compute
+from nanochat.config.experiment import ExperimentConfig, ExperimentFile
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import Screen, duration
 from nanochat.events import Event
@@ -46,6 +47,17 @@ def evaluate_with_prefect(
     with Screen() as screen:
         finished = _run("flows.model_flows:evaluate_flow", parameters, screen)
     return [(event.stage, event.key) for event in finished if event.stage.startswith("evaluate_")]
+
+
+def experiment_with_prefect(
+    experiment: ExperimentFile, config: PipelineConfig, compute: Compute, store_url: str
+) -> tuple[str, str]:
+    """Runs an experiment as a Prefect flow; returns stage and key of its summary. Raises as `evaluate_with_prefect`."""
+    given = ExperimentConfig.model_validate(experiment.model_dump(exclude={"base"}))
+    parameters = _parameters(config, compute, store_url, experiment.base) | {"experiment": given}
+    with Screen() as screen:
+        finished = _run("flows.experiment:experiment_flow", parameters, screen)
+    return finished[-1].stage, finished[-1].key
 
 
 def _parameters(config: PipelineConfig, compute: Compute, store_url: str, profile_name: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ FLOWS = (
     "compare",
     "fine-tune",
     "sft-only",
+    "experiment",
     "ladder",
     "publish",
     "refresh",

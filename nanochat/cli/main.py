@@ -8,7 +8,21 @@ from cyclopts import CycloptsError
 from rich.text import Text
 
 from nanochat import settings
-from nanochat.cli import artifacts, bench, chat, compare, evaluate, export, lineage, maintenance, run, runs, serve, site  # noqa: F401 - fills `app`
+from nanochat.cli import (  # noqa: F401 - fills `app`
+    artifacts,
+    bench,
+    chat,
+    compare,
+    evaluate,
+    experiment,
+    export,
+    lineage,
+    maintenance,
+    run,
+    runs,
+    serve,
+    site,
+)
 from nanochat.cli.app import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USAGE, app, err, fail, warn
 from nanochat.cli.signals import run_with_signals
 from nanochat.console import drop_unwritten, settle_streams

@@ -144,11 +144,19 @@ def plan(
     changes: Changes = None,
     compute: ComputeChanges = None,
     store: StoreUrl = "",
+    experiment: Annotated[
+        str, Parameter(help="File of an experiment: print what it would run and cost, in place of the pipeline.")
+    ] = "",
 ) -> None:
     """Print what would run and why. Changes nothing.
 
-    Example: `nanochat plan --set tokenizer.vocab_size=4096`
+    Examples: `nanochat plan --set tokenizer.vocab_size=4096`, `nanochat plan --experiment rates.yaml`
     """
+    if experiment:
+        from nanochat.cli.experiment import experiment as run_experiment
+
+        run_experiment(experiment, changes=changes, compute=compute, store=store, dry_run=True)
+        return
     from nanochat.execution.plan import plan as plan_graph
     from nanochat.graphs import resolve
     from nanochat.graphs.pipeline import pretrain_to_chat

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, cast
 
+from nanochat.errors import NanochatError
 from nanochat.execution.stage import A, Given, Inputs, Node, Stage
 from nanochat.store.artifacts import Artifact
 
 AnyNode = Node[Any]
+Failures = dict[AnyNode, NanochatError]
+"""The error of each node that failed, in a run that goes on without what depends on them."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes of one stage that do not depend on each other: shards, or the depths of a ladder."""
+    """Nodes of one stage that do not depend on each other: shards, or the runs of an experiment."""
 
     nodes: Sequence[AnyNode]
 

@@ -8,20 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config.compute import Compute
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, Stopped
 from nanochat.events import Reporter, Sink, StopRequest
 from nanochat.execution.attempt import Attempt
-from nanochat.execution.graph import AnyNode, Group, Results, groups
+from nanochat.execution.graph import AnyNode, Failures, Group, Results, groups
 from nanochat.store.artifacts import Artifact
 from nanochat.store.store import Store
 
 
-def run_local(graph: object, store: Store, compute: Compute, folder_root: Path, sinks: Sequence[Sink] = ()) -> Results:
+def run_local(
+    graph: object,
+    store: Store,
+    compute: Compute,
+    folder_root: Path,
+    sinks: Sequence[Sink] = (),
+    failures: Failures | None = None,
+) -> Results:
     """Reuses or computes the artifact of every node, level by level; `sinks` receive the events.
 
-    Raises the error of the first node that failed, after the other nodes of its group have ended.
+    Raises the error of the first node that failed, after the other nodes of its group have ended. With `failures`, the
+    errors are put there, and every node that does not depend on a failed one runs.
     """
-    run = _LocalRun(store, compute, folder_root, tuple(sinks), Results(), StopRequest())
+    run = _LocalRun(store, compute, folder_root, tuple(sinks), Results(), StopRequest(), failures)
     levels = groups(graph)
     for node in [node for group in levels for node in group.nodes]:
         run.reporter(node).emit("queued")
@@ -39,6 +47,8 @@ class _LocalRun:
     results: Results
     stop: StopRequest
     """A thread cannot be ended from outside: a node that runs beside one that failed ends at its next event."""
+    failures: Failures | None
+    """If given, an error is put here and does not end the run."""
 
     def run_group(self, group: Group) -> None:
         if not group.is_parallel:
@@ -61,6 +71,19 @@ class _LocalRun:
         return Reporter(node.label, node.stage.name, (self.stop, *self.sinks))
 
     def _run(self, node: AnyNode, compute: Compute) -> None:
+        if self.failures is None:
+            self._produce(node, compute)
+            return
+        if any(parent not in self.results for parent in node.parents):
+            return
+        try:
+            self._produce(node, compute)
+        except Stopped:
+            raise
+        except NanochatError as error:
+            self.failures[node] = error
+
+    def _produce(self, node: AnyNode, compute: Compute) -> None:
         started = time.monotonic()
         progress = self.reporter(node)
         progress.emit("started")

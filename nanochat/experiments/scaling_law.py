@@ -195,7 +195,7 @@ class LargestRun:
 
     @property
     def is_inside(self) -> bool:
-        return self.measured in self.interval
+        return self.measured in self.interval or math.isclose(self.measured, self.predicted, rel_tol=1e-6)
 
 
 def predict_largest(points: Sequence[Point], confidence: float = CONFIDENCE) -> LargestRun:
@@ -229,16 +229,20 @@ def _exp(interval: Interval) -> Interval:
 
 def _check(points: Sequence[Point], axes: Sequence[Axis], logs: Floats) -> None:
     least = LEAST_RUNS if len(axes) == 1 else 2 * len(axes) + 3
-    names = " and ".join("FLOPs" if axis == "flops" else axis for axis in axes)
+    names = " and ".join(_name(axis) for axis in axes)
     if len(points) < least:
         raise NotComparable(f"A law over {names} takes {least} runs or more, and there are {len(points)}.")
-    if fewer := [axis for axis, row in zip(axes, logs, strict=True) if count_amounts(row) < 4]:
+    if fewer := [_name(axis) for axis, row in zip(axes, logs, strict=True) if count_amounts(row) < 4]:
         raise NotComparable(f"A law over {names} takes four different amounts or more of {' and of '.join(fewer)}.")
     if len(axes) > 1 and count_amounts(logs[1] - logs[0]) < 2:
         raise NotComparable(
             "A law over parameters and tokens takes more than one ratio of them, and all runs have the same.",
             hint="Train some of the depths longer.",
         )
+
+
+def _name(axis: Axis) -> str:
+    return "FLOPs" if axis == "flops" else axis
 
 
 def law_starts(logs: Floats, losses: Floats) -> Floats:

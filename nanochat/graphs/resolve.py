@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.evaluation import CoreBundleConfig
+from nanochat.config.experiment import Metric
 from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
 from nanochat.config.pipeline import ComparedModelConfig, PipelineConfig
 from nanochat.config.preferences import PairsConfig
@@ -17,7 +18,9 @@ from nanochat.data.file_hashes import with_file_hashes
 from nanochat.errors import BadConfig, NotFound, WrongKind
 from nanochat.evaluation.core.source import with_hashes
 from nanochat.execution.graph import Results
+from nanochat.experiments.children import CHAT_METRICS, Child
 from nanochat.graphs.evaluate import Sources
+from nanochat.graphs.experiment import ChildSources
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
 from nanochat.lineage.evaluations import foreign_name, newest_evaluations
@@ -78,6 +81,27 @@ def problems(config: ProblemsConfig) -> ProblemsConfig | None:
 def pairs(config: PairsConfig) -> PairsConfig | None:
     """The config with the hash of the file of pairs. None without a source: there is no preference optimization."""
     return with_pair_hash(config) if config.source else None
+
+
+def experiment(store: Store, children: Sequence[Child], metric: Metric, *, keep: bool = True) -> list[ChildSources]:
+    """What each run of an experiment reads; a source that several of them have is listed once."""
+    listed: dict[str, tuple[ShardConfig, ...]] = {}
+    found: list[ChildSources] = []
+    for child in children:
+        config, name = child.config, child.config.data.model_dump_json()
+        if name not in listed:
+            listed[name] = shards(config.data, store, keep=keep)
+        bundle = core_bundle(config.core_bundle)
+        if metric in CHAT_METRICS:
+            chats, given, preferred = (
+                conversations(config.conversations),
+                problems(config.problems),
+                pairs(config.pairs),
+            )
+            found.append(ChildSources(listed[name], chats, bundle, given, preferred))
+        else:  # no chat model is trained: the files of its stages are not needed
+            found.append(ChildSources(listed[name], config.conversations, bundle))
+    return found
 
 
 def model(store: Store, reference: str) -> Model:

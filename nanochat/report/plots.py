@@ -1,9 +1,9 @@
-"""Pictures by matplotlib, as SVG text: of the data card and of the ladder."""
+"""Pictures by matplotlib, as SVG text: of the data card."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,25 +24,6 @@ def length_bars(lengths: Sequence[int]) -> str:
     axes.set_ylabel("documents", color=LINE)
     axes.xaxis.set_major_formatter(lambda value, _: f"{2**value:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _svg(figure)
-
-
-def scaling_curve(points: Sequence[tuple[float, float, str]], law: Callable[[float], float] | None) -> str:
-    """Bits per byte over FLOPs, with names, and the law `law(flops)` up to ten times the largest FLOPs."""
-    figure, axes = _figure()
-    flops = [x for x, _, _ in points]
-    if law:
-        range_ = [min(flops) * (10 * max(flops) / min(flops)) ** (i / 50) for i in range(51)]
-        axes.plot(range_, [law(x) for x in range_], color=GREY, linewidth=1, linestyle="--")
-    axes.plot(flops, [y for _, y, _ in points], "o-", color=LINE, linewidth=1.5)
-    for x, y, name in points:
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 6), color=GREY)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("training FLOPs", color=GREY)
-    axes.set_ylabel("bits per byte", color=LINE)
     return _svg(figure)
 
 

@@ -72,14 +72,38 @@ def test_a_model_is_published_for_transformers(made: Site) -> None:
 
 
 def test_a_ladder_shares_its_text(made: Site) -> None:
-    assert made.done("ladder", config=tiny(), depths=[1, 2]) == ("Completed", "3 computed, 10 cached")
+    state, message = made.done("ladder", config=tiny(), depths=[1, 2])
+    assert (state, message) == (
+        "Completed",
+        "There is no law: a law over FLOPs takes 5 runs or more, and there are 2. (3 computed, 9 cached)",
+    )
     opened = store(made)
     comparison = opened.artifact(opened.resolve("ladder/latest"), reused=True)
     page = (comparison.path / "report.md").read_text()
     assert re.findall(r"^\| (d\d) ", page, re.MULTILINE) == ["d1", "d2"]
-    assert "ten times" in page
     state, message = made.done("ladder", config=tiny(), depths=[2])
     assert (state, "takes two or more different depths" in message) == ("Failed", True)
+
+
+def test_an_experiment_has_a_verdict_and_a_run_that_fails_ends_alone(made: Site) -> None:
+    experiment = {
+        "title": "Rates",
+        "recipes": [{"name": "plain"}, {"name": "one row", "changes": ["pretrain.batch_tokens=64"]}],
+        "seeds": [42, 43],
+    }
+    state, message = made.done("experiment", experiment=experiment, config=tiny())
+    assert state == "Completed", message
+    assert "no run of one row has a result" in message
+    assert "2 of 4 runs have no result." in message
+    opened = store(made)
+    summary = opened.artifact(opened.resolve("experiment/latest"), reused=True)
+    assert "cannot be divided among 2 ranks" in (summary.path / "report.md").read_text()
+    pages = made.post(
+        "artifacts/filter", {"artifacts": {"key": {"any_": [f"summarize-experiment-{summary.key[:16]}"]}}}
+    )
+    assert "no run of one row has a result" in pages[0]["data"]
+    state, message = made.done("experiment", experiment={"recipe": []}, config=tiny())
+    assert (state, "`recipe`" in message) == ("Failed", True)
 
 
 def test_a_refresh_moves_the_alias_only_when_the_gate_is_passed(made: Site) -> None:

@@ -54,6 +54,7 @@ NOT_DRILLED = {
     "bench": "opens a model as `chat` does, and prints times only",
     "evaluate": "a graph of stages in processes of their own, cached and published as those of `run` are",
     "compare": "a graph of one stage, as `run` is",
+    "experiment": "a graph of stages, as `run` is",
 }
 """Commands that are not drilled, and why. `run` is drilled as `run --plain`: what Prefect adds is not the store's."""
 NO_WARNINGS = "ignore:torch.distributed is disabled:UserWarning"

@@ -33,6 +33,7 @@ READING: dict[str, list[list[str]]] = {
     "export": [["kept", "OUT"]],
     "plan": [[], ["--set", "pretrain.depth=1"]],
     "run": [["--dry-run"]],
+    "experiment": [["EXPERIMENT", "--dry-run"]],
     "chat": [["kept"]],
     "serve": [["kept", "--port", "0"]],
     "bench": [["kept"]],
@@ -97,11 +98,13 @@ def fill(url: str, cache: Path) -> str:
 
 def reading(folder: Path, url: str, run_id: str) -> list[list[str]]:
     """Every reading command, with all its arguments."""
+    file = folder / "experiment.yaml"
+    file.write_text("seeds: [1, 2]\n")
     commands = []
     for number, (name, forms) in enumerate(READING.items()):
         for place, form in enumerate(forms):
             out = str(folder / f"out-{number}-{place}")
-            given = [{"RUN": run_id, "OUT": out}.get(each, each) for each in form]
+            given = [{"RUN": run_id, "OUT": out, "EXPERIMENT": str(file)}.get(each, each) for each in form]
             commands.append([name, *given, *([] if name in NO_STORE else ["--store", url])])
     return commands
 

@@ -111,14 +111,15 @@ def test_crashes_are_counted_since_the_run_last_ended_otherwise() -> None:
 
 
 def test_all_our_flows_are_checked() -> None:
-    from flows import model_flows, model_refresh, pipeline, publish, stage, store_maintenance
+    from flows import experiment, model_flows, model_refresh, pipeline, publish, stage, store_maintenance
 
     known = [
         model_flows.evaluate_flow,
         model_flows.compare_flow,
         model_flows.fine_tune_flow,
         model_flows.sft_only_flow,
-        model_flows.ladder_flow,
+        experiment.experiment_flow,
+        experiment.ladder_flow,
         store_maintenance.verify_flow,
         store_maintenance.gc_flow,
     ]
