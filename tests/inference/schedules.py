@@ -31,6 +31,9 @@ from tests.inference.models import TOKENIZER, with_random_weights
 CONTEXT_TOKENS = 64
 SCHEDULES_PER_MODEL = 20
 LANGUAGE = Language(TOKENIZER)
+ROUNDING = 1e-6
+"""Of logits of about 1, in fp32."""
+TRIES = 64
 
 
 class SmallWindows(Architecture):
@@ -138,7 +141,8 @@ def _compare(model: GPT, request: Request, number: int, deltas: list[Delta]) -> 
     expected, _ = Sampler().sample(logits_TV.clone(), rows)
     ends = LANGUAGE.ends(request)
     limit = min(sampling.max_tokens, CONTEXT_TOKENS - len(prompt))
-    assert ids == expected[:-1], f"{ids} is not {expected[:-1]}"
+    for place, (token, wanted) in enumerate(zip(ids, expected[:-1], strict=True)):
+        assert token == wanted or _is_near_tie(logits_TV[place], rows[place], token), f"{ids} is not {expected[:-1]}"
     assert not ends & set(ids)
     if last.finish == "length":
         assert len(ids) == limit
@@ -148,6 +152,17 @@ def _compare(model: GPT, request: Request, number: int, deltas: list[Delta]) -> 
     texts = [part.text for part in joined([part for delta in deltas for part in delta.parts]) if part.kind == "text"]
     assert not [stop for stop in sampling.stop for text in texts if stop in text]
     return len(ids)
+
+
+def _is_near_tie(logits_V: torch.Tensor, row: Row, token: int) -> bool:
+    """Whether logits that differ by rounding alone give this token: the draw is at the border between two tokens.
+
+    The pass over the whole text adds in another order than the engine does. It is one token in about 100,000.
+    """
+    noise = torch.Generator().manual_seed(0)
+    changed_NV = logits_V + ROUNDING * torch.randn((TRIES, logits_V.numel()), generator=noise)
+    found, _ = Sampler().sample(changed_NV, [row] * TRIES)
+    return token in found
 
 
 def _compare_alone(engine: Engine, request: Request, answers: list[list[Delta]]) -> None:
