@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from nanochat.errors import BadReward
 from nanochat.rl.rollout_table import read_evaluations
@@ -18,13 +17,7 @@ from nanochat.training import loop
 from nanochat.workers.ranks import Preempted
 from tests.rl.tiny import chat_model, equal_weights, problems, trained, weights
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

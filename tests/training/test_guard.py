@@ -17,14 +17,9 @@ from nanochat.training.guard import Guard
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.pretrain import pretrain
 from nanochat.workers.ranks import World
-from tests.training.tiny import config, curve, job, make_data
+from tests.training.tiny import config, curve, job
 
 ALONE = World(0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
 
 
 def guarded(steps: int, action: str, spike_nats: float = 3.0) -> PretrainConfig:

@@ -16,22 +16,12 @@ from nanochat.training.pretrain import pretrain
 from nanochat.training.sft import sft
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World
-from tests.training.tiny import T, config, curve, job, launched, make_conversations, make_data
+from tests.training.tiny import T, config, curve, job, launched, make_conversations
 
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,12 @@ from nanochat.training import loop
 from nanochat.training.pretrain import pretrain
 from nanochat.workers.ranks import Preempted, World
 from tests.clock import JumpingClock
-from tests.training.tiny import curve, job, launched, make_data
+from tests.training.tiny import curve, job, launched
 
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
