@@ -1,12 +1,12 @@
 """The page of all models in the store with their scores, best first."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flows.pages import link, put, table
 from nanochat.console import duration, number
 from nanochat.lineage.evaluations import score_of
+from nanochat.report.leaderboard import HEADS, USUAL, Leaderboard, Ranking, row, title_of
 from nanochat.store.manifest import Manifest
 from nanochat.store.store import Store
 
@@ -21,13 +21,12 @@ KINDS = {
 
 
 def publish_models(store: Store) -> None:
-    """Publishes the page; reads the manifests of models and their evaluations in parallel."""
-    with ThreadPoolExecutor(4) as pool:
-        stages = list(dict.fromkeys(name for stage, kind in KINDS.items() for name in (stage, kind[1])))
-        found = dict(zip(stages, pool.map(lambda stage: list(store.manifests(stage)), stages), strict=True))
-    aliases: dict[str, list[str]] = {}
-    for alias, target in store.aliases().items():
-        aliases.setdefault(target.key, []).append(alias)
+    """Publishes the page; unreadable manifests are left out."""
+    board = Leaderboard(store)
+    found: dict[str, list[Manifest]] = {name: [] for stage, kind in KINDS.items() for name in (stage, kind[1])}
+    for manifest in (*board.models.values(), *board.evaluations):
+        found.setdefault(manifest.stage, []).append(manifest)
+    aliases = {key: names for (_, key), names in board.aliases.items()}
     bases = [*found["pretrain"], *found["continue_pretrain"]]
     depths = {base.key: str(base.config.get("model", {}).get("depth", "")) for base in bases}
     for chat in (*found["sft"], *found["dpo"]):
@@ -40,7 +39,19 @@ def publish_models(store: Store) -> None:
         count += len(rows)
         heads = f"made key depth tokens {score} took aliases"
         parts.append(f"## {title}\n\n{table(heads, rows, len(rows), most=200)}")
+    parts += [_ranking(ranking) for metric in board.metrics if metric in USUAL for ranking in board.rankings(metric)]
     put("models", "\n\n".join(parts), f"{count} models, best first")
+
+
+def _ranking(ranking: Ranking) -> str:
+    """Ranks of the models that were evaluated under the same terms, with links."""
+    rows: list[list[str]] = []
+    for entry in ranking.entries:
+        rank, _, *numbers = map(str, row(entry))
+        model = link(*entry.model.name) if entry.model else ""
+        rows.append([rank, entry.name, model, *numbers])
+    heads = "rank name model " + " ".join(head.replace(" ", "_") for head in HEADS[2:])
+    return f"## Ranked by {title_of(ranking)}\n\n{table(heads, rows, len(rows), most=200)}"
 
 
 def _rows(

@@ -18,6 +18,7 @@ from nanochat.cli import (  # noqa: F401 - fills `app`
     export,
     lineage,
     maintenance,
+    models,
     run,
     runs,
     serve,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -31,6 +32,19 @@ def evaluation(
     name = f"{of.key}{stage}{len(examples)}{config}"
     files = {"evaluation.json": "{}"}
     return _publish(store, stage, "Evaluation", name, {"model": of}, files, examples, score, version, config)
+
+
+def scored(
+    store: Store, of: Artifact, metrics: dict[str, Any], report: dict[str, Any], stage: str = "evaluate_chat",
+    version: int = 2, config: dict[str, Any] | None = None, inputs: dict[str, Artifact] | None = None, seed: str = "",
+) -> Artifact:  # fmt: skip
+    """An evaluation with these scores, without answers; its questions are those of `report`."""
+    given: dict[str, Any] = {"model": of, **(inputs or {})}
+    if stage == "evaluate_chat":
+        given["conversations"] = model(store, "questions", "converse")
+    name = f"{of.key}{stage}{version}{metrics}{report}{config}{seed}"
+    files = {"evaluation.json": json.dumps(report)}
+    return _publish(store, stage, "Evaluation", name, given, files, (), metrics, version, config)
 
 
 def foreign(store: Store, source: str, files: Sequence[tuple[str, str]], revision: str = "") -> Artifact:

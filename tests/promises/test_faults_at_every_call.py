@@ -151,6 +151,7 @@ VARYING = re.compile(r"\d+(\.\d+)? s\b|[0-9T]{15}-\w{6}|^Uploads that were never
 """Times and random names; and what `gc` adds where it cannot look for unfinished writes, which it then leaves alone."""
 READING: dict[str, tuple[str, ...]] = {
     "ls": ("ls",),
+    "models": ("models",),
     "show": ("show", "chat/latest"),
     "lineage": ("lineage", "chat/latest"),
     "lineage --down": ("lineage", "base/latest", "--down"),

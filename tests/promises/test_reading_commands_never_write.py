@@ -22,6 +22,7 @@ from tests.store.test_garbage import finished, key, publish
 
 READING: dict[str, list[list[str]]] = {
     "ls": [[], ["--stage", "download"]],
+    "models": [[], ["--json"], ["--html", "OUT"]],
     "show": [["kept"]],
     "lineage": [["kept"], ["kept", "--down"], ["kept", "--json"], ["kept", "--openlineage"], ["kept", "--html", "OUT"]],
     "diff": [[key("a")[:12], key("b")[:12]], ["kept", key("a")[:12], "--json"]],
