@@ -10,8 +10,6 @@ from flows.execute import RunSummary, execute, final_state
 from flows.pipeline import ProfileName
 from flows.request import parse_request
 from nanochat.config.compute import Compute
-from nanochat.config.evaluation import ComparisonConfig
-from nanochat.config.overrides import parse
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import headline
 from nanochat.execution.graph import Results
@@ -86,9 +84,7 @@ def compare_flow(models: list[str], confidence: float = 0.95, store: str = "") -
         request = parse_request("demo", None, None, store)
 
         def build() -> Compared:
-            names, evaluations = resolve.comparison(request.store, models)
-            config = parse(ComparisonConfig, {"models": list(names), "confidence": confidence})
-            return compare_models(config, evaluations)
+            return compare_models(*resolve.comparison(request.store, models, confidence))
 
         def finish(graph: Compared, results: Results) -> RunSummary:
             return RunSummary(results[graph.comparison].metrics["verdict"])

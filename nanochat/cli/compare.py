@@ -23,24 +23,23 @@ def compare(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
     store: StoreUrl = "",
 ) -> None:
-    """Compare models on the questions of their newest evaluations: better, worse, or cannot tell.
+    """Compare models: better, worse, or cannot tell, on the questions of their newest evaluations.
 
     The others are compared with the first one. Each difference has its interval, a p-value corrected for the number of
-    tasks, and the difference that could have been seen. Evaluations with other questions, prompts or rules are refused.
+    tasks, and the difference that could have been seen. The page also has the questions that were won and lost, what
+    differs in settings and inputs, the curves of training, texts side by side, and the cost. What cannot be compared
+    (other questions, prompts, rules or rows of text, a model that is gone) is named in one sentence.
 
     Examples: `nanochat compare chat/production chat/latest`, `nanochat compare chat/latest 3f9c --html page.html`,
     `nanochat compare base/latest hf://org/name`
     """
     from nanochat.config.compute import Compute
-    from nanochat.config.evaluation import ComparisonConfig
     from nanochat.execution.local import run_local
     from nanochat.graphs import resolve
     from nanochat.graphs.compare import compare_models
 
     opened = open_store(store)
-    names, evaluations = resolve.comparison(opened, models)
-    config = ComparisonConfig(models=names, confidence=confidence)
-    graph = compare_models(config, evaluations)
+    graph = compare_models(*resolve.comparison(opened, models, confidence))
     made = run_local(graph, opened, Compute(), settings.home() / "runs")[graph.comparison]
     if html:
         try:

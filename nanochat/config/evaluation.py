@@ -42,6 +42,12 @@ class ComparisonConfig(Config):
     """Title of the page."""
     models: tuple[str, ...] = ()
     """Name of the model of each evaluation, in their order; the others are compared with the first one."""
+    names: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Names of all models, also of those without evaluations; empty: those of `models`."""
+    model_names: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """Name of each model that is still in the store, in the order of the inputs."""
+    problems: Annotated[tuple[str, ...], AbsentMeans(())] = ()
+    """What is missing: sentences for the page."""
     confidence: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.95
     """Confidence of the intervals and verdicts."""
 

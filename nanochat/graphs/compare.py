@@ -8,7 +8,7 @@ from nanochat.execution.stage import Node
 from nanochat.graphs.evaluate import Evaluated
 from nanochat.graphs.pipeline import Chat
 from nanochat.stages.compare_evaluations import compare_evaluations, gate
-from nanochat.store.artifacts import Evaluation, Report
+from nanochat.store.artifacts import AnyModel, Evaluation, Report
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,11 @@ class Compared:
     comparison: Node[Report]
 
 
-def compare_models(config: ComparisonConfig, evaluations: Sequence[Evaluation]) -> Compared:
-    """Compares the evaluations of several models; `config.models` names the model of each."""
-    return Compared(compare_evaluations(config, evaluations=evaluations))
+def compare_models(
+    config: ComparisonConfig, evaluations: Sequence[Evaluation], models: Sequence[AnyModel] = ()
+) -> Compared:
+    """Compares models and their evaluations; `config.models` names the model of each evaluation."""
+    return Compared(compare_evaluations(config, evaluations=evaluations, models=models))
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ A source becomes shards, a user's files become hashes, and names become artifact
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nanochat.config.chat import ConversationsConfig
 from nanochat.config.data import DataConfig, ShardConfig
-from nanochat.config.evaluation import CoreBundleConfig
+from nanochat.config.evaluation import ComparisonConfig, CoreBundleConfig
 from nanochat.config.experiment import Metric
 from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
+from nanochat.config.overrides import parse
 from nanochat.config.pipeline import ComparedModelConfig, PipelineConfig
 from nanochat.config.preferences import PairsConfig
 from nanochat.config.rl import ProblemsConfig
@@ -225,16 +227,55 @@ def evaluations_to_compare(store: Store, reference: str) -> tuple[str, list[Eval
 
     The model may be a foreign one, as for `any_model`. Raises `NotFound` if there is none.
     """
+    found = _contender(store, reference)
+    if not found.evaluations:
+        raise NotFound(found.problem, hint=f"`nanochat evaluate {reference}` evaluates a model.")
+    return found.name, found.evaluations
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model that is compared with others."""
+
+    name: str
+    model: AnyModel | None
+    """None: it is no longer in the store."""
+    evaluations: list[Evaluation]
+    problem: str = ""
+    """What is missing: a sentence."""
+
+
+def _contender(store: Store, reference: str) -> _Contender:
+    """The model or evaluation that is named. Raises `NotFound` for what the store has no trace of."""
     if _is_not_of_the_store(store, reference):
-        name, models = reference, set(_records_of(store, reference))
-        hint = f"`nanochat evaluate {reference} --tasks chat`, or `--tasks core --bundle FOLDER`, evaluates it."
-    else:
-        manifest = store.resolve(reference)
-        name = reference if reference in store.aliases() else f"{manifest.stage} {manifest.key[:8]}"
-        if manifest.kind == Evaluation.__name__:
-            store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps it
-            return name, [Evaluation(store, manifest, reused=True)]
-        models, hint = {manifest.name}, f"`nanochat evaluate {reference}` evaluates a model."
+        models = _records_of(store, reference)
+        evaluations = _newest_of(store, models)
+        if not evaluations:
+            hint = f"`nanochat evaluate {reference} --tasks chat`, or `--tasks core --bundle FOLDER`, evaluates it."
+            raise NotFound(f"`{reference}` has no evaluation in {store.objects.root}.", hint=hint)
+        return _Contender(
+            reference, _model_or_none(store, evaluations[0].manifest.inputs["model"][0].name), evaluations
+        )
+    manifest = store.resolve(reference)
+    name = reference if reference in store.aliases() else f"{manifest.stage} {manifest.key[:8]}"
+    if manifest.kind == Evaluation.__name__:
+        store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps it
+        model = _model_or_none(store, manifest.inputs["model"][0].name)
+        problem = "" if model else f"The model of {name} is no longer in the store."
+        return _Contender(name, model, [Evaluation(store, manifest, reused=True)], problem)
+    evaluations, model = _newest_of(store, [manifest.name]), _model_or_none(store, manifest.name)
+    problem = "" if evaluations else f"`{reference}` has no evaluation in {store.objects.root}."
+    return _Contender(name, model, evaluations, problem)
+
+
+def _model_or_none(store: Store, name: Name) -> AnyModel | None:
+    manifest = store.find(*name)
+    found = store.artifact(manifest, reused=True) if manifest else None
+    return found if isinstance(found, AnyModel) else None
+
+
+def _newest_of(store: Store, models: Sequence[Name]) -> list[Evaluation]:
+    """The newest evaluation of a model by each stage."""
     found: list[Evaluation] = []
     for stage in [each.name for each in all_stages().values() if each.kind is Evaluation]:
         mine = [each for each in store.manifests(stage) if any(ref.name in models for ref in each.parents)]
@@ -242,9 +283,7 @@ def evaluations_to_compare(store: Store, reference: str) -> tuple[str, list[Eval
             if store.find(newest.stage, newest.key):
                 found.append(Evaluation(store, newest, reused=True))
                 break
-    if not found:
-        raise NotFound(f"`{reference}` has no evaluation in {store.objects.root}.", hint=hint)
-    return name, found
+    return found
 
 
 def _is_not_of_the_store(store: Store, reference: str) -> bool:
@@ -276,13 +315,36 @@ def _records_of(store: Store, address: str) -> list[Name]:
     return found
 
 
-def comparison(store: Store, references: Sequence[str]) -> tuple[tuple[str, ...], list[Evaluation]]:
-    """The evaluations of several models, and the name of the model of each. Raises `BadConfig` for fewer than two."""
+def comparison(
+    store: Store, references: Sequence[str], confidence: float
+) -> tuple[ComparisonConfig, list[Evaluation], list[AnyModel]]:
+    """Several models with their evaluations. What is missing of one is a sentence in the config; the rest is compared.
+
+    Raises `BadConfig` for fewer than two names, and `NotFound` if the store has fewer than two of the models.
+    """
     if len(set(references)) < 2 or len(set(references)) < len(references):
         raise BadConfig("A comparison takes two or more different models or evaluations.")
-    found = [evaluations_to_compare(store, reference) for reference in references]
-    names = tuple(name for name, evaluations in found for _ in evaluations)
-    return names, [evaluation for _, evaluations in found for evaluation in evaluations]
+    found: list[_Contender] = []
+    absent: list[NotFound] = []
+    for reference in references:
+        try:
+            found.append(_contender(store, reference))
+        except NotFound as error:
+            absent.append(error)
+    if len(found) < 2:
+        raise absent[0]
+    config = parse(
+        ComparisonConfig,
+        {
+            "models": [each.name for each in found for _ in each.evaluations],
+            "names": [each.name for each in found],
+            "model_names": [each.name for each in found if each.model],
+            "problems": [*(each.problem for each in found if each.problem), *(error.message for error in absent)],
+            "confidence": confidence,
+        },
+    )
+    evaluations = [evaluation for each in found for evaluation in each.evaluations]
+    return config, evaluations, [each.model for each in found if each.model]
 
 
 def with_compared_models(config: PipelineConfig, store: Store) -> PipelineConfig:

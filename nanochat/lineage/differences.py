@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 from nanochat.console import is_number
+from nanochat.store.artifacts import ArtifactStore
 from nanochat.store.manifest import InputRef, Manifest
 from nanochat.store.store import Store
 
@@ -55,7 +56,7 @@ KeyParts = Manifest | StageCall
 """Has the parts of a key."""
 
 
-def key_differences(store: Store, before: KeyParts, after: KeyParts) -> list[Difference]:
+def key_differences(store: ArtifactStore, before: KeyParts, after: KeyParts) -> list[Difference]:
     """What makes the keys differ, nearest first; empty if they are equal."""
     return list(_key_differences(store, before, after, after.stage, set()))
 
@@ -94,7 +95,7 @@ def digests(parts: KeyParts, name: str) -> list[str]:
 
 
 def _key_differences(
-    store: Store, before: KeyParts, after: KeyParts, where: str, seen: set[tuple[str, str]]
+    store: ArtifactStore, before: KeyParts, after: KeyParts, where: str, seen: set[tuple[str, str]]
 ) -> Iterator[Difference]:
     if before.stage_version != after.stage_version:
         yield Difference(where, "version", "version of the stage", before.stage_version, after.stage_version)
@@ -114,7 +115,7 @@ def _key_differences(
 
 
 def _input_differences(
-    store: Store, old: InputRef, new: InputRef, where: str, seen: set[tuple[str, str]]
+    store: ArtifactStore, old: InputRef, new: InputRef, where: str, seen: set[tuple[str, str]]
 ) -> Iterator[Difference]:
     """Where the difference of two inputs began. Each pair is followed once, however many paths lead to it."""
     if (old.key, new.key) in seen:

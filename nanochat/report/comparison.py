@@ -1,13 +1,26 @@
-"""The page that compares evaluations: accuracies side by side, and each model against the first one, in words."""
+"""Evaluations of several models, task by task: accuracies side by side, each against the first one, in words."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nanochat.errors import NotComparable
 from nanochat.evaluation.comparison import Answers, Comparison, Difference, compare
+from nanochat.evaluation.examples import Example
 from nanochat.evaluation.statistics import Estimate, Interval
 from nanochat.evaluation.tables import TaskRow, overall, task_rows
-from nanochat.report.templates import render_template
+from nanochat.report.document import Block, Cell, Chapter, Figure, Fold, Heading, Sample, Samples, Table, Text
+from nanochat.report.figures import Bar, Group, bars
+
+SHOWN = 8
+"""Questions that are won, and that are lost."""
+METHOD = (
+    "The models are compared on the same questions, one by one. A verdict on a task is by McNemar's exact test with "
+    "Holm's correction for all tasks; the one on the mean, by the interval of a bootstrap. What could be seen is the "
+    "smallest true difference that is found with a probability of 80%. Verdicts are about these models: training with "
+    "another seed gives other ones."
+)
 
 
 @dataclass(frozen=True)
@@ -15,6 +28,7 @@ class Section:
     """The models that one stage has evaluated; the others are compared with the first one."""
 
     stage: str
+    answers: Sequence[Answers]
     rows: dict[str, dict[str, TaskRow]]
     """Model → task → its row."""
     scores: dict[str, Estimate]
@@ -22,19 +36,12 @@ class Section:
     common: list[str]
     """These tasks."""
     comparisons: list[Comparison]
-
-
-@dataclass(frozen=True)
-class Other:
-    """A score without answers to questions: bits per byte, or one of an evaluation that did not keep its answers."""
-
-    stage: str
-    model: str
-    scores: Mapping[str, float]
+    refused: list[str] = field(default_factory=list[str])
+    """Why models could not be compared with the first one: sentences."""
 
 
 def sections(answers: Sequence[Answers], confidence: float) -> list[Section]:
-    """One section for each stage, those with comparisons first. Raises `NotComparable`, naming what differs."""
+    """One section for each stage, those with comparisons first."""
     by_stage: dict[str, list[Answers]] = {}
     for each in answers:
         by_stage.setdefault(str(each.rules["stage"]), []).append(each)
@@ -50,29 +57,13 @@ def _compared(stage: str, models: Sequence[Answers], confidence: float) -> Secti
         for each in models
         if common
     }
-    return Section(stage, rows, scores, common, [compare(models[0], each, confidence) for each in models[1:]])
-
-
-def render_comparison(
-    title: str, found: Sequence[Section], others: Sequence[Other], confidence: float, text: str = ""
-) -> tuple[str, str]:
-    """The page, as Markdown and as HTML; `text` is a paragraph before the verdicts."""
-    values: dict[str, Any] = {
-        "title": title,
-        "text": text,
-        "confidence": f"{confidence:.0%}",
-        "verdicts": [sentence(comparison) for section in found for comparison in section.comparisons],
-        "sections": [_section(section) for section in found],
-        "others": [
-            [
-                each.model,
-                each.stage,
-                ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in each.scores.items()),
-            ]
-            for each in others
-        ],
-    }
-    return render_template("comparison", values)
+    found = Section(stage, models, rows, scores, common, [])
+    for other in models[1:]:
+        try:
+            found.comparisons.append(compare(models[0], other, confidence))
+        except NotComparable as error:
+            found.refused.append(f"{stage.replace('_', ' ')}: {error.message} {error.hint}")
+    return found
 
 
 def sentence(comparison: Comparison) -> str:
@@ -94,35 +85,88 @@ def sentence(comparison: Comparison) -> str:
     return f"{words} ({numbers})." + (f" It is {' and '.join(tasks)}." if tasks else "")
 
 
-def _section(section: Section) -> dict[str, Any]:
+def section_chapter(section: Section, confidence: float) -> Chapter:
+    """Accuracies of all models, and each comparison with the first one."""
     models = list(section.rows)
     tasks = list(dict.fromkeys(task for rows in section.rows.values() for task in rows))
-    return {
-        "stage": section.stage,
-        "models": models,
-        "rows": [
-            {
-                "task": task,
-                "cells": [_accuracy(section.rows[model].get(task)) for model in models],
-                "chance": _chance(section, task),
-            }
-            for task in tasks
-        ],
-        "mean": "mean centered accuracy" + f" of {', '.join(section.common)}" * (len(section.common) < len(tasks)),
-        "scores": [_score(section.scores[model]) for model in models if section.scores],
-        "comparisons": [
-            {
-                "first": each.first,
-                "second": each.second,
-                "left_out": ", ".join(f"{task} {count:,}" for task, count in each.left_out.items()),
-                "rows": [
-                    *(_difference(name.replace("_", " "), found, 100) for name, found in each.tasks.items()),
-                    _difference("mean centered accuracy", each.overall, 1),
-                ],
-            }
-            for each in section.comparisons
-        ],
-    }
+    rows = [
+        [
+            task.replace("_", " "),
+            _chance(section, task),
+            *(_accuracy(section.rows[model].get(task)) for model in models),
+        ]
+        for task in tasks
+    ]
+    if section.scores:
+        mean = "mean centered accuracy" + f" of {', '.join(section.common)}" * (len(section.common) < len(tasks))
+        rows.append([mean, "0", *(_score(section.scores[model]) for model in models)])
+    heads = ["task", "chance", *models]
+    blocks: list[Block] = [
+        *_figure(section, tasks, confidence),
+        Text(f"In brackets: {confidence:.0%} intervals.", "dim"),
+        Table(heads, rows, heads[1:]),
+    ]
+    for comparison in section.comparisons:
+        blocks += _comparison(comparison, section)
+    if section.comparisons:
+        blocks.append(Text(METHOD, "dim"))
+    return Chapter(section.stage.replace("_", " ").capitalize(), blocks)
+
+
+def _figure(section: Section, tasks: Sequence[str], confidence: float) -> list[Block]:
+    models = list(section.rows)
+    groups: list[Group] = []
+    for task in tasks:
+        drawn: list[Bar] = []
+        for number, model in enumerate(models):
+            if (row := section.rows[model].get(task)) is not None:
+                drawn.append(Bar(row.accuracy, _accuracy(row), number, (row.interval.low, row.interval.high)))
+        baseline = next(rows[task].baseline for rows in section.rows.values() if task in rows)
+        groups.append(Group(task.replace("_", " "), drawn, baseline))
+    caption = f"Questions answered right, with {confidence:.0%} intervals; the dashed line is the share of a guess."
+    return [Figure(bars(groups, models, "a guess"), caption)] if groups else []
+
+
+def _comparison(comparison: Comparison, section: Section) -> list[Block]:
+    first, second = comparison.first, comparison.second
+    heads = ["task", "questions", first, second, "difference", "p", "could be seen", "verdict"]
+    rows = [
+        *(_difference(name.replace("_", " "), found, 100) for name, found in comparison.tasks.items()),
+        _difference("mean centered accuracy", comparison.overall, 1),
+    ]
+    blocks: list[Block] = [Heading(f"{second} against {first}"), Table(heads, rows, heads[1:-1])]
+    if comparison.left_out:
+        counts = ", ".join(f"{task} {count:,}" for task, count in comparison.left_out.items())
+        blocks.append(Text(f"Questions that only one of them answered are left out: {counts}.", "dim"))
+    answers = {each.name: each for each in section.answers}
+    won, lost = won_and_lost(answers[first].examples, answers[second].examples)
+    blocks.append(
+        Text(
+            f"Questions won and lost: {second} answers {len(won):,} right that {first} does not, and {first} answers "
+            f"{len(lost):,} right that {second} does not."
+        )
+    )
+    for title, pairs in ((f"Won by {second}", won), (f"Lost by {second}", lost)):
+        if pairs:
+            shown = [_sample(pair, first, second) for pair in pairs[:SHOWN]]
+            blocks.append(Fold(f"{title}: {len(shown)} of {len(pairs):,}", [Samples(shown)]))
+    return blocks
+
+
+Pair = tuple[Example, Example]
+
+
+def won_and_lost(first: Sequence[Example], second: Sequence[Example]) -> tuple[list[Pair], list[Pair]]:
+    """The common answers that only the second model has right, and those that only the first one has."""
+    before = {(each.task, each.question, each.sample): each for each in first}
+    pairs = [(before[at], each) for each in second if (at := (each.task, each.question, each.sample)) in before]
+    return [p for p in pairs if p[1].right > p[0].right], [p for p in pairs if p[0].right > p[1].right]
+
+
+def _sample(pair: Pair, first: str, second: str) -> Sample:
+    before, after = pair
+    text = f"{first}: {before.answer}\n{second}: {after.answer}\nright: {after.gold}"
+    return Sample(after.prompt, text, after.task.replace("_", " "))
 
 
 def _chance(section: Section, task: str) -> str:
@@ -139,7 +183,7 @@ def _score(found: Estimate) -> str:
     return f"{found.value:.4f} ({found.interval.low:.4f} to {found.interval.high:.4f})"
 
 
-def _difference(name: str, found: Difference, scale: int) -> dict[str, str]:
+def _difference(name: str, found: Difference, scale: int) -> list[str | Cell]:
     """A row; the tasks are in points (`scale` 100), the score is not."""
     digits = 1 if scale == 100 else 4
 
@@ -149,16 +193,13 @@ def _difference(name: str, found: Difference, scale: int) -> dict[str, str]:
     def share(value: float) -> str:
         return f"{scale * value:.{digits}f}" + "%" * (scale == 100)
 
-    return {
-        "task": name,
-        "questions": f"{found.questions:,}",
-        "first": share(found.first),
-        "second": share(found.second),
-        "difference": f"{number(found.difference)} ({number(found.interval.low)} to {number(found.interval.high)})",
-        "p": f"{found.adjusted:.3g}" if found.adjusted >= 0.001 else "< 0.001",
-        "detectable": f"{scale * found.detectable:.{digits}f}",
-        "verdict": found.verdict,
-    }
+    tones = {"better": Cell("better", "good"), "worse": Cell("worse", "bad")}
+    return [
+        name, f"{found.questions:,}", share(found.first), share(found.second),
+        f"{number(found.difference)} ({number(found.interval.low)} to {number(found.interval.high)})",
+        f"{found.adjusted:.3g}" if found.adjusted >= 0.001 else "< 0.001", f"{scale * found.detectable:.{digits}f}",
+        tones.get(found.verdict, Cell(found.verdict, "dim")),
+    ]  # fmt: skip
 
 
 def _signed(interval: Interval) -> str:

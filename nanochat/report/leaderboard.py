@@ -23,7 +23,7 @@ from nanochat.report.figures import Bar, Group, bars
 from nanochat.store.manifest import Manifest, Name
 from nanochat.store.store import Store
 
-MODEL_STAGES = ("pretrain", "continue_pretrain", "sft", "rl", "foreign_model")
+MODEL_STAGES = ("pretrain", "continue_pretrain", "sft", "dpo", "rl", "foreign_model")
 USUAL = ("bits_per_byte", "core", "chatcore", "centered_accuracy")
 """Metrics of the leaderboard unless others are named."""
 READS_AT_ONCE = 8

@@ -1,45 +1,40 @@
-"""Compares evaluations of models, question by question, and decides whether a candidate replaces the model in use."""
+"""Compares models, question by question, and decides whether a candidate replaces the model in use."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
+from nanochat.config.base import AbsentMeans
 from nanochat.config.evaluation import ComparisonConfig, GateConfig
 from nanochat.errors import NotComparable
 from nanochat.evaluation.gate import Decision, decide, decide_by_score
 from nanochat.execution.stage import Context, Metrics, stage
 from nanochat.lineage.evaluations import score_of
 from nanochat.report.answers import answers_of, has_answers
-from nanochat.report.comparison import Other, render_comparison, sections, sentence
-from nanochat.store.artifacts import Evaluation, Report
+from nanochat.report.comparison import sections
+from nanochat.report.comparison_page import compared_sections, comparison_document, gate_document, verdicts
+from nanochat.report.contenders import Contender
+from nanochat.store.artifacts import AnyModel, Evaluation, Report
 
 
-@stage(version=1, produces=Report, resource="cpu")
+@stage(version=2, produces=Report, resource="cpu")
 def compare_evaluations(
-    config: ComparisonConfig, evaluations: list[Evaluation], *, out: Path, context: Context
-) -> Metrics:
-    """Compare models with the first one on the same questions: better, worse, cannot tell."""
-    names = config.models or tuple(each.manifest.inputs["model"][0].key[:8] for each in evaluations)
-    answered = [(name, each) for name, each in zip(names, evaluations, strict=True) if has_answers(each)]
-    found = sections([answers_of(name, each) for name, each in answered], config.confidence)
-    compared = [comparison for section in found for comparison in section.comparisons]
-    if not compared:
-        raise NotComparable(
-            "No two of the evaluations are of one stage and have kept their answers.",
-            hint="`nanochat evaluate` evaluates a model; evaluations of earlier versions have kept no answers.",
-        )
-    others = [
-        Other(each.stage, name, _scores(each))
-        for name, each in zip(names, evaluations, strict=True)
-        if not has_answers(each)
-    ]
-    markdown, page = render_comparison(config.title, found, others, config.confidence)
+    config: ComparisonConfig, evaluations: list[Evaluation], models: Annotated[list[AnyModel], AbsentMeans(())],
+    *, out: Path, context: Context,
+) -> Metrics:  # fmt: skip
+    """Compare models with the first one: answers to the same questions, settings, curves, texts, cost."""
+    contenders = _contenders(config, evaluations, models)
+    found = compared_sections(contenders, config.confidence)
+    page = comparison_document(config.title, contenders, found, config.problems, config.confidence)
+    markdown, html = page.render()
     (out / "report.md").write_text(markdown, encoding="utf-8")
-    (out / "report.html").write_text(page, encoding="utf-8")
+    (out / "report.html").write_text(html, encoding="utf-8")
+    compared = [comparison for section in found for comparison in section.comparisons]
     content = json.dumps([asdict(each) for each in compared], indent=1, ensure_ascii=False)
     (out / "comparison.json").write_text(content, encoding="utf-8")
-    return {"title": config.title, "verdict": " ".join(sentence(each) for each in compared)}
+    return {"title": config.title, "verdict": " ".join(verdicts(contenders, found, config.problems))}
 
 
 @stage(version=1, produces=Report, resource="cpu")
@@ -53,10 +48,24 @@ def gate(
     text = f"{decision.reason[0].upper()}{decision.reason[1:]}. {decision.needed}"
     models = [answers_of(*named) for named in _named(candidate, in_use) if has_answers(named[1])]
     found = sections(models, config.confidence) if len(models) == 2 else []
-    markdown, page = render_comparison(title, found, [], config.confidence, text)
+    markdown, html = gate_document(title, text, found, config.confidence).render()
     (out / "report.md").write_text(markdown, encoding="utf-8")
-    (out / "report.html").write_text(page, encoding="utf-8")
+    (out / "report.html").write_text(html, encoding="utf-8")
     return {name: value for name, value in asdict(decision).items() if value is not None and name != "worse_tasks"}
+
+
+def _contenders(
+    config: ComparisonConfig, evaluations: Sequence[Evaluation], models: Sequence[AnyModel]
+) -> list[Contender]:
+    """The models in the order in which they were named."""
+    names = config.models or tuple(each.manifest.inputs["model"][0].key[:8] for each in evaluations)
+    found = {name: Contender(name, None, {}) for name in config.names or dict.fromkeys(names)}
+    for name, model in zip(config.model_names, models, strict=True):
+        found[name] = Contender(name, model, {})
+    for name, evaluation in zip(names, evaluations, strict=True):
+        known = found.setdefault(name, Contender(name, None, {}))
+        found[name] = Contender(name, known.model, {**known.evaluations, evaluation.stage: evaluation})
+    return list(found.values())
 
 
 def _decision(config: GateConfig, candidate: Evaluation, in_use: Sequence[Evaluation]) -> Decision:
@@ -78,8 +87,3 @@ def _score(evaluation: Evaluation) -> float:
     if found is None:
         raise NotComparable(f"The evaluation {evaluation.stage}/{evaluation.key[:8]} has no mean centered accuracy.")
     return found
-
-
-def _scores(evaluation: Evaluation) -> dict[str, float]:
-    numbers = {name: value for name, value in evaluation.metrics.items() if isinstance(value, int | float)}
-    return {name: value for name, value in numbers.items() if not isinstance(value, bool)}

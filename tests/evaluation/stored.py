@@ -34,6 +34,17 @@ def evaluation(
     return _publish(store, stage, "Evaluation", name, {"model": of}, files, examples, score, version, config)
 
 
+def trained(
+    store: Store, stage: str, name: str, config: dict[str, Any], events: Sequence[dict[str, Any]],
+    metrics: dict[str, Any],
+) -> Artifact:  # fmt: skip
+    """A model without weights, with the curves of its training."""
+    lines = "\n".join(map(json.dumps, events))
+    return _publish(
+        store, stage, "Model", name, {}, {"metrics.jsonl": lines}, (), metrics, config=config, alias=f"chat/{name}"
+    )
+
+
 def scored(
     store: Store, of: Artifact, metrics: dict[str, Any], report: dict[str, Any], stage: str = "evaluate_chat",
     version: int = 2, config: dict[str, Any] | None = None, inputs: dict[str, Artifact] | None = None, seed: str = "",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from nanochat.evaluation.examples import FILE_NAME, write_examples
+from nanochat.report import vocabularies
 from nanochat.report.cost import money
 from nanochat.report.inputs import ComparedModel, Prices, ReportInputs
 from nanochat.report.quality import verdicts_against
 from nanochat.report.report import render
-from nanochat.report.vocabularies import OTHERS, stored_encoding
+from nanochat.report.vocabularies import OTHERS, compression, stored_encoding
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import FileEntry, InputRef
 from tests.evaluation.answers import answers
@@ -126,6 +130,25 @@ def test_vocabularies_of_others_are_never_fetched(name: str, tmp_path: Path, mon
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     assert stored_encoding(name) is None
+
+
+def test_vocabularies_that_tiktoken_has_kept_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, data = "https://example.org/letters", b"the file"
+    kept = tmp_path / hashlib.sha1(address.encode()).hexdigest()
+    kept.write_bytes(data)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(vocabularies, "OTHERS", {"letters": ("l", {address: hashlib.sha256(data).hexdigest()})})
+    one_a_letter = SimpleNamespace(n_vocab=256, encode_ordinary=list)
+    monkeypatch.setitem(sys.modules, "tiktoken", SimpleNamespace(get_encoding=lambda name: one_a_letter))
+    inputs = made(tmp_path / "run")
+    found = compression(inputs.one("train_tokenizer"), inputs.stages["download"])
+    assert found.sizes["letters"] == 256 and not found.absent
+    assert found.ratios["Python"]["letters"] == 1.0
+    assert found.ratios["Chinese"]["letters"] == pytest.approx(3.0, abs=0.1)
+    for shown in render(inputs):
+        assert "letters of 256 tokens" in shown
+    kept.write_bytes(b"damaged")
+    assert compression(inputs.one("train_tokenizer"), inputs.stages["download"]).absent == ["letters"]
 
 
 def test_the_report_is_pure(tmp_path: Path) -> None:
