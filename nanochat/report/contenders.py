@@ -12,7 +12,7 @@ from nanochat.console import duration, number
 from nanochat.errors import NanochatError
 from nanochat.lineage.differences import key_differences, other_differences
 from nanochat.report.document import Block, Figure, Heading, Points, Sample, Samples, Table, Text
-from nanochat.report.figures import Series, curves
+from nanochat.report.figures import Series, amount, curves
 from nanochat.report.quality import bits_verdict
 from nanochat.store.artifacts import Artifact, ArtifactStore
 from nanochat.store.manifest import Manifest
@@ -148,7 +148,7 @@ def _figures(
             series.append(Series(name, points, dots=len(points) < 40))
         drawn = [each for each in series if each.points]
         if drawn:
-            ends = ", ".join(f"{each.name} {each.points[-1][1]:.4f} at {number(each.points[-1][0])}" for each in drawn)
+            ends = ", ".join(f"{each.name} {each.points[-1][1]:.4f} at {amount(each.points[-1][0])}" for each in drawn)
             blocks.append(Figure(curves(drawn, x, y_name), f"{y_name.capitalize()} over {x}: {ends}."))
     return blocks
 
@@ -171,15 +171,15 @@ def _training_table(
 
 def samples(contenders: Sequence[Contender]) -> list[Block]:
     """The same prompts, continued or answered by each model."""
-    texts: dict[str, list[Sample]] = {}
+    texts: dict[tuple[str, str, str], list[Sample]] = {}
     for each in contenders:
         for stage, names in (("evaluate_base", ("samples", "text")), ("evaluate_chat", ("examples", "answer"))):
             for found in _report(each.evaluations.get(stage)).get(names[0], []):
                 sample = Sample("", found[names[1]], each.name, found.get("right"), found.get("expected", ""))
-                texts.setdefault(found["prompt"], []).append(sample)
+                texts.setdefault((stage, found.get("task", ""), found["prompt"]), []).append(sample)
     shared = {prompt: found for prompt, found in texts.items() if len({each.label for each in found}) > 1}
     blocks: list[Block] = []
-    for prompt, found in list(shared.items())[:MOST_SAMPLES]:
+    for (_, _, prompt), found in list(shared.items())[:MOST_SAMPLES]:
         blocks += [Text(prompt or "(from nothing)", "strong"), Samples(found)]
     return blocks
 

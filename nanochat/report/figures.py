@@ -145,7 +145,7 @@ def _curves(
         at = y.at(value)
         parts.append(f'<line class="grid" x1="{x.start}" x2="{x.end}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(_text(x.start - 6, at + 4, label(value), anchor="end"))
-    for value in x.ticks(7 if width == WIDE else 4):
+    for value in x.ticks(7 if width == WIDE else 5):
         parts.append(_text(x.at(value), y.start + 17, amount(value), anchor="middle"))
     parts.append(f'<line class="axis" x1="{x.start}" x2="{x.end}" y1="{y.start}" y2="{y.start}"/>')
     parts.append(_text(x.end, y.start + 36, x_name, "name", "end"))

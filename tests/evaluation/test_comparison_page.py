@@ -51,7 +51,7 @@ def test_base_models_are_compared_in_settings_curves_texts_and_cost(
     assert "chat/fast 0.8000, chat/slow 0.9000: 0.1000 fewer, which is better" in printed
     assert "optimizer.rate 0.25 → 0.5" in printed
     assert "chat/slow 1.0250 at 800, chat/fast 0.9250 at 800" in printed  # over tokens
-    assert "over FLOPs: chat/slow 1.0250 at 8,000,000,000" in printed
+    assert "over FLOPs: chat/slow 1.0250 at 8 G" in printed
     assert page.count('<svg class="wide"') == 4  # steps, tokens, FLOPs, seconds
     assert "slow was here" in printed and "fast was here" in printed
     assert "time of training stages" in printed
