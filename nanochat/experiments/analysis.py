@@ -11,7 +11,7 @@ from typing import TypeVar
 from nanochat.config.experiment import Metric
 from nanochat.errors import NotComparable
 from nanochat.experiments.compute_multiplier import Multiplier, compute_multiplier
-from nanochat.experiments.iso_flop import BestSizes, Budget, best_sizes, budgets
+from nanochat.experiments.iso_flop import BestSizes, Budget, best_sizes, budgets, frontier
 from nanochat.experiments.scaling_law import AXES, Axis, LargestRun, Point, ScalingLaw, fit_law, predict_largest
 from nanochat.experiments.seeds import Noise, SeedDifference, Verdict, compare_seeds, noise_floor
 
@@ -59,7 +59,9 @@ class RecipeResult:
     noise: Mapping[Metric, Noise]
     """Of each metric that the evaluations have."""
     laws: Mapping[Axis, ScalingLaw | str]
-    """Axis → law, or why there is none; empty without a ladder."""
+    """Axis → law of the frontier, or why there is none; empty without a ladder."""
+    frontier: Sequence[Point]
+    """All runs; of several sizes at equal FLOPs, the best one."""
     both: ScalingLaw | str
     """The law of parameters and tokens together, or why there is none."""
     held_out: LargestRun | str
@@ -144,13 +146,18 @@ def _recipe(name: str, runs: Sequence[Run], metric: Metric, confidence: float) -
     both: ScalingLaw | str = ""
     held_out: LargestRun | str = ""
     found_budgets: list[Budget] = []
+    best: list[Point] = []
     if len(rungs) > 1 and metric in LOWER_IS_BETTER:
         points = _points(runs, metric)
-        laws = {axis: _or_sentence(lambda axis=axis: fit_law(points, (axis,))) for axis in AXES}
+        found_budgets, best = budgets(points), frontier(points)
+        # with several sizes at equal compute, the loss depends on parameters and tokens together only
+        axes: Sequence[Axis] = ("flops",) if found_budgets else AXES
+        laws = {axis: _or_sentence(lambda axis=axis: fit_law(best, (axis,))) for axis in axes}
         both = _or_sentence(lambda: fit_law(points, ("parameters", "tokens")))
-        held_out = _or_sentence(lambda: predict_largest(points, confidence))
-        found_budgets = budgets(points)
-    return RecipeResult(name, len(runs), means, noise, laws, both, held_out, found_budgets, best_sizes(found_budgets))
+        held_out = _or_sentence(lambda: predict_largest(best, confidence))
+    return RecipeResult(
+        name, len(runs), means, noise, laws, best, both, held_out, found_budgets, best_sizes(found_budgets)
+    )
 
 
 def _against(
@@ -167,7 +174,8 @@ def _against(
     )
     multiplier: Multiplier | str = ""
     if lower and len({run.rung for run in one}) > 1:
-        multiplier = _or_sentence(lambda: compute_multiplier(_points(one, metric), _points(two, metric), confidence))
+        best, other_best = frontier(_points(one, metric)), frontier(_points(two, metric))
+        multiplier = _or_sentence(lambda: compute_multiplier(best, other_best, confidence))
     return Against(other, first, difference, multiplier)
 
 

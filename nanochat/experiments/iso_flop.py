@@ -23,7 +23,8 @@ class Budget:
 
     flops: float
     """Geometric mean over the runs."""
-    runs: int
+    points: Sequence[Point]
+    """Its runs, smallest model first."""
     parameters: float | None
     """Of the best size; None if the runs do not show it."""
     tokens: float | None
@@ -45,14 +46,28 @@ class BestSizes:
 
 def budgets(points: Sequence[Point]) -> list[Budget]:
     """The budgets with more than one model size, smallest first."""
-    ordered = sorted(points, key=lambda point: point.flops)
+    return [_budget(group) for group in _groups(points) if _has_sizes(group)]
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The run with the lowest loss of each budget with several model sizes, and all other runs."""
+    kept = ([min(group, key=lambda point: point.loss)] if _has_sizes(group) else group for group in _groups(points))
+    return list(itertools.chain.from_iterable(kept))
+
+
+def _groups(points: Sequence[Point]) -> list[list[Point]]:
+    """The runs of each budget, smallest budget and smallest model first."""
     groups: list[list[Point]] = []
-    for point in ordered:
+    for point in sorted(points, key=lambda point: point.flops):
         if groups and point.flops < SAME_BUDGET * groups[-1][0].flops:
             groups[-1].append(point)
         else:
             groups.append([point])
-    return [_budget(group) for group in groups if count_amounts([math.log(each.parameters) for each in group]) > 1]
+    return [sorted(group, key=lambda point: point.parameters) for group in groups]
+
+
+def _has_sizes(group: Sequence[Point]) -> bool:
+    return count_amounts([math.log(each.parameters) for each in group]) > 1
 
 
 def best_sizes(found: Sequence[Budget]) -> BestSizes | None:
@@ -70,7 +85,7 @@ def _budget(group: Sequence[Point]) -> Budget:
     losses = np.array([point.loss for point in group])
 
     def unknown(problem: str) -> Budget:
-        return Budget(flops, len(group), None, None, None, problem)
+        return Budget(flops, group, None, None, None, problem)
 
     if (different := count_amounts(sizes)) < LEAST_SIZES:
         return unknown(f"a minimum takes {LEAST_SIZES} model sizes or more, and there are {different}")
@@ -84,4 +99,4 @@ def _budget(group: Sequence[Point]) -> Budget:
         return unknown(f"the best size is outside of these: add {larger} models")
     tokens = np.polyval(np.polyfit(sizes, np.log([point.tokens for point in group]), 1), best)
     loss = height - slope**2 / (4 * curvature)
-    return Budget(flops, len(group), math.exp(best), math.exp(tokens), float(loss))
+    return Budget(flops, group, math.exp(best), math.exp(tokens), float(loss))

@@ -33,7 +33,7 @@ def render_experiment(title: str, analysis: Analysis, sentences: Sequence[str]) 
     chapters = [
         Chapter("Against the first recipe", _against(analysis)),
         Chapter("Over compute, parameters and tokens", _ladder(recipes, analysis)),
-        Chapter("Best size of each budget", _budgets(recipes)),
+        Chapter("Best size of each budget", _budgets(recipes, name)),
         Chapter("Noise between seeds", _noise(recipes)),
         Chapter("Runs", [_runs(analysis)]),
     ]
@@ -129,8 +129,8 @@ def _ladder(recipes: Sequence[RecipeResult], analysis: Analysis) -> list[Block]:
         return []
     rows: list[list[str | Cell]] = []
     for recipe in recipes:
-        for axis in AXES:
-            rows.append(_law_row(recipe.name, AXIS_NAMES[axis], recipe.laws.get(axis, ""), axis, analysis))
+        for axis, law in recipe.laws.items():
+            rows.append(_law_row(recipe.name, AXIS_NAMES[axis], law, axis, analysis))
         if isinstance(recipe.both, ScalingLaw):
             rows += [
                 _law_row(recipe.name, f"{axis}, with both", recipe.both, axis, analysis)
@@ -139,9 +139,10 @@ def _ladder(recipes: Sequence[RecipeResult], analysis: Analysis) -> list[Block]:
     heads = ["recipe", "over", "exponent", "interval", "irreducible", "its interval"]
     intro = (
         "The law is E + scale · x^(−exponent), where E is the irreducible loss; bands are a bootstrap by run, and "
-        "contain the mean loss of runs of that size."
+        "contain the mean loss of runs of that size. Of several sizes at equal FLOPs, the best one counts."
     )
-    figures = [_law_figure(recipes, axis, analysis) for axis in AXES]
+    axes: list[Axis] = [axis for axis in AXES if any(axis in recipe.laws for recipe in recipes)]
+    figures = [_law_figure([each for each in recipes if axis in each.laws], axis, analysis) for axis in axes]
     problems = dict.fromkeys(
         law for recipe in recipes for law in (*recipe.laws.values(), recipe.both) if isinstance(law, str) and law
     )
@@ -165,11 +166,7 @@ def _law_figure(recipes: Sequence[RecipeResult], axis: Axis, analysis: Analysis)
     series: list[Series] = []
     laws: list[Series] = []
     for recipe in recipes:
-        runs = sorted(
-            (getattr(run, axis), run.measures[analysis.metric])
-            for run in analysis.compared
-            if run.recipe == recipe.name
-        )
+        runs = sorted((getattr(point, axis), point.loss) for point in recipe.frontier)
         series.append(Series(recipe.name or "runs", runs, dots=True))
         law = recipe.laws.get(axis)
         if isinstance(law, ScalingLaw):
@@ -198,10 +195,10 @@ def _fitted(recipes: Sequence[RecipeResult], axis: Axis) -> str:
     return " ".join(sentences)
 
 
-def _budgets(recipes: Sequence[RecipeResult]) -> list[Block]:
+def _budgets(recipes: Sequence[RecipeResult], name: str) -> list[Block]:
     rows: list[list[str | Cell]] = [
         [
-            recipe.name or "–", f"{each.flops:.3g}", str(each.runs),
+            recipe.name or "–", f"{each.flops:.3g}", str(len(each.points)),
             f"{each.parameters:,.0f}" if each.parameters else "–", f"{each.tokens:,.0f}" if each.tokens else "–",
             f"{each.loss:.4f}" if each.loss else each.problem,
         ]
@@ -212,7 +209,17 @@ def _budgets(recipes: Sequence[RecipeResult]) -> list[Block]:
     heads = ["recipe", "FLOPs", "runs", "best parameters", "tokens", "loss there"]
     lines = [of_best_sizes(recipe, recipe.best_sizes) for recipe in recipes if recipe.best_sizes]
     intro = Text("Minimum of a parabola of the loss over the logarithm of the parameters, at equal FLOPs.", "dim")
-    blocks: list[Block] = [intro, Table(heads, rows, heads[1:5])]
+    series = [
+        Series(
+            " ".join(filter(None, [recipe.name, f"{each.flops:.2g} FLOPs"])),
+            [(point.parameters, point.loss) for point in each.points],
+            dots=True,
+        )
+        for recipe in recipes
+        for each in recipe.budgets
+    ]
+    figure = Figure(curves(series, "parameters", name, log=True), f"{name} over parameters, a curve for each budget.")
+    blocks: list[Block] = [intro, figure, Table(heads, rows, heads[1:5])]
     return [*blocks, Points(lines)] if lines else blocks
 
 

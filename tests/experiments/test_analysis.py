@@ -119,6 +119,24 @@ def test_a_short_ladder_has_no_law_and_says_so() -> None:  # plain-words: ok
     assert concluded(ladder("", depths=2))[0].recipes[0].means.keys() == {"d2", "d3"}
 
 
+def test_budgets_have_a_best_size_and_a_law_of_the_best_runs() -> None:
+    runs: list[Run] = []
+    for flops in (1e15, 4e15, 1.6e16, 6.4e16, 2.56e17):
+        best = 1e6 * (flops / 1e15) ** 0.5
+        for share in (0.4, 1.0, 2.5):
+            loss = (0.7 + (flops / 1e15) ** -0.2) * (1 + 0.02 * math.log(share) ** 2)
+            (run,) = seeds("", loss, 1, rung=f"{share} {flops}", flops=flops)
+            runs.append(replace(run, parameters=int(share * best), tokens=int(flops / 6 / share / best)))
+    found, text = concluded(runs)
+    assert "The best size grows with compute to the power 0.500." in text
+    assert "fall with compute to the power 0.200" in text
+    assert found.recipes[0].laws.keys() == {"flops"}, "parameters alone do not decide here"
+    assert [len(budget.points) for budget in found.recipes[0].budgets] == [3] * 5
+    page = render_experiment("Budgets", found, verdict(found))[1]
+    assert page.count("<figure>") == 2
+    assert "1e+15 FLOPs" in page
+
+
 def test_intervals_of_several_comparisons_hold_together() -> None:
     one = concluded([*seeds("plain", 1.0), *seeds("a", 0.99)])[0].comparisons[0].difference
     three = concluded([*seeds("plain", 1.0), *seeds("a", 0.99), *seeds("b", 1.0), *seeds("c", 1.0)])[0]
