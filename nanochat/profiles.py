@@ -76,7 +76,7 @@ DEMO_RL = Profile(
         update={
             "problems": ProblemsConfig(tasks=(RLTask(task="sums", held_out=200),)),
             "rl": RLConfig(
-                steps=40, sampling=RLSampling(max_tokens=40), lr_fraction=0.05, evaluate_every_steps=10,
+                steps=80, sampling=RLSampling(max_tokens=40), lr_fraction=0.05, evaluate_every_steps=10,
                 evaluation_samples=4,
             ),
             "report": ReportConfig(title="nanochat demo, with reinforcement learning"),
