@@ -94,7 +94,7 @@ class Site:
         query = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_DESC"}
         return "\n".join(line["message"] for line in self.post("logs/filter", query))
 
-    def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 300) -> dict[str, Any]:
+    def wait(self, run_id: str, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 900) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 
         def reached() -> bool:
@@ -153,7 +153,7 @@ def up(
     assert "Nothing is up in" in site.nanochat("down")
 
 
-def until(reached: Callable[[], Any], what: str, limit_s: float = 60) -> Any:
+def until(reached: Callable[[], Any], what: str, limit_s: float = 180) -> Any:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         try:

@@ -149,7 +149,7 @@ def test_models_are_compared_and_the_table_is_in_the_ui(made: Site) -> None:
 def test_cancelling_a_run_cancels_what_it_sent_elsewhere(made: Site) -> None:
     config = tiny("pretrain.horizon.amount=100000")
     run_id = made.start("demo", profile="demo", config=config, gpu_pool="gpu")
-    until(lambda: made.processes("nanochat.training"), "training", 120)
+    until(lambda: made.processes("nanochat.training"), "training", 600)
     made.post(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     assert made.wait(run_id, ended)["state_name"] == "Cancelled"
     until(lambda: not made.processes("nanochat.training"), "training to end", 60)

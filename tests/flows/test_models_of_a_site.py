@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="the model server is supervised on Linux only"),
 ]
-STARTED_S = 180
+STARTED_S = 600
 
 
 def server_of(site: Site) -> psutil.Process:

@@ -36,7 +36,7 @@ def browser() -> Iterator[Any]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(viewport={"width": 1300, "height": 1000}, reduced_motion="reduce")
-        context.set_default_timeout(120_000)
+        context.set_default_timeout(300_000)
         yield context
         browser.close()
 
@@ -107,7 +107,7 @@ def test_run_look_follow_run_again(browser: Any, both_pools: Site, form: str) ->
     both_pools.wait(run_id, lambda run: run["state_name"] == "Running")  # it has its name by then
     open_run(page, form, run_id)
     page.get_by_text("demo · d3 · world").first.wait_for()
-    page.locator(".state-badge", has_text="Completed").first.wait_for(timeout=180_000)
+    page.locator(".state-badge", has_text="Completed").first.wait_for(timeout=600_000)
     tab(page, "Task Runs")
     page.get_by_text("tokenize world_00001").first.wait_for()
 
@@ -123,11 +123,11 @@ def test_run_look_follow_run_again(browser: Any, both_pools: Site, form: str) ->
     rows = follow(model, model.locator("tr", has_text="pack").get_by_role("link").first)
     rows.get_by_text("pack → Rows").first.wait_for()
     models = follow(page, page.get_by_text("All models so far"))
-    models.get_by_text("Chat models").wait_for()
+    models.get_by_text("Chat models").first.wait_for()
 
     again = submit(page, both_pools, form, Depth="3")
     open_run(page, form, again)
-    page.locator(".state-badge", has_text="Cached").first.wait_for(timeout=120_000)
+    page.locator(".state-badge", has_text="Cached").first.wait_for(timeout=600_000)
     for each in (rows, models, model, page):
         each.close()
 
@@ -159,7 +159,7 @@ def test_a_run_is_watched_and_cancelled(browser: Any, both_pools: Site, form: st
     run_id = submit(page, both_pools, form, Depth="3", Amount="100000")
     open_run(page, form, run_id)
     page.get_by_text(re.compile(r"of 100,000 steps · loss [\d.]+ · tokens per s [\d,]+ .* left")).first.wait_for(
-        timeout=120_000
+        timeout=600_000
     )
     tab(page, "Artifacts")
     page.get_by_text(re.compile(r"pretrain: [\d,]+ of 100,000 steps")).first.wait_for()
