@@ -1,6 +1,6 @@
 """The config of the whole pipeline, in the order in which data passes through it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class ComparedModelConfig(Config):
     """`stage/key` of its evaluations."""
     missing: str = ""
     """Why there is none: a sentence."""
+    is_last_run: Annotated[bool, AbsentMeans(False)] = False
+    """Whether it is that of the last run, which is not in the key: later runs do not make the report out of date."""
 
 
 class ReportConfig(Config):
@@ -42,6 +44,13 @@ class ReportConfig(Config):
     """Price of an hour of the machine of the other stages; 0: unknown."""
     currency: Annotated[str, AbsentMeans("$")] = "$"
     """Sign of the currency, before prices."""
+
+    def canonical(self) -> dict[str, Any]:
+        """The part that enters the key: without the model of the last run."""
+        if not any(each.is_last_run for each in self.compared):
+            return super().canonical()
+        compared = tuple(each for each in self.compared if not each.is_last_run)
+        return self.model_copy(update={"compared": compared}).canonical()
 
 
 class PipelineConfig(Config):

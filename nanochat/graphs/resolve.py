@@ -355,7 +355,8 @@ def with_compared_models(config: PipelineConfig, store: Store) -> PipelineConfig
     for reference in config.report.against:
         if reference == "last":
             if last := last_run(store, config.canonical()):
-                found.append(_compared(last[0], [f"{stage}/{key}" for stage, key in last[1].items()]))
+                compared = _compared(last[0], [f"{stage}/{key}" for stage, key in last[1].items()])
+                found.append(compared.model_copy(update={"is_last_run": True}))
         elif reference == "foreign":
             models = {each.name: each for each in store.manifests(FOREIGN_STAGE)}
             evaluated = newest_evaluations(store, set(models)) if models else {}

@@ -89,18 +89,18 @@ def test_after_sigterm_running_answers_finish_and_the_exit_code_is_0(folder: Pat
 
 
 def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
-    with started(folder) as (process, lines), long_stream(address_of(lines)) as stream:
+    with started(folder) as (process, lines), long_stream(address_of(lines), n=16) as stream:
         next(stream.iter_text())
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        assert any("finishing 1 answers" in line for line in process.stderr)
+        assert any("finishing 16 answers" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM
 
 
 def test_answers_that_take_too_long_after_sigterm_end_with_an_error(folder: Path) -> None:
     with started(folder, "--drain-s", "0.2") as (process, lines):
-        with long_stream(address_of(lines)) as stream:
+        with long_stream(address_of(lines), n=16) as stream:
             chunks = stream.iter_text()
             next(chunks)
             process.send_signal(signal.SIGTERM)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.chat import SFTConfig
+from nanochat.config.pipeline import PipelineConfig
 from nanochat.events import Event
+from nanochat.graphs.resolve import with_compared_models
 from nanochat.lineage.last_run import last_run
 from nanochat.store.run_recording import record_run
 from nanochat.store.store import Store
@@ -30,3 +33,11 @@ def test_the_same_models_under_another_title_are_not_another_run(tmp_path: Path)
     assert found is not None and found[1] == {"evaluate_chat": "aaaa"}
     run(store, {**CONFIG, "sft": {"epochs": 3}}, "bbbb", "evaluate_chat")
     assert last_run(store, changed) == found, "it has no report: it was no run of the pipeline"
+
+
+def test_a_later_run_does_not_put_a_report_out_of_date(tmp_path: Path) -> None:
+    store, config = Store(str(tmp_path / "store"), tmp_path / "cache"), PipelineConfig()
+    run(store, config.model_copy(update={"sft": SFTConfig(epochs=2)}).canonical(), "aaaa")
+    found = with_compared_models(config, store)
+    assert [each.evaluations for each in found.report.compared] == [("evaluate_chat/aaaa",)]
+    assert found.canonical() == config.canonical()
