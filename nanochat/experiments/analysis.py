@@ -61,7 +61,7 @@ class RecipeResult:
     laws: Mapping[Axis, ScalingLaw | str]
     """Axis → law of the frontier, or why there is none; empty without a ladder."""
     frontier: Sequence[Point]
-    """All runs; of several sizes at equal FLOPs, the best one."""
+    """All runs; of several sizes at equal FLOPs, those of the best size."""
     both: ScalingLaw | str
     """The law of parameters and tokens together, or why there is none."""
     held_out: LargestRun | str

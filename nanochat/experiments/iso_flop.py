@@ -50,9 +50,18 @@ def budgets(points: Sequence[Point]) -> list[Budget]:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The run with the lowest loss of each budget with several model sizes, and all other runs."""
-    kept = ([min(group, key=lambda point: point.loss)] if _has_sizes(group) else group for group in _groups(points))
+    """The runs of the best size of each budget with several model sizes, and all other runs.
+
+    The best size has the lowest mean over its runs: the lowest run would be that of the luckiest seed, which is the
+    lower the more seeds there are.
+    """
+    kept = (_of_best_size(group) if _has_sizes(group) else group for group in _groups(points))
     return list(itertools.chain.from_iterable(kept))
+
+
+def _of_best_size(group: Sequence[Point]) -> list[Point]:
+    sizes = [list(of) for _, of in itertools.groupby(group, key=lambda point: point.parameters)]
+    return min(sizes, key=lambda of: math.fsum(point.loss for point in of) / len(of))
 
 
 def _groups(points: Sequence[Point]) -> list[list[Point]]:

@@ -7,7 +7,7 @@ import pytest
 
 from nanochat.errors import NotComparable
 from nanochat.experiments.compute_multiplier import compute_multiplier
-from nanochat.experiments.iso_flop import best_sizes, budgets
+from nanochat.experiments.iso_flop import best_sizes, budgets, frontier
 from nanochat.experiments.scaling_law import Point, fit_law, predict_largest
 
 FLOPS = np.geomspace(1e15, 1e19, 8)
@@ -125,3 +125,12 @@ def test_the_best_size_of_each_budget() -> None:
 if __name__ == "__main__":
     for runs, noise in ((5, 0.005), (6, 0.01), (8, 0.003), (8, 0.01), (15, 0.02)):
         print(runs, "runs, noise", noise, ": exponent and band covered in", covered(200, runs, noise, 400))
+
+
+def test_a_lucky_seed_does_not_make_the_best_size() -> None:
+    points = [
+        Point(1e12, size, 1000, loss, f"{size} {loss}")
+        for size, losses in ((1_000, (1.00, 1.30)), (2_000, (1.10, 1.12)), (4_000, (1.20, 1.21)))
+        for loss in losses
+    ]
+    assert [point.loss for point in frontier(points)] == [1.10, 1.12]
