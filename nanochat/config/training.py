@@ -38,8 +38,11 @@ class ModelConfig(Config):
 class OptimizerConfig(Config):
     """Muon for the matrices, AdamW for the rest. Learning rates hold for the reference batch of 2^19 tokens."""
 
+    matrix_optimizer: Annotated[Literal["muon", "adamw"], AbsentMeans("muon")] = "muon"
+    """Optimizer of the matrices. `adamw` is for comparisons: betas 0.9 and 0.95, weight decay 0.1; it needs a
+    `matrix_lr` of about a tenth of Muon's."""
     matrix_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.02
-    """Learning rate of Muon."""
+    """Learning rate of the matrices."""
     embedding_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.3
     """Learning rate of the token embedding, at width 768."""
     value_embedding_lr: Annotated[float, Field(gt=0, le=1e38)] = 0.15

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from nanochat.config.training import OptimizerConfig
 from nanochat.optim.adamw import AdamW, AdamWShard, FlatShard
 from nanochat.optim.muon import MuonShard, shards_by_shape
-from nanochat.optim.parameter_groups import Group, parameter_groups
+from nanochat.optim.parameter_groups import MATRICES, Group, parameter_groups
 from nanochat.optim.schedule import StepRates
 from nanochat.scaling import Hyperparameters
 
@@ -89,7 +89,7 @@ class Optimizer:
         """Averages the gradients over the ranks and updates the weights; a missing gradient counts as 0.
 
         Divides the gradients by `gradient_scale`. Returns (2,) fp32, this rank's share of the squared norm of the
-        averaged gradient: of Muon's matrices, and of AdamW's parameters. The host does not wait for a GPU.
+        averaged gradient: of the matrices, and of all other parameters. The host does not wait for a GPU.
         """
         # 1. reduce-scatter the gradients, where the backward pass has not started it
         self._missing_gradients = {}
@@ -110,7 +110,8 @@ class Optimizer:
             stack.all_gather()
         for shard in self._adamw.shards:
             self._wait(self._reducing[shard])
-            other_squares.append(shard.divide_gradients(divisor))
+            squares = matrix_squares if shard.name.startswith(MATRICES) else other_squares
+            squares.append(shard.divide_gradients(divisor))
         self._adamw.update(rates.lr_multiplier)  # one fused kernel for all
         for shard in self._adamw.shards:
             shard.all_gather()

@@ -9,6 +9,8 @@ from nanochat.config.training import OptimizerConfig
 from nanochat.scaling import Hyperparameters
 
 REFERENCE_WIDTH = 768
+MATRICES = "blocks."
+"""Prefix of the names of the matrices."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig, hyperparameters:
         ("first_L", Group("adamw", (), config.scalar_lr * scale, (0.96, 0.95))),
         ("smear", Group("adamw", (), config.smear_lr)),
         ("backout", Group("adamw", (), config.smear_lr)),
-        ("blocks.", Group("muon", (), config.matrix_lr * scale)),
+        (MATRICES, _matrices(config, config.matrix_lr * scale)),
     ]
     groups: list[Group] = []
     for prefix, group in rules:
@@ -52,3 +54,10 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig, hyperparameters:
     unknown = set(names) - {name for group in groups for name in group.names}
     assert not unknown, f"no group for {sorted(unknown)}"
     return groups
+
+
+def _matrices(config: OptimizerConfig, lr: float) -> Group:
+    """The group of the matrices, without names. AdamW's settings are GPT-3's (arXiv:2005.14165, appendix B)."""
+    if config.matrix_optimizer == "adamw":
+        return Group("adamw", (), lr, (0.9, 0.95), 0.1)
+    return Group("muon", (), lr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -23,7 +24,15 @@ from nanochat.scaling import hyperparameters_from_steps
 ROWS, T = 6, 8
 
 
-def train(rank: int, world_size: int, port: int, folder: str, steps: range, start: str) -> None:
+def train(
+    rank: int,
+    world_size: int,
+    port: int,
+    folder: str,
+    steps: range,
+    start: str,
+    matrix_optimizer: Literal["muon", "adamw"],
+) -> None:
     torch.set_num_threads(1)
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=world_size)
@@ -36,7 +45,9 @@ def train(rank: int, world_size: int, port: int, folder: str, steps: range, star
     hyperparameters = hyperparameters_from_steps(
         model.architecture, batch_tokens=ROWS * T, steps=10, muon_weight_decay=0.3
     )
-    optimizer = build_optimizer(model, OptimizerConfig(smear_lr=0.01), hyperparameters)
+    optimizer = build_optimizer(
+        model, OptimizerConfig(smear_lr=0.01, matrix_optimizer=matrix_optimizer), hyperparameters
+    )
     if start:
         model.load_state_dict(load_file(f"{start}/model.safetensors"))
         before = load_file(f"{start}/optimizer.safetensors")
@@ -76,14 +87,16 @@ def whole(state: Mapping[str, torch.Tensor | FlatShard]) -> dict[str, torch.Tens
     return found
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_step_as_one_and_one_goes_on_from_them(ranks: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "matrix_optimizer"), [(2, "muon"), (3, "muon"), (2, "adamw")])
+def test_ranks_step_as_one_and_one_goes_on_from_them(
+    ranks: int, matrix_optimizer: Literal["muon", "adamw"], tmp_path: Path
+) -> None:
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
-    train(0, 1, port, str(tmp_path / "one"), range(4), "")
-    mp.spawn(train, (ranks, port, str(tmp_path / "two"), range(4), ""), nprocs=ranks)
-    train(0, 1, port, str(tmp_path / "on"), range(2, 4), str(tmp_path / "two" / "rank-0-step-1"))
+    train(0, 1, port, str(tmp_path / "one"), range(4), "", matrix_optimizer)
+    mp.spawn(train, (ranks, port, str(tmp_path / "two"), range(4), "", matrix_optimizer), nprocs=ranks)
+    train(0, 1, port, str(tmp_path / "on"), range(2, 4), str(tmp_path / "two" / "rank-0-step-1"), matrix_optimizer)
     for file in ("model.safetensors", "optimizer.safetensors"):
         one, two, other, on = (
             load_file(tmp_path / folder / file)

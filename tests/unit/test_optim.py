@@ -46,6 +46,24 @@ def test_every_parameter_is_in_one_group_with_the_rate_of_the_table() -> None:
     assert muon == {name for name, parameter in model.named_parameters() if name.startswith("blocks.")}
 
 
+def test_matrices_can_have_adamw() -> None:
+    model, hyperparameters = built()
+    config = OptimizerConfig(matrix_optimizer="adamw", matrix_lr=0.01)
+    optimizer = build_optimizer(model, config, hyperparameters)
+    weight = model.get_parameter("blocks.0.mlp.up.weight")
+    copy = torch.nn.Parameter(weight.detach().clone())
+    plain = torch.optim.AdamW([copy], 0.01 * hyperparameters.lr_scale, (0.9, 0.95), 1e-10, 0.1)
+    for step in range(3):
+        ids = torch.randint(0, 64, (4, 9), generator=torch.Generator().manual_seed(step))
+        model(ids[:, :-1], ids[:, 1:]).backward()
+        assert weight.grad is not None
+        copy.grad = weight.grad.clone()
+        optimizer.step(StepRates(1.0, 0.9, 0.3))
+        plain.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(weight, copy)
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 8), (2, 8, 40)])
 def test_the_polar_factor_is_nearly_orthogonal(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
