@@ -212,9 +212,7 @@ class Executor:
             return
         for node, result in zip(task.nodes, task.results(), strict=True):
             self.store.requested.add(result.manifest.name)
-            seconds = 0.0 if result.reused else result.manifest.producer.seconds
-            artifact = self.store.artifact(result.manifest, reused=result.reused)
-            emit_finished(task.reporters[node.label], artifact, seconds)
+            emit_finished(task.reporters[node.label], self.store.artifact(result.manifest, reused=result.reused))
 
 
 def expect_success(label: str, state: State[Any]) -> None:

@@ -4,7 +4,6 @@ The store decides what is reused, so tasks run with `NO_CACHE`. With a cached ar
 well, and returns Prefect's *Cached* state.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -69,11 +68,10 @@ def run_calls(
             bar = TaskProgress(logger, bar=stage.resource == "gpu")
             progress = CONTROL.get().with_sink(bar).reporter(call.label, stage.name)
             progress.emit("started")
-            started = time.monotonic()
             inputs, folder = _inputs(opened, call.inputs, upstream), settings.home() / "runs"
             attempt = Attempt(stage, call.config, inputs, opened, compute, folder, progress, flow_run.name or "")
             artifacts.append(_produce(attempt, call.label, gpu_pool))
-            emit_finished(progress, artifacts[-1], time.monotonic() - started)
+            emit_finished(progress, artifacts[-1])
         page = publish(opened, artifacts, stage.summary, calls.label)
     except Stopped as stop:
         return Cancelled(message=stop.message)

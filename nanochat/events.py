@@ -32,7 +32,7 @@ class Event:
     cached: bool = False
     """Whether the artifact was reused; only when finished."""
     seconds: float = 0.0
-    """From start to end; only when finished."""
+    """Of making the artifact, without waiting for its turn; 0 if it was reused. Only when finished."""
     error: str = ""
     """Message of the error with which the node failed."""
 

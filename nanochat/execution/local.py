@@ -1,6 +1,5 @@
 """Runs a graph in this process, without Prefect. The nodes of a group run at the same time, on threads."""
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -84,7 +83,6 @@ class _LocalRun:
             self.failures[node] = error
 
     def _produce(self, node: AnyNode, compute: Compute) -> None:
-        started = time.monotonic()
         progress = self.reporter(node)
         progress.emit("started")
         inputs = self.results.inputs_of(node)
@@ -95,10 +93,11 @@ class _LocalRun:
             if not self.stop.reason:
                 progress.emit("failed", error=str(error))
             raise
-        emit_finished(progress, artifact, time.monotonic() - started)
+        emit_finished(progress, artifact)
         self.results[node] = artifact
 
 
-def emit_finished(progress: Reporter, artifact: Artifact, seconds: float) -> None:
+def emit_finished(progress: Reporter, artifact: Artifact) -> None:
+    seconds = 0.0 if artifact.reused else artifact.manifest.producer.seconds
     fields: dict[str, Any] = {"key": artifact.key, "cached": artifact.reused, "metrics": artifact.metrics}
     progress.emit("finished", seconds=seconds, **fields)
