@@ -117,9 +117,10 @@ def _acquire(objects: Objects, path: str, ttl_s: float, on_wait: Callable[[str],
     reported, seen, since, refusals = "", b"", time.monotonic(), 0
     while True:
         if refusals == MAX_REFUSALS:
+            what = f"which `{reported}` has not renewed" if reported else "and does not return it"
             raise StoreError(
-                f"The store {objects.root} refuses to write `{path}`, and does not return it.",
-                hint="Does the store support conditional writes, without a proxy in between?",
+                f"Waited for a lease in vain: the store {objects.root} refuses to write `{path}`, {what}.",
+                hint="Does the store support conditional writes, without a proxy in between? `nanochat store check`",
             )
         mine = _record(holder, 1, ttl_s)
         if objects.create(path, mine):

@@ -37,6 +37,11 @@ class Folder:
         with self._reading(path):
             return (self._folder / path).read_bytes()
 
+    def read_range(self, path: str, start: int, count: int) -> bytes:
+        with self._reading(path), (self._folder / path).open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+
     def size(self, path: str) -> int | None:
         try:
             with self._reading(path):
@@ -56,7 +61,7 @@ class Folder:
                     raise NoSpace(f"No space left for `{local}`.", hint="Free some.") from error
                 raise
 
-    def list(self, prefix: str, *, everything: bool) -> Iterator[Entry]:
+    def list(self, prefix: str, *, everything: bool, page_keys: int = 1000) -> Iterator[Entry]:
         for path, stat in self._files(prefix, _is_unfinished if everything else is_hidden):
             if everything or not is_foreign(path):
                 yield Entry(path, stat.st_size, stat.st_mtime)
@@ -90,7 +95,7 @@ class Folder:
                 temporary.replace(self._folder / path)
                 return True
 
-    def upload(self, local: Path, path: str, *, share: bool) -> None:
+    def upload(self, local: Path, path: str, *, share: bool, part_bytes: int | None = None) -> None:
         with self._beside(path) as temporary:
             if not (share and files.link_copy(local, temporary)):
                 shutil.copyfile(local, temporary)
@@ -129,8 +134,11 @@ class Folder:
     def prepare(self) -> None:
         """Does nothing: the folder is created with the first object in it."""
 
-    def check_swap(self, path: str) -> bool:
-        return self.swap(path, b"3", b"1") and not self.swap(path, b"4", b"1")
+    def check_swap(self, path: str) -> str:
+        before = self.read(path)
+        if not self.swap(path, b"new", before):
+            return "refuses to swap an object that has not changed"
+        return "swaps an object that has changed" if self.swap(path, b"lost", before) else ""
 
     def _files(self, prefix: str, skip: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
         with self._reading(prefix):

@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-from nanochat.errors import BadConfig, NanochatError, StoreError
-from nanochat.store import address
+from nanochat.errors import BadConfig, StoreError
+from nanochat.store import address, conformance
 from nanochat.store.backend import Backend, Entry, Unfinished
 from nanochat.store.local import Folder
 from nanochat.store.object_names import is_path
@@ -133,22 +133,9 @@ class Objects:
         self.backend.prepare()
 
     def probe(self) -> None:
-        """Checks that the store is writable, and that `create` and `swap` work; raises `StoreError`."""
-        path = f"v1/probe/{uuid.uuid4().hex}"
-        try:
-            if not self.create(path, b"1") or self.create(path, b"2"):
-                raise StoreError(
-                    f"The store {self.root} ignores create-only writes (`If-None-Match: *`).",
-                    hint="Two runs could overwrite each other there; use a server that supports them.",
-                )
-            if not self.backend.check_swap(path):
-                raise StoreError(
-                    f"The store {self.root} ignores conditional writes (`If-Match`).",
-                    hint="Two runs could overwrite each other there; use a server that supports them.",
-                )
-        finally:
-            with contextlib.suppress(NanochatError):
-                self.delete([path])
+        """Checks that the store can be written, and does what the rest relies on; raises `StoreError`."""
+        self._may_write()
+        conformance.require(self.backend)
 
     def _may_write(self) -> None:
         if self.read_only:

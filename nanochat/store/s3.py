@@ -34,6 +34,9 @@ COPY_BYTES = 256 << 20
 READ_TRIES = 3
 """Attempts to read an object whose body broke off."""
 CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.0)
+PAGE_KEYS = 1000
+"""Objects in one page of a listing; S3 has no larger ones."""
+NO_OBJECTS_TAG = '"00000000000000000000000000000000"'
 
 
 class Bucket:
@@ -44,6 +47,8 @@ class Bucket:
         self._bucket = address.bucket
         self._before = f"{address.prefix}/" if address.prefix else ""
         self._s3 = open_s3()
+        self._bare_tags = False
+        """Whether the server compares the tag of a condition without its quotes (Ceph RGW 16); see `check_swap`."""
 
     def local_path(self, path: str) -> Path | None:
         return None
@@ -52,6 +57,9 @@ class Bucket:
 
     def read(self, path: str) -> bytes:
         return self._get(path)[1]
+
+    def read_range(self, path: str, start: int, count: int) -> bytes:
+        return self._get(path, Range=f"bytes={start}-{start + count - 1}")[1]
 
     def size(self, path: str) -> int | None:
         try:
@@ -64,9 +72,9 @@ class Bucket:
         with self._reading(path):
             self._s3.get_file(self._place(path), str(local))
 
-    def list(self, prefix: str, *, everything: bool) -> Iterator[Entry]:
+    def list(self, prefix: str, *, everything: bool, page_keys: int = PAGE_KEYS) -> Iterator[Entry]:
         start = len(self._before)
-        for entry in self._listing(f"{self._key(prefix)}/"):
+        for entry in self._listing(f"{self._key(prefix)}/", page_keys):
             path = entry["Key"][start:]
             # a key that ends in a slash is an empty folder, as consoles and some servers make it
             if not path.endswith("/") and (everything or not is_foreign(path)):
@@ -92,13 +100,14 @@ class Bucket:
             response, found = self._get(path)
         except FileNotFoundError:
             return False
-        return found == expected and self._conditional_put(path, data, IfMatch=response["ETag"])
+        return found == expected and self._replace(path, data, response["ETag"])
 
-    def upload(self, local: Path, path: str, *, share: bool) -> None:
+    def upload(self, local: Path, path: str, *, share: bool, part_bytes: int | None = None) -> None:
         with converted(self.root, path):
             size = local.stat().st_size
             limit_s = UPLOAD_S + size / SLOWEST_BYTES_PER_S
-            sync(self._s3.loop, asyncio.wait_for, self._s3._put_file(str(local), self._place(path)), limit_s)
+            upload = self._s3._put_file(str(local), self._place(path), chunksize=part_bytes)
+            sync(self._s3.loop, asyncio.wait_for, upload, limit_s)
         if self.size(path) != size:
             raise StoreUnreachable(f"The store {self.root} reported success, but does not have all of `{path}`.")
 
@@ -149,8 +158,17 @@ class Bucket:
         except StoreError:  # writing objects needs no rights on the bucket: the probe finds out
             return
 
-    def check_swap(self, path: str) -> bool:
-        return not self._conditional_put(path, b"3", IfMatch='"00000000000000000000000000000000"')
+    def check_swap(self, path: str) -> str:
+        """Also finds out how the server compares tags, which only a server that has just written the object can show.
+
+        HTTP puts a tag in quotes (RFC 9110, 8.8.3), and some servers compare it without.
+        """
+        for attempt in range(4):  # twice each: a write whose response was lost looks like one that was refused
+            self._bare_tags = attempt % 2 == 1
+            if self._replace(path, b"new", self._get(path)[0]["ETag"]):
+                return "ignores conditional writes (`If-Match`)" if self._replace(path, b"x", NO_OBJECTS_TAG) else ""
+        self._bare_tags = False
+        return "refuses conditional writes of an object that has not changed (`If-Match`)"
 
     def _key(self, path: str) -> str:
         return self._before + path
@@ -168,13 +186,13 @@ class Bucket:
         if not response.get("ETag"):
             raise StoreUnreachable(f"The store {self.root} did not confirm that it has `{path}`.", hint=CHECK_SERVER)
 
-    def _get(self, path: str) -> tuple[Any, bytes]:
+    def _get(self, path: str, **arguments: str) -> tuple[Any, bytes]:
         """The response to a GET, and its body."""
         tries_left = READ_TRIES
         while True:
             tries_left -= 1
             with self._reading(path):
-                response = self._call("get_object", path)
+                response = self._call("get_object", path, **arguments)
             try:
                 with converted(self.root, path):
                     data: Any = sync(self._s3.loop, _read_body, response["Body"])
@@ -206,19 +224,22 @@ class Bucket:
                 ) from error
             raise
 
-    def _listing(self, prefix: str) -> Iterator[dict[str, Any]]:
-        for page in self._pages("list_objects_v2", prefix, {"ContinuationToken": "NextContinuationToken"}):
+    def _listing(self, prefix: str, page_keys: int = PAGE_KEYS) -> Iterator[dict[str, Any]]:
+        markers = {"ContinuationToken": "NextContinuationToken"}
+        for page in self._pages("list_objects_v2", prefix, markers, MaxKeys=page_keys):
             for entry in page.get("Contents", []):
                 if not entry["Key"].startswith(prefix):
                     raise self._bad_listing(prefix, "it has keys with another prefix")
                 yield entry
 
-    def _pages(self, method: str, prefix: str, markers: dict[str, str]) -> Iterator[dict[str, Any]]:
+    def _pages(self, method: str, prefix: str, markers: dict[str, str], **arguments: int) -> Iterator[dict[str, Any]]:
         """All pages of a listing. One that is truncated, or is not a listing, is an error."""
         begin: dict[str, str] = {}
         while True:
             with converted(self.root, prefix, absent=()):
-                page: dict[str, Any] = self._s3.call_s3(method, Bucket=self._bucket, Prefix=prefix, **begin)
+                page: dict[str, Any] = self._s3.call_s3(
+                    method, Bucket=self._bucket, Prefix=prefix, **arguments, **begin
+                )
             if not isinstance(page.get("IsTruncated"), bool):
                 raise self._bad_listing(prefix, "the response is not a listing")
             yield page
@@ -233,6 +254,9 @@ class Bucket:
         return StoreUnreachable(
             f"The listing of `{prefix}` from the store {self.root} cannot be used: {why}.", hint=CHECK_SERVER
         )
+
+    def _replace(self, path: str, data: bytes, tag: str) -> bool:
+        return self._conditional_put(path, data, IfMatch=tag.strip('"') if self._bare_tags else tag)
 
     def _conditional_put(self, path: str, data: bytes, **condition: str) -> bool:
         for pause_s in CONFLICT_PAUSES_S:

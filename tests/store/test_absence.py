@@ -317,7 +317,7 @@ def test_a_listing_of_many_pages_is_read_to_its_end(
 
     def by_two(method: str, **given: Any) -> Any:
         calls.append(method)
-        return call(method, **given, MaxKeys=2)
+        return call(method, **{**given, "MaxKeys": 2})
 
     monkeypatch.setattr(backend._s3, "call_s3", by_two)
     assert store.objects.list("v1") == whole
@@ -368,7 +368,7 @@ def test_a_server_that_does_not_know_conditional_writes_is_refused_at_once(
     def of(method: str, path: str) -> bool:
         if method == "PUT" and "/probe/" in path:
             puts[0] += 1
-            return puts[0] == {"none-match": 1, "match": 3}[conditions]
+            return puts[0] == {"none-match": 1, "match": 4}[conditions]  # 2: refused; 3: unconditional
         return False
 
     with faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "unknown", of) as (url, done):

@@ -310,6 +310,6 @@ def test_a_file_of_many_parts_comes_back_whole(root_s3: str, tmp_path: Path) -> 
 @pytest.mark.s3
 def test_a_server_that_ignores_create_only_is_found(root_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = Objects(root_s3)
-    monkeypatch.setattr(objects, "create", lambda path, data: objects.write(path, data) is None)
+    monkeypatch.setattr(objects.backend, "create", lambda path, data: objects.write(path, data) is None)
     with pytest.raises(StoreError, match="ignores create-only writes"):
         objects.probe()
