@@ -23,6 +23,7 @@ from nanochat.cli import (  # noqa: F401 - fills `app`
     runs,
     serve,
     site,
+    store,
 )
 from nanochat.cli.app import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USAGE, app, err, fail, warn
 from nanochat.cli.signals import run_with_signals

@@ -51,6 +51,7 @@ NOT_DRILLED = {
     "up": "starts a Prefect server and workers, and does not read the store",
     "down": "ends them",
     "serve": "does not end; faults of its store are in `tests/serve/test_faults.py`",
+    "store": "has objects of its own only, and no artifact: `tests/store/test_conformance.py`",
     "bench": "opens a model as `chat` does, and prints times only",
     "evaluate": "a graph of stages in processes of their own, cached and published as those of `run` are",
     "compare": "a graph of one stage, as `run` is",

@@ -43,7 +43,7 @@ READING: dict[str, list[list[str]]] = {
 }
 """Command → arguments with which it only reads."""
 NO_STORE = {"profiles", "config"}
-WRITING = {"compare", "evaluate", "fetch", "up", "down"}
+WRITING = {"compare", "evaluate", "fetch", "store", "up", "down"}
 """Commands that have no form that only reads."""
 
 COMMANDS = """
