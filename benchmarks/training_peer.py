@@ -2,8 +2,9 @@
 
 It has the structure of nanochat's code, not its text: activations in the compute dtype (nanochat's choice is fp32 on a
 CPU and bf16 on a GPU; `training.py` measures bf16 on a CPU too), logits of the whole micro-batch in fp32 for the soft
-cap and the cross-entropy, attention windows as dense masks where there is no FlashAttention, the network and the two
-optimizer kernels compiled with static shapes, moments in the dtype of their parameter.
+cap and the cross-entropy, the network and the two optimizer kernels compiled with static shapes, moments in the dtype
+of their parameter. Attention windows are dense masks, as in nanochat without FlashAttention; after `attend_with`, one
+of our kernels computes attention.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from nanochat.config.training import OptimizerConfig
 from nanochat.model.architecture import Architecture
+from nanochat.model.attention import Backend, prepare_backend
 from nanochat.model.gpt import GPT
 from nanochat.optim.muon import POLAR_EXPRESS
 from nanochat.optim.parameter_groups import parameter_groups
@@ -41,6 +43,12 @@ class PeerNetwork(nn.Module):
         distance = torch.arange(T)[:, None] - torch.arange(T)
         for layer, window in enumerate(self.architecture.windows()):
             self.register_buffer(f"mask_{layer}", (distance >= 0) & (distance <= window))
+        self.kernel: Backend | None = None
+
+    def attend_with(self, backend: str) -> None:
+        """Uses one of our kernels (a name in `BACKENDS`); call it when the network is on its device."""
+        shape, device = self.architecture, self.weights["embedding_weight"].device
+        self.kernel = prepare_backend(backend, shape.sequence_len, shape.windows(), device)
 
     def forward(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         w, network = self.weights, self.architecture
@@ -70,12 +78,8 @@ class PeerNetwork(nn.Module):
                 share = 3 * torch.sigmoid(product(h[..., :12], f"{at}attention_value_gate_weight"))
                 v = v + share[..., None] * table
             q, k = norm(rotate(q)) * 1.2, norm(rotate(k)) * 1.2
-            long = network.windows()[layer] >= ids.shape[1]
-            y = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-                attn_mask=None if long else getattr(self, f"mask_{layer}"), is_causal=long,
-            )  # fmt: skip
-            x = x + product(y.transpose(1, 2).reshape(x.shape), f"{at}attention_out_weight")
+            y = self._attention(q, k, v, layer)
+            x = x + product(y.reshape(x.shape), f"{at}attention_out_weight")
             x = x + product(F.relu(product(norm(x), f"{at}mlp_up_weight")).square(), f"{at}mlp_down_weight")
             if layer == network.depth // 2:
                 middle = x
@@ -84,6 +88,18 @@ class PeerNetwork(nn.Module):
         logits = 15 * torch.tanh(logits / 15)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=reduction)
         return loss.view_as(targets) if reduction == "none" else loss
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """(B, T, H, D) each."""
+        window, T, D = self.architecture.windows()[layer], q.shape[1], q.shape[-1]
+        if self.kernel is not None:
+            return self.kernel(q, k, v, window, D**-0.5)
+        long = window >= T
+        y = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+            attn_mask=None if long else getattr(self, f"mask_{layer}"), is_causal=long,
+        )  # fmt: skip
+        return y.transpose(1, 2)
 
 
 @torch.compile(dynamic=False, fullgraph=True)
