@@ -5,9 +5,10 @@ A source becomes shards, a user's files become hashes, and names become artifact
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat.config.chat import ConversationsConfig
+from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.config.data import DataConfig, ShardConfig
 from nanochat.config.evaluation import ComparisonConfig, CoreBundleConfig
 from nanochat.config.experiment import Metric
@@ -15,9 +16,9 @@ from nanochat.config.foreign import ForeignModelConfig, ForeignOptions
 from nanochat.config.overrides import parse
 from nanochat.config.pipeline import ComparedModelConfig, PipelineConfig
 from nanochat.config.preferences import PairsConfig
-from nanochat.config.rl import ProblemsConfig
+from nanochat.config.rl import ProblemsConfig, RLTask
 from nanochat.data.file_hashes import with_file_hashes
-from nanochat.errors import BadConfig, NotFound, WrongKind
+from nanochat.errors import BadConfig, BadSource, NotFound, WrongKind
 from nanochat.evaluation.core.source import with_hashes
 from nanochat.execution.graph import Results
 from nanochat.experiments.children import CHAT_METRICS, Child
@@ -60,7 +61,13 @@ def shards(config: DataConfig, store: Store, *, keep: bool = True) -> tuple[Shar
 
 
 def conversations(config: ConversationsConfig) -> ConversationsConfig:
-    """The config with the hashes of the user's own conversation files, so that a changed file changes the key."""
+    """The config with the hashes of the user's own conversation files, so that a changed file changes the key.
+
+    Raises `BadSource`, naming the field, for a file or folder that does not exist.
+    """
+    for name, items in (("train", config.train), ("validation", config.validation), ("questions", config.questions)):
+        for number, item in enumerate(items):
+            _check_exists(item, f"conversations.{name}.{number}", is_own=item.task == "conversations")
     return with_file_hashes(config)
 
 
@@ -75,14 +82,43 @@ def core_bundle(config: CoreBundleConfig) -> CoreBundleConfig | None:
 def problems(config: ProblemsConfig) -> ProblemsConfig | None:
     """The config with the hashes of the user's own problems and reward functions.
 
-    None without tasks: there is no reinforcement learning.
+    None without tasks: there is no reinforcement learning. Raises `BadSource`, naming the field, for a file or folder
+    that does not exist.
     """
+    for number, task in enumerate(config.tasks):
+        _check_exists(task, f"problems.tasks.{number}", is_own=task.task == "problems")
     return with_problem_hashes(config) if config.tasks else None
 
 
 def pairs(config: PairsConfig) -> PairsConfig | None:
-    """The config with the hash of the file of pairs. None without a source: there is no preference optimization."""
+    """The config with the hash of the file of pairs. None without a source: there is no preference optimization.
+
+    Raises `BadSource` for a file that does not exist.
+    """
+    _check_exists(config, "pairs", is_own=True)
     return with_pair_hash(config) if config.source else None
+
+
+def _check_exists(item: MixtureItem | RLTask | PairsConfig, field: str, *, is_own: bool) -> None:
+    """Raises `BadSource` if the source of `field` is a path of this machine that does not exist.
+
+    A relative path is one only where the source is the user's own (`is_own`): elsewhere it may be an id of the Hub.
+    With a hash, the file is not needed while the store has what was made from it.
+    """
+    if not item.source or item.sha256 or not is_local(item.source):
+        return
+    path = local_path(item.source)
+    try:
+        is_missing = (is_own or path.is_absolute()) and not path.exists()
+    except OSError:  # it cannot be read: the hash has a better sentence
+        return
+    if is_missing:
+        hints = ["Is the path right?" if path.is_absolute() else f"The path begins in `{Path.cwd()}`."]
+        if isinstance(item, MixtureItem):
+            hints.append("A dataset of the Hub is `hf://org/name`.")
+        raise BadSource(
+            f"`{field}.source` is `{item.source}`, and there is no such file or folder.", hint=" ".join(hints)
+        )
 
 
 def experiment(store: Store, children: Sequence[Child], metric: Metric, *, keep: bool = True) -> list[ChildSources]:

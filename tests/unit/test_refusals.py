@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
+from nanochat.cli.main import command
+from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.config.compute import Compute, Kernels
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
+from nanochat.config.preferences import PairsConfig
 from nanochat.config.training import ModelConfig, PretrainConfig
-from nanochat.errors import BadConfig
+from nanochat.errors import BadConfig, BadSource
+from nanochat.graphs import resolve
 from nanochat.graphs.pipeline import pretrain_to_chat
 from nanochat.stages import pretrain as stage
 from nanochat.training import device_setup
@@ -48,6 +53,41 @@ def test_the_stage_refuses_before_torch_is_started(
     context = cast(Any, SimpleNamespace(compute=compute(device="cpu", ranks=3)))
     with pytest.raises(BadConfig, match=expected):
         stage.pretrain.function(config, made, [made], [], out=None, context=context)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("pairs.source", "pairs.source={}"),
+        ("conversations.train.1.source", 'conversations.train=[{{}},{{"task":"conversations","source":"{}"}}]'),
+        ("conversations.questions.0.source", 'conversations.questions=[{{"task":"gsm8k","source":"{}"}}]'),
+        ("problems.tasks.0.source", 'problems.tasks=[{{"task":"problems","source":"{}"}}]'),
+    ],
+)
+def test_a_file_that_does_not_exist_is_refused_before_anything_is_made(
+    field: str, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
+    path = str(tmp_path / "nowhere.jsonl")
+    for line in (["plan"], ["run", "--plain"]):
+        with pytest.raises(BadSource) as caught:
+            command([*line, "--set", change.format(path)])
+        assert caught.value.message == f"`{field}` is `{path}`, and there is no such file or folder."
+    assert not (tmp_path / "store/v1/artifacts").exists()
+
+
+def test_a_source_that_may_be_elsewhere_is_not_refused(tmp_path: Path) -> None:
+    sums = "0" * 64
+    items = (
+        MixtureItem(task="gsm8k", source="org/name"),
+        MixtureItem(task="conversations", source="hf://org/name"),
+        MixtureItem(task="conversations", source=str(tmp_path / "nowhere.jsonl"), sha256=sums),
+    )
+    config = ConversationsConfig(train=items)
+    assert resolve.conversations(config) == config
+    given = PairsConfig(source="nowhere.jsonl", sha256=sums)
+    assert resolve.pairs(given) == given
 
 
 def test_ranks_that_cannot_add_up_exactly_are_refused() -> None:
