@@ -26,7 +26,7 @@ from nanochat.graphs.evaluate import Sources
 from nanochat.graphs.experiment import ChildSources
 from nanochat.graphs.pipeline import Chat
 from nanochat.lineage.ancestry import ancestors
-from nanochat.lineage.evaluations import foreign_name, newest_evaluations
+from nanochat.lineage.evaluations import EVALUATION_STAGES, foreign_name, newest_evaluations
 from nanochat.lineage.last_run import last_run
 from nanochat.rl.pairs import with_hash as with_pair_hash
 from nanochat.rl.problems import with_hashes as with_problem_hashes
@@ -292,16 +292,47 @@ def _contender(store: Store, reference: str) -> _Contender:
         return _Contender(
             reference, _model_or_none(store, evaluations[0].manifest.inputs["model"][0].name), evaluations
         )
-    manifest = store.resolve(reference)
+    try:
+        manifest = store.resolve(reference)
+    except NotFound as error:
+        gone = _gone_model(store, reference)
+        if gone is None:
+            raise
+        name = reference if reference in store.aliases() else f"{gone[0]} {gone[1][:8]}"
+        problem = error.message if name == reference else f"The model {name} is no longer in the store."
+        return _Contender(name, None, _newest_of(store, [gone]), problem)
     name = reference if reference in store.aliases() else f"{manifest.stage} {manifest.key[:8]}"
     if manifest.kind == Evaluation.__name__:
-        store.find(manifest.stage, manifest.key)  # recorded in the run, so that garbage collection keeps it
-        model = _model_or_none(store, manifest.inputs["model"][0].name)
-        problem = "" if model else f"The model of {name} is no longer in the store."
-        return _Contender(name, model, [Evaluation(store, manifest, reused=True)], problem)
+        made_from = _model_or_none(store, manifest.inputs["model"][0].name)
+        if store.find(manifest.stage, manifest.key) is None:
+            return _Contender(name, made_from, [], f"The files of {name} are no longer in the store.")
+        problem = "" if made_from else f"The model of {name} is no longer in the store."
+        return _Contender(name, made_from, [Evaluation(store, manifest, reused=True)], problem)
     evaluations, model = _newest_of(store, [manifest.name]), _model_or_none(store, manifest.name)
-    problem = "" if evaluations else f"`{reference}` has no evaluation in {store.objects.root}."
-    return _Contender(name, model, evaluations, problem)
+    problems = [
+        *([] if store.find(*manifest.name) else [f"The files of {name} are no longer in the store."]),
+        *([] if evaluations else [f"`{reference}` has no evaluation in {store.objects.root}."]),
+    ]
+    return _Contender(name, model, evaluations, " ".join(problems))
+
+
+def _gone_model(store: Store, reference: str) -> Name | None:
+    """A model without a manifest: the target of an alias, or one that an evaluation in the store was made from."""
+    if (target := store.aliases().get(reference)) is not None:
+        return target.stage, target.key
+    stage, _, prefix = reference.rpartition("/")
+    if len(prefix) < 8:
+        return None
+    models = {
+        each.inputs["model"][0].name
+        for evaluates in EVALUATION_STAGES
+        for each in store.survey(evaluates)[0]
+        if "model" in each.inputs
+    }
+    found = [
+        name for name in models if stage in ("", name[0]) and name[1].startswith(prefix) and store.read(*name) is None
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _model_or_none(store: Store, name: Name) -> AnyModel | None:

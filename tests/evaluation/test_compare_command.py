@@ -11,6 +11,7 @@ import pytest
 
 from nanochat.cli.main import command
 from nanochat.errors import BadConfig, BadSource, NotFound
+from nanochat.store.manifest import manifest_path
 from nanochat.store.store import Store
 from tests.evaluation.answers import answers
 from tests.evaluation.stored import evaluation, foreign, model
@@ -83,6 +84,33 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_shown(
     assert "chat/b is better than chat/a" in shown
     with pytest.raises(BadConfig, match="two or more different"):
         command(["compare", "chat/a", "chat/a"])
+
+
+def test_of_a_model_that_is_gone_the_evaluation_is_compared_beside_a_sentence(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def printed(*models: str) -> str:
+        command(["compare", *models])
+        return " ".join(capsys.readouterr().out.split())
+
+    b = store.resolve("chat/b")
+    store.objects.delete([manifest_path(*b.name)])
+    for named, sentence in (
+        ("chat/b", f"The alias `chat/b` points to sft/{b.key[:12]}, which is gone."),
+        (f"sft/{b.key[:10]}", f"The model sft {b.key[:8]} is no longer in the store."),
+    ):
+        shown = printed("chat/a", named)
+        assert sentence in shown
+        assert " is better than chat/a" in shown
+        assert "so its settings are unknown" in shown
+    for stage in ("evaluate_chat", "evaluate_base"):
+        found = [each for each in store.manifests(stage) if each.inputs["model"][0].key == b.key]
+        store.objects.delete([f"{each.payload_folder}/{file.path}" for each in found for file in each.files])
+        lost = f"{found[0].stage} {found[0].key[:8]}"
+        assert f"The files of {lost} are no longer in the store." in printed("chat/a", found[0].key)
+    shown = printed("chat/a", "chat/b")
+    assert "`chat/b` points to" in shown and "better" not in shown
+    assert "centered accuracy" in shown, "the scores of the other model are shown"
 
 
 COMMIT = "c0ffee" * 6 + "c0de"
