@@ -20,9 +20,13 @@ KINDS = {
 """Stage → title, the stage that evaluates it, its score, and whether lower (1) or higher (-1) is better."""
 
 
+NEWEST = 200
+"""Artifacts of each stage that are read: each run publishes the page at its end, and should not wait for it."""
+
+
 def publish_models(store: Store) -> None:
-    """Publishes the page; unreadable manifests are left out."""
-    board = Leaderboard(store)
+    """Publishes the page of the newest models; unreadable manifests are left out."""
+    board = Leaderboard(store, NEWEST)
     found: dict[str, list[Manifest]] = {name: [] for stage, kind in KINDS.items() for name in (stage, kind[1])}
     for manifest in (*board.models.values(), *board.evaluations):
         found.setdefault(manifest.stage, []).append(manifest)
@@ -32,6 +36,8 @@ def publish_models(store: Store) -> None:
     for chat in (*found["sft"], *found["dpo"]):
         depths[chat.key] = next((depths.get(base.key, "") for base in chat.inputs.get("base", [])), "")
     parts, count = ["# Models"], 0
+    if board.is_partial:
+        parts.append(f"Of each stage, only the newest {NEWEST:,} artifacts are here: `nanochat models` has all.")
     for stage, (title, evaluate_stage, score, sign) in KINDS.items():
         if not found[stage] and stage in ("continue_pretrain", "dpo", "rl"):
             continue

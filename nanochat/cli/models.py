@@ -64,4 +64,6 @@ def models(
         out.print(f"No evaluated model in {opened.objects.root} yet; `nanochat evaluate` evaluates one.", markup=False)
     if lonely := board.unevaluated():
         out.print(f"\nnot evaluated: {', '.join(lonely)}", markup=False)
+    if gone := board.gone():
+        out.print(f"\nno longer in the store, but their evaluations are: {', '.join(gone)}", markup=False)
     fail_if_unreadable(board.unread)

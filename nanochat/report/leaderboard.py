@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from nanochat.console import is_number, number
-from nanochat.errors import NanochatError, NotFound
+from nanochat.errors import DamagedArtifact, NanochatError, NewerFormat, NotFound
 from nanochat.lineage.evaluations import EVALUATION_STAGES, foreign_name, score_of
 from nanochat.report.document import Block, Cell, Chapter, Document, Figure, Table, Text
 from nanochat.report.figures import Bar, Group, bars
@@ -55,21 +57,58 @@ class Ranking:
 
 
 class Leaderboard:
-    """What a store knows of its models. Unreadable manifests are left out; `unread` has their errors."""
+    """What a store knows of its models. Unreadable manifests are left out; `unread` has their errors.
 
-    def __init__(self, store: Store) -> None:
+    With `newest`, only so many artifacts of each stage are read, the last that were published, and the models of those
+    evaluations; `is_partial`: there are others.
+    """
+
+    def __init__(self, store: Store, newest: int = 0) -> None:
         self._store = store
         self.unread: dict[str, NanochatError] = {}
+        self.is_partial = False
+        self._reports: dict[Name, Mapping[str, Any]] = {}
         with ThreadPoolExecutor(4) as pool:
             stages = (*MODEL_STAGES, *EVALUATION_STAGES)
-            found = dict(zip(stages, pool.map(store.survey, stages), strict=True))
+            survey = partial(self._newest, newest) if newest else store.survey
+            found = dict(zip(stages, pool.map(survey, stages), strict=True))
         for _, unread in found.values():
             self.unread |= unread
         self.models: dict[Name, Manifest] = {each.name: each for stage in MODEL_STAGES for each in found[stage][0]}
         self.evaluations = [each for stage in EVALUATION_STAGES for each in found[stage][0]]
+        if self.is_partial:
+            self.models |= self._models_of_evaluations()
         self.aliases: dict[Name, list[str]] = {}
         for alias, target in store.aliases().items():
             self.aliases.setdefault((target.stage, target.key), []).append(alias)
+
+    def _newest(self, most: int, stage: str) -> tuple[list[Manifest], dict[str, NanochatError]]:
+        """Like `Store.survey`, for the artifacts of a stage that were published last."""
+        listed = self._store.objects.list(f"v1/artifacts/{stage}")
+        manifests = [entry for entry in listed if entry.path.count("/") == 4 and entry.path.endswith("/manifest.json")]
+        keys = [entry.path.split("/")[3] for entry in sorted(manifests, key=lambda entry: -entry.modified_s)]
+        self.is_partial |= len(keys) > most
+        found: list[Manifest] = []
+        unread: dict[str, NanochatError] = {}
+        for key in keys[:most]:
+            try:
+                if manifest := self._store.read(stage, key):
+                    found.append(manifest)
+            except NanochatError as error:
+                if error.transient:  # the store is away: the others would fail too
+                    raise
+                unread[f"{stage}/{key}"] = error
+        return found, unread
+
+    def _models_of_evaluations(self) -> dict[Name, Manifest]:
+        """The evaluated models that were not read yet, without those that are gone or unreadable."""
+        names = {each.inputs["model"][0].name for each in self.evaluations if "model" in each.inputs}
+        found: dict[Name, Manifest] = {}
+        for name in names - self.models.keys():
+            with suppress(DamagedArtifact, NewerFormat):
+                if manifest := self._store.read(*name):
+                    found[name] = manifest
+        return found
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -86,8 +125,10 @@ class Leaderboard:
             hint = f"Did you mean `{near[0]}`?" if near else f"There are {known}."
             raise NotFound(f"No evaluation in {self._store.objects.root} has the metric `{metric[:100]}`.", hint=hint)
         scored = [each for each in self.evaluations if score_of(each.metrics, metric) is not None]
+        unknown = [each for each in scored if each.name not in self._reports]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            reports = dict(zip((each.name for each in scored), pool.map(self._report, scored), strict=True))
+            self._reports |= zip((each.name for each in unknown), pool.map(self._report, unknown), strict=True)
+        reports = self._reports
         groups: dict[str, dict[Name, Manifest]] = {}
         terms: dict[str, dict[str, str]] = {}
         for each in sorted(scored, key=lambda each: each.producer.ended):
@@ -109,16 +150,27 @@ class Leaderboard:
         named = ", ".join(self.aliases.get(model, [])) or f"{model[0]} {model[1][:8]}"
         return named if known is not None else f"{named} (gone)"
 
+    def gone(self) -> list[str]:
+        """Names of the models that have left the store, and whose evaluations have stayed."""
+        evaluated = dict.fromkeys(each.inputs["model"][0].name for each in self.evaluations if "model" in each.inputs)
+        return [self.name_of(name).removesuffix(" (gone)") for name in evaluated if name not in self.models]
+
     def unevaluated(self) -> list[str]:
         """Names of the models without any evaluation."""
         evaluated = {each.inputs["model"][0].name for each in self.evaluations if "model" in each.inputs}
         return [self.name_of(name) for name in self.models if name not in evaluated]
 
     def _report(self, evaluation: Manifest) -> Mapping[str, Any]:
+        """The intervals of an evaluation, and how many questions of which form each task has."""
         try:
-            return json.loads(self._store.payloads.read_file(evaluation, "evaluation.json"))
+            found = json.loads(self._store.payloads.read_file(evaluation, "evaluation.json"))
         except (NanochatError, ValueError, OSError):  # its payload is gone: the metrics have no interval
             return {}
+        tasks = {
+            name: {each: task.get(each) for each in ("form", "kind", "questions", "interval")}
+            for name, task in found.get("tasks", {}).items()
+        }
+        return {"tasks": tasks, **{name: value for name, value in found.items() if name.endswith("_interval")}}
 
     def _terms(self, evaluation: Manifest, report: Mapping[str, Any], metric: str) -> dict[str, str]:
         """What must be equal for scores to be compared."""
@@ -137,7 +189,7 @@ class Leaderboard:
         only = metric.removesuffix("_accuracy")
         used = {only: tasks[only]} if only in tasks else tasks
         return ", ".join(
-            f"{name} ({task.get('form', '') or task.get('kind', '')}, {task.get('questions', 0):,})"
+            f"{name} ({task['form'] or task['kind'] or ''}, {task['questions'] or 0:,})"
             for name, task in sorted(used.items())
         )
 
@@ -150,9 +202,10 @@ class Leaderboard:
         ends = {
             name: sorted(sign * end for end in intervals[name] or (scores[name],) * 2) for name in members
         }  # the smaller, the better
+        worst = sorted(high for _, high in ends.values())
         return [
             Entry(
-                1 + sum(other[1] < ends[name][0] for other in ends.values()),
+                1 + bisect_left(worst, ends[name][0]),
                 self.name_of(name), self.models.get(name), members[name], scores[name], intervals[name],
             )
             for name in sorted(members, key=lambda name: (sign * scores[name], name))
@@ -178,6 +231,9 @@ def leaderboard_page(board: Leaderboard, metrics: Sequence[str]) -> Document:
     if lonely:
         more = f" and {len(lonely) - 20} more" if len(lonely) > 20 else ""
         head.append(Text(f"Not evaluated: {', '.join(lonely[:20])}{more}.", "dim"))
+    if gone := board.gone():
+        more = f" and {len(gone) - 20} more" if len(gone) > 20 else ""
+        head.append(Text(f"No longer in the store, but their evaluations are: {', '.join(gone[:20])}{more}.", "dim"))
     chapters = [Chapter(title_of(ranking), _blocks(ranking)) for ranking in rankings]
     return Document("Models", f"{count:,} models", chapters, head)
 

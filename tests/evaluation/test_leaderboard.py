@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,19 @@ def test_foreign_models_models_that_are_gone_and_models_without_evaluation_are_t
     assert board.unevaluated() == ["chat/lonely"]
     for shown in leaderboard_page(board, ["centered_accuracy"]).render():
         assert "org/name" in shown and "(gone)" in shown and "Not evaluated: chat/lonely" in shown
+        assert f"No longer in the store, but their evaluations are: sft {gone.key[:8]}." in shown
+
+
+def test_a_board_of_the_newest_knows_their_models(store: Store) -> None:
+    models = [model(store, name) for name in ("first", "second", "third")]
+    for place, each in enumerate(reversed(models)):
+        manifest = evaluate(store, each, 0.5).manifest
+        path = Path(store.objects.root.removeprefix("file://")) / artifact_folder(*manifest.name) / "manifest.json"
+        os.utime(path, (place, place))  # the model that was made first is evaluated last
+    board = Leaderboard(store, 1)
+    assert board.is_partial and not board.gone()
+    assert [ranks(each) for each in board.rankings("gsm8k_accuracy")] == [{"chat/first": 1}]
+    assert not Leaderboard(store, 3).is_partial
 
 
 def test_the_newest_evaluation_of_a_model_counts(store: Store) -> None:
