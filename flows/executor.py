@@ -21,7 +21,7 @@ from flows.tasks import stage_task
 from nanochat.config.compute import Compute
 from nanochat.errors import NanochatError, StageFailed, Stopped
 from nanochat.events import Reporter
-from nanochat.execution.graph import AnyNode, Failures, Group, groups
+from nanochat.execution.graph import AnyNode, Failures, Group, groups, nodes
 from nanochat.execution.local import emit_finished
 from nanochat.execution.stage import Given, Stage
 from nanochat.store.artifacts import Artifact
@@ -104,7 +104,7 @@ class Executor:
         With `failures`, the errors are put there, and the results are those of the nodes that have one.
         """
         for group in groups(graph):
-            self._submit_group(group)
+            self._submit_group(group, skip=failures is not None)
         self._wait()
         found: dict[AnyNode, CallResult] = {}
         for task in self.tasks:
@@ -112,21 +112,58 @@ class Executor:
                 found.update(zip(task.nodes, task.results(), strict=True))
             elif task.future.state.is_final():
                 failures.update(dict.fromkeys(task.nodes, task.error()))
+        if failures is not None:
+            for node in nodes(graph):
+                if node not in found and node not in failures:
+                    failures[node] = StageFailed(f"`{node.label}` did not start, because a task before it failed.")
         return found
 
-    def _submit_group(self, group: Group) -> None:
+    def _submit_group(self, group: Group, *, skip: bool) -> None:
+        """Submits the nodes of a group; with `skip`, without those that cannot start because another one failed."""
+        remote = group.is_parallel and self.for_shards is not self.local
+        able = [node for node in group.nodes if self._can_start(node, remote=remote)] if skip else group.nodes
+        if not able:
+            return
         if not group.is_parallel:
             in_pool = group.stage.resource == "gpu" and self.gpu_pool
-            for node in group.nodes:
+            for node in able:
                 self._submit([node], self.in_pool if in_pool else self.local, self.compute)
             return
-        count = len(group.nodes)
+        count = len(able)
         size = self.compute.data_workers.shards_per_task or (-(-count // MAX_TASKS) if count > MAX_SINGLE else 1)
-        starts = range(0, count, size)
+        parts = self._parts(able, size)
         # another process has a core of its own; tasks in this process share the cores
-        compute = self.compute.shared(len(starts)) if self.for_shards is self.local else self.compute.with_workers(1)
-        for start in starts:
-            self._submit(group.nodes[start : start + size], self.for_shards, compute)
+        compute = self.compute.with_workers(1) if remote else self.compute.shared(len(parts))
+        for part in parts:
+            self._submit(part, self.for_shards, compute)
+
+    def _can_start(self, node: AnyNode, *, remote: bool) -> bool:
+        """Whether the inputs of a node were submitted, and of a `remote` one also made, in a run that skips failures.
+
+        In this process, Prefect waits for the inputs of a task, and does not start it if one has failed. Task runners
+        with other processes differ in what they make of a failed input, so they get no such task.
+        """
+        if any(parent not in self.origin for parent in node.parents):
+            return False
+        if not remote:
+            return True
+        before = {self.origin[parent][0] for parent in node.parents}
+        for task in before:
+            while not task.ended(POLL_EVERY_S):
+                pass
+        return all(task.future.state.is_completed() for task in before)
+
+    def _parts(self, given: Sequence[AnyNode], size: int) -> list[Sequence[AnyNode]]:
+        """The nodes of each task: up to `size`, whose newest inputs come from one task.
+
+        The runs of an experiment may have a vocabulary each: one that fails then ends no task of the others.
+        """
+        place = {task: position for position, task in enumerate(self.tasks)}
+        by_task: dict[int, list[AnyNode]] = {}
+        for node in given:
+            newest = max((place[self.origin[parent][0]] for parent in node.parents), default=-1)
+            by_task.setdefault(newest if size > 1 else -1, []).append(node)
+        return [some[start : start + size] for some in by_task.values() for start in range(0, len(some), size)]
 
     def _submit(self, nodes: Sequence[AnyNode], runner: TaskRunner[Any], compute: Compute) -> None:
         upstream: dict[Submitted, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import json
@@ -23,15 +24,22 @@ from rich.console import Console
 
 from flows.site import prefect_environment
 from flows.site.server import start_server
-from nanochat.config.data import WorldConfig
+from nanochat.config.data import TokenizerConfig, WorldConfig
 from nanochat.config.overrides import override
 from nanochat.config.pipeline import PipelineConfig
 from nanochat.console import Screen
-from nanochat.errors import NanochatError
+from nanochat.errors import BadConfig, NanochatError
+from nanochat.execution.graph import Failures, Results, nodes
+from nanochat.execution.stage import Context, Metrics, stage
+from nanochat.graphs import pipeline, resolve
+from nanochat.graphs.pipeline import Text, prepare_text
+from nanochat.graphs.shared import share
 from nanochat.profiles import PROFILES
+from nanochat.store.artifacts import RawShard, Vocabulary
 from nanochat.store.runs import RunRecord
 from nanochat.store.store import Store
 from tests.compute import compute
+from tests.flows.prepare import CONFIG
 from tests.recorded_runs import newest
 from tests.waiting import until
 
@@ -222,8 +230,8 @@ def test_all_models_are_on_a_page_best_first(workshop: Workshop) -> None:
     pages = {page["key"]: page["data"] for page in workshop.of_run("artifacts", run_id)}
     assert "/artifact/" in pages[f"run-{run_id[:8]}"]
     store = Store((workshop.home / "store").as_uri(), workshop.home / "cache")
-    for stage in ("pretrain", "sft"):
-        for manifest in store.manifests(stage):
+    for name in ("pretrain", "sft"):
+        for manifest in store.manifests(name):
             assert re.search(rf"\[{manifest.key[:12]}\]\(\.\./(artifact|key)/", pages["models"])
     assert "base/latest" in pages["models"]
 
@@ -364,3 +372,52 @@ def test_what_is_not_read_of_a_source_is_in_the_log_of_the_run(workshop: Worksho
     _, run_id = workshop.run(f"data.source={tmp_path}")
     query = {"logs": {"flow_run_id": {"any_": [run_id]}}}
     until(lambda: "1 of a test split (`test.jsonl`)" in str(workshop.ask("logs/filter", **query)), "the log")
+
+
+@stage(version=1, produces=Vocabulary, resource="cpu")
+def broken_tokenizer(config: TokenizerConfig, raw: list[RawShard], *, out: Path, context: Context) -> Metrics:
+    """Fails."""
+    raise BadConfig("This vocabulary cannot be made.")
+
+
+@dataclass(frozen=True)
+class Texts:
+    texts: list[Text]
+
+
+@pytest.mark.parametrize("runner", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
+def test_a_failure_ends_only_what_depends_on_it(
+    workshop: Workshop, runner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+
+    from flows.execute import RunSummary, execute
+    from flows.request import parse_request
+    from flows.terminal import run_flow
+
+    how = compute(count=2, task_runner=runner, shards_per_task=2)
+    request = parse_request("demo", CONFIG, how, (workshop.home / runner).as_uri())
+    shards = resolve.shards(CONFIG.data, request.store)
+    graphs = {"whole": prepare_text(CONFIG, shards)}
+    monkeypatch.setattr(pipeline, "train_tokenizer", broken_tokenizer)
+    texts = share({**graphs, "lost": prepare_text(CONFIG, shards)})
+    failed: Failures = {}
+
+    def follow(graph: Texts, results: Results, failures: Failures) -> Text:
+        failed.update(failures)
+        return graph.texts[0]
+
+    # Prefect sends the flow to other processes: it must hold nothing that stays in this one
+    here = ModuleType("two_texts")
+    here.run = lambda: execute(request, lambda: Texts(texts), lambda _, __: RunSummary("done"), follow)  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "two_texts", here)
+
+    @flow(name="two texts", validate_parameters=False)
+    def two_texts() -> str:
+        return importlib.import_module("two_texts").run().message
+
+    run_flow(two_texts, {}, Screen(Console(file=io.StringIO(), width=200)), workshop.home / "prefect")
+    assert set(failed) == set(nodes(texts[1])) - set(nodes(texts[0]))
+    first, *others = failed.values()
+    assert first.message == "This vocabulary cannot be made."
+    assert all("did not start" in error.message for error in others)
