@@ -20,6 +20,8 @@ DASHES = ("", "9 4", "2 3", "12 3 2 3", "5 2", "1 4")
 MOST_POINTS = 240
 """Points of a curve that are drawn; of more, every n-th and the last one."""
 LINE_PX, BAR_PX, GAP_PX = 19, 16, 5
+CHARACTER_PX = 7.4
+"""Width of most characters of a text, for texts that must not be cut off."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ def _curves(
         parts.append(f'<line class="grid" x1="{x.start}" x2="{x.end}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(_text(x.start - 6, at + 4, label(value), anchor="end"))
     for value in x.ticks(7 if width == WIDE else 5):
-        parts.append(_text(x.at(value), y.start + 17, amount(value), anchor="middle"))
+        text = amount(value)
+        centre = min(x.at(value), width - CHARACTER_PX * len(text) / 2)  # the last one is not cut off
+        parts.append(_text(centre, y.start + 17, text, anchor="middle"))
     parts.append(f'<line class="axis" x1="{x.start}" x2="{x.end}" y1="{y.start}" y2="{y.start}"/>')
     parts.append(_text(x.end, y.start + 36, x_name, "name", "end"))
     for number, each in enumerate(series):
@@ -236,7 +240,7 @@ def _legend(swatches: Sequence[tuple[str, str]], width: int, y: float) -> tuple[
     parts: list[str] = []
     x, row = 4.0, 0
     for name, swatch in swatches:
-        needed = 30 + 7.4 * len(name) + 18
+        needed = 30 + CHARACTER_PX * len(name) + 18
         if x > 4 and x + needed > width:
             x, row = 4.0, row + 1
         middle = y + 18 * row + 4

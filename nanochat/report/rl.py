@@ -16,6 +16,7 @@ from nanochat.store.artifacts import Artifact
 
 SHOWN = 4
 """Problems of each kind."""
+FIRST, LAST = "over the first tenth of the steps", "over the last"
 
 
 def rl_tile(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -43,7 +44,8 @@ def rl_blocks(model: Artifact, before: Artifact, after: Artifact) -> list[Block]
 def _figures(events: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]) -> list[Block]:
     found: list[Block] = []
     if rewards := [(e["done"], e["reward"]) for e in events]:
-        caption = f"Mean reward of the sampled answers: {rewards[0][1]:.3f} at first, {rewards[-1][1]:.3f} at the end."
+        first, last = ends([reward for _, reward in rewards])
+        caption = f"Mean reward of the sampled answers: {first:.3f} {FIRST}, {last:.3f} {LAST}."
         found.append(Figure(curves([Series("", rewards)], "step", "mean reward"), caption))
     held_out = [(e["step"], e["pass_at_1"]) for e in evaluations]
     band = [(e["step"], *e["interval"]) for e in evaluations]
@@ -56,9 +58,16 @@ def _figures(events: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[
     for number, title, unit in (("policy_entropy", "Entropy of the sampled tokens", "nats per token"),
                                 ("answer_tokens", "Length of the answers", "tokens")):  # fmt: skip
         if points := [(e["done"], e[number]) for e in events if number in e]:
-            caption = f"{title}: {points[0][1]:.3g} {unit} at first, {points[-1][1]:.3g} at the end."
+            first, last = ends([value for _, value in points])
+            caption = f"{title}: {first:.3g} {unit} {FIRST}, {last:.3g} {LAST}."
             found.append(Figure(curves([Series("", points)], "step", f"{title.lower()} ({unit})"), caption))
     return found
+
+
+def ends(values: Sequence[float]) -> tuple[float, float]:
+    """The means over the first and over the last tenth of the steps: of single steps, they are mostly noise."""
+    count = -(-len(values) // 10)
+    return sum(values[:count]) / count, sum(values[-count:]) / count
 
 
 def _summary(metrics: Mapping[str, Any], kept: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from nanochat.report.report import render
+from nanochat.report.rl import ends
 from tests.rl.tiny import chat_model, problems, trained
 from tests.unit.test_report import EVALUATIONS, NASTY, FakeArtifact, Page, figures, made
 
@@ -40,6 +41,11 @@ def test_the_report_has_a_chapter_with_curves_gains_and_answers(tmp_path: Path) 
         for kind in ("Most improved", "Best", "Worst"):
             assert kind in text
     assert figures(page) == figures(render(made(tmp_path / "plain"))[1]) + 4
+
+
+def test_a_caption_has_means_over_tenths_of_the_steps_not_single_ones() -> None:
+    assert ends([0.5]) == (0.5, 0.5)
+    assert ends([0.0, 1.0, *[0.5] * 16, 1.0, 0.5]) == (0.5, 0.75)
 
 
 def test_the_report_has_a_part_on_preferences(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_logarithmic_axes_give_equal_factors_equal_lengths() -> None:
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
 
 
+@pytest.mark.parametrize("xs", [(1e17, 3e18), (0, 1_234_567), (2, 4, 1e15)])
+def test_no_label_of_the_x_axis_is_cut_off(xs: tuple[float, ...]) -> None:
+    for log in (False, True):
+        for svg in forms(curves([Series("", [(x or 1, 1.0) for x in xs])], "FLOPs", "loss", log=log)):
+            width = float(re.findall(r'viewBox="0 0 (\d+) ', svg)[0])
+            labels = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="middle">([^<]*)</text>', svg)
+            assert labels
+            assert all(float(x) + 3.6 * len(text) <= width for x, text in labels)
+
+
 def test_a_bar_has_its_length_its_text_and_its_interval() -> None:
     groups = [Group("task", [Bar(0.25, "25%", 0, (0.2, 0.3)), Bar(0.5, "50%", 1)], 0.25)]
     for svg in forms(bars(groups, ["this", "<other>"], "a guess")):
