@@ -67,7 +67,7 @@ class Kernels(Config):
     compile: Literal["auto", "on", "off"] = "auto"
     """`torch.compile`: the network and the loss on GPUs, the loss on CPUs, where `auto` compiles for a vocabulary of
     8,192 or more if there is a C++ compiler. Compiled code is cached for the next start."""
-    attention: Literal["auto", "flash4", "flash3", "flex", "sdpa"] = "auto"
+    attention: Literal["auto", "flash3", "flash4", "flex", "sdpa"] = "auto"
     """Attention kernel; `auto` takes the first of these that runs here, and logs it."""
 
 

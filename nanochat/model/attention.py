@@ -2,15 +2,15 @@
 
 Training uses the fastest kernel that runs (`best_backend`) and logs its name. All `BACKENDS` support windows:
 
-    flash4, flash3   FlashAttention 4 and 3 (arXiv:2407.08608), on GPUs, in bf16 or fp16, where they can be imported
-    flex             FlexAttention, compiled; the window is a block mask, and blocks outside are not computed
-    sdpa             torch's scaled_dot_product_attention; a window is a dense mask
+    flash3   FlashAttention 3 (arXiv:2407.08608): Hopper GPUs, bf16 or fp16
+    flash4   FlashAttention 4 as a backend of FlexAttention, compiled: GPUs from Hopper on, bf16 or fp16
+    flex     FlexAttention, compiled; the window is a block mask, and blocks outside are not computed
+    sdpa     torch's scaled_dot_product_attention; a window is a dense mask
 
 Shapes: B batch · T time · H query heads · K key/value heads · D channels of a head
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
+from torch.library import CustomOpDef
 
 from nanochat.errors import BadConfig
 
@@ -50,32 +51,24 @@ def _band(T: int, window: int, device: torch.device) -> Tensor:
 
 def by_flex(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
     """FlexAttention, for compiled code: otherwise it computes all scores. A full context uses SDPA."""
-    if window >= q_BTHD.shape[1] - 1:
-        return by_sdpa(q_BTHD, k_BTKD, v_BTKD, window, scale)
-    out_BHTD = _kernels["flex"](
-        q_BTHD.transpose(1, 2),
-        k_BTKD.transpose(1, 2),
-        v_BTKD.transpose(1, 2),
-        block_mask=_block_masks[q_BTHD.shape[1], window],
-        scale=scale,
-        enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
-    )
-    return out_BHTD.transpose(1, 2)
-
-
-def by_flash3(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """FlashAttention 3, package `flash_attn_interface`."""
-    return _by_flash("flash3", q_BTHD, k_BTKD, v_BTKD, window, scale)
+    return _by_flex(q_BTHD, k_BTKD, v_BTKD, window, scale, None)
 
 
 def by_flash4(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
-    """FlashAttention 4, package `flash-attn-4`."""
-    return _by_flash("flash4", q_BTHD, k_BTKD, v_BTKD, window, scale)
+    """FlashAttention 4, package `flash-attn-4`, called by FlexAttention: its own functions break a compiled graph."""
+    return _by_flex(q_BTHD, k_BTKD, v_BTKD, window, scale, {"BACKEND": "FLASH"})
 
 
-BACKENDS: dict[str, Backend] = {"flash4": by_flash4, "flash3": by_flash3, "flex": by_flex, "sdpa": by_sdpa}
+def by_flash3(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float) -> Tensor:
+    """FlashAttention 3, package `flash_attn_interface`, where a window of -1 is the full context."""
+    left = window if window < q_BTHD.shape[1] - 1 else -1
+    out = _kernels["flash3"](q_BTHD, k_BTKD, v_BTKD, softmax_scale=scale, causal=True, window_size=(left, 0))
+    return out[0] if isinstance(out, tuple) else out  # some versions also return the log-sum-exp
+
+
+BACKENDS: dict[str, Backend] = {"flash3": by_flash3, "flash4": by_flash4, "flex": by_flex, "sdpa": by_sdpa}
 """Kernels by name, the fastest first."""
-_PACKAGES = {"flash4": ("flash_attn.cute", "flash-attn-4"), "flash3": ("flash_attn_interface", "flash-attn-3")}
+FLASH3, FLASH4, FLEX = "flash_attn_interface", "flash_attn.cute", "torch.nn.attention.flex_attention"
 
 
 def best_backend(requested: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
@@ -83,51 +76,91 @@ def best_backend(requested: str, device: torch.device, dtype: torch.dtype, compi
 
     Raises `BadConfig` when the requested one does not run here.
     """
-    reasons = {name: _obstacle(name, device, dtype, compiled) for name in BACKENDS}
     if requested == "auto":
-        return next(name for name, reason in reasons.items() if not reason)
-    if reasons[requested]:
-        raise BadConfig(f"`compute.kernels.attention` is `{requested}`, but {reasons[requested]}.", hint="Take `auto`.")
+        return next(name for name in BACKENDS if not obstacle(name, device, dtype, compiled))
+    if reason := obstacle(requested, device, dtype, compiled):
+        raise BadConfig(f"`compute.kernels.attention` is `{requested}`, but {reason}.", hint="Take `auto`.")
     return requested
 
 
-def _obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
+def obstacle(name: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> str:
     """The reason why a backend does not run here; empty if it does."""
     if name == "sdpa":
         return ""
     if device.type != "cuda":
         return f"it trains on GPUs, not on `{device.type}`"
+    if name != "flash3" and not compiled:
+        return "it needs `compute.kernels.compile`"
     if name == "flex":
-        return "" if compiled else "it needs `compute.kernels.compile`"
-    module, package = _PACKAGES[name]
+        return ""
     if dtype not in (torch.bfloat16, torch.float16):
         return "it computes in bf16 or fp16 only"
-    if torch.cuda.get_device_capability(device) < (9, 0):
-        return "it needs a GPU of the Hopper generation or later"
+    generation, _ = torch.cuda.get_device_capability(device)
+    if name == "flash3":
+        return _obstacle_to_flash3(compiled) if generation == 9 else "it needs a GPU of the Hopper generation"
+    if generation not in (9, 10):
+        return "it needs a GPU of the Hopper or Blackwell generation"
+    return _obstacle_to_flash4()
+
+
+def _obstacle_to_flash3(compiled: bool) -> str:
+    library, reason = _imported(FLASH3, "flash_attn_func")
+    if not reason and compiled and not isinstance(getattr(library, "_flash_attn_forward", None), CustomOpDef):
+        return f"this version of `{FLASH3}` is no custom operator, so a compiled network would break at each layer"
+    return reason
+
+
+def _obstacle_to_flash4() -> str:
+    options = getattr(importlib.import_module(FLEX), "FlexKernelOptions", None)
+    if "BACKEND" not in getattr(options, "__annotations__", {}):
+        return f"FlexAttention of torch {torch.__version__} has no `BACKEND` option to call it with"
+    return _imported(FLASH4, "flash_attn_func")[1]
+
+
+def _imported(module: str, function: str) -> tuple[Any, str]:
+    """The module, and the reason why it cannot be used: a package for another torch or CUDA fails in many ways."""
     try:
-        found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        found = False
-    return "" if found else f"`{module}` cannot be imported (`pip install {package}`)"
+        library = importlib.import_module(module)
+        getattr(library, function)
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        return (
+            None,
+            f"`{module}` cannot be imported: {(str(error).splitlines() or [type(error).__name__])[0].rstrip('.')}",
+        )
+    return library, ""
 
 
 def prepare_backend(name: str, T: int, windows: tuple[int, ...], device: torch.device) -> Backend:
-    """The kernel of this backend. Imports its package and makes its block masks, which a compiler cannot do."""
-    if name in _PACKAGES:
-        _kernels[name] = importlib.import_module(_PACKAGES[name][0]).flash_attn_func
-    if name == "flex":
-        library = importlib.import_module("torch.nn.attention.flex_attention")  # takes half a second
-        _kernels[name] = library.flex_attention
+    """The kernel of this backend, for rows of T tokens.
+
+    Imports its package and makes its block masks, which a compiler cannot do. Rows of another length use SDPA where a
+    block mask is needed.
+    """
+    if name == "flash3":
+        _kernels[name] = importlib.import_module(FLASH3).flash_attn_func
+    if name in ("flex", "flash4"):
+        library = importlib.import_module(FLEX)  # takes half a second
+        _kernels["flex"] = library.flex_attention
+        _block_masks.clear()
         for window in set(windows):
-            visible = _window_mask(window)
-            _block_masks[T, window] = library.create_block_mask(visible, None, None, T, T, device=device)
+            if name == "flash4" or window < T - 1:
+                visible, size = _window_mask(window), _block_size(name, device)
+                _block_masks[T, window] = library.create_block_mask(
+                    visible, None, None, T, T, device=device, BLOCK_SIZE=size
+                )
     return BACKENDS[name]
 
 
 _kernels: dict[str, Callable[..., Any]] = {}
-"""Imported kernel of each backend."""
+"""Imported kernel of each package."""
 _block_masks: dict[tuple[int, int], Any] = {}
 """Block masks of FlexAttention by (T, window), on the device of the training process."""
+
+
+def _block_size(name: str, device: torch.device) -> int | tuple[int, int]:
+    """Queries and keys of a block of a mask: the tiles of the kernel must divide it."""
+    on_blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (10, 0)
+    return (256, 128) if name == "flash4" and on_blackwell else 128
 
 
 def _window_mask(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -137,6 +170,20 @@ def _window_mask(window: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tens
     return visible
 
 
-def _by_flash(name: str, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    out = _kernels[name](q, k, v, softmax_scale=scale, causal=True, window_size=(window, 0))
-    return out[0] if isinstance(out, tuple) else out  # some versions also return the log-sum-exp
+def _by_flex(
+    q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, scale: float, options: dict[str, str] | None
+) -> Tensor:
+    """FlexAttention with the block mask of these rows; SDPA where there is none."""
+    mask = _block_masks.get((q_BTHD.shape[1], window))
+    if mask is None:
+        return by_sdpa(q_BTHD, k_BTKD, v_BTKD, window, scale)
+    out_BHTD = _kernels["flex"](
+        q_BTHD.transpose(1, 2),
+        k_BTKD.transpose(1, 2),
+        v_BTKD.transpose(1, 2),
+        block_mask=mask,
+        scale=scale,
+        enable_gqa=q_BTHD.shape[2] != k_BTKD.shape[2],
+        kernel_options=options,
+    )
+    return out_BHTD.transpose(1, 2)

@@ -190,9 +190,12 @@ class GPT(nn.Module):
         weight_VC, V = self.head.weight, self.architecture.vocab_size
         return weight_VC[:V] if len(weight_VC) > V else weight_VC
 
-    def attend_with(self, backend: str) -> None:
-        """Uses this backend (a name in `BACKENDS`) in all layers, for whole sequences."""
-        T, device = self.architecture.sequence_len, self.embedding.weight.device
+    def attend_with(self, backend: str, sequence_len: int = 0) -> None:
+        """Uses this backend (a name in `BACKENDS`) in all layers, for rows of `sequence_len` tokens.
+
+        0 stands for the length of the rows that the architecture was made for.
+        """
+        T, device = sequence_len or self.architecture.sequence_len, self.embedding.weight.device
         kernel = prepare_backend(backend, T, self.architecture.windows(), device)
         for block in self.blocks:
             assert isinstance(block, Block)

@@ -2,13 +2,14 @@
 
 import shutil
 import sysconfig
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 
 from nanochat.config.compute import Kernels
 from nanochat.errors import BadConfig
-from nanochat.model.attention import best_backend
+from nanochat.model.attention import BACKENDS, best_backend, obstacle
 from nanochat.model.float8 import fits_float8
 from nanochat.model.gpt import GPT, Linear
 from nanochat.model.loss import between_products
@@ -36,8 +37,13 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if capability >= (8, 0) or (device.type == "cpu" and _cpu_has_bf16()) else torch.float32
 
 
-def prepare_for_device(model: GPT, precision: str, kernels: Kernels, device: torch.device) -> str:
+def prepare_for_device(
+    model: GPT, precision: str, kernels: Kernels, device: torch.device, sequence_len: int = 0
+) -> str:
     """Sets attention kernel, fp8 and compilation in the model; returns a description for the log.
+
+    `sequence_len` is the length of the rows, 0 for that of the architecture: they differ where a model is trained
+    further on other rows. The description has the reasons why faster attention kernels do not run on this GPU.
 
     Raises `BadConfig` when a requested kernel does not run on the device.
     """
@@ -45,20 +51,22 @@ def prepare_for_device(model: GPT, precision: str, kernels: Kernels, device: tor
     compiled = kernels.compile == "on" or (kernels.compile == "auto" and (cuda or _compiles_on_cpu(model)))
     dtype = model.compute_dtype
     backend = best_backend(kernels.attention, device, dtype, compiled and cuda)
-    model.attend_with(backend)
+    model.attend_with(backend, sequence_len)
     if precision == "fp8":
         for layer in model.modules():
             if isinstance(layer, Linear) and layer is not model.head:
                 layer.float8 = fits_float8(*layer.weight.shape)
     if compiled:
         model.between = torch.compile(between_products)
-        model.prepare_positions(model.architecture.sequence_len)
+        model.prepare_positions(max(model.architecture.sequence_len, sequence_len))
         if cuda:  # on a CPU, compilation takes a minute and gains a tenth
             model.trunk = torch.compile(model.trunk, dynamic=False)
     products = "fp8" if precision == "fp8" else str(dtype).removeprefix("torch.")
     what = ("network and loss" if cuda else "loss") if compiled else "nothing"
     slow_bf16 = "; no fast bf16 here" if precision == "bf16" and dtype == torch.float32 else ""
-    return f"{device}: {products} products, {backend} attention, {what} compiled{slow_bf16}"
+    faster = takewhile(lambda name: name != backend, BACKENDS) if cuda and kernels.attention == "auto" else ()
+    reasons = "".join(f"; not {name}: {obstacle(name, device, dtype, compiled)}" for name in faster)
+    return f"{device}: {products} products, {backend} attention, {what} compiled{slow_bf16}{reasons}"
 
 
 def _capability(device: torch.device) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     )
     optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.parallelism.exact)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
-    setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device)
+    setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device, rows.sequence_len)
 
     @torch.no_grad()
     def evaluate(step: int) -> float:
