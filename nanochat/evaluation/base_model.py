@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
+from nanochat.config.compute import Kernels
 from nanochat.config.training import BaseEvaluationConfig
 from nanochat.data.loader import sequential
 from nanochat.data.row_index import open_rows
-from nanochat.evaluation.bits_per_byte import bits_per_byte
+from nanochat.evaluation.bits_per_byte import bits_per_byte, of_equal_shape
 from nanochat.inference.engine import Engine, EngineSettings
 from nanochat.inference.request import Request, SamplingParameters
+from nanochat.model.attention import best_backend
+from nanochat.model.compilation import compile_loss, compile_network
 from nanochat.model.files import load_model
 from nanochat.model.gpt import GPT
 from nanochat.tokenizer.bpe import Tokenizer
@@ -25,16 +28,17 @@ BATCH_TOKENS = 16_384
 def evaluate_base(job: Job, world: World) -> dict[str, Any]:
     """Measures bits per byte over all ranks, and generates samples; returns the stage's metrics."""
     config = BaseEvaluationConfig.model_validate(job.config)
-    model = load_model(job.input("model"), world.device)
-    tokenizer = Tokenizer.load(job.input("model") / "vocabulary.json")
     rows = open_rows(job.input("rows"), "validation")
+    model = _load(job.input("model"), rows.sequence_len, job.compute.kernels, world.device)
+    tokenizer = Tokenizer.load(job.input("model") / "vocabulary.json")
     limit = max(1, config.evaluation_tokens // rows.sequence_len)
     batch_rows = max(1, BATCH_TOKENS // rows.sequence_len)
     if world.is_first:
         job.event(0, 2, "parts", "bits per byte")
     batches = sequential(rows, batch_rows, world.rank, world.world_size, world.device, limit)
     token_bytes = torch.from_numpy(tokenizer.token_byte_lengths()).to(world.device)
-    measured = bits_per_byte(model, batches, token_bytes)
+    on_gpu = world.device.type == "cuda"
+    measured = bits_per_byte(model, of_equal_shape(batches, batch_rows) if on_gpu else batches, token_bytes)
     if not world.is_first:
         return {}
     job.event(1, 2, "parts", "samples")
@@ -55,6 +59,19 @@ def evaluate_base(job: Job, world: World) -> dict[str, Any]:
         json.dumps(evaluation, indent=1, ensure_ascii=False), encoding="utf-8"
     )
     return {"bits_per_byte": measured, "validation_tokens": min(limit, len(rows)) * rows.sequence_len}
+
+
+def _load(folder: Path, sequence_len: int, kernels: Kernels, device: torch.device) -> GPT:
+    """The model in fp32 on a CPU; on a GPU in bf16, with the attention kernel and the programs of training."""
+    if device.type != "cuda":
+        return load_model(folder, device)
+    dtype, compiled = torch.bfloat16, kernels.compile != "off"
+    model = load_model(folder, device, dtype).eval()
+    model.attend_with(best_backend(kernels.attention, device, dtype, compiled), sequence_len)
+    if compiled:
+        compile_loss(model)
+        compile_network(model, sequence_len)
+    return model
 
 
 def _texts(model: GPT, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[str]:

@@ -10,9 +10,9 @@ import torch
 from nanochat.config.compute import Kernels
 from nanochat.errors import BadConfig
 from nanochat.model.attention import BACKENDS, best_backend, obstacle
+from nanochat.model.compilation import compile_loss, compile_network
 from nanochat.model.float8 import fits_float8
 from nanochat.model.gpt import GPT, Linear
-from nanochat.model.loss import between_products
 
 MIN_COMPILED_VOCABULARY = 8192
 """The smallest vocabulary for which a CPU compiles the loss: with fewer, compilation takes longer than it saves."""
@@ -57,10 +57,9 @@ def prepare_for_device(
             if isinstance(layer, Linear) and layer is not model.head:
                 layer.float8 = fits_float8(*layer.weight.shape)
     if compiled:
-        model.between = torch.compile(between_products)
-        model.prepare_positions(max(model.architecture.sequence_len, sequence_len))
+        compile_loss(model)
         if cuda:  # on a CPU, compilation takes a minute and gains a tenth
-            model.trunk = torch.compile(model.trunk, dynamic=False)
+            compile_network(model, sequence_len)
     products = "fp8" if precision == "fp8" else str(dtype).removeprefix("torch.")
     what = ("network and loss" if cuda else "loss") if compiled else "nothing"
     slow_bf16 = "; no fast bf16 here" if precision == "bf16" and dtype == torch.float32 else ""
