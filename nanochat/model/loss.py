@@ -82,6 +82,14 @@ def chunk_rows(vocab_size: int, device: torch.device) -> int:
     return min(max(budget // vocab_size, 128), 16_384 if device.type == "cuda" else 4096)
 
 
+def fills_last_chunk(device: torch.device) -> bool:
+    """Whether a smaller last chunk gets the shape of the others, so that `between_products` is compiled once.
+
+    On a GPU. On a CPU, batches have whole chunks, and the result of a smaller one stays what it was, bit by bit.
+    """
+    return device.type == "cuda"
+
+
 class _HeadLoss(Function):
     @staticmethod
     def forward(
@@ -145,7 +153,11 @@ def _over_chunks(
         chosen = logits.gather(1, column).float()
         if softcap:
             chosen = softcap * torch.tanh(chosen / softcap)
-        lse = between(logits, w, softcap)
+        if 0 < len(x) < len(buffer) and fills_last_chunk(x.device):  # rows of the chunk before, without weight
+            weights = None if w is None else torch.cat([w, w.new_zeros(len(buffer) - len(x), 1)])
+            lse = between(buffer, weights, softcap)[: len(x)]
+        else:
+            lse = between(logits, w, softcap)
         loss_N[chunk] = (lse - chosen).squeeze(1) * (targets >= 0)
         if w is None or dx_NC is None:
             continue

@@ -106,7 +106,7 @@ class MuonShard:
 
     def reduce_scatter(self) -> dist.Work | None:
         """Starts to sum the gradients over the ranks; this rank receives the sum of its matrices."""
-        gradients = self._stacked([weight.grad for weight in self.weights if weight.grad is not None])
+        gradients = _stacked([weight.grad for weight in self.weights if weight.grad is not None], self.padded)
         if self.world_size == 1:
             self._gradients = gradients
             return None
@@ -121,7 +121,8 @@ class MuonShard:
 
     def update(self, rates: StepRates) -> None:
         """Updates a copy of the matrices of this rank."""
-        self._updated = self._stacked(list(self.weights))[self.mine].contiguous()
+        mine = [weight.detach() for weight in self.weights[self.mine]]
+        self._updated = _stacked(mine, len(self.momentum)) if mine else torch.zeros_like(self.momentum)
         muon_step(
             self._updated, self._gradients, self.momentum, self.second, lr=self.lr * rates.lr_multiplier,
             momentum=rates.muon_momentum, weight_decay=rates.muon_weight_decay,
@@ -149,11 +150,6 @@ class MuonShard:
             for kind, tensors in (("momentum", self.momentum), ("second", self.second))
         }
 
-    def _stacked(self, tensors: list[Tensor]) -> Tensor:
-        stack = torch.stack(tensors)
-        missing = self.padded - len(tensors)
-        return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack
-
 
 def shards_by_shape(
     group: Group, parameters: Mapping[str, nn.Parameter], rank: int, world_size: int, *, exact: bool
@@ -166,3 +162,10 @@ def shards_by_shape(
         MuonShard(tuple(names), [parameters[name] for name in names], group.lr, rank, world_size, exact=exact)
         for names in shapes.values()
     ]
+
+
+def _stacked(tensors: list[Tensor], padded: int) -> Tensor:
+    """The matrices, and zeros up to so many."""
+    stack = torch.stack(tensors)
+    missing = padded - len(tensors)
+    return torch.cat([stack, stack.new_zeros(missing, *stack.shape[1:])]) if missing else stack

@@ -20,7 +20,7 @@ from torch import Tensor
 from nanochat.config.training import GuardConfig
 from nanochat.data.loader import Loader
 from nanochat.data.row_index import RowSet
-from nanochat.errors import BadSource, Diverged, NotEnoughMemory
+from nanochat.errors import BadSource, Diverged
 from nanochat.model.files import save_model
 from nanochat.model.gpt import GPT
 from nanochat.optim.optimizer import Optimizer
@@ -29,6 +29,7 @@ from nanochat.training.checkpoint import Checkpoints
 from nanochat.training.guard import LOWER_THE_RATES, Guard
 from nanochat.training.loss_scale import LossScale
 from nanochat.training.metrics import Clock, Metrics, Throughput, memory_bytes, peak_flops
+from nanochat.training.micro_batch import does_not_fit
 from nanochat.training.state import TrainState
 from nanochat.training.step import BatchSource, Objective, next_token_loss, optimizer_step
 from nanochat.workers.job import Job
@@ -95,7 +96,8 @@ class Trained:
     mfu: float | None
     """Model FLOP/s as a share of the GPUs' peak; None where the peak is unknown."""
     seconds: float
-    """Training time of all attempts, without evaluation and checkpoints."""
+    """Training time of all attempts, without evaluation and checkpoints. On a GPU also without compilation, which
+    comes before the first step; on a CPU, compiling the loss is part of the first one."""
     time_split: dict[str, float]
     """Seconds of this attempt by kind (`data_s`, `compute_s`, …)."""
     core: dict[str, float]
@@ -134,13 +136,7 @@ def train(job: Job, world: World, model: GPT, optimizer: Optimizer, schedule: Sc
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        rows = schedule.micro_batch_rows
-        raise NotEnoughMemory(
-            f"Depth {model.architecture.depth} with micro-batches of {rows} rows of {schedule.sequence_len} "
-            f"tokens does not fit the memory of `{world.device}`.",
-            hint=f"Set `--compute parallelism.micro_batch_rows={max(1, rows // 2)}`, "
-            "or a smaller `pretrain.model.depth`.",
-        ) from error
+        raise does_not_fit(model, schedule.micro_batch_rows, schedule.sequence_len, world.device) from error
     finally:
         gc.enable()
         gc.unfreeze()

@@ -19,12 +19,12 @@ class LossScale:
         self._steps_without_overflow = 0
 
     def accepts(self, gradients: Iterable[Tensor | None]) -> bool:
-        """Whether the gradients are finite on all ranks; adapts the factor. Waits for the device.
+        """Whether the gradients are finite on all ranks; adapts the factor. Waits for the device, once.
 
         Raises `Diverged` when the factor gets too small.
         """
-        overflows = sum(float(~torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None)
-        if sum_over_ranks(overflows)[0]:
+        finite = [gradient.isfinite().all() for gradient in gradients if gradient is not None]
+        if sum_over_ranks(float(bool(finite) and not torch.stack(finite).all()))[0]:
             self.factor, self._steps_without_overflow = self.factor / 2, 0
             if self.factor < 2**-14:
                 raise Diverged("Gradients overflow fp16 at any loss scale.", hint="Take `precision=bf16`.")

@@ -18,10 +18,11 @@ from nanochat.workers.job import Job
 
 WARMUP_STEPS = 2
 PEAK_BF16_FLOPS = {
-    "H200": 989e12, "H100": 989e12, "H800": 989e12, "B200": 2250e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
-    "L4": 121e12, "4090": 165e12, "5090": 210e12, "3090": 71e12, "V100": 125e12,
+    "GB200": 2500e12, "B200": 2250e12, "GH200": 989e12, "H200 NVL": 835e12, "H200": 989e12, "H100 PCIe": 756e12,
+    "H100 NVL": 835e12, "H100": 989e12, "H800 PCIe": 756e12, "H800": 989e12, "A100": 312e12, "A800": 312e12,
+    "L40S": 362e12, "L40": 181e12, "L4": 121e12, "4090": 165e12, "5090": 210e12, "3090": 71e12, "V100": 125e12,
 }  # fmt: skip
-"""Dense bf16 tensor peak of a GPU in FLOP/s, from its data sheet."""
+"""Dense bf16 tensor peak of a GPU in FLOP/s, from its data sheet, by a part of its name; the first that fits counts."""
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -1,11 +1,16 @@
-"""The size of the micro-batch: rows per forward and backward pass on one rank, as many as fit the memory."""
+"""The size of the micro-batch: rows per forward and backward pass on one rank, as many as fit the memory.
 
+On a GPU, it is estimated from passes of the plain network (`micro_batch_rows`), and then tried with the compiled one,
+which needs more memory (`rows_that_run`).
+"""
+
+import time
 from collections.abc import Callable
 
 import torch
 
 from nanochat.config.compute import Compute
-from nanochat.errors import BadConfig
+from nanochat.errors import BadConfig, NotEnoughMemory
 from nanochat.model.gpt import GPT
 from nanochat.workers.ranks import World
 
@@ -14,7 +19,9 @@ CPU_TOKENS = 2_048
 MAX_TOKENS = 65_536
 """Tokens of a micro-batch on a GPU, at which the cost of kernel launches is negligible."""
 RESERVE = 0.12
-"""Share of the free memory left unused, for fragmentation and the needs of compiled code."""
+"""Share of the free memory that the estimate leaves unused, for fragmentation and the needs of compiled code."""
+LEFT = 0.03
+"""Share of all memory that a pass leaves free, for the buffers of communication and the workspaces of libraries."""
 
 
 def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows: int, world: World) -> int:
@@ -43,6 +50,40 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
     return even_share(mine, min(fitting, max(1, MAX_TOKENS // sequence_len)))
 
 
+def rows_that_run(compute: Compute, model: GPT, rows: int, sequence_len: int, device: torch.device) -> tuple[int, str]:
+    """Rows whose pass fits the memory as the network is prepared, and a description for the log.
+
+    On a GPU it makes a pass of `rows`, or of a share of them if these do not fit. So all compilation of training comes
+    before the first step. Numbers of rows that the config sets are not lowered: that raises `NotEnoughMemory`. On a
+    CPU, `rows` and no description. Weights and generators of random numbers stay as they are.
+    """
+    if device.type != "cuda":
+        return rows, ""
+    began_s = time.monotonic()
+    found = largest_that_runs(rows, lambda some: _runs(model, some, sequence_len, device))
+    if not found or (found < rows and compute.parallelism.micro_batch_rows):
+        raise does_not_fit(model, found or rows, sequence_len, device)
+    return found, f"; compiled in {time.monotonic() - began_s:.0f} s"
+
+
+def largest_that_runs(rows: int, runs: Callable[[int], bool]) -> int:
+    """`rows`, else the largest share of them that runs; 0 if not even one row does."""
+    while not runs(rows):
+        if rows == 1:
+            return 0
+        rows = even_share(rows, rows // 2)
+    return rows
+
+
+def does_not_fit(model: GPT, rows: int, sequence_len: int, device: torch.device) -> NotEnoughMemory:
+    """The error of micro-batches of so many rows."""
+    return NotEnoughMemory(
+        f"Depth {model.architecture.depth} with micro-batches of {rows} rows of {sequence_len} tokens does not fit the "
+        f"memory of `{device}`.",
+        hint=f"Set `--compute parallelism.micro_batch_rows={max(1, rows // 2)}`, or a smaller `pretrain.model.depth`.",
+    )
+
+
 def most_that_fits(bytes_of: Callable[[int], int], free_bytes: int) -> int:
     """Rows whose pass takes at most `free_bytes`, extrapolated from one and two rows; at least 1."""
     one, two = bytes_of(1), bytes_of(2)
@@ -56,7 +97,7 @@ def even_share(rows: int, most: int) -> int:
 
 
 def _pass_bytes(model: GPT, rows: int, sequence_len: int, device: torch.device) -> int:
-    """Peak memory of a forward and backward pass, without weights and gradients; compiled code needs more."""
+    """Peak memory of a forward and backward pass of the plain network, without weights and gradients."""
     ids = torch.zeros((rows, sequence_len), dtype=torch.int64, device=device)
     model(ids, ids).backward()  # allocates the gradients
     torch.cuda.reset_peak_memory_stats(device)
@@ -66,3 +107,17 @@ def _pass_bytes(model: GPT, rows: int, sequence_len: int, device: torch.device) 
     model.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
     return taken
+
+
+def _runs(model: GPT, rows: int, sequence_len: int, device: torch.device) -> bool:
+    """Whether a forward and backward pass fits, and leaves enough memory free."""
+    ids = torch.zeros((rows, sequence_len), dtype=torch.int64, device=device)
+    try:
+        model(ids, ids, reduction="sum").backward()
+        free_bytes, all_bytes = torch.cuda.mem_get_info(device)
+        fits = free_bytes >= LEFT * all_bytes
+    except torch.OutOfMemoryError:
+        fits = False
+    model.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    return fits

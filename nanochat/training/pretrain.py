@@ -24,7 +24,7 @@ from nanochat.tokenizer.bpe import Tokenizer
 from nanochat.training.core_while_training import core_metrics
 from nanochat.training.device_setup import compute_dtype, prepare_for_device
 from nanochat.training.loop import Schedule, rows_source, train
-from nanochat.training.micro_batch import micro_batch_rows
+from nanochat.training.micro_batch import micro_batch_rows, rows_that_run
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main
 
@@ -43,6 +43,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, hyperparameters.batch_rows, world)
     setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device, rows.sequence_len)
+    micro, compiled = rows_that_run(job.compute, model, micro, rows.sequence_len, world.device)
 
     def evaluate(step: int) -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)
@@ -65,7 +66,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
         core_every_steps=config.core_every_steps,
         guard=config.guard,
     )
-    trained = train(job, world, model, optimizer, schedule, setup)
+    trained = train(job, world, model, optimizer, schedule, setup + compiled)
     if world.is_first:
         out = Path(job.out)
         trained.write(out, model, vocabulary)

@@ -21,7 +21,7 @@ from nanochat.optim.schedule import sft_rates
 from nanochat.scaling import hyperparameters_from_steps
 from nanochat.training.device_setup import compute_dtype, prepare_for_device
 from nanochat.training.loop import Schedule, rows_source, train
-from nanochat.training.micro_batch import micro_batch_rows
+from nanochat.training.micro_batch import micro_batch_rows, rows_that_run
 from nanochat.workers.job import Job
 from nanochat.workers.ranks import World, main, sum_over_ranks
 
@@ -48,6 +48,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.parallelism.exact)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
     setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device, rows.sequence_len)
+    micro, compiled = rows_that_run(job.compute, model, micro, rows.sequence_len, world.device)
 
     @torch.no_grad()
     def evaluate(step: int) -> float:
@@ -71,7 +72,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
         evaluate_every_steps=config.evaluate_every_steps,
         guard=config.guard,
     )
-    trained = train(job, world, model, optimizer, schedule, setup)
+    trained = train(job, world, model, optimizer, schedule, setup + compiled)
     if world.is_first:
         trained.write(Path(job.out), model, base / "vocabulary.json")
     return trained.metrics(schedule, hyperparameters.parameters, world.world_size)

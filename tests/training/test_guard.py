@@ -103,6 +103,16 @@ def test_looking_less_often_changes_nothing_but_the_lines(data: Path, tmp_path: 
     assert smooth[0] == smooth[1]
 
 
+def test_the_loss_scale_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    for name in ("__bool__", "__float__"):
+        read = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda each, n=name, read=read: reads.append(n) or read(each))
+    assert LossScale(4.0).accepts([torch.ones(3), None, torch.ones(2, 2), torch.zeros(1)])
+    assert LossScale(4.0).accepts([None])
+    assert len(reads) == 1
+
+
 def test_the_loss_scale_halves_on_overflow_and_gives_up_at_last() -> None:
     scale = LossScale(4.0)
     assert scale.accepts([torch.ones(2), None])

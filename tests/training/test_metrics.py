@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nanochat.settings import child_environment
+from nanochat.training.metrics import peak_flops
 from nanochat.training.pretrain import pretrain
 from nanochat.workers.ranks import World
 from tests.training.tiny import T, job, make_data
@@ -90,6 +91,20 @@ def test_the_gradient_norm_is_that_of_the_averaged_gradient() -> None:
     matrices = sum(square for name, square in squares.items() if name.startswith("blocks."))
     found = optimizer.step(StepRates(1.0, 0.9, 0.0), gradient_scale=4.0)
     assert found.tolist() == pytest.approx([matrices, sum(squares.values()) - matrices], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 NVL", 835), ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835), ("NVIDIA GH200 480GB", 989), ("NVIDIA L40", 181), ("NVIDIA L4", 121),
+        ("NVIDIA GeForce GTX 1080", None),
+    ],
+)  # fmt: skip
+def test_the_peak_is_that_of_the_card(name: str, teraflops: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda", 0)) == (teraflops and teraflops * 1e12)
+    assert peak_flops(torch.device("cpu")) is None
 
 
 def test_compiled_kernels_are_cached_in_the_home_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from nanochat.config.compute import Kernels
 from nanochat.evaluation import base_model
 from nanochat.model import loss
-from nanochat.model.compilation import compile_network
+from nanochat.model.compilation import compile_loss, compile_network
 from nanochat.model.gpt import GPT
 from tests.unit.test_gpt import built, some_ids
 
@@ -51,6 +51,22 @@ def test_training_and_evaluation_have_one_program_each() -> None:
     for again in (train, train, evaluate, train, evaluate):
         again()
     assert programs() == 2
+
+
+@pytest.mark.usefixtures("captured")
+@pytest.mark.parametrize(("fills", "expected"), [(True, 2), (False, 4)])
+def test_the_loss_of_any_number_of_rows_has_one_program(
+    fills: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "chunk_rows", lambda *_: 48)
+    monkeypatch.setattr(loss, "fills_last_chunk", lambda device: fills)
+    model, ids = built(sequence_len=32, depth=2), some_ids(4, 33)
+    compile_loss(model)
+    for rows in (4, 2, 3, 4):  # 2 1/3, 1 1/3 and 2 chunks
+        model(ids[:rows, :-1], ids[:rows, 1:], reduction="sum").backward()
+        with torch.no_grad():
+            model(ids[:rows, :-1], ids[:rows, 1:], reduction="none")
+    assert programs() == expected
 
 
 def test_a_gpu_evaluates_as_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,11 @@ def plain(x: Tensor, weight: Tensor, targets: Tensor, softcap: float, reduction:
 @pytest.mark.parametrize("rows", [1, 16, 50, 64])
 @pytest.mark.parametrize("softcap", [0.0, 15.0])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("fills", [False, True])
 def test_loss_and_gradients_equal_the_plain_way(
-    rows: int, softcap: float, reduction: Reduction, monkeypatch: pytest.MonkeyPatch
+    rows: int, softcap: float, reduction: Reduction, fills: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loss_module, "fills_last_chunk", lambda device: fills)  # as on a GPU
     monkeypatch.setattr(loss_module, "chunk_rows", lambda *_: rows)
     results = []
     for way in (plain, lambda x, w, t, c, r: head_loss(x, w, t, softcap=c, reduction=r)):

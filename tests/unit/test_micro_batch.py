@@ -9,7 +9,7 @@ import torch
 
 from nanochat.errors import BadConfig
 from nanochat.model.gpt import GPT
-from nanochat.training.micro_batch import even_share, micro_batch_rows, most_that_fits
+from nanochat.training.micro_batch import even_share, largest_that_runs, micro_batch_rows, most_that_fits
 from nanochat.workers.ranks import World
 from tests.compute import compute
 
@@ -32,6 +32,23 @@ def test_the_most_that_fits_follows_from_one_and_two_rows() -> None:
 )
 def test_shares_are_even(rows: int, most: int, share: int) -> None:
     assert even_share(rows, most) == share
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "found", "tried"),
+    [(32, 32, 32, [32]), (32, 20, 16, [32, 16]), (12, 5, 3, [12, 6, 3]), (7, 3, 1, [7, 1]), (4, 0, 0, [4, 2, 1])],
+)
+def test_a_pass_that_does_not_fit_is_tried_with_a_share_of_its_rows(
+    rows: int, limit: int, found: int, tried: list[int]
+) -> None:
+    passes: list[int] = []
+
+    def runs(some: int) -> bool:
+        passes.append(some)
+        return some <= limit
+
+    assert largest_that_runs(rows, runs) == found
+    assert passes == tried
 
 
 @pytest.mark.parametrize(("world_size", "batch_rows"), [(3, 12), (6, 12), (8, 12)])
