@@ -247,13 +247,15 @@ def child_environment(threads_per_rank: int, line_prefix: str = "") -> dict[str,
     """The environment of a training process: ours, plus settings that make it faster.
 
     The allocator settings keep freed memory mapped: new pages are written at 1.6-4 GB/s, reused ones at 18-27, which
-    makes training 1.22x faster on a CPU. torchrun puts `line_prefix` before each line of a rank.
+    makes training 1.22x faster on a CPU. Segments that grow keep a GPU's memory from fragmenting, unless the user has
+    set its allocator by the older name. torchrun puts `line_prefix` before each line of a rank.
     """
     return {
         "TORCHINDUCTOR_CACHE_DIR": str(compiled_code()),
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": "34359738368",
         "MALLOC_TOP_PAD_": "268435456",
+        **({} if "PYTORCH_CUDA_ALLOC_CONF" in os.environ else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
         "OMP_NUM_THREADS": str(threads_per_rank),
         "PYTHONUNBUFFERED": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": line_prefix,

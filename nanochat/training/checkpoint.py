@@ -3,11 +3,11 @@
     <checkpoints>/step-00000100-5f3a09c1/shard-00002-model-00001-of-00001.safetensors    one per rank, written first
     <checkpoints>/step-00000100-5f3a09c1/manifest.json                                   written last
 
-Each rank passes the tensors it has to `torch.distributed.checkpoint` (DCP), which writes a tensor of all ranks only
-once, and can load it on any number of ranks. The files are safetensors, so nothing is unpickled (the default format of
-DCP has a pickle). Training waits for the copy to host memory; a thread of each rank writes it to a local spool, uploads
-it, and writes the manifest. The name of a folder ends in the attempt that wrote it, so that a run that has lost its
-lease never writes into a folder of its successor.
+Each rank saves what it alone has, and its part of the tensors that all ranks have, with
+`torch.distributed.checkpoint` (DCP), which can load them on any number of ranks. The files are safetensors, so nothing
+is unpickled (the default format of DCP has a pickle). Training waits for the copy to host memory; a thread of each rank
+writes it to a local spool, uploads it, and writes the manifest. The name of a folder ends in the attempt that wrote it,
+so that a run that has lost its lease never writes into a folder of its successor.
 """
 
 import json
@@ -48,6 +48,9 @@ TRIES = 6
 """Attempts of an upload or download, with pauses of 1, 2, 4, 8 and 16 s: a store may take half a minute to restart."""
 MAX_READS = 4
 """Downloads of a file: if all of them differ, the connection to the store is broken, not the file."""
+STAGE_BYTES = 256 << 20
+"""Pinned memory of a rank, through which tensors of a GPU reach pageable memory: pinned memory cannot be swapped, and
+that of all ranks of a node adds up."""
 SLOW_SAVE_S = 300.0
 """A save that takes longer is logged, because there is no newer checkpoint until it ends."""
 
@@ -82,7 +85,9 @@ class Checkpoints:
         self._attempt = self._all(uuid.uuid4().hex[:8])[0]
         self._mesh = DeviceMesh.from_group(self._group, "cpu") if self._group is not None else None
         self._host: dict[str, Tensor] = {}
+        """Host memory of the tensors that this rank saves."""
         self._sharded: set[str] = set()
+        self._stage = torch.empty(0, dtype=torch.uint8)
         self._thread: threading.Thread | None = None
         self._began, self._warned = 0.0, False
         self._error: NanochatError | None = None
@@ -161,30 +166,39 @@ class Checkpoints:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     def _copy(self, tensors: Tensors) -> None:
-        self._allocate(tensors)
-        for name, given in tensors.items():
-            tensor = _local(given)
-            self._host[name].copy_(tensor.detach(), non_blocking=tensor.is_cuda)
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        """Copies what this rank saves to host memory, which is allocated once: fresh pages cost more than the copy."""
+        mine = {name: _local(given) for name, given in self._part_of_rank(tensors).items()}
+        if _shapes(self._host) != _shapes(mine):
+            self._host = _on_host(mine)
+        if not len(self._stage) and any(tensor.is_cuda for tensor in mine.values()):
+            self._stage = torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=True)
+        for name, tensor in mine.items():
+            if tensor.is_cuda:
+                copy_through(self._stage, tensor.detach(), self._host[name])
+            else:
+                self._host[name].copy_(tensor.detach())
+        self._sharded = _sharded(tensors)
 
-    def _allocate(self, tensors: Tensors) -> None:
-        """Allocates host memory for this rank's tensors once: fresh pages cost more than the copy."""
-        local = {name: _local(given) for name, given in tensors.items()}
-        if _shapes(self._host) != _shapes(local):
-            self._host = {
-                name: torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
-                for name, tensor in local.items()
-            }
-            self._sharded = {name for name, given in tensors.items() if isinstance(given, FlatShard)}
+    def _part_of_rank(self, tensors: Tensors) -> Tensors:
+        """What this rank saves: its shards, what not all ranks have, and its part of what they all have."""
+        if self._group is None:
+            return tensors
+        names = self._all(list(tensors))
+        everywhere = set(names[0]).intersection(*names[1:]) - _sharded(tensors)
+        sizes = {name: _local(tensors[name]).nbytes for name in everywhere}
+        owners, taken = dict[str, int](), [0] * len(names)
+        for name in sorted(sizes, key=lambda each: (-sizes[each], each)):  # the largest first: the parts become equal
+            owners[name] = taken.index(min(taken))
+            taken[owners[name]] += sizes[name]
+        return {name: given for name, given in tensors.items() if owners.get(name, self._rank) == self._rank}
 
-    def _as_saved(self) -> dict[str, Any]:
-        """The host memory in the form that DCP expects: a shard is a part of a `DTensor`."""
+    def _for_dcp(self, host: Mapping[str, Tensor], sharded: set[str]) -> dict[str, Any]:
+        """Tensors in the form that DCP expects: a shard is a part of a `DTensor`."""
         from torch.distributed.tensor import DTensor, Shard  # noqa: PLC0415 - see `_dcp`
 
         return {
-            name: DTensor.from_local(local, self._mesh, [Shard(0)], run_check=False) if name in self._sharded else local
-            for name, local in self._host.items()
+            name: DTensor.from_local(local, self._mesh, [Shard(0)], run_check=False) if name in sharded else local
+            for name, local in host.items()
         }
 
     def _write(self, step: int, record: dict[str, Any]) -> None:
@@ -217,7 +231,8 @@ class Checkpoints:
         objects, dcp = self._objects, _dcp()
         writer = ShardWriter(spool)
         try:
-            dcp.save(self._as_saved(), storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+            state = self._for_dcp(self._host, self._sharded)
+            dcp.save(state, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         except dcp.CheckpointException as error:
             if cause := _os_error(error):
                 raise from_system(cause, f"a checkpoint in `{spool}`") from error
@@ -335,13 +350,12 @@ class Checkpoints:
             raise StoreUnreachable(f"The store does not send all of the checkpoint's `{path}`.")
 
     def _read(self, folder: Path, tensors: Tensors) -> None:
-        self._allocate(tensors)
-        dcp = _dcp()
-        reader = dcp.HuggingFaceStorageReader(str(folder))
-        dcp.load(self._as_saved(), storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        dcp, host = _dcp(), _on_host({name: _local(given) for name, given in tensors.items()})
+        reader, state = dcp.HuggingFaceStorageReader(str(folder)), self._for_dcp(host, _sharded(tensors))
+        dcp.load(state, storage_reader=reader, process_group=self._group, no_dist=self._group is None)
         with torch.no_grad():
             for name, given in tensors.items():
-                _local(given).copy_(self._host[name])
+                _local(given).copy_(host[name])
 
     def _all(self, mine: Any) -> list[Any]:
         """All-gather: the value of each rank, by rank. Collective."""
@@ -359,6 +373,27 @@ def _dcp() -> Any:
     import nanochat.training.shard_writer  # noqa: F401, PLC0415 - it imports parts of DCP
 
     return dcp
+
+
+def copy_through(stage: Tensor, source: Tensor, target: Tensor) -> None:
+    """Copies a tensor piece by piece through `stage`, bytes that may be fewer than those of the tensor."""
+    given, copy = (tensor.reshape(-1).view(torch.uint8) for tensor in (source, target))
+    for start in range(0, len(copy), len(stage)):
+        piece = stage[: len(copy) - start]
+        piece.copy_(given[start : start + len(piece)])
+        copy[start : start + len(piece)].copy_(piece)
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Host memory for tensors, not initialized."""
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", requires_grad=False)
+        for name, tensor in tensors.items()
+    }
+
+
+def _sharded(tensors: Tensors) -> set[str]:
+    return {name for name, given in tensors.items() if isinstance(given, FlatShard)}
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

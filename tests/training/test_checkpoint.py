@@ -24,7 +24,7 @@ from nanochat.errors import (
     StoreUnreachable,
     SystemRefused,
 )
-from nanochat.training.checkpoint import TRIES, Checkpoints
+from nanochat.training.checkpoint import TRIES, Checkpoints, copy_through
 from tests.training.saver import checkpoints, equal, state
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +244,35 @@ def test_a_full_disk_is_one_sentence_and_costs_no_older_checkpoint(small_disk: P
     assert not list(small_disk.iterdir())
     assert steps(tmp_path) == [1]
     assert checkpoints(tmp_path).resume({"weight": torch.zeros(3)}) is not None
+
+
+@pytest.mark.parametrize("stage_bytes", [1, 64, 1 << 20])
+def test_tensors_of_any_size_pass_through_the_stage(stage_bytes: int) -> None:
+    for source in (torch.randn(5, 7).bfloat16(), torch.tensor(3.0), torch.zeros(0), torch.arange(100)):
+        target = torch.empty_like(source)
+        copy_through(torch.empty(stage_bytes, dtype=torch.uint8), source, target)
+        assert torch.equal(target, source)
+
+
+def test_ranks_share_what_all_of_them_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [state(rank, 4) for rank in range(4)]
+    parts = []
+    for rank in range(4):
+        made = checkpoints(tmp_path, rank)
+        for name, value in {
+            "_group": object(),
+            "_rank": rank,
+            "_all": lambda mine: [list(each) for each in given],
+        }.items():
+            monkeypatch.setattr(made, name, value)
+        parts.append(set(made._part_of_rank(given[rank])))
+    for name in set().union(*given):
+        holders = [rank for rank in range(4) if name in given[rank]]
+        assert [rank for rank in range(4) if name in parts[rank]] == (
+            holders if name == "optimizer.table" else [rank for rank in holders if name in parts[rank]][:1]
+        )
+        assert any(name in part for part in parts)
+    assert sorted(sum(name.startswith("model.") for name in part) for part in parts) == [1, 1, 2, 2]
 
 
 def under_torchrun(ranks: int, folder: Path, *what: str) -> None:
