@@ -49,8 +49,8 @@ class Parallelism(Config):
     """Rows of one forward and backward pass on one rank; 0: chosen automatically. The batch stays the same (gradient
     accumulation)."""
     exact: bool = False
-    """Bit-identical results on 1, 2, 4, 8, … ranks: gradients of single rows are summed in one fixed order, on one
-    thread per rank. Slow; without it, other numbers of ranks round differently."""
+    """Bit-identical results on 1, 2, 4, 8, … ranks of CPUs: gradients of single rows are summed in one fixed order, on
+    one thread per rank. Slow; without it, other numbers of ranks round differently. Refused on GPUs."""
 
     @field_validator("exact")
     @classmethod

@@ -28,9 +28,14 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
     """Rows of one forward and backward pass: `parallelism.micro_batch_rows`, else as many as fit the device.
 
     It divides the rows that a rank has of a batch (`batch_rows` over all ranks), so that all passes have one shape.
-    Raises `BadConfig` when `parallelism.exact` is set and the number of ranks does not allow exact sums.
+    Raises `BadConfig` when `parallelism.exact` is set, and the device or the number of ranks does not allow exact sums.
     """
     if compute.parallelism.exact:
+        if world.device.type == "cuda":
+            raise BadConfig(
+                "Sums are exact on CPUs only: kernels of a GPU add gradients in an order that changes from run to run.",
+                hint="Leave out `compute.parallelism.exact`, or train on a CPU (`compute.parallelism.device=cpu`).",
+            )
         if batch_rows % world.world_size or world.world_size & (world.world_size - 1):
             raise BadConfig(
                 f"{world.world_size} ranks cannot share {batch_rows} rows so that sums are exact.",
@@ -120,4 +125,5 @@ def _runs(model: GPT, rows: int, sequence_len: int, device: torch.device) -> boo
         fits = False
     model.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)  # the peak that is logged is that of training
     return fits

@@ -57,3 +57,8 @@ def test_ranks_that_cannot_add_up_exactly_are_refused(world_size: int, batch_row
     with pytest.raises(BadConfig, match=f"{world_size} ranks cannot share 12 rows"):
         micro_batch_rows(compute(exact=True), model, 512, batch_rows, world)
     assert micro_batch_rows(compute(exact=True), model, 512, batch_rows, World(0, 4, torch.device("cpu"))) == 1
+
+
+def test_exact_sums_on_a_gpu_are_refused() -> None:
+    with pytest.raises(BadConfig, match="Sums are exact on CPUs only"):
+        micro_batch_rows(compute(exact=True), cast(GPT, None), 512, 8, World(0, 1, torch.device("cuda", 0)))
