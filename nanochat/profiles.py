@@ -150,12 +150,15 @@ D12 = Profile(
 )
 
 SPEEDRUN = Profile(
-    "Depth 24 (1.38 B parameters) on a node with eight GPUs.",
+    "Depth 24 (1.38 B parameters) on a node with eight GPUs that have fp8 (Hopper or later).",
     PipelineConfig(
         data=DataConfig(source=CLIMBMIX, train_shards=170, validation_shard="shard_06542"),
-        pretrain=PretrainConfig(model=ModelConfig(depth=24), horizon=Horizon(unit="tokens_per_parameter", amount=8)),
+        pretrain=PretrainConfig(
+            model=ModelConfig(depth=24), horizon=Horizon(unit="tokens_per_parameter", amount=8), precision="fp8"
+        ),
         core_bundle=CoreBundleConfig(source=NANOCHAT_BUNDLE),
         conversations=_SFT_MIXTURE,
+        sft=SFTConfig(lr_fraction=0.566),  # nanochat's 0.8, without the root of the batch of 2^20 tokens over 2^19
         chat_evaluation=_CHAT_EVALUATION,
         report=ReportConfig(title="nanochat speedrun"),
     ),
