@@ -24,14 +24,14 @@ from tests.rows import write_rows
 T = 32
 
 
-def make_data(folder: Path) -> Path:
+def make_data(folder: Path, sequence_len: int = T) -> Path:
     """`vocabulary` and `rows`: each row counts up from somewhere, in steps of one to three."""
     (folder / "vocabulary").mkdir(parents=True)
     Tokenizer.from_merges([]).save(folder / "vocabulary" / "vocabulary.json")
     generator = np.random.default_rng(1)
     made = {}
     for split, rows in (("train", 64), ("validation", 8)):
-        ids = generator.integers(0, 100, (rows, 1)) + generator.integers(1, 4, (rows, 1)) * np.arange(T + 1)
+        ids = generator.integers(0, 100, (rows, 1)) + generator.integers(1, 4, (rows, 1)) * np.arange(sequence_len + 1)
         made[split] = (ids % 256).astype(np.uint16)
     write_rows(folder / "rows", **made)
     return folder
