@@ -68,7 +68,7 @@ def rows_that_run(compute: Compute, model: GPT, rows: int, sequence_len: int, de
     found = largest_that_runs(rows, lambda some: _runs(model, some, sequence_len, device))
     if not found or (found < rows and compute.parallelism.micro_batch_rows):
         raise does_not_fit(model, found or rows, sequence_len, device)
-    return found, f"; compiled in {time.monotonic() - began_s:.0f} s"
+    return found, f"; the first pass took {time.monotonic() - began_s:.0f} s"
 
 
 def largest_that_runs(rows: int, runs: Callable[[int], bool]) -> int:
