@@ -55,20 +55,23 @@ def micro_batch_rows(compute: Compute, model: GPT, sequence_len: int, batch_rows
     return even_share(mine, min(fitting, max(1, MAX_TOKENS // sequence_len)))
 
 
-def rows_that_run(compute: Compute, model: GPT, rows: int, sequence_len: int, device: torch.device) -> tuple[int, str]:
+def rows_that_run(
+    compute: Compute, model: GPT, rows: int, sequence_len: int, batch_rows: int, world: World
+) -> tuple[int, str]:
     """Rows whose pass fits the memory as the network is prepared, and a description for the log.
 
-    On a GPU it makes a pass of `rows`, or of a share of them if these do not fit. So all compilation of training comes
-    before the first step. Numbers of rows that the config sets are not lowered: that raises `NotEnoughMemory`. On a
-    CPU, `rows` and no description. Weights and generators of random numbers stay as they are.
+    On a GPU it makes a pass of `rows` (or of all that a rank has of a batch), or of a share of them if these do not fit.
+    So all compilation of training comes before the first step. Numbers of rows that the config sets are not lowered:
+    that raises `NotEnoughMemory`. On a CPU, `rows` and no description. Weights and generators of random numbers stay as
+    they are.
     """
-    if device.type != "cuda":
+    if world.device.type != "cuda":
         return rows, ""
-    began_s = time.monotonic()
-    found = largest_that_runs(rows, lambda some: _runs(model, some, sequence_len, device))
-    if not found or (found < rows and compute.parallelism.micro_batch_rows):
-        raise does_not_fit(model, found or rows, sequence_len, device)
-    return found, f"; the first pass took {time.monotonic() - began_s:.0f} s"
+    began_s, most = time.monotonic(), min(rows, -(-batch_rows // world.world_size))
+    found = largest_that_runs(most, lambda some: _runs(model, some, sequence_len, world.device))
+    if not found or (found < most and compute.parallelism.micro_batch_rows):
+        raise does_not_fit(model, found or rows, sequence_len, world.device)
+    return rows if found == most else found, f"; the first pass took {time.monotonic() - began_s:.0f} s"
 
 
 def largest_that_runs(rows: int, runs: Callable[[int], bool]) -> int:

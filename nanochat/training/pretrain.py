@@ -43,7 +43,7 @@ def pretrain(job: Job, world: World) -> dict[str, Any]:
     evaluation_rows = max(1, config.evaluation_tokens // rows.sequence_len)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, hyperparameters.batch_rows, world)
     setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device, rows.sequence_len)
-    micro, tried = rows_that_run(job.compute, model, micro, rows.sequence_len, world.device)
+    micro, tried = rows_that_run(job.compute, model, micro, rows.sequence_len, hyperparameters.batch_rows, world)
 
     def evaluate(step: int) -> float:
         batches = sequential(held_out, micro, world.rank, world.world_size, world.device, evaluation_rows)

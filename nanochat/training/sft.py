@@ -48,7 +48,7 @@ def sft(job: Job, world: World) -> dict[str, Any]:
     optimizer = build_optimizer(model, pretrained.optimizer, hyperparameters, exact=job.compute.parallelism.exact)
     micro = micro_batch_rows(job.compute, model, rows.sequence_len, batch_rows, world)
     setup = prepare_for_device(model, config.precision, job.compute.kernels, world.device, rows.sequence_len)
-    micro, tried = rows_that_run(job.compute, model, micro, rows.sequence_len, world.device)
+    micro, tried = rows_that_run(job.compute, model, micro, rows.sequence_len, batch_rows, world)
 
     @torch.no_grad()
     def evaluate(step: int) -> float:
