@@ -60,7 +60,7 @@ def rows_that_run(
 ) -> tuple[int, str]:
     """Rows whose pass fits the memory as the network is prepared, and a description for the log.
 
-    On a GPU it makes a pass of `rows` (or of all that a rank has of a batch), or of a share of them if these do not fit.
+    On a GPU it makes a pass of `rows` (or of all rows of a rank), or of a share of them if these do not fit.
     So all compilation of training comes before the first step. Numbers of rows that the config sets are not lowered:
     that raises `NotEnoughMemory`. On a CPU, `rows` and no description. Weights and generators of random numbers stay as
     they are.
