@@ -54,10 +54,9 @@ def test_training_and_evaluation_have_one_program_each() -> None:
 
 
 @pytest.mark.usefixtures("captured")
-@pytest.mark.parametrize(("fills", "expected"), [(True, 2), (False, 4)])
-def test_the_loss_of_any_number_of_rows_has_one_program(
-    fills: bool, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("fills", [True, False])
+def test_the_loss_of_any_number_of_rows_has_one_program(fills: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with gradients and one without, if the last chunk has the shape of the others."""
     monkeypatch.setattr(loss, "chunk_rows", lambda *_: 48)
     monkeypatch.setattr(loss, "fills_last_chunk", lambda device: fills)
     model, ids = built(sequence_len=32, depth=2), some_ids(4, 33)
@@ -66,7 +65,7 @@ def test_the_loss_of_any_number_of_rows_has_one_program(
         model(ids[:rows, :-1], ids[:rows, 1:], reduction="sum").backward()
         with torch.no_grad():
             model(ids[:rows, :-1], ids[:rows, 1:], reduction="none")
-    assert programs() == expected
+    assert (programs() == 2) == fills
 
 
 def test_a_gpu_evaluates_as_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
