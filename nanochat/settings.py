@@ -3,6 +3,7 @@
 import getpass
 import hashlib
 import ipaddress
+import math
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from nanochat.variables import Variable
 T = TypeVar("T")
 
 SAFE_PATH = "PYTHONSAFEPATH"
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 LOOPBACK = ("127.0.0.1", "localhost", ".localhost", "::1", "0.0.0.0")  # noqa: S104 - names for this machine
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - only for folders that are private to this user
 PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
@@ -100,8 +102,35 @@ def secret_values() -> list[str]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: those that it is bound to, up to the CPU limit of its container."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(bound, _cpu_limit())))
+
+
+def _cpu_limit() -> float:
+    """The least CPU limit of this process's cgroups and those above them, in cores; infinite if there is none."""
+    try:
+        cgroups = OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return math.inf
+    limits = [math.inf]
+    for _, controllers, path in (line.split(":", 2) for line in cgroups):
+        if "cpu" in (controllers or "cpu").split(","):  # version 2 names no controllers
+            top = CGROUPS / "cpu" if controllers else CGROUPS
+            place = top / path.lstrip("/")
+            limits += [_quota(folder) for folder in (place, *place.parents) if folder.is_relative_to(top)]
+    return min(limits)
+
+
+def _quota(cgroup: Path) -> float:
+    """The CPU limit of one cgroup in cores."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text(encoding="utf-8") for name in names).split()
+        except (OSError, ValueError):
+            continue
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    return math.inf
 
 
 def settle() -> None:

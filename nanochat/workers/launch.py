@@ -23,7 +23,14 @@ from nanochat.events import Reporter
 from nanochat.execution.stage import Context, NotFirstNode
 from nanochat.workers.job import Job
 from nanochat.workers.rank_log import LINE_PREFIX, RankLog, Tail, describe_failure
-from nanochat.workers.rendezvous import RENDEZVOUS_TIMEOUT_S, resolve_rendezvous
+from nanochat.workers.rendezvous import (
+    RENDEZVOUS_TIMEOUT_S,
+    PeerFailures,
+    interface_variables,
+    peer_failures,
+    resolve_rendezvous,
+    split_address,
+)
 
 POLL_S = 0.1
 REPORT_EVERY_S = 1.0
@@ -40,13 +47,20 @@ def launch(
     """Runs a worker module to its end and returns the metrics of its `result.json`.
 
     Raises the worker's typed error; `NotEnoughMemory` when the system killed a rank; `Preempted` after a TERM; else
-    `StageFailed` with a line of the log. Raises `NotFirstNode` when the work is done, but the first node has the
-    result. However this call ends (also by an exception from `progress`), it leaves no process behind.
+    `StageFailed` with the failure of another node, or with a line of the log. Raises `NotFirstNode` when the work is
+    done, but the first node has the result. However this call ends (also by an exception from `progress`), it leaves no
+    process behind.
     """
+    with peer_failures(context.checkpoints, context.compute) as peers:
+        return _launch(module, config, inputs, out, context, peers)
+
+
+def _launch(
+    module: str, config: Config, inputs: dict[str, Path | list[Path]], out: Path, context: Context, peers: PeerFailures
+) -> dict[str, Any]:
     compute = resolve_rendezvous(context.checkpoints, context.compute, context.progress)
     ranks = rank_count(compute)
     threads = 1 if compute.parallelism.exact else max(1, settings.cores() // ranks)
-    environment = settings.child_environment(threads, LINE_PREFIX)
     job = Job(
         module=module,
         config=config.model_dump(mode="json"),
@@ -63,6 +77,7 @@ def launch(
     logs = ["--log-dir", str(context.folder / "ranks"), "--tee", "3"]  # 3: both standard streams of every rank
     options = [*torchrun_options(compute, ranks), *logs, "-m", module, str(path)]
     command = [sys.executable, *LAUNCHER, str(context.folder / FAILURES), *options]
+    environment = {**interface_variables(compute), **settings.child_environment(threads, LINE_PREFIX)}
     lock = context.folder.parent / f"{context.checkpoints.rpartition('/')[2] or context.folder.name}.lock"
     with log.open("ab") as file, lock.open("w") as locked:
         _await_orphan(locked, context)
@@ -76,7 +91,7 @@ def launch(
             start_new_session=True,  # a Ctrl-C, or a kill of our process group, must not reach it
         )
     try:
-        _follow(supervisor, context, module)
+        _follow(supervisor, context, module, peers)
     finally:
         assert supervisor.stdin
         supervisor.stdin.close()  # the supervisor ends the processes that still run
@@ -139,7 +154,7 @@ def torchrun_options(compute: Compute, ranks: int) -> list[str]:
         raise BadConfig(
             f"`compute.parallelism.node` is {given.node}, but there are {given.nodes} nodes, counted from 0."
         )
-    host, _, port = given.rendezvous.rpartition(":")
+    host, port = split_address(given.rendezvous)
     # not c10d: there, any node may get rank 0, which has the result
     return [
         f"--nnodes={given.nodes}", f"--nproc-per-node={ranks}", "--max-restarts=0", "--rdzv-backend=static",
@@ -148,16 +163,18 @@ def torchrun_options(compute: Compute, ranks: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) -> None:
+def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str, peers: PeerFailures) -> None:
     metrics, ranks = Tail(context.folder / "metrics.jsonl"), RankLog(context.folder / "log.txt")
     began, timeout_s = time.monotonic(), context.compute.supervision.timeout_s
-    last: dict[str, Any] = {"message": "starting"}
+    others = context.compute.parallelism.nodes - 1
+    last: dict[str, Any] = {"message": f"starting, together with {others} other nodes" if others else "starting"}
     reported = 0.0
     while True:
         running = supervisor.poll() is None
         if time.monotonic() - reported > REPORT_EVERY_S:  # also without a new line: a sink ends training by raising
             reported = time.monotonic()
             _report(last, context.progress)
+            peers.check()
         for line in metrics.lines():
             with suppress(ValueError):  # a full disk may have cut the line
                 last, reported = json.loads(line), time.monotonic()
@@ -168,7 +185,7 @@ def _follow(supervisor: subprocess.Popen[bytes], context: Context, module: str) 
         if timeout_s and time.monotonic() - began > timeout_s:
             raise StageFailed(
                 f"`{module}` ran longer than {timeout_s:g} s.",
-                hint="Raise `--compute supervision.timeout_s=…`; training resumes from its last checkpoint.",
+                hint="Raise `--compute supervision.timeout_s=…`; the next run resumes from a checkpoint, if any.",
             )
         time.sleep(POLL_S)
 
@@ -206,7 +223,7 @@ def _result(folder: Path, module: str) -> dict[str, Any]:
     if reported:
         raise reported
     if failures and failures.get("preempted"):
-        raise Preempted(f"`{module}` received a TERM.", hint="The same run resumes from its last checkpoint.")
+        raise Preempted(f"`{module}` received a TERM.", hint="The same run resumes from its last checkpoint, if any.")
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace")
     if "No space left on device" in text:  # which may also have kept the worker from writing its error

@@ -68,7 +68,7 @@ class Watchdog:
         error = Hung(
             f"Rank {self._rank} made no progress for {allowed_s:.0f} s; it is in "
             f"`{here.filename.rpartition('/')[2]}` line {here.lineno}: `{here.line}`.",
-            hint="The log has its stack; training resumes from its checkpoint. "
+            hint="The log has its stack; the same run resumes from its last checkpoint, if any. "
             "`--compute supervision.watchdog_timeout_s=…` allows more.",
         )
         write_error(self._folder, error.to_json())

@@ -233,3 +233,33 @@ def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "working directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/", {"cpu.max": "250000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 64),
+        ("0::/pod/app", {"pod/cpu.max": "300000 100000", "pod/app/cpu.max": "max 100000"}, 3),
+        ("0::/../gone", {"cpu.max": "400000 100000"}, 4),
+        (
+            "4:cpu,cpuacct:/docker/1\n3:memory:/docker/1",
+            {"cpu/cpu.cfs_quota_us": "500000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            5,
+        ),
+        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ("", {}, 64),
+    ],
+)
+def test_cores_are_counted_up_to_the_limit_of_a_container(
+    own: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(settings, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(settings, "OWN_CGROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(text)
+    assert settings.cores() == expected
