@@ -51,7 +51,8 @@ def _run_nodes(pool: str, attempt: Attempt[Any], label: str) -> State[Any]:
         for node in range(parallelism.nodes):
             compute = attempt.compute.on_node(node, parallelism.rendezvous).model_dump(mode="json")
             name = f"{label} · node {node}" if node else label
-            sent.append(_send(f"{FLOW}/{pool}", name, {**parameters, "compute": compute}))
+            variables = attempt.compute.gpu_job.variables()
+            sent.append(_send(f"{FLOW}/{pool}", name, {**parameters, "compute": compute}, variables))
     except ObjectNotFound as error:
         raise NotFound(
             f"There is no deployment `{FLOW}/{pool}`, which would run `{label}`.",
@@ -78,6 +79,8 @@ def _run_nodes(pool: str, attempt: Attempt[Any], label: str) -> State[Any]:
                     client.set_flow_run_state(each, Cancelling(message=reason))
 
 
-def _send(deployment: str, name: str, parameters: dict[str, Any]) -> UUID:
-    run: Any = run_deployment(deployment, parameters=parameters, flow_run_name=name, timeout=0)
+def _send(deployment: str, name: str, parameters: dict[str, Any], job_variables: dict[str, Any]) -> UUID:
+    run: Any = run_deployment(
+        deployment, parameters=parameters, flow_run_name=name, timeout=0, job_variables=job_variables
+    )
     return run.id

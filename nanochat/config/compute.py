@@ -101,6 +101,28 @@ class Tracking(Config):
     """Experiment trackers that also receive the metrics; each needs its package."""
 
 
+class GpuJob(Config):
+    """What a stage that trains or evaluates requests from a work pool that starts a job for it, as Kubernetes does.
+
+    What is not set is as the pool has it. Without a GPU work pool, or in one of processes, this has no effect.
+    """
+
+    gpus: Annotated[int, Field(ge=0, le=1024)] = 0
+    """GPUs of each node; 0: as the pool has it."""
+    cpu: Annotated[str, Field(pattern=r"^(\d+(\.\d+)?|\d+m)?$")] = ""
+    """Cores of each node: `32`, `500m`."""
+    memory: Annotated[str, Field(pattern=r"^(\d+(\.\d+)?([kMGTP]i?)?)?$")] = ""
+    """Memory of each node: `512Gi`."""
+    node_selector: tuple[Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s]*$")], ...] = ()
+    """Labels that a node must have: `gpu.example.org/model=h100`."""
+
+    def variables(self) -> dict[str, Any]:
+        """The job variables of the pool that are set here."""
+        labels = dict(label.split("=", 1) for label in self.node_selector)
+        given = {"gpus": self.gpus, "cpu": self.cpu, "memory": self.memory, "node_selector": labels}
+        return {name: value for name, value in given.items() if value}
+
+
 def _with_old_names(schema: dict[str, Any]) -> None:
     """Lets old names pass a Prefect server, which checks the parameters of a run against this schema."""
     schema["additionalProperties"] = True
@@ -145,6 +167,8 @@ class Compute(Config):
     """Timeouts."""
     tracking: Annotated[Tracking, Field(title="Tracking")] = Tracking()
     """Metrics and experiment trackers."""
+    gpu_job: Annotated[GpuJob, Field(title="GPU job")] = GpuJob()
+    """What training and evaluation request from a GPU work pool."""
 
     def with_workers(self, count: int) -> Self:
         """A copy with `count` data workers."""

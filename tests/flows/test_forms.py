@@ -169,7 +169,8 @@ def test_the_form_groups_how_to_run_and_accepts_names_from_before_the_groups() -
     form = importlib.import_module("flows.pipeline").nanochat_flow.parameters.model_dump()
     assert form["properties"]["profile"]["enum"] == list(PROFILES)
     groups = form["definitions"]["Compute"]["properties"]
-    assert list(groups) == ["data_workers", "parallelism", "kernels", "checkpoints", "supervision", "tracking"]
+    names = ["data_workers", "parallelism", "kernels", "checkpoints", "supervision", "tracking", "gpu_job"]
+    assert list(groups) == names
     assert all(group["description"] for group in groups.values())
     for accepted in ({"parallelism": {"ranks": 2}}, {"ranks": 2, "silence_s": 5}):  # plain-words: ok
         validate({"compute": accepted}, form, raise_on_error=True)
