@@ -20,7 +20,8 @@
 # How it ends:
 # - the command ends by itself: with its exit code; Slurm does not restart it;
 # - 120 s before the time limit (and before a preemption, if the cluster gives notice) Slurm sends TERM to
-#   the command: training saves a checkpoint, the job is requeued, and resumes from there;
+#   the command: training saves a checkpoint, the job is requeued, and resumes from there; a worker takes no further
+#   run, its runs save theirs, and continue on any worker of the pool;
 # - `scancel`: the same, but a job that is no longer RUNNING is not requeued;
 # - the node fails: Slurm requeues the job (--requeue); at most `compute.checkpoints.every_s` of training is lost.
 set -uo pipefail
@@ -29,14 +30,15 @@ set -uo pipefail
 export NANOCHAT_STORE
 export PYTHONSAFEPATH=1   # Python does not import modules from the job's folder
 # Caches, logs and the Prefect server's SQLite are on the node's own disk, because file locks over NFS are unreliable.
+named_home=${NANOCHAT_HOME:-}
 export NANOCHAT_HOME="${NANOCHAT_HOME:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}/nanochat-${SLURM_JOB_ID:-$$}}"
 mkdir -p "$NANOCHAT_HOME" && NANOCHAT_HOME=$(cd "$NANOCHAT_HOME" && pwd) || exit
 
 if [ "${1:-}" = worker ]; then
   : "${PREFECT_API_URL:?must name the Prefect server of the pool}"
   export PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30   # a run that sends none has crashed
-  command=(prefect worker start --pool "${2:-gpu}" --type process --name "$(hostname) ${SLURM_JOB_ID:-}"
-           --limit 1 --install-policy never)
+  command=(python -m flows.site.worker --pool "${2:-gpu}" --type process --name "$(hostname) ${SLURM_JOB_ID:-}"
+           --limit 1)
 else
   [ $# -gt 0 ] || set -- run --profile d12
   command=(nanochat "$@")
@@ -65,8 +67,16 @@ if [ -n "$signalled" ]; then
     pgrep -f "nanochat.workers.supervisor $NANOCHAT_HOME/" >/dev/null 2>&1 || break
     sleep 1
   done
-  if [ "$(squeue --noheader --jobs "${SLURM_JOB_ID:-none}" --format %T 2>/dev/null)" = RUNNING ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+fi
+if [ -z "$named_home" ]; then   # ours; before the requeue, which ends this script
+  if [ "$code" = 0 ] || [ -n "$signalled" ]; then
+    rm -rf -- "$NANOCHAT_HOME"
+  else
+    echo "the logs are in $NANOCHAT_HOME on $(hostname); remove that folder when you have read them"
   fi
+fi
+if [ -n "$signalled" ] &&
+   [ "$(squeue --noheader --jobs "${SLURM_JOB_ID:-none}" --format %T 2>/dev/null)" = RUNNING ]; then
+  scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

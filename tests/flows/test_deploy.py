@@ -13,15 +13,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from nanochat.variables import VARIABLES
+from tests.compute import compute
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
+DOCKERFILE = (DEPLOY / "worker.Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
 TEMPLATES = {
@@ -30,7 +33,7 @@ TEMPLATES = {
     if entry["metadata"]["name"] == "job-templates"
     for name, text in entry["data"].items()
 }
-PINNED = re.compile(r"[a-z/]+:\d+\.\d+[\w.-]*")
+PINNED = re.compile(r"[a-z/-]+:\d+\.\d+[\w.-]*")
 
 
 def values(tree: Any, name: str) -> Iterator[Any]:
@@ -46,11 +49,12 @@ def values(tree: Any, name: str) -> Iterator[Any]:
 
 
 def test_every_image_is_pinned() -> None:
-    dockerfile = (DEPLOY / "worker.Dockerfile").read_text()
+    stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
+    names = {"scratch", *(name for _, name in stages)}
     images = [
         *values(COMPOSE, "image"),
         *values(KUBERNETES, "image"),
-        *re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE),
+        *(image for image, _ in stages if image not in names),
         *(template["variables"]["properties"]["image"]["default"] for template in TEMPLATES.values()),
     ]
     assert len(images) > 10
@@ -58,8 +62,10 @@ def test_every_image_is_pinned() -> None:
 
 
 def test_both_sites_take_the_same_images() -> None:
-    ours = {image for image in [*values(COMPOSE, "image"), *values(KUBERNETES, "image")] if "nanochat" in image}
-    assert len(ours) == 1
+    of_compose, of_kubernetes = (
+        {image for image in values(site, "image") if "nanochat" in image} for site in (COMPOSE, KUBERNETES)
+    )
+    assert of_compose == of_kubernetes == {"nanochat:0.1.0", "nanochat-control:0.1.0"}
     databases = {image for image in [*values(COMPOSE, "image"), *values(KUBERNETES, "image")] if "postgres" in image}
     assert len(databases) == 1
 
@@ -139,9 +145,45 @@ def test_probes_of_the_model_server_are_open_routes() -> None:
     assert "8000/ready" in COMPOSE["services"]["models"]["healthcheck"]["test"][-1]
 
 
-def test_the_image_has_the_packages_of_its_programs() -> None:
-    (line,) = re.findall(r"groups = \((.*)\)", (DEPLOY / "worker.Dockerfile").read_text())
-    assert {"flows", "serve", "kubernetes"} <= set(re.findall(r"'(\w+)'", line))
+def layers(stage: str) -> list[str]:
+    """The instructions of a stage of the Dockerfile, with those of the stages that it begins from."""
+    found = re.search(rf"^FROM (\S+) AS {stage}$(.*?)(?=^FROM|\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    assert found, stage
+    text = re.sub(r"\\\n", " ", found[2])
+    own = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [*(layers(found[1]) if f" AS {found[1]}\n" in DOCKERFILE else []), *own]
+
+
+def test_the_images_have_the_packages_of_their_programs() -> None:
+    groups = {
+        stage: {name for line in layers(stage) for given in re.findall(r"groups = \((.*?)\)", line) for name in
+                re.findall(r"'(\w+)'", given)}
+        for stage in ("control", "full")
+    }  # fmt: skip
+    assert groups["control"] == {"flows", "kubernetes"}
+    assert groups["full"] == {"flows", "kubernetes", "hub", "plots", "serve"}
+    installs = {stage: [line for line in layers(stage) if "TORCH_INDEX" in line] for stage in ("control", "full")}
+    assert not installs["control"], "no torch"
+    assert any(line.endswith(" torch") for line in installs["full"])
+
+
+def test_a_change_of_python_compiles_no_rust_and_installs_nothing() -> None:
+    """The layers before a `COPY` of changed files stay; those after it are made again."""
+    assert not [line for line in layers("extension") if re.match(r"COPY .*\b(nanochat|flows|README\.md)\b", line)]
+    for stage in ("control", "full"):
+        copies = [number for number, line in enumerate(layers(stage)) if line.startswith("COPY --from=code")]
+        assert len(copies) == 1
+        assert not [line for line in layers(stage)[copies[0] :] if line.startswith("RUN")]
+    assert [line.split()[1] for line in layers("code") if "--from" not in line] == ["prefect.yaml", "flows", "nanochat"]
+
+
+def test_programs_without_torch_run_in_the_small_image_and_the_others_do_not() -> None:
+    small = {name for name, service in COMPOSE["services"].items() if "control" in service["image"]}
+    assert small == {"server", "deploy", "stale-runs"}
+    for template in TEMPLATES.values():
+        assert template["variables"]["properties"]["image"]["default"] == "nanochat:0.1.0"
+    (models,) = [entry for entry in KUBERNETES if (entry["kind"], entry["metadata"]["name"]) == DEPLOYED]
+    assert list(values(models, "image")) == ["nanochat:0.1.0"]
 
 
 def test_no_secret_is_written_down() -> None:
@@ -160,7 +202,7 @@ def test_every_blank_of_the_compose_file_is_in_the_example() -> None:
 
 def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     allowed = {line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "worker.Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
     paths = {path for line in copied for path in line.split()}
     assert paths == allowed
     for path in paths:
@@ -172,7 +214,7 @@ def test_pools_of_the_deployments_have_workers_and_templates() -> None:
     pools = {entry["work_pool"]["name"] for entry in entries}
     commands = [*(entry.get("command", []) for entry in COMPOSE["services"].values()), *values(KUBERNETES, "args")]
     for pool in pools:
-        assert sum(command[:3] == ["prefect", "worker", "start"] and pool in command for command in commands) == 2
+        assert sum(command[2:3] == ["flows.site.worker"] and pool in command for command in commands) == 2
         assert f"{pool}.json" in TEMPLATES
 
 
@@ -195,6 +237,89 @@ def test_prefect_makes_jobs_of_the_templates(name: str, gpus: int | None) -> Non
     assert container["image"] == "nanochat:0.1.0"
     assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
     assert container["envFrom"] == [{"secretRef": {"name": "nanochat-store"}}]
+
+
+PODS = [
+    *(
+        (entry["metadata"]["name"], entry["spec"]["template"]["spec"])
+        for entry in KUBERNETES
+        if "template" in entry.get("spec", {})
+    ),
+    *((name, template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"])
+      for name, template in TEMPLATES.items()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "pod"), PODS, ids=[name for name, _ in PODS])
+def test_every_pod_is_within_pod_security_restricted(name: str, pod: dict[str, Any]) -> None:
+    """The fields of the standard `restricted`, which the namespace enforces."""
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] > 0
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    kinds = {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"}
+    assert kinds <= {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
+    assert not [each for each in ("hostNetwork", "hostPID", "hostIPC") if each in pod]
+
+
+def test_the_namespace_enforces_pod_security() -> None:
+    (namespace,) = [entry for entry in KUBERNETES if entry["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+JOB_FIELDS = {"parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished", "template"}
+POD_FIELDS = {
+    "restartPolicy", "terminationGracePeriodSeconds", "automountServiceAccountToken", "enableServiceLinks",
+    "securityContext", "tolerations", "nodeSelector", "containers", "volumes",
+}  # fmt: skip
+
+
+def test_fields_of_jobs_are_at_their_level() -> None:
+    """A strict API server refuses others; batch/v1 has the first, core/v1 the second."""
+    for template in TEMPLATES.values():
+        configuration = template["job_configuration"]
+        assert set(configuration["job_manifest"]["spec"]) == JOB_FIELDS
+        assert set(configuration["job_manifest"]["spec"]["template"]["spec"]) <= POD_FIELDS
+        # those of prefect-kubernetes 0.8; another would be ignored
+        assert set(configuration) == {
+            "command", "env", "labels", "name", "namespace", "job_manifest", "stream_output"
+        }  # fmt: skip
+
+
+def test_what_a_form_requests_for_gpu_stages_are_variables_of_the_gpu_pool() -> None:
+    from nanochat.config.compute import GpuJob
+
+    given = GpuJob(gpus=8, cpu="32", memory="512Gi", node_selector=("gpu.example.org/model=h100",)).variables()
+    assert given.keys() <= TEMPLATES["gpu.json"]["variables"]["properties"].keys()
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(given, TEMPLATES["gpu.json"]["variables"])
+    assert given["node_selector"] == {"gpu.example.org/model": "h100"}
+    assert GpuJob().variables() == {}, "what is not set is the pool's"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("prefect") is None, reason="prefect is not installed")
+def test_each_node_of_a_gpu_stage_gets_what_the_form_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    from contextlib import nullcontext
+
+    from prefect.states import Completed
+
+    from flows import remote_stage
+
+    sent: list[dict[str, Any]] = []
+    client = SimpleNamespace(read_flow_run=lambda _: SimpleNamespace(state=Completed()))
+    monkeypatch.setattr(remote_stage, "get_client", lambda **_: nullcontext(client))
+    monkeypatch.setattr(
+        remote_stage, "run_deployment", lambda name, **given: sent.append(given) or SimpleNamespace(id=len(sent))
+    )
+    attempt: Any = SimpleNamespace(
+        stage=SimpleNamespace(name="pretrain"), config=SimpleNamespace(model_dump=lambda mode: {}), inputs={},
+        store=SimpleNamespace(objects=SimpleNamespace(root="s3://bucket/x")),
+        compute=compute(nodes=2, gpus=8, memory="512Gi"),
+    )  # fmt: skip
+    assert remote_stage._run_nodes("gpu", attempt, "pretrain").is_completed()
+    assert [given["job_variables"] for given in sent] == [{"gpus": 8, "memory": "512Gi"}] * 2
 
 
 def test_shell_scripts_are_sound() -> None:
@@ -246,6 +371,40 @@ def test_slurm_wants_a_store(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> No
     done = subprocess.run([str(DEPLOY / "slurm.sh")], capture_output=True, text=True)
     assert done.returncode != 0
     assert "NANOCHAT_STORE" in done.stderr
+
+
+def test_slurm_leaves_no_folder_except_for_the_logs_of_a_failure(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NANOCHAT_HOME")
+    monkeypatch.setenv("TMPDIR", str(slurm / "tmp"))
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    (slurm / "tmp").mkdir()
+    failed = subprocess.run([str(DEPLOY / "slurm.sh"), "plan"], capture_output=True, text=True)
+    assert failed.returncode == 7
+    assert [path.name for path in (slurm / "tmp").iterdir()] == ["nanochat-17"]
+    assert f"the logs are in {slurm}/tmp/nanochat-17" in failed.stdout
+    (slurm / "nanochat").write_text("#!/usr/bin/env bash\ntouch $NANOCHAT_HOME/cache\n")
+    assert subprocess.run([str(DEPLOY / "slurm.sh"), "plan"]).returncode == 0
+    assert list((slurm / "tmp").iterdir()) == []
+
+
+def test_a_worker_on_slurm_drains_and_is_requeued(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    worker = """
+        echo "$@" | sed "s/--name .*--limit/--limit/" >> "$FAKES/called"
+        trap 'echo drained >> "$FAKES/called"; exit 0' TERM
+        touch "$FAKES/up"
+        while :; do sleep 0.05; done"""
+    (slurm / "python").write_text(f"#!/usr/bin/env bash\n{worker}\n")
+    (slurm / "python").chmod(0o755)
+    job = subprocess.Popen([str(DEPLOY / "slurm.sh"), "worker", "gpu"])
+    while not (slurm / "up").exists():
+        assert job.poll() is None
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait() == 0
+    assert (slurm / "called").read_text().splitlines() == [
+        "-m flows.site.worker --pool gpu --type process --limit 1", "drained", "scontrol requeue 17",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("state", "requeued"), [("RUNNING", ["scontrol requeue 17"]), ("COMPLETING", [])])
