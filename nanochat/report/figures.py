@@ -228,7 +228,8 @@ def _bar(bar: Bar, axis: _Axis, y: float) -> list[str]:
     if bar.interval:
         low, high = (axis.at(each) for each in bar.interval)
         middle = y + BAR_PX / 2
-        parts.append(f'<path class="whisker" d="M{low:.1f} {middle - 4:g}v8m0 -4H{high:.1f}m0 -4v8"/>')
+        line = f'd="M{low:.1f} {middle - 4:g}v8m0 -4H{high:.1f}m0 -4v8"/>'
+        parts += [f'<path class="halo" {line}', f'<path class="whisker" {line}']  # seen on any colour of a bar
     return [*parts, _text(last + 8, y + BAR_PX - 3, bar.text, "value")]
 
 

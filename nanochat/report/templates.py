@@ -13,7 +13,8 @@ from nanochat.console import duration, number
 
 def code_spans(text: str) -> Markup:
     """Escaped text in which `…` is code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped
+    escaped = str(escape(text))  # in a `Markup`, `re.sub` would escape the tags too
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704 - escaped
 
 
 def render_template(name: str, values: Mapping[str, Any]) -> tuple[str, str]:

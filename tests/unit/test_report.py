@@ -14,6 +14,7 @@ import pytest
 
 from nanochat.report.inputs import ReportInputs
 from nanochat.report.report import render
+from nanochat.report.templates import code_spans
 from nanochat.store.artifacts import Artifact
 from nanochat.store.manifest import FileEntry, InputRef, Manifest
 from nanochat.store.payloads import Payloads
@@ -262,6 +263,10 @@ def figures(page: str) -> int:
     wide, narrow = (page.count(f'<svg class="{kind}"') for kind in ("wide", "narrow"))
     assert wide == narrow
     return wide
+
+
+def test_code_in_a_sentence_is_code_and_the_rest_is_text() -> None:
+    assert code_spans("Set `a` < `b`.") == "Set <code>a</code> &lt; <code>b</code>."
 
 
 def test_a_title_is_escaped(tmp_path: Path) -> None:
