@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyarrow import ArrowException
+
 from nanochat.errors import NanochatError
 from nanochat.evaluation.comparison import compare
+from nanochat.evaluation.row_bits import FILE_NAME as ROWS
+from nanochat.evaluation.row_bits import RowBits
+from nanochat.evaluation.statistics import Interval
 from nanochat.report.answers import answers_of, has_answers
 from nanochat.report.comparison import sentence
 from nanochat.report.core import core_blocks
@@ -85,11 +90,35 @@ def bits_verdict(ours: Artifact, theirs: Artifact, name: str, other: str) -> str
     mine, yours = ours.metrics.get("bits_per_byte"), theirs.metrics.get("bits_per_byte")
     if mine is None or yours is None:
         return f"Bits per byte: unknown for {name if mine is None else other}."
-    word = "fewer, which is better" if mine < yours else "more, which is worse" if mine > yours else "the same"
+    seed = "It is one run of each: how much another seed changes this is not known here."
+    difference, interval = _row_difference(ours, theirs) or (mine - yours, None)
+    if interval is None:
+        word = "fewer, which is better" if mine < yours else "more, which is worse" if mine > yours else "the same"
+        return (
+            f"Bits per byte: {name} {mine:.4f}, {other} {yours:.4f}: {abs(mine - yours):.4f} {word}. "
+            f"How much other rows change this is not known. {seed}"
+        )
+    low, high = sorted((abs(interval.low), abs(interval.high)))
+    if 0 in interval:
+        return (
+            f"Bits per byte: {name} {mine:.4f}, {other} {yours:.4f}: cannot tell which is better "
+            f"({difference:+.4f}, {interval.low:+.4f} to {interval.high:+.4f} over these rows). {seed}"
+        )
+    word = "fewer, which is better" if difference < 0 else "more, which is worse"
     return (
-        f"Bits per byte: {name} {mine:.4f}, {other} {yours:.4f}: {abs(mine - yours):.4f} {word}. It is one run of "
-        "each: how much another seed changes this is not known here."
+        f"Bits per byte: {name} {mine:.4f}, {other} {yours:.4f}: {abs(difference):.4f} {word} "
+        f"({low:.4f} to {high:.4f} over these rows). {seed}"
     )
+
+
+def _row_difference(ours: Artifact, theirs: Artifact) -> tuple[float, Interval | None] | None:
+    """The difference in bits per byte, row by row; None if an evaluation of an earlier version kept no rows."""
+    if not all(any(file.path == ROWS for file in each.manifest.files) for each in (ours, theirs)):
+        return None
+    try:
+        return RowBits.read(ours.path).above(RowBits.read(theirs.path))
+    except (NanochatError, OSError, ArrowException):  # its payload is gone: the scores are compared
+        return None
 
 
 def _scores(inputs: ReportInputs) -> list[Block]:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from nanochat.evaluation.examples import FILE_NAME, write_examples
+from nanochat.evaluation.row_bits import FILE_NAME as ROWS
+from nanochat.evaluation.row_bits import RowBits
 from nanochat.report import vocabularies
 from nanochat.report.cost import money
 from nanochat.report.inputs import ComparedModel, Prices, ReportInputs
-from nanochat.report.quality import verdicts_against
+from nanochat.report.quality import bits_verdict, verdicts_against
 from nanochat.report.report import render
 from nanochat.report.vocabularies import OTHERS, compression, stored_encoding
 from nanochat.store.artifacts import Artifact
@@ -70,6 +72,25 @@ def test_bits_per_byte_are_compared_on_the_same_rows_only(tmp_path: Path) -> Non
     elsewhere = {"rows": [InputRef(stage="pack", kind="Rows", key="k", digest="different")]}
     (refused,) = verdicts_against(inputs, ComparedModel("old", {"evaluate_base": changed(theirs, inputs=elsewhere)}))
     assert "different rows of text" in refused and "0.95" not in refused
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [(0.05, "0.0500 fewer, which is better (0.04"), (-0.05, "0.0500 more, which is worse (0.04"), (0.0, "cannot tell")],
+)
+def test_bits_of_rows_tell_whether_a_difference_is_one(tmp_path: Path, more: float, expected: str) -> None:
+    inputs = made(tmp_path / "run")
+    like, noise = inputs.stages["evaluate_base"][0], np.random.default_rng(1).standard_normal(50)
+    noise -= noise.mean()
+
+    def evaluated(name: str, bits: float, sign: float) -> FakeArtifact:
+        (tmp_path / name).mkdir()
+        RowBits(1000 * (bits + 0.01 * sign * noise), np.full(50, 1000)).write(tmp_path / name)
+        files = [FileEntry(path=ROWS, size=1, sha256="0")]
+        return changed(like, tmp_path / name, files=files, metrics={"bits_per_byte": bits}, digest=name)
+
+    verdict = bits_verdict(evaluated("ours", 0.9, 1), evaluated("theirs", 0.9 + more, -1), "this model", "old")
+    assert expected in verdict
 
 
 def test_a_price_of_an_hour_makes_a_price(tmp_path: Path) -> None:
