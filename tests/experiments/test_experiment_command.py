@@ -117,6 +117,19 @@ def test_a_run_that_fails_ends_alone_and_is_repeated(run, tmp_path: Path) -> Non
         run("--plain", recipes=RECIPES, seeds=[7, 8])
 
 
+def test_a_run_whose_files_are_gone_is_made_again_and_the_others_are_not(run, tmp_path: Path) -> None:
+    first = run("--plain", recipes=RECIPES, seeds=[1, 2])
+    store = opened(tmp_path)
+    for stage_name, files in (("pretrain", ["loss"]), ("evaluate_base", ["evaluation.json"])):
+        made = next(store.manifests(stage_name))
+        store.objects.delete([f"{made.payload_folder}/{name}" for name in files])
+    again = run("--plain", recipes=RECIPES, seeds=[1, 2])
+    assert "2 computed" in again
+    assert len(trained) == 5
+    verdict = next(line for line in first.splitlines() if "fast is better than plain by" in line)
+    assert verdict in again
+
+
 def test_a_plan_costs_nothing_and_has_the_measured_time(run, tmp_path: Path) -> None:
     depths = [1, 2, 3, 4, 5]
     printed = run("--dry-run", depths=depths)
