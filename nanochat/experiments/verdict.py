@@ -41,8 +41,8 @@ def _of_difference(found: Against, seen: SeedDifference, analysis: Analysis) -> 
             f"({interval} {size[0]:.4f} to {size[1]:.4f})."
         )
     return (
-        f"Cannot tell whether {found.recipe} is better than {found.first}: the difference is {seen.difference:+.4f} "
-        f"{name} ({interval} {seen.interval.low:+.4f} to {seen.interval.high:+.4f}); {_needed(seen)}."
+        f"Cannot tell whether {found.recipe} is better than {found.first}: the difference is {seen.difference:+z.4f} "
+        f"{name} ({interval} {seen.interval.low:+z.4f} to {seen.interval.high:+z.4f}); {_needed(seen)}."
     )
 
 

@@ -74,7 +74,7 @@ def sentence(comparison: Comparison) -> str:
         "worse": f"{comparison.second} is worse than {comparison.first}",
         "cannot tell": f"{comparison.second} and {comparison.first}: cannot tell",
     }[found.verdict]
-    numbers = f"{difference:+.4f} mean centered accuracy, {_signed(found.interval)}"
+    numbers = f"{difference:+z.4f} mean centered accuracy, {_signed(found.interval)}"
     if found.verdict == "cannot tell":
         numbers += f"; a difference of {found.detectable:.4f} would have been seen"
     tasks = [
@@ -203,4 +203,4 @@ def _difference(name: str, found: Difference, scale: int) -> list[str | Cell]:
 
 
 def _signed(interval: Interval) -> str:
-    return f"{interval.low:+.4f} to {interval.high:+.4f}"
+    return f"{interval.low:+z.4f} to {interval.high:+z.4f}"

@@ -102,7 +102,7 @@ def _against_row(found: Against) -> list[str | Cell]:
     cells: list[str | Cell] = [found.recipe, Cell(found.verdict, tone)]
     if isinstance(seen, str):
         return [*cells, "–", "–", "–", compute]
-    return [*cells, f"{seen.difference:+.4f}", _range(seen.interval, "+.4f"), f"{seen.detectable:.4f}", compute]
+    return [*cells, f"{seen.difference:+z.4f}", _range(seen.interval, "+z.4f"), f"{seen.detectable:.4f}", compute]
 
 
 def _differences(analysis: Analysis) -> list[Block]:
@@ -110,7 +110,7 @@ def _differences(analysis: Analysis) -> list[Block]:
     name = NAMES[analysis.metric]
     groups = [
         Group(
-            each.recipe, [Bar(seen.difference, f"{seen.difference:+.4f}", 0, (seen.interval.low, seen.interval.high))]
+            each.recipe, [Bar(seen.difference, f"{seen.difference:+z.4f}", 0, (seen.interval.low, seen.interval.high))]
         )
         for each in analysis.comparisons
         if isinstance(seen := each.difference, SeedDifference)
