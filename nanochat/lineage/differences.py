@@ -135,7 +135,7 @@ def _input_differences(
 
 def _short(value: Any) -> str:
     if value is None:
-        return "nothing"
+        return "not set"
     if isinstance(value, float):
         return f"{value:.6g}"
     text = value if isinstance(value, str) else repr(value)

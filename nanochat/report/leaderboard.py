@@ -312,6 +312,8 @@ def _differing(terms: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
