@@ -47,7 +47,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # a name that is no name, such as one with control characters
         raise BadConfig(f"There is no address `{host}`.", hint="`--host 127.0.0.1`, or `0.0.0.0` for all.") from None
     except OSError as error:
         hints = {

@@ -153,6 +153,8 @@ class Payloads:
                 received = describe_file(scratch, file.path)
             except FileNotFoundError:
                 problem, received = f"`{file.path}` is missing", None
+            except OSError as error:
+                raise from_system(error, f"the copy of `{path}` to be checked") from error
             finally:
                 with contextlib.suppress(OSError):
                     scratch.unlink()

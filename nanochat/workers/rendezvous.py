@@ -123,7 +123,7 @@ def _resolved(host: str) -> str:
     """The first address of a host; loopback for an unknown name, which Gloo replaces by that too."""
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError:
+    except (OSError, UnicodeError):
         return "127.0.0.1"
 
 
