@@ -125,7 +125,7 @@ def test_a_slow_store_has_fewer_checkpoints_and_not_slower_steps(
     outage = Outage(here, 0, ())
     with (
         monkeypatch.context() as patch,
-        faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "", writes, bytes_per_s=1e6) as (address, done),
+        faulty(s3_server["AWS_ENDPOINT_URL"], lambda _: "", writes, bytes_per_s=5e5) as (address, done),
     ):
         patch.setenv("AWS_ENDPOINT_URL", address)
         patch.setattr(loop, "stop_requested", lambda: len(done) > 3)
@@ -133,7 +133,7 @@ def test_a_slow_store_has_fewer_checkpoints_and_not_slower_steps(
             pretrain(job(data, here, f"{root}/key", config(100_000), every_s=0.01), ALONE)
     steps = whole(Objects(root), tmp_path / "whole")
     assert steps[-1] == outage.steps()
-    assert steps[-1] > 2 * len(done)
+    assert steps[-1] > 5 * len(done)
 
 
 def test_ranks_that_meet_faults_save_whole_or_not_at_all(

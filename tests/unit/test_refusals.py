@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from nanochat.cli.app import out
 from nanochat.cli.main import command
 from nanochat.config.chat import ConversationsConfig, MixtureItem
 from nanochat.config.compute import Compute, Kernels
@@ -70,9 +71,11 @@ def test_a_file_that_does_not_exist_is_refused_before_anything_is_made(
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     path = str(tmp_path / "nowhere.jsonl")
-    with pytest.raises(BadSource) as caught:  # `run` resolves the same graph, and draws on the console of the process
-        command(["plan", "--set", change.format(path)])
-    assert caught.value.message == f"`{field}` is `{path}`, and there is no such file or folder."
+    monkeypatch.setattr(out, "_file", None)  # an earlier test may have closed the one that the console has
+    for line in (["plan"], ["run", "--plain"]):
+        with pytest.raises(BadSource) as caught:
+            command([*line, "--set", change.format(path)])
+        assert caught.value.message == f"`{field}` is `{path}`, and there is no such file or folder."
     assert not (tmp_path / "store/v1/artifacts").exists()
 
 
